@@ -1,0 +1,33 @@
+"""`python -m lightning_modules fit|test`: the stages that train and test a network."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from imageset.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage in the current folder; 2 and one line on stderr where a user's input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
+    parser.add_argument("stage", choices=["fit", "test"], help="fit: train; test: measure on the test split")
+    stage = parser.parse_args(argv).stage
+    try:
+        if stage == "fit":
+            from lightning_modules.fit import fit
+
+            fit(Path.cwd())
+        else:
+            from lightning_modules.evaluate import test
+
+            test(Path.cwd())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What is registered: one folder that says everything a prediction needs.
+
+`weights.safetensors` holds the network's weights, `bundle.json` the network's class and arguments, the classes
+by name, how pictures are decoded and normalized, and which data it was trained on. The digest of the weights is
+written into `bundle.json` and checked on loading; nothing is unpickled.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageset.atomic import write_bytes
+from imageset.decode import DecodeSpec
+from imageset.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS, MANIFEST = "weights.safetensors", "bundle.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """The words of a bundle.
+
+    Attributes:
+        network: {"class_path", "init_args"}; the class takes (in_channels, num_classes, **init_args).
+        classes: names; position = index of the logit.
+        decode: a `DecodeSpec` as a mapping.
+        mean, std: of each channel, in units of 0..1.
+        dataset: {"name", "fingerprint", "digest"} of the training data; digest is DVC's.
+        metrics: of the best epoch on the validation split.
+    """
+
+    network: dict[str, Any]
+    classes: tuple[str, ...]
+    decode: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dataset: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with all it needs; `network` is in evaluation mode and returns logits."""
+
+    info: BundleInfo
+    network: "nn.Module"
+    digest: str
+
+    @property
+    def spec(self) -> DecodeSpec:
+        """How picture bytes become an array."""
+        return DecodeSpec.from_dict(self.info.decode)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Bundle":
+        """Read and check a bundle.
+
+        Raises:
+            UserError: the folder is no bundle, the weights are not those it was saved with, or the network's
+                class is not installed here.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        weights = _read(folder / WEIGHTS)
+        digest = hashlib.sha256(weights).hexdigest()
+        if digest != manifest["weights_sha256"]:
+            raise UserError(
+                f"{folder / WEIGHTS}: these are not the weights that {MANIFEST} names; get the bundle again"
+            )
+        info = BundleInfo(**{k: _tuples(v) for k, v in manifest["info"].items()})
+        network = make_network(info.network, len(info.mean), len(info.classes))
+        try:
+            network.load_state_dict(load(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise UserError(
+                f"{folder / WEIGHTS}: the weights do not fit {info.network['class_path']}; "
+                "was its code changed since? train again with `dvc repro -f train`"
+            ) from error
+        return cls(info, network.eval(), digest)
+
+
+def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module") -> None:
+    """Write a bundle into an existing folder; the manifest last."""
+    from safetensors.torch import save
+
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    weights = save(state)
+    write_bytes(folder / WEIGHTS, weights)
+    manifest = {
+        "format": FORMAT,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "info": asdict(info),
+    }
+    write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+
+
+def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int) -> "nn.Module":
+    """Build a network from {"class_path", "init_args"}.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    module_name, _, class_name = network["class_path"].rpartition(".")
+    try:
+        network_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"network {network['class_path']!r} cannot be imported: {error}") from error
+    module: nn.Module = network_class(in_channels, num_classes, **network.get("init_args") or {})
+    return module
+
+
+def load_bundle(model_uri: str) -> Bundle:
+    """The bundle inside a model that MLflow keeps, e.g. `models:/digits@champion`.
+
+    Raises:
+        UserError: MLflow has no such model, or what it has is not a whole bundle.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"MLflow cannot give the model {model_uri} ({reason})") from error
+    return Bundle.load(folder / "artifacts" / "bundle")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); train again with `dvc repro -f train`") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: not a bundle of format {FORMAT}; train again with `dvc repro -f train`")
+    return manifest
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; train first with `dvc repro`") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

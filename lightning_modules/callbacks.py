@@ -1,0 +1,120 @@
+"""What happens around a training: curves to MLflow and CSV, atomic checkpoints, plain progress lines."""
+
+import csv
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from imageset.atomic import write_bytes
+from imageset.errors import UserError
+
+CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_error", "learning_rate")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames: a kill leaves the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save to a local path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+
+
+class Curves(Callback):
+    """The metrics of each epoch, kept with the checkpoint and handed on once an epoch.
+
+    Args:
+        log: called with (metrics, epoch); only on rank 0.
+        logged_through: the last epoch that `log` has had already, in a run that is gone on with.
+    """
+
+    def __init__(self, log: Callable[[dict[str, float], int], None], logged_through: int) -> None:
+        self.log = log
+        self.logged_through = logged_through
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        known["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        metrics = {name: known[name] for name in CURVES if name in known}
+        epoch = trainer.current_epoch
+        self.rows.append({"epoch": epoch, **metrics})
+        if trainer.is_global_zero and epoch > self.logged_through:
+            self.log(metrics, epoch)
+
+    def to_csv(self) -> bytes:
+        """One row an epoch."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *CURVES], lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue().encode()
+
+
+class StopIfNotFinite(Callback):
+    """Ends a training whose loss is NaN or infinite, and says at which batch."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and not torch.isfinite(loss):
+            raise UserError(
+                f"the training loss is {loss.item()} at epoch {trainer.current_epoch}, batch {batch_idx}; "
+                "lower train.model.optimizer.init_args.lr in params.yaml"
+            )
+
+
+class PlainProgress(Callback):
+    """Progress as plain lines, for logs: one at the end of an epoch, and one every few seconds within it."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+        self.last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and time.monotonic() - self.last >= self.every_s:
+            self._say(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            shown = ("train_loss", "val_loss", "val_accuracy")
+            values = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in shown}
+            self._say(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+    def _say(self, trainer: pl.Trainer, what: str) -> None:
+        self.last = time.monotonic()
+        print(
+            f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {what}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def write_history(path: Path, curves: Curves) -> None:
+    """The curves as CSV, for DVC's plots."""
+    write_bytes(path, curves.to_csv())

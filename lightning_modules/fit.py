@@ -1,0 +1,203 @@
+"""The stage `train`: params.yaml and a normalized dataset in, a bundle and its MLflow run out."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from imageset.atomic import write_bytes
+from imageset.errors import UserError
+from imageset.store import ImageStore
+from lightning_modules.bundle import BundleInfo, save_bundle
+from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFinite, write_history
+from lightning_modules.classifier import Classifier
+from lightning_modules.cli import StageCLI, build_stage, plain
+from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.registered import log_model
+from lightning_modules.tracking import TrackedRun, connect, experiment_id
+
+CODE = ("augment", "callbacks", "classifier", "datamodule", "fit", "networks/convnet", "networks/lenet")
+NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where an unfinished training keeps its state; a finished one leaves nothing here."""
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    @property
+    def run_id(self) -> str | None:
+        path = self.folder / "run_id"
+        return path.read_text() if path.exists() else None
+
+    def remember(self, run_id: str) -> None:
+        write_bytes(self.folder / "run_id", run_id.encode())
+
+
+def fit(project: Path) -> None:
+    """Train as params.yaml says and write `data/models/classifier/`.
+
+    Interrupted and called again, it goes on after the last whole epoch, in the same MLflow run.
+
+    Raises:
+        UserError: a wrong setting, a broken dataset, a loss that is not finite.
+        SystemExit: 143 after SIGTERM.
+    """
+    cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
+    config = plain(cli.config)
+    store: ImageStore = cli.datamodule.store
+    prepare(cli, config, store)
+
+    work = Work(project / ".cache" / "train" / training_key(store, config))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    dataset = {"name": store.name, "fingerprint": store.fingerprint, "digest": dataset_digest(project, store)}
+    run = open_run(project, work, dataset, config) if cli.trainer.is_global_zero else None
+    try:
+        curves, best = train(cli, work, run)
+        if run is not None:
+            finish(project, run, cli, config, dataset, curves, best)
+            shutil.rmtree(work.folder)
+            run.close("FINISHED")
+    except BaseException as error:
+        stopped = isinstance(error, SIGTERMException | KeyboardInterrupt | SystemExit)
+        if run is not None:
+            run.close("KILLED" if stopped else "FAILED")
+        if isinstance(error, UserError):
+            shutil.rmtree(work.folder, ignore_errors=True)  # going on would fail again
+        if isinstance(error, SIGTERMException):  # by itself it would end the process with status 0
+            raise SystemExit(143) from error
+        raise
+
+
+def prepare(cli: StageCLI, config: Mapping[str, Any], store: ImageStore) -> None:
+    """Give the model what only the dataset knows, and the seed to both."""
+    seed = config["seed_everything"]
+    cli.model.seed = cli.datamodule.seed = 0 if seed is True else int(seed)
+    try:
+        cli.model.build(store.mean, store.std, len(store.classes))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"params.yaml: train: model.network: {error}") from error
+
+
+def training_key(store: ImageStore, config: Mapping[str, Any]) -> str:
+    """SHA-256 of what a training is made of: the data, the parameters and the code."""
+    digest = hashlib.sha256(store.fingerprint.encode())
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for name in CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def dataset_digest(project: Path, store: ImageStore) -> str:
+    """DVC's hash of the normalized dataset; inside a running stage `dvc.lock` holds the current one."""
+    try:
+        lock = yaml.safe_load((project / "dvc.lock").read_text())
+        return str(lock["stages"]["normalize"]["outs"][0]["md5"])
+    except (OSError, KeyError, TypeError, IndexError, yaml.YAMLError):
+        return store.fingerprint[:32]  # trained without DVC: our own, cut to the length MLflow takes
+
+
+def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapping[str, Any]) -> TrackedRun:
+    """The MLflow run of this training, with its parameters and its dataset."""
+    client = connect(project)
+    experiment = experiment_id(client, dataset["name"], project)
+    tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
+    earlier = work.run_id
+    run = TrackedRun.open(client, experiment, earlier, tags)
+    if run.run_id != earlier:
+        run.log_params(config)
+        run.log_dataset(
+            dataset["name"], dataset["digest"], project / config["data"]["store"], context="training"
+        )
+        work.remember(run.run_id)
+    return run
+
+
+def train(cli: StageCLI, work: Work, run: TrackedRun | None) -> tuple[Curves, ModelCheckpoint]:
+    """Run Lightning's loop; returns the curves and the checkpoint callback that kept the best epoch."""
+    resume = work.last if work.last.exists() else None
+    through = run.last_step("train_loss") if run is not None and resume is not None else -1
+    log = run.log_metrics if run is not None else lambda metrics, step: None
+    curves = Curves(log, through)
+    best = ModelCheckpoint(work.folder, filename="best", monitor="val_loss", enable_version_counter=False)
+    last = ModelCheckpoint(
+        work.folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    trainer = cli.trainer
+    trainer.callbacks = [*trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), best, last]
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    if resume is not None:
+        print(f"train: going on after the last whole epoch, from {resume}", flush=True)
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
+    if best.best_model_score is None or not math.isfinite(float(best.best_model_score)):
+        raise UserError(
+            "the validation loss was never finite; lower train.model.optimizer.init_args.lr in params.yaml"
+        )
+    return curves, best
+
+
+def stoppers(config: Any) -> list[pl.Callback]:
+    """Ends the training when the validation error reaches `stop_at_error`."""
+    if config["stop_at_error"] is None:
+        return []
+    return [
+        EarlyStopping(
+            "val_error", mode="min", patience=NEVER, stopping_threshold=config["stop_at_error"] + 1e-12
+        )
+    ]
+
+
+def finish(
+    project: Path,
+    run: TrackedRun,
+    cli: StageCLI,
+    config: Mapping[str, Any],
+    dataset: Mapping[str, str],
+    curves: Curves,
+    best: ModelCheckpoint,
+) -> None:
+    """Write the stage's output and log the model of the best epoch."""
+    import torch
+
+    store: ImageStore = cli.datamodule.store
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
+    cli.model.load_state_dict(checkpoint["state_dict"])
+    row = curves.rows[checkpoint["epoch"]]
+    info = BundleInfo(
+        network=config["model"]["network"],
+        classes=store.classes,
+        decode=store.spec.to_dict(),
+        mean=store.mean,
+        std=store.std,
+        dataset=dict(dataset),
+        metrics={name: row[name] for name in ("val_loss", "val_accuracy")},
+    )
+    output = project / "data" / "models" / "classifier"
+    output.mkdir(parents=True, exist_ok=True)
+    save_bundle(output, info, cli.model.network)
+    write_history(output / "history.csv", curves)
+    model_uri = log_model(run, output, info, store)
+    run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])
+    note = {"run_id": run.run_id, "experiment": dataset["name"], "model_uri": model_uri, "dataset": dict(dataset)}
+    write_bytes(output / "run.json", (json.dumps(note, indent=2) + "\n").encode())
+    print(
+        f"train: best epoch {checkpoint['epoch'] + 1}, val_loss {row['val_loss']:.4f}, "
+        f"val_accuracy {row['val_accuracy']:.4f}; {output.relative_to(project)} written, MLflow run {run.run_id}",
+        flush=True,
+    )

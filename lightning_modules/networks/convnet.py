@@ -1,0 +1,113 @@
+"""The plain convolutional network: convolution, ReLU, pooling, fully connected layers, softmax."""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imageset.errors import UserError
+
+PoolKind = Literal["max", "avg", "sum"]
+
+
+class Pool(nn.Module):
+    """Spatial pooling over windows that do not overlap: their largest value, their mean or their sum.
+
+    A feature map smaller than the window is passed on as it is.
+    """
+
+    def __init__(self, kind: PoolKind, window: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H // window, W // window)."""
+        if min(x.shape[-2:]) < self.window:
+            return x
+        if self.kind == "max":
+            return F.max_pool2d(x, self.window)
+        return F.avg_pool2d(x, self.window, divisor_override=1 if self.kind == "sum" else None)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, window={self.window}"
+
+
+class ConvNet(nn.Module):
+    """Convolution, ReLU and pooling, as often as there are `filters`; then fully connected layers.
+
+    Args:
+        in_channels: 1 or 3.
+        num_classes: how many logits come out.
+        filters: number of filters of each convolution.
+        kernel_size, stride, padding: one number for all convolutions (px), or a list with one for each.
+        pool: `max`, `avg` or `sum` over windows of `pool_window` px after each ReLU.
+        grid: the last feature maps are averaged to `grid` x `grid`, so pictures of any size fit.
+        hidden: widths of the fully connected layers before the last one.
+        dropout: part of the hidden activations set to zero in training.
+        batch_norm: normalize each feature map over the batch, between convolution and ReLU.
+
+    Raises:
+        UserError: lists of different lengths, or an unknown kind of pooling.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        filters: list[int],
+        kernel_size: int | list[int],
+        stride: int | list[int],
+        padding: int | list[int],
+        pool: PoolKind,
+        pool_window: int,
+        grid: int,
+        hidden: list[int],
+        dropout: float,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        if pool not in ("max", "avg", "sum"):
+            raise UserError(f"ConvNet: pool is {pool!r}; choose max, avg or sum")
+        widths = [in_channels, *filters]
+        kernels = _one_each("kernel_size", kernel_size, len(filters))
+        strides = _one_each("stride", stride, len(filters))
+        paddings = _one_each("padding", padding, len(filters))
+
+        layers: list[nn.Module] = []
+        for (before, after), kernel, step, zeros in zip(
+            pairwise(widths), kernels, strides, paddings, strict=True
+        ):
+            layers.append(nn.Conv2d(before, after, kernel, step, zeros, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(after))
+            layers += [nn.ReLU(), Pool(pool, pool_window)]
+        self.features = nn.Sequential(*layers)
+        self.grid = nn.AdaptiveAvgPool2d(grid)
+
+        head: list[nn.Module] = []
+        sizes = [widths[-1] * grid * grid, *hidden]
+        for before, after in pairwise(sizes):
+            head += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        self.classifier = nn.Sequential(*head, nn.Linear(sizes[-1], num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        x = self.features(x)  # (N, filters[-1], h, w)
+        x = self.grid(x).flatten(1)  # (N, filters[-1] * grid * grid)
+        return self.classifier(x)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
+        return torch.softmax(self(x), dim=1)
+
+
+def _one_each(name: str, value: int | list[int], count: int) -> list[int]:
+    values = [value] * count if isinstance(value, int) else list(value)
+    if len(values) != count:
+        raise UserError(
+            f"ConvNet: {name} has {len(values)} entries for {count} filters; give one number or one for each"
+        )
+    return values

@@ -1,0 +1,158 @@
+"""MLflow runs of trainings: where they are kept, how one is opened, fed and closed."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageset.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default a server that is away blocks for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+MAX_PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
+
+
+def tracking_uri(project: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else the SQLite file `mlflow.db` of the project as an absolute URI."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve() / 'mlflow.db'}"
+
+
+def connect(project: Path) -> "MlflowClient":
+    """A client for the project's MLflow store; the whole process then uses that store.
+
+    Raises:
+        UserError: the store cannot be opened or the server does not answer.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import mlflow
+
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uri = tracking_uri(project)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    client = mlflow.MlflowClient()
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"MLflow at {uri} does not answer ({reason}); start it, or set MLFLOW_TRACKING_URI to another"
+        ) from error
+    return client
+
+
+def experiment_id(client: "MlflowClient", name: str, project: Path) -> str:
+    """The experiment of that name; a new one in a local store keeps its artifacts in `mlartifacts/`.
+
+    Raises:
+        UserError: an experiment of that name was deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"MLflow's experiment {name!r} is deleted; "
+                f"restore it with `mlflow experiments restore -x {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+    local = tracking_uri(project).startswith("sqlite:")
+    location = (project.resolve() / "mlartifacts" / name).as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+class TrackedRun:
+    """One training as one MLflow run; metrics are written an epoch at a time.
+
+    Args:
+        client: from `connect`.
+        run: the MLflow run that is written to.
+    """
+
+    def __init__(self, client: "MlflowClient", run: "Run") -> None:
+        self.client = client
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+
+    @classmethod
+    def open(
+        cls, client: "MlflowClient", experiment: str, run_id: str | None, tags: Mapping[str, str]
+    ) -> "TrackedRun":
+        """Go on with the run `run_id` if MLflow still has it, else start a new one."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking.context.registry import resolve_tags
+
+        if run_id is not None:
+            try:
+                run = client.get_run(run_id)
+                if run.info.lifecycle_stage == "active":
+                    client.update_run(run_id, status="RUNNING")
+                    return cls(client, run)
+            except MlflowException:
+                pass  # the store was changed or emptied since: a new run
+        return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags))))
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Every leaf of a nested mapping as `outer.inner`, in one write."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in flatten(params)]
+        for start in range(0, len(entries), 100):  # the most that one batch takes
+            self.client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """All metrics of one step in one write. What is not finite becomes the tag `not_finite.NAME`:
+        MLflow would store infinity as a number and sort it first."""
+        from mlflow.entities import Metric, RunTag
+
+        now = time.time_ns() // 1_000_000
+        finite = [Metric(k, float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+        tags = [
+            RunTag(f"not_finite.{k}", f"{v} at step {step}")
+            for k, v in metrics.items()
+            if not math.isfinite(v)
+        ]
+        self.client.log_batch(self.run_id, metrics=finite, tags=tags)
+
+    def last_step(self, metric: str) -> int:
+        """The last step that `metric` was logged at, -1 if never."""
+        history = self.client.get_metric_history(self.run_id, metric)
+        return max((entry.step for entry in history), default=-1)
+
+    def log_dataset(self, name: str, digest: str, path: Path, context: str) -> None:
+        """The dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        dataset = MetaDataset(resolve_dataset_source(str(path)), name=name, digest=digest)
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status=status)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, with dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
