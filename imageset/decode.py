@@ -1,0 +1,245 @@
+"""Bytes to pixels: the one decoder that training and prediction share.
+
+The order is always: judge by the first bytes, read the header, judge the size, decode the first frame, turn by
+EXIF, bring to 8 bits and to grey or RGB, crop or pad or stretch. What Pillow raises (OSError, ValueError,
+SyntaxError, NotImplementedError and more) becomes `Rejected` with a reason code.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
+
+from imageset.quality import Rejected
+from imageset.sniff import is_cut, sniff
+
+__all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
+
+# Raised whenever decoding gives other pixels for the same bytes: stores of an earlier decoder are not taken over.
+DECODER_VERSION = 1
+
+# Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
+MIN_SIDE_PX = 4
+
+FITS = ("crop", "pad", "stretch")
+INTERPOLATIONS: Mapping[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_TURN_OF_ORIENTATION: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+
+# Named so that both plugins are loaded here and not by Pillow's search through all of them.
+_PLUGINS = (TiffImagePlugin, WebPImagePlugin)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSpec:
+    """What every picture is brought to; a store and a model carry theirs with them.
+
+    Attributes:
+        size: side of the square result in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: "crop" (short side to size, middle kept), "pad" (long side to size, black around) or "stretch".
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; antialiased, except nearest.
+        max_pixels: a picture whose header announces more is refused before it is decoded.
+    """
+
+    size: int
+    channels: int
+    fit: str
+    interpolation: str
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ValueError(f"size must be 1 to 4096 px, not {self.size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {self.channels}")
+        if self.fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, not {self.fit!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise ValueError(f"interpolation must be one of {known}, not {self.interpolation!r}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every decoded picture."""
+        return self.size, self.size, self.channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DecodeSpec:
+        """The inverse of to_dict.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a value out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"not a decode specification: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture's header announces; width and height in pixels as stored, before any EXIF turn."""
+
+    format: str
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(data: bytes, max_pixels: int) -> Header:
+    """Read size and kind without decoding.
+
+    Raises:
+        Rejected: the header alone is reason enough to refuse the picture.
+    """
+    format_name = sniff(data)
+    try:
+        picture = _open(data, format_name, max_pixels)
+        return Header(format_name, *picture.size, grey=picture.mode in _GREY_MODES)
+    except Rejected:
+        raise
+    except Exception as error:
+        raise _refusal(error, data, format_name) from None
+
+
+def decode(data: bytes, spec: DecodeSpec) -> np.ndarray:
+    """Return the picture as uint8 (H, W, C), C-contiguous.
+
+    Raises:
+        Rejected: the bytes are no picture that can be decoded whole; `.reason` is one of quality.REASONS.
+    """
+    return measure(data, spec)[0]
+
+
+def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
+    """Like decode, and also the picture's own width and height in pixels, after the EXIF turn."""
+    format_name = sniff(data)
+    try:
+        picture = _open(data, format_name, spec.max_pixels)
+        picture.load()
+        picture = _upright(picture)
+        pixels = np.asarray(_fit(_eight_bits(picture, spec.channels), spec))
+    except Rejected:
+        raise
+    except Exception as error:
+        raise _refusal(error, data, format_name) from None
+    return np.ascontiguousarray(pixels.reshape(spec.shape)), *picture.size
+
+
+def _open(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
+    picture = Image.open(io.BytesIO(data), formats=(format_name,))
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise Rejected("bomb", f"{width} x {height} pixels; the limit is {max_pixels:,}")
+    if min(width, height) < MIN_SIDE_PX:
+        raise Rejected("too_small", f"{width} x {height} pixels; at least {MIN_SIDE_PX} on a side are needed")
+    return picture
+
+
+def _refusal(error: Exception, data: bytes, format_name: str) -> Rejected:
+    detail = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return Rejected("bomb", detail)
+    if isinstance(error, MemoryError):
+        return Rejected("bomb", "decoding it needs more memory than there is")
+    if isinstance(error, EOFError) or "truncat" in detail.lower() or is_cut(data, format_name):
+        return Rejected("truncated", f"{format_name} of {len(data):,} bytes that ends too early")
+    if isinstance(error, Image.UnidentifiedImageError):
+        detail = "the header is damaged"
+    if isinstance(error, NotImplementedError):
+        return Rejected("unsupported", f"{format_name}: {detail}")
+    return Rejected("undecodable", f"{format_name}: {detail}")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF data says nothing about the pixels
+        return picture
+    turn = _TURN_OF_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _eight_bits(picture: Image.Image, channels: int) -> Image.Image:
+    """Any mode to "L" or "RGB"; what is transparent shows white, as on a page."""
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _scaled_to_eight_bits(picture)
+    elif picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = _on_white(picture)
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _scaled_to_eight_bits(picture: Image.Image) -> Image.Image:
+    """16 bits by 1/257; whole and floating numbers by the range that holds them all: 0..1, 0..255 or 0..65535."""
+    values = np.asarray(picture)
+    if values.dtype.itemsize == 2:
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Rejected("undecodable", "holds numbers that are not finite")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        raise Rejected("unsupported", f"values from {low:g} to {high:g}; 0 to 65535 can be shown")
+    scale = 1 / 257
+    if values.dtype.kind == "f" and high <= 255:
+        scale = 255.0 if high <= 1 else 1.0
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def _fit(picture: Image.Image, spec: DecodeSpec) -> Image.Image:
+    width, height = picture.size
+    if spec.fit == "pad":
+        return _padded(picture, spec)
+    if spec.fit == "crop" and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    return _resized(picture, spec.size, spec.size, spec)
+
+
+def _padded(picture: Image.Image, spec: DecodeSpec) -> Image.Image:
+    width, height = picture.size
+    scale = spec.size / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.new(picture.mode, (spec.size, spec.size))
+    canvas.paste(_resized(picture, *inner, spec), ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
+    return canvas
+
+
+def _resized(picture: Image.Image, width: int, height: int, spec: DecodeSpec) -> Image.Image:
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), INTERPOLATIONS[spec.interpolation])

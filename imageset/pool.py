@@ -1,0 +1,205 @@
+"""Work on pictures in processes of their own, where a crash or a hang costs one picture.
+
+`Workers` is a `concurrent.futures.Executor` whose threads each own one `imageset.worker` process. The processes
+are started by exec (never forked from a program that holds threads or a GPU) and import only numpy and Pillow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imageset.decode import DecodeSpec, decode
+from imageset.quality import Rejected
+from imageset.worker import receive, run, send
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+TIMEOUT_S = 60.0
+CHUNK_ITEMS = 64
+CHUNK_BYTES = 4 << 20
+CHUNKS_AHEAD = 3  # per worker
+
+
+class WorkerDied(Exception):
+    """A worker process ended while it was at work.
+
+    Attributes:
+        reason: "crashed" or "timeout", as in quality.REASONS.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def num_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers(Executor):
+    """`num` worker processes (None or 0: one a processor) behind the interface of concurrent.futures."""
+
+    def __init__(self, num: int | None = None) -> None:
+        self.num = max(1, num or num_cpus())
+        self._threads = ThreadPoolExecutor(self.num, thread_name_prefix="imageset")
+        self._own = threading.local()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run fn(*args) in a worker process; both must be picklable. The future raises WorkerDied if it dies."""
+        assert not kwargs
+        return self._threads.submit(self._run, fn, args)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the worker processes; work that is under way is lost unless `wait`."""
+        if wait and not cancel_futures:
+            self._threads.shutdown(wait=True)
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for process in self._processes:
+                process.kill()
+        self._threads.shutdown(wait=True)
+        for process in self._processes:
+            _close(process)
+        self._processes.clear()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.shutdown(wait=error is None, cancel_futures=error is not None)
+
+    def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        process = self._process()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            send(process.stdin, (function, arguments))
+            ok, answer = receive(process.stdout)
+        except (EOFError, OSError, ValueError):
+            raise self._death(process) from None
+        if not ok:
+            raise answer
+        return answer
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] | None = getattr(self._own, "process", None)
+        if process is None:
+            with self._lock:
+                if self._closed:
+                    raise WorkerDied("crashed", "the pool is closed")
+                process = self._own.process = _start()
+                self._processes.add(process)
+        return process
+
+    def _death(self, process: subprocess.Popen[bytes]) -> WorkerDied:
+        self._own.process = None
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        _close(process)
+        if status == -signal.SIGALRM:
+            return WorkerDied("timeout", "decoding took too long")
+        cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return WorkerDied("crashed", f"the decoder died ({cause})")
+
+
+def _start() -> subprocess.Popen[bytes]:
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([home, *filter(None, sys.path)])
+    settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "imageset.worker"], env={**os.environ, **settings},
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        try:
+            if pipe is not None:
+                pipe.close()
+        except OSError:
+            pass
+    process.wait()
+
+
+def run_all(executor: Executor, function: Callable[[T], Any], chunks: Iterable[list[T]], *,
+            timeout_s: float, ahead: int) -> Iterator[list[Any]]:
+    """Yield the results of each chunk, in order; at most `ahead` chunks are in memory.
+
+    Where a worker dies over a chunk its items are tried again one by one, and the one that kills again becomes
+    Rejected("crashed") or Rejected("timeout").
+    """
+    pending: deque[tuple[list[T], Future[list[Any]]]] = deque()
+    for chunk in chunks:
+        pending.append((chunk, executor.submit(run, function, chunk, timeout_s)))
+        if len(pending) >= ahead:
+            yield _outcome(executor, function, *pending.popleft(), timeout_s=timeout_s)
+    while pending:
+        yield _outcome(executor, function, *pending.popleft(), timeout_s=timeout_s)
+
+
+def _outcome(executor: Executor, function: Callable[[T], Any], chunk: list[T], future: Future[list[Any]], *,
+             timeout_s: float) -> list[Any]:
+    try:
+        return future.result()
+    except WorkerDied as death:
+        if len(chunk) == 1:
+            return [Rejected(death.reason, death.detail)]
+    alone = [([item], executor.submit(run, function, [item], timeout_s)) for item in chunk]
+    return [_outcome(executor, function, item, future, timeout_s=timeout_s)[0] for item, future in alone]
+
+
+def chunked(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut a stream into lists of at most CHUNK_ITEMS items and about CHUNK_BYTES bytes."""
+    chunk: list[T] = []
+    num_bytes = 0
+    for item in items:
+        chunk.append(item)
+        num_bytes += size_of(item)
+        if len(chunk) == CHUNK_ITEMS or num_bytes >= CHUNK_BYTES:
+            yield chunk
+            chunk, num_bytes = [], 0
+    if chunk:
+        yield chunk
+
+
+def map_stream(items: Iterable[tuple[K, bytes]], function: Callable[[bytes], T], *, workers: int | None = None,
+               timeout_s: float = TIMEOUT_S) -> Iterator[tuple[K, T | Rejected]]:
+    """Apply a picklable function to each picture's bytes in worker processes; order kept, memory constant.
+
+    `workers` is the number of processes; None or 0 means one a processor.
+    """
+    keys: deque[list[K]] = deque()
+
+    def chunks() -> Iterator[list[bytes]]:
+        for chunk in chunked(items, lambda item: len(item[1])):
+            keys.append([key for key, _ in chunk])
+            yield [data for _, data in chunk]
+
+    with Workers(workers) as pool:
+        for results in run_all(pool, function, chunks(), timeout_s=timeout_s, ahead=CHUNKS_AHEAD * pool.num):
+            yield from zip(keys.popleft(), results, strict=True)
+
+
+def decode_stream(items: Iterable[tuple[K, bytes]], spec: DecodeSpec, *, workers: int | None = None,
+                  timeout_s: float = TIMEOUT_S) -> Iterator[tuple[K, np.ndarray | Rejected]]:
+    """Decode (key, bytes) in worker processes to (key, uint8 (H, W, C) or Rejected), in the order given.
+
+    A picture that crashes or hangs its worker comes back as Rejected("crashed") or Rejected("timeout").
+    """
+    return map_stream(items, partial(decode, spec=spec), workers=workers, timeout_s=timeout_s)

@@ -1,0 +1,40 @@
+"""What can be wrong with a picture, and the reason code it is rejected under."""
+
+from __future__ import annotations
+
+REASONS = {
+    "empty": "the file holds no bytes",
+    "not_an_image": "the bytes are not a picture",
+    "truncated": "the picture ends too early",
+    "undecodable": "the picture is damaged",
+    "too_small": "the picture has too few pixels",
+    "bomb": "the picture is larger than the limit",
+    "unsupported": "a kind of picture that is not decoded here",
+    "unreadable": "the file may not be read",
+    "unlabelled": "the picture lies in no class folder",
+    "label_conflict": "the same bytes carry two labels",
+    "duplicate": "the same bytes with the same label are kept once",
+    "crashed": "decoding the picture killed its worker",
+    "timeout": "decoding the picture took too long",
+}
+
+# Not a fault of the picture: its twin is in the dataset. These do not count towards max_reject_fraction.
+HARMLESS = frozenset({"duplicate"})
+
+
+class Rejected(Exception):
+    """A picture is refused.
+
+    Attributes:
+        reason: one of REASONS.
+        detail: one line for a person.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        assert reason in REASONS, reason
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason

@@ -1,0 +1,118 @@
+"""What a file's first bytes say it is: the format by its signature, or a hint at what else it may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from imageset.quality import Rejected
+
+# Pillow's names of the formats that are decoded here.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+ENDING_OF_FORMAT: Mapping[str, str] = {
+    "JPEG": "jpg", "PNG": "png", "BMP": "bmp", "GIF": "gif", "WEBP": "webp", "TIFF": "tif", "PPM": "ppm",
+}
+
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+
+# Pictures (or what a browser shows as such) that nothing here decodes: signature, name.
+_UNSUPPORTED = (
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x8bJNG", "JNG"),
+    (b"\x8aMNG", "MNG"),
+    (b"8BPS", "Photoshop"),
+    (b"DDS ", "DDS"),
+    (b"qoif", "QOI"),
+    (b"FLIF", "FLIF"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (b"\x00\x00\x01\x00", "icon"),
+    (b"\x00\x00\x02\x00", "cursor"),
+    (b"farbfeld", "farbfeld"),
+    (b"gimp xcf", "GIMP"),
+    (b"P7\n", "PAM"),
+)
+
+_HINTS = (
+    (re.compile(rb"version https://git-lfs"), "a git-LFS pointer; fetch the picture with `git lfs pull`"),
+    (re.compile(rb"outs:\s|\s*md5: [0-9a-f]{32}"), "a DVC pointer; fetch the picture with `dvc pull`"),
+    (re.compile(rb"\s*<(!doctype html|html|head|body)", re.I), "a web page, perhaps an error page of a download"),
+    (re.compile(rb"\s*[{\[]"), "JSON, perhaps an error message of a download"),
+    (re.compile(rb"\x00\x05\x16\x07"), "a macOS resource file"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive"),
+    (re.compile(rb"\x1f\x8b"), "gzip data"),
+    (re.compile(rb"\x7fELF|MZ"), "a program"),
+)
+
+
+def sniff(data: bytes) -> str:
+    """Return Pillow's name of the format that the first bytes announce, one of FORMATS.
+
+    Raises:
+        Rejected: "empty", "unsupported" (names the kind) or "not_an_image" (with a hint where there is one).
+    """
+    if not data:
+        raise Rejected("empty", "0 bytes")
+    start = bytes(data[:64])
+    for name, found in (
+        ("JPEG", start.startswith(b"\xff\xd8\xff")),
+        ("PNG", start.startswith(b"\x89PNG\r\n\x1a\n")),
+        ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
+        ("BMP", start.startswith(b"BM")),
+        ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
+        ("TIFF", start[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
+        ("PPM", re.match(rb"P[1-6][\s#]", start) is not None),
+    ):
+        if found:
+            return name
+    raise _refusal(data, start)
+
+
+def _refusal(data: bytes, start: bytes) -> Rejected:
+    if start[4:8] == b"ftyp":
+        brands = {start[8:12], *(start[i : i + 4] for i in range(16, 64, 4))}
+        kind = "AVIF" if brands & _AVIF_BRANDS else "HEIC" if brands & _HEIF_BRANDS else "video"
+        return Rejected("unsupported", f"{kind}; convert it to JPEG or PNG")
+    if re.search(rb"<svg[\s>]", data[:4096]):
+        return Rejected("unsupported", "SVG is a drawing, not pixels; render it to PNG")
+    for signature, name in _UNSUPPORTED:
+        if start.startswith(signature):
+            return Rejected("unsupported", f"{name}; convert it to JPEG or PNG")
+    for pattern, hint in _HINTS:
+        if pattern.match(start):
+            return Rejected("not_an_image", hint)
+    if not any(start):
+        return Rejected("not_an_image", f"{len(data):,} bytes that begin with zeros; perhaps a broken copy")
+    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
+        return Rejected("not_an_image", "text")
+    return Rejected("not_an_image", f"begins with {start[:8].hex(' ')}")
+
+
+def is_cut(data: bytes, format_name: str) -> bool:
+    """Say whether the container's own structure runs past the last byte (or misses its end mark)."""
+    if format_name == "JPEG":
+        return b"\xff\xd9" not in data[-65536:]
+    if format_name == "PNG":
+        return _png_is_cut(data)
+    if format_name == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if format_name == "BMP":
+        return int.from_bytes(data[2:6], "little") > len(data)
+    if format_name == "GIF":
+        return b"\x3b" not in data[-4096:]
+    return False
+
+
+def _png_is_cut(data: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(data):
+        if data[position + 4 : position + 8] == b"IEND":
+            return False
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return True

@@ -1,0 +1,100 @@
+"""A process that runs functions for imageset.pool: `python -m imageset.worker`, never called by hand.
+
+It reads pickled (function, arguments) from its standard input and answers (True, result) or (False, exception).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import IO, Any
+
+from imageset.quality import Rejected
+
+LENGTH = struct.Struct("<Q")
+
+
+def send(stream: IO[bytes], message: object) -> None:
+    """Write one length-prefixed pickled message."""
+    data = pickle.dumps(message, protocol=5)
+    stream.write(LENGTH.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """Read one message.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    (length,) = LENGTH.unpack(head)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def run(function: Callable[[Any], Any], items: list[Any], timeout_s: float) -> list[Any]:
+    """Apply the function to each item under a timer; a Rejected stands in the item's place.
+
+    Should an item take longer than timeout_s the kernel ends the process (SIGALRM, default action), even in the
+    middle of a decoder's C code: a hang cannot outlive its parent. Outside the main thread there is no timer.
+    """
+    alone = threading.current_thread() is threading.main_thread()
+    results: list[Any] = []
+    for item in items:
+        if alone:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        try:
+            results.append(function(item))
+        except Rejected as rejected:
+            results.append(rejected)
+    if alone:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return results
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe; what libraries print goes nowhere."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    questions = sys.stdin.buffer
+    _lift_pillows_own_limit()
+    while True:
+        try:
+            function, arguments = receive(questions)
+            answer: tuple[bool, Any] = True, function(*arguments)
+        except EOFError:
+            return
+        except Exception as error:  # a fault of ours, not of a picture: raised again in the parent
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            answer = False, error
+        try:
+            send(answers, answer)
+        except BrokenPipeError:
+            return
+
+
+def _lift_pillows_own_limit() -> None:
+    """max_pixels is the limit; Pillow's own, global one would stand in its way."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+
+
+if __name__ == "__main__":
+    main()
