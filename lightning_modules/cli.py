@@ -1,8 +1,6 @@
 """LightningCLI over a section of params.yaml: what it says is what Lightning gets."""
 
-import difflib
 import logging
-import os
 import re
 import sys
 import warnings
@@ -13,9 +11,10 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from imageset.errors import UserError
-from imageset.params import load_section
+from imageset.params import load_section, nearest
 from lightning_modules.callbacks import PlainProgress
 
 ALWAYS = {
@@ -23,7 +22,9 @@ ALWAYS = {
     "enable_model_summary": False,
     "use_distributed_sampler": False,  # datamodule.BatchSampler gives each rank its part
     "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
 }
+HIDDEN = ("help", "config", "print_config")  # what LightningCLI adds for a command line
 
 
 class StageParser(LightningArgumentParser):
@@ -33,17 +34,35 @@ class StageParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises UserError instead of printing a page of usage."""
-        raise UserError(f"params.yaml: {self.stage}: {self._one_line(message)}") from ex
+        where = f"params.yaml: {self.stage}: "
+        # the parser of a class's own arguments reports through this method too, before the outer one does
+        text = " ".join(message.split()).replace(where, "")
+        raise UserError(where + self._plainly(text)) from ex
 
-    def _one_line(self, message: str) -> str:
-        text = " ".join(message.split())
-        unknown = re.search(r"(?:Key|Option|Group) '([\w.]+)' (?:is not expected|does not exist)", text)
-        if unknown is None:
-            return text[:400]
-        key = unknown.group(1)
-        known = {action.dest for action in self._actions}
-        near = difflib.get_close_matches(key, sorted(known), n=1)
-        return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    def _plainly(self, text: str) -> str:
+        known = [action.dest for action in self._actions]
+        text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+        text = re.sub(
+            r"^(?:[\w.]+: )?Group '([\w.]+)' does not accept option '([\w.]+)'",
+            r"Option '\1.\2' is not accepted",
+            text,
+        )
+        if unknown := re.fullmatch(r"Option '([\w.]+)' is not accepted", text):
+            return f"unknown key '{unknown[1]}'; {nearest(unknown[1], [k for k in known if k not in HIDDEN and not k.endswith('.help')])}"
+        if required := re.fullmatch(r"the following arguments are required: (.+)", text):
+            return f"the key '{required[1]}' is missing"
+        if misfit := re.match(
+            r"(.+?): Does not validate .*?Subtypes: \[(.+?)\] Errors: .*Given value: (.*)$", text
+        ):
+            return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {_types(misfit[2])}"
+        if missing := re.match(r"(.+?): Type .* callable class: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
+            return f"{missing[1]}.class_path: {missing[3]!r} cannot be used: {missing[2]}"
+        return text[:400]
+
+
+def _types(text: str) -> str:
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text).replace("NoneType", "null")[:200]
 
 
 class StageCLI(LightningCLI):
@@ -71,31 +90,32 @@ def build_stage(
             data,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults=ALWAYS | {"callbacks": [progress_callback()]},
+            trainer_defaults=ALWAYS | progress(),
             parser_class=parser_class,
             args=section,
             run=False,
             auto_configure_optimizers=False,
         )
-    except (TypeError, ImportError, AttributeError) as error:
+    except (TypeError, ImportError, AttributeError, MisconfigurationException) as error:
         raise UserError(f"params.yaml: {stage}: {' '.join(str(error).split())[:400]}") from error
     finally:
         sys.argv = argv
 
 
-def progress_callback() -> Any:
+def progress() -> dict[str, Any]:
     """A bar in a terminal, plain lines in a log."""
-    return TQDMProgressBar(leave=True) if sys.stderr.isatty() else PlainProgress(every_s=10.0)
+    if sys.stderr.isatty():
+        return {"callbacks": [TQDMProgressBar(leave=True)]}
+    return {"callbacks": [PlainProgress(every_s=10.0)], "enable_progress_bar": False}
 
 
 def quiet_lightning() -> None:
     """Lightning's tips and banners stay out of the log; its errors stay in."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
 
 
 def plain(config: Any) -> dict[str, Any]:

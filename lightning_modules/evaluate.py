@@ -83,9 +83,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
 def summary(values: dict[str, float], confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     """The numbers of metrics.json. A class without test pictures has no recall."""
     right = confusion.diagonal()
-    recall = {
-        name: float(right[i] / confusion[i].sum()) for i, name in enumerate(classes) if confusion[i].sum()
-    }
+    recall = {name: float(right[i] / confusion[i].sum()) for i, name in enumerate(classes) if confusion[i].sum()}
     test = {name: values[f"test_{name}"] for name in ("accuracy", "error", "loss")}
     test["macro_recall"] = float(np.mean(list(recall.values())))
     return {"test": test, "recall": recall}
@@ -121,7 +119,7 @@ def confusion_png(confusion: np.ndarray, classes: tuple[str, ...]) -> bytes:
         for row, column in np.argwhere(confusion):
             dark = share[row, column] > 0.5
             axes.text(
-                column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8,
+                column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black",
             )  # fmt: skip
     buffer = io.BytesIO()

@@ -122,9 +122,7 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
     run = TrackedRun.open(client, experiment, earlier, tags)
     if run.run_id != earlier:
         run.log_params(config)
-        run.log_dataset(
-            dataset["name"], dataset["digest"], project / config["data"]["store"], context="training"
-        )
+        run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
         work.remember(run.run_id)
     return run
 
@@ -139,7 +137,7 @@ def train(cli: StageCLI, work: Work, run: TrackedRun | None) -> tuple[Curves, Mo
     last = ModelCheckpoint(
         work.folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    trainer = cli.trainer
+    trainer: Any = cli.trainer
     trainer.callbacks = [*trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), best, last]
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     if resume is not None:
@@ -157,9 +155,7 @@ def stoppers(config: Any) -> list[pl.Callback]:
     if config["stop_at_error"] is None:
         return []
     return [
-        EarlyStopping(
-            "val_error", mode="min", patience=NEVER, stopping_threshold=config["stop_at_error"] + 1e-12
-        )
+        EarlyStopping("val_error", mode="min", patience=NEVER, stopping_threshold=config["stop_at_error"] + 1e-12)
     ]
 
 
@@ -194,7 +190,12 @@ def finish(
     write_history(output / "history.csv", curves)
     model_uri = log_model(run, output, info, store)
     run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])
-    note = {"run_id": run.run_id, "experiment": dataset["name"], "model_uri": model_uri, "dataset": dict(dataset)}
+    note = {
+        "run_id": run.run_id,
+        "experiment": dataset["name"],
+        "model_uri": model_uri,
+        "dataset": dict(dataset),
+    }
     write_bytes(output / "run.json", (json.dumps(note, indent=2) + "\n").encode())
     print(
         f"train: best epoch {checkpoint['epoch'] + 1}, val_loss {row['val_loss']:.4f}, "

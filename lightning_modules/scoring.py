@@ -32,7 +32,7 @@ class Scorer:
     def __init__(self, bundle: Bundle) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.normalize = Normalize(bundle.info.mean, bundle.info.std).to(self.device)
-        self.network = bundle.network.to(self.device, memory_format=torch.channels_last).eval()
+        self.network = bundle.network.to(memory_format=torch.channels_last).to(self.device).eval()
 
     @torch.inference_mode()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -42,7 +42,12 @@ class Scorer:
 
 
 def score(
-    bundle: Bundle, items: Iterable[tuple[K, bytes]], *, batch_size: int, workers: int, timeout_s: float = 60.0
+    bundle: Bundle,
+    items: Iterable[tuple[K, bytes]],
+    *,
+    batch_size: int,
+    workers: int,
+    timeout_s: float = 60.0,
 ) -> Iterator[Scored[K]]:
     """Decode and classify pictures; one result for each, in the order they came.
 

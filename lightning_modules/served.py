@@ -5,7 +5,6 @@ MLflow runs this file when it loads the model (models from code), so nothing is 
 
 from typing import Any
 
-
 import numpy as np
 import pandas as pd
 from mlflow.models import set_model
@@ -29,7 +28,7 @@ class ServedClassifier(PythonModel):
         """One row for each picture, in order; one that cannot be read has status `error` and the reason."""
         from imageset.decode import Rejected, decode
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         for data in model_input["image"]:
             try:
                 image = decode(data, self.bundle.spec)
@@ -44,7 +43,6 @@ class ServedClassifier(PythonModel):
                 "status": "ok", "error": None,
             })  # fmt: skip
         return pd.DataFrame(rows, columns=["label", "probability", "status", "error"])
-
 
 
 set_model(ServedClassifier())

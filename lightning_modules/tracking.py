@@ -123,9 +123,7 @@ class TrackedRun:
         now = time.time_ns() // 1_000_000
         finite = [Metric(k, float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
         tags = [
-            RunTag(f"not_finite.{k}", f"{v} at step {step}")
-            for k, v in metrics.items()
-            if not math.isfinite(v)
+            RunTag(f"not_finite.{k}", f"{v} at step {step}") for k, v in metrics.items() if not math.isfinite(v)
         ]
         self.client.log_batch(self.run_id, metrics=finite, tags=tags)
 
@@ -140,7 +138,7 @@ class TrackedRun:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        dataset = MetaDataset(resolve_dataset_source(str(path)), name=name, digest=digest)
+        dataset = MetaDataset(resolve_dataset_source(str(path)), name=name, digest=digest)  # type: ignore[abstract]
         tags = [InputTag("mlflow.data.context", context)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 

@@ -77,9 +77,7 @@ class ConvNet(nn.Module):
         paddings = _one_each("padding", padding, len(filters))
 
         layers: list[nn.Module] = []
-        for (before, after), kernel, step, zeros in zip(
-            pairwise(widths), kernels, strides, paddings, strict=True
-        ):
+        for (before, after), kernel, step, zeros in zip(pairwise(widths), kernels, strides, paddings, strict=True):
             layers.append(nn.Conv2d(before, after, kernel, step, zeros, bias=not batch_norm))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(after))

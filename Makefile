@@ -1,0 +1,33 @@
+# The few commands a person types. `make demo` is the whole road on real data; `make up` the servers.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+    $(name) -c 'import sys; print("$(name)" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)))
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint bench up
+.DEFAULT_GOAL := demo
+
+demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
+	convoy demo
+
+test: .venv/ready lint  ## lint, types, import direction, then the test suite
+	python -m pytest
+
+lint: .venv/ready
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: .venv/ready  ## what the README claims, measured beside the peers
+	for file in benchmarks/*.py; do python $$file || exit 1; done
+
+up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C
+	convoy up
+
+.venv/ready: pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	touch $@
