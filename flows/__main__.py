@@ -1,0 +1,113 @@
+"""`convoy`: a thin door to the flows. What a command needs is imported when that command runs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from imageset.errors import EXIT_STATUS, UserError
+
+EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 2 where the user can mend it, with one line on stderr."""
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _run(arguments)
+    except (UserError, ConnectionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(getattr(error, "status", EXIT_STATUS))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="convoy", description="From a folder of labelled pictures to a registered "
+                                  "CNN, and from there to predictions.", epilog=EPILOG)  # fmt: skip
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=EPILOG)
+
+    command("demo", "the whole road on handwritten digits that need no download")
+    run = command("run", "ingest a folder, train, and promote the model if it is better")
+    run.add_argument("source", nargs="?", help="folder with one sub-folder a class, IDX files, or sklearn://digits; "
+                     "without it the source of last time")  # fmt: skip
+    ingest = command("ingest", "only read a source into data/raw and version it")
+    ingest.add_argument("source", nargs="?", help="as for run")
+    promote = command("promote", "only register a trained model, and let it serve if it is better")
+    promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
+    predict = command("predict", "tag a folder of pictures with the model that serves")
+    predict.add_argument("source", help="folder of pictures, sub-folders included; only read")
+    predict.add_argument("--out", required=True, metavar="FILE.parquet", help="file to write, one row a picture")
+    predict.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
+    up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
+    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
+    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from flows import console
+    from flows.project import find_project
+
+    project = find_project()
+    console.attach()
+    match arguments.command:
+        case "demo":
+            from flows.demo import demo
+
+            print(demo(project))
+        case "up":
+            from flows.up import up
+
+            up(project, arguments.mlflow_port, arguments.prefect_port, lambda text: print(text, flush=True))
+        case _:
+            _run_flow(project, arguments)
+    return 0
+
+
+def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
+    from flows.server import prefect_api
+
+    match arguments.command:
+        case "run":
+            with prefect_api(project):
+                from flows.pipeline import pipeline
+
+                decision = pipeline(arguments.source)
+            print(f"{decision.version} {'serves' if decision.serves else 'does not serve'}: {decision.reason}")
+        case "ingest":
+            with prefect_api(project):
+                from flows.ingest import ingest
+
+                ingest(arguments.source)
+        case "promote":
+            with prefect_api(project):
+                from flows.promote import promote
+
+                decision = promote(arguments.run_id)
+            print(f"{decision.version} {'serves' if decision.serves else 'does not serve'}: {decision.reason}")
+        case "predict":
+            with prefect_api(project):
+                from flows.predict import predict
+
+                done = predict(arguments.source, arguments.out, arguments.model)
+            print(f"{done.out}: {done.num_rows:,} rows by {done.version}, {done.num_errors:,} of them errors")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends like any exception, so that what we started is stopped on the way out."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

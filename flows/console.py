@@ -1,0 +1,53 @@
+"""What a person sees: the `flows` logger, message by message, and the progress of what takes long.
+
+Every module here logs to `logging.getLogger(__name__)`. In a flow run those records also go into the run's log
+(`PREFECT_LOGGING_EXTRA_LOGGERS=flows`); `attach` shows them on the screen of a `convoy` command as well.
+A record with `extra=QUIET` is for the run's log only.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+from imageset.progress import Progress
+
+ROOT = "flows"
+QUIET = {"quiet": True}
+
+
+class _Screen(logging.StreamHandler[io.TextIOBase]):
+    """Bare messages on stderr; stdout is kept for results."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(record, "quiet", False)
+
+
+def attach() -> None:
+    """Show what the flows say on stderr; for the `convoy` command."""
+    logger = logging.getLogger(ROOT)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Screen(sys.stderr))
+
+
+class _LogLines(io.TextIOBase):
+    """A stream whose lines become records of a logger."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                self.logger.info(line)
+        return len(text)
+
+
+def progress(name: str, logger: logging.Logger) -> Progress:
+    """A bar where stderr is a terminal that somebody watches, else lines in the log."""
+    watched = any(isinstance(handler, _Screen) for handler in logging.getLogger(ROOT).handlers)
+    if watched and sys.stderr.isatty():
+        return Progress(name)
+    return Progress(name, stream=_LogLines(logger))  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The demonstration: handwritten digits that need no download, the whole road, then predictions of unseen ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.project import PREDICTIONS
+
+if TYPE_CHECKING:
+    from flows.predict import Predicted
+    from flows.promote import Decision
+
+logger = logging.getLogger(__name__)
+
+DIGITS, INBOX = Path("data/digits"), Path("data/inbox")
+
+
+def demo(project: Path) -> str:
+    """Write the digits, run the pipeline on them, tag the held-back ones; returns the summary to print."""
+    from flows.pipeline import pipeline
+    from flows.predict import predict
+    from flows.server import prefect_api
+
+    write_pictures(project)
+    out = PREDICTIONS / "inbox.parquet"
+    (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
+    with prefect_api(project):
+        decision = pipeline(str(DIGITS))
+        predicted = predict(str(INBOX), str(out), decision.version.name)
+    return summary(project, decision, predicted)
+
+
+def write_pictures(project: Path) -> None:
+    """scikit-learn's digits as PNG files: one folder a class, and every tenth, unlabelled, in the inbox."""
+    from imageset.digits import write_digits
+
+    written, there = write_digits(project / DIGITS, project / INBOX)
+    if written:
+        logger.info("demo: %s digits written as PNG files to %s and %s", f"{written:,}", DIGITS, INBOX)
+    else:
+        logger.info("demo: %s digits are in %s and %s already, skipped", f"{there:,}", DIGITS, INBOX)
+
+
+def summary(project: Path, decision: Decision, predicted: Predicted) -> str:
+    """What a person wants to know at the end."""
+    metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
+    accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
+    lines = [
+        f"test accuracy  {accuracy:.4f} on {num_test:,} test pictures",
+        f"serving        {predicted.version}: {predicted.version.decision or decision.reason}",
+        f"predictions    {predicted.out}: {predicted.num_rows:,} pictures, {predicted.num_errors:,} errors",
+        f"all runs       {mlflow_command(project)}",
+    ]
+    return "\n".join(lines)
+
+
+def mlflow_command(project: Path) -> str:
+    """The command that opens MLflow's UI on this project's runs, to be typed in the project's folder."""
+    scripts = Path(sys.executable).parent
+    mlflow = scripts / "mlflow"
+    shown = mlflow.relative_to(project) if mlflow.is_relative_to(project) else mlflow
+    return f"{shown} ui --backend-store-uri {store_uri(project)} --host 127.0.0.1 --port 5000"
+
+
+def store_uri(project: Path) -> str:
+    """MLflow's store as it is typed in the project's folder."""
+    import os
+
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -1,0 +1,179 @@
+"""The only user of MLflow's model registry: what serves, what came before, what asks to serve.
+
+A registered model is named like its dataset. Its aliases: `champion` serves, `previous` served before it,
+`challenger` was compared and did not win (or is being compared).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.errors import NoChampion, ServerAway
+from imageset.errors import UserError
+from lightning_modules import tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+DECISION = "convoy.decision"  # the version tag that is written last: a decision that is complete
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLflow says either for "no such alias"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, as this project sees it."""
+
+    name: str
+    number: int
+    run_id: str
+    decision: str | None = None  # why it serves or does not, once that is decided
+
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/NUMBER`: this version, whatever the aliases do."""
+        return f"models:/{self.name}/{self.number}"
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def connect(project: Path) -> MlflowClient:
+    """A client for the project's MLflow.
+
+    Raises:
+        ServerAway: it is a server and does not answer.
+        UserError: it is a file and cannot be opened.
+    """
+    try:
+        return tracking.connect(project)
+    except UserError as error:
+        if tracking.tracking_uri(project).startswith("http"):
+            raise ServerAway(str(error)) from error
+        raise
+
+
+def champion(client: MlflowClient, name: str) -> Version | None:
+    """The version of `name` that serves, or None."""
+    return _by_alias(client, name, CHAMPION)
+
+
+def require_champion(client: MlflowClient, name: str) -> Version:
+    """The version of `name` that serves.
+
+    Raises:
+        NoChampion: there is none; the message says which models have one.
+    """
+    found = champion(client, name)
+    if found is not None:
+        return found
+    others = sorted(m.name for m in client.search_registered_models() if CHAMPION in (m.aliases or {}))
+    hint = (
+        f"name one that serves with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"
+    )
+    raise NoChampion(f"no model {name!r} serves (none has the alias '{CHAMPION}'); {hint}")
+
+
+def version_of_run(client: MlflowClient, name: str, run_id: str) -> Version | None:
+    """The version that was registered from a run, or None."""
+    found = client.search_model_versions(f"name = '{_quoted(name)}' and run_id = '{run_id}'")
+    return max((_version(entry) for entry in found), key=lambda version: version.number, default=None)
+
+
+def finished_run(client: MlflowClient, run_id: str) -> Run:
+    """A run that may be promoted: it finished, and all its metrics are numbers.
+
+    Raises:
+        UserError: there is no such run, it did not finish, or a metric is not finite.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists the runs there are") from None
+    if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
+        state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
+        raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
+    wrong = [f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)]
+    wrong += [f"{tag} was {text}" for tag, text in sorted(run.data.tags.items()) if tag.startswith("not_finite.")]
+    if wrong:
+        raise UserError(
+            f"run {run_id} has metrics that are no numbers ({', '.join(wrong)}); it cannot be promoted"
+        )
+    return run
+
+
+def model_of_run(run: Run) -> str:
+    """The URI of the model that a training logged.
+
+    Raises:
+        UserError: it logged none.
+    """
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if not outputs:
+        raise UserError(f"run {run.info.run_id} logged no model; train again with `dvc repro -f train`")
+    return f"models:/{outputs[-1].model_id}"
+
+
+def register(client: MlflowClient, name: str, run_id: str, model_uri: str) -> Version:
+    """Make the model a new version of `name`, with the alias `challenger`. The caller has loaded it before:
+    MLflow would register a model that is not there as READY."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model_id = model_uri.removeprefix("models:/")
+    source = client.get_logged_model(model_id).artifact_location
+    version = _version(client.create_model_version(name, source, run_id, model_id=model_id))
+    client.set_registered_model_alias(name, CHALLENGER, str(version.number))
+    return version
+
+
+def crown(client: MlflowClient, version: Version) -> None:
+    """Make `version` the champion and the champion before it `previous`.
+
+    The steps are in an order in which the one that serves changes at once, and all can be repeated.
+    """
+    serving = champion(client, version.name)
+    if serving is not None and serving.number != version.number:
+        client.set_registered_model_alias(version.name, PREVIOUS, str(serving.number))
+    client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+    challenger = _by_alias(client, version.name, CHALLENGER)
+    if challenger is not None and challenger.number == version.number:
+        client.delete_registered_model_alias(version.name, CHALLENGER)
+
+
+def note(client: MlflowClient, version: Version, decision: str, facts: dict[str, str]) -> None:
+    """Write a decision and its numbers to the version; the decision last."""
+    for key, value in {**facts, DECISION: decision}.items():
+        client.set_model_version_tag(version.name, str(version.number), key, value)
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client.get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
+
+
+def _version(entry: ModelVersion) -> Version:
+    return Version(entry.name, int(entry.version), entry.run_id or "", (entry.tags or {}).get(DECISION))
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "''")

@@ -1,0 +1,158 @@
+"""Where flows report to: the server of `convoy up` if one runs, else a temporary one for this command alone.
+
+Prefect would start its temporary server by itself; ours differs in four ways: it keeps its database in the
+project, says what it is doing, is not hit by the terminal's Ctrl-C (the run's last state still gets through),
+and does not outlive us.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flows import processes
+from flows.project import CACHE
+from imageset.atomic import write_text
+from imageset.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+UP = CACHE / "up.json"  # written by `convoy up` while it runs
+START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two idle cores
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What `convoy up` serves, and its process."""
+
+    pid: int
+    mlflow: str
+    prefect: str  # without /api
+
+    def save(self, project: Path) -> None:
+        write_text(project / UP, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, project: Path) -> Addresses | None:
+        """The addresses of a `convoy up` that is alive, or None."""
+        try:
+            found = cls(**json.loads((project / UP).read_text(encoding="utf-8")))
+            os.kill(found.pid, 0)
+        except (OSError, TypeError, ValueError):
+            return None
+        return found
+
+
+def settings(project: Path) -> dict[str, str]:
+    """Environment for everything of Prefect that we start: its database in the project, our log in its log,
+    nothing sent anywhere. What the user has set stands."""
+    database = (project / CACHE / "prefect.db").resolve()
+    ours = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    return {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
+@contextmanager
+def prefect_api(project: Path) -> Iterator[None]:
+    """Inside this block flows of this process report to a server that answers.
+
+    Raises:
+        UserError: PREFECT_API_URL names a server that does not answer, or the temporary one does not start.
+    """
+    os.environ.update(settings(project))
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the person reads our lines
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    chosen = PREFECT_API_URL.value()
+    if chosen:
+        if not answers(f"{chosen}/health"):
+            raise UserError(f"Prefect's server at {chosen} does not answer; start it, or unset PREFECT_API_URL")
+        yield
+        return
+    up = Addresses.read(project)
+    if up is not None and answers(f"{up.prefect}/api/health"):
+        with temporary_settings({PREFECT_API_URL: f"{up.prefect}/api"}):
+            yield
+        return
+    with _temporary_server(project) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        yield
+
+
+@contextmanager
+def _temporary_server(project: Path) -> Iterator[str]:
+    import prefect
+
+    logger.info("starting Prefect's temporary server (about 10 s, 20 s the first time; none with `convoy up`)")
+    port = free_port()
+    command = [
+        sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent),
+        "--factory", "prefect.server.api.server:create_app",
+        "--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on",
+    ]  # fmt: skip
+    quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    log_path = project / CACHE / "prefect-server.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log:
+        child = processes.start(command, log=log, cwd=project, env=processes.environment(**quiet))
+        url = f"http://{HOST}:{port}"
+        try:
+            if not wait_until_healthy(child, f"{url}/api/health"):
+                raise UserError(f"Prefect's temporary server does not start; see {log_path}")
+            yield url
+        finally:
+            processes.stop(child)
+
+
+def wait_until_healthy(child: subprocess.Popen[bytes], url: str, timeout_s: float = START_TIMEOUT_S) -> bool:
+    """Wait until `url` answers; False if the process ends or the time is over before that."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and child.poll() is None:
+        if answers(url):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """True if a GET of `url` gets status 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            return bool(response.status == 200)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """True if a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

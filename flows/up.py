@@ -1,0 +1,193 @@
+"""`convoy up`: MLflow's UI, Prefect's server, the deployments and a worker on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import processes, server
+from flows.project import CACHE
+from flows.server import HOST, Addresses, answers, is_free
+from imageset.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
+START_TIMEOUT_S = 180.0
+LAST_LINES = 15  # of a dead child's log
+
+
+@dataclass(frozen=True)
+class Child:
+    """A server of ours and where its output goes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise UserError with the last lines it said, if it is dead."""
+        status = self.process.poll()
+        if status is not None:
+            lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            said = "\n".join(f"  {line}" for line in lines)
+            raise UserError(f"{self.name} ended with status {status}; the end of {self.log}:\n{said}")
+
+
+class Fleet:
+    """All children of `convoy up`: started one by one, stopped together, each with all that it started."""
+
+    def __init__(self, project: Path, env: Mapping[str, str]) -> None:
+        self.project, self.env = project, dict(env)
+        self.logs = project / CACHE / "up"
+        self.children: list[Child] = []
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a server with its output in .cache/up/NAME.log."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{name}.log"
+        with path.open("wb") as log:
+            process = processes.start(command, log=log, cwd=self.project, env=self.env)
+        self.children.append(Child(name, process, path.relative_to(self.project)))
+
+    def wait(self, what: str, ready: Callable[[], bool]) -> None:
+        """Wait for something to be ready; a dead child or the time limit raises UserError."""
+        begin = said = time.monotonic()
+        while not ready():
+            self.check()
+            now = time.monotonic()
+            if now - begin > START_TIMEOUT_S:
+                raise UserError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; see {self.logs}")
+            if now - said > 5:
+                logger.info("up: waiting for %s (%.0f s)", what, now - begin)
+                said = now
+            time.sleep(0.2)
+        logger.info("up: %s is ready", what)
+
+    def check(self) -> None:
+        """Raise UserError if any child is dead."""
+        for child in self.children:
+            child.check()
+
+    def stop(self) -> None:
+        """Stop all, the last one first."""
+        for child in reversed(self.children):
+            processes.stop(child.process)
+
+
+def up(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
+    """Start everything, say where it is, and stay until a signal or the end of a child.
+
+    Raises:
+        UserError: a port is taken, another `convoy up` runs here, or a child does not start or dies.
+    """
+    check_ports(project, {"--mlflow-port": mlflow_port, "--prefect-port": prefect_port})
+    addresses = Addresses(os.getpid(), f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}")
+    fleet = Fleet(project, environment(project, addresses))
+    try:
+        start_servers(project, fleet, addresses, mlflow_port, prefect_port)
+        start_worker(fleet, addresses)
+        deploy(fleet)
+        addresses.save(project)
+        announce(welcome(project, addresses))
+        while True:
+            fleet.check()
+            time.sleep(0.5)
+    finally:
+        logger.info("up: stopping")
+        (project / server.UP).unlink(missing_ok=True)
+        fleet.stop()
+        logger.info("up: all stopped")
+
+
+def check_ports(project: Path, ports: dict[str, int]) -> None:
+    """Raise UserError for a port that is taken or named twice, before anything is started."""
+    running = Addresses.read(project)
+    if running is not None:
+        raise UserError(
+            f"`convoy up` already runs here (process {running.pid}): {running.mlflow} and {running.prefect}"
+        )
+    for option, port in ports.items():
+        if not is_free(port):
+            raise UserError(f"port {port} of {HOST} is taken; choose another: convoy up {option} PORT")
+    if len(set(ports.values())) < len(ports):
+        raise UserError(f"{' and '.join(ports)} must differ")
+
+
+def environment(project: Path, addresses: Addresses) -> dict[str, str]:
+    """What the servers, the worker and the flows it starts find in their environment."""
+    return processes.environment(
+        **server.settings(project),
+        PREFECT_API_URL=f"{addresses.prefect}/api",
+        PREFECT_SERVER_UI_API_URL=f"{addresses.prefect}/api",
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+        MLFLOW_DISABLE_TELEMETRY="true",
+    )
+
+
+def start_servers(project: Path, fleet: Fleet, addresses: Addresses, mlflow_port: int, prefect_port: int) -> None:
+    """MLflow and Prefect, side by side, until both answer."""
+    logger.info("up: starting MLflow and Prefect (about 20 s)")
+    fleet.start(
+        "mlflow", sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", f"sqlite:///{project.resolve() / 'mlflow.db'}",
+        "--artifacts-destination", str(project.resolve() / "mlartifacts"),
+        "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+    )  # fmt: skip
+    fleet.start(
+        "prefect", sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)
+    )
+    fleet.wait("Prefect's server", lambda: answers(f"{addresses.prefect}/api/health"))
+    fleet.wait("MLflow", lambda: answers(f"{addresses.mlflow}/health"))
+
+
+def start_worker(fleet: Fleet, addresses: Addresses) -> None:
+    """One worker of the pool `convoy`, which it makes if there is none."""
+    fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
+                "--pool", POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
+    workers = f"{addresses.prefect}/api/work_pools/{POOL}/workers/filter"
+    fleet.wait("the worker", lambda: any(one["status"] == "ONLINE" for one in _post(workers)))
+
+
+def deploy(fleet: Fleet) -> None:
+    """Apply prefect.yaml."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=fleet.project, env=fleet.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:]
+        raise UserError("prefect.yaml cannot be applied:\n" + "\n".join(f"  {line}" for line in said))
+    logger.info("up: the deployments of prefect.yaml are applied")
+
+
+def welcome(project: Path, addresses: Addresses) -> str:
+    """Where everything is, and how a run is started by hand."""
+    prefect = Path(sys.executable).parent / "prefect"
+    shown = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect
+    return "\n".join([
+        f"MLflow   {addresses.mlflow}",
+        f"Prefect  {addresses.prefect}",
+        f"run now  PREFECT_API_URL={addresses.prefect}/api {shown} deployment run {DEPLOYMENT}",
+        "Ctrl-C stops all of it",
+    ])  # fmt: skip
+
+
+def _post(url: str) -> list[dict[str, Any]]:
+    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            found: list[dict[str, Any]] = json.load(response)
+    except OSError:
+        return []
+    return found
