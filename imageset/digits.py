@@ -1,0 +1,75 @@
+"""The 1,797 handwritten digits that ship inside scikit-learn: real pictures that need no download."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from imageset.atomic import write_bytes
+from imageset.errors import UserError
+from imageset.png import encode_png
+from imageset.sources import SourcePicture
+
+HELD_BACK_EVERY = 10
+
+
+def digit_pictures() -> tuple[np.ndarray, np.ndarray]:
+    """Return (pixels uint8 (1797, 8, 8), labels int64 (1797,))."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+def open_digits(spec: str) -> DigitsSource:
+    """The source "sklearn://digits"."""
+    if spec != "sklearn://digits":
+        raise UserError(f"{spec}: unknown; the set that ships with scikit-learn is sklearn://digits")
+    return DigitsSource()
+
+
+class DigitsSource:
+    """scikit-learn's digits, straight from memory."""
+
+    name = kind = "digits"
+
+    def __init__(self) -> None:
+        self._pixels, self._labels = digit_pictures()
+        self.passed_over: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[SourcePicture]:
+        for number, label in enumerate(self._labels.tolist()):
+            yield SourcePicture(f"{label}/{number:04d}.png", str(label), None, None,
+                                partial(encode_png, self._pixels[number]))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def describe(self) -> str:
+        return f"sklearn://digits: {len(self):,} pictures in 10 classes"
+
+
+def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:
+    """Write the digits as PNG files: one folder a class under `dest`, every tenth, unlabelled, to `inbox`.
+
+    Files that are already there with the right bytes are left alone. Returns (written, skipped).
+    """
+    pixels, labels = digit_pictures()
+    num_written = 0
+    for number, label in enumerate(labels.tolist()):
+        held_back = number % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
+        path = Path(inbox) / f"{number:04d}.png" if held_back else Path(dest) / str(label) / f"{number:04d}.png"
+        data = encode_png(pixels[number])
+        if not (path.is_file() and path.read_bytes() == data):
+            _write(path, data)
+            num_written += 1
+    return num_written, len(labels) - num_written
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data)

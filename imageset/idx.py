@@ -1,0 +1,143 @@
+"""IDX files, the format of the MNIST family: http://yann.lecun.com/exdb/mnist/ describes it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from imageset.errors import UserError
+from imageset.png import encode_png
+from imageset.sources import SourcePicture, slug
+
+_PICTURES = re.compile(r"^(?P<set>.*?)[-_.]?images([-_.]idx[34])?([-_.]ubyte)?(\.gz)?$")
+
+
+def is_idx(path: Path) -> bool:
+    """Whether this is an IDX file of pictures, or a folder with some."""
+    return bool(_picture_files(path))
+
+
+class IdxSource:
+    """Pairs of `*images-idx3-ubyte` and `*labels-idx1-ubyte` files, gzipped or not; train and t10k are splits."""
+
+    kind = "idx"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = slug((path if path.is_dir() else path.parent).resolve().name)
+        self.passed_over: Counter[str] = Counter()
+        self._sets = [_Set(file) for file in _picture_files(path)]
+        self.classes = Counter(str(label) for one in self._sets for label in one.labels.tolist())
+        if len(self.classes) < 2:
+            raise UserError(f"{path}: {len(self.classes)} classes; at least two are needed to learn a difference")
+
+    def __iter__(self) -> Iterator[SourcePicture]:
+        for one in self._sets:
+            yield from one
+
+    def __len__(self) -> int:
+        return sum(len(one.labels) for one in self._sets)
+
+    def describe(self) -> str:
+        sets = ", ".join(f"{one.file.name} {len(one.labels):,}" for one in self._sets)
+        return f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes (IDX: {sets})"
+
+
+class _Set:
+    """One file of pictures with its labels."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        labels_file = _labels_file(file)
+        self.labels = read_idx(labels_file)
+        self.split = _split_of(file.name)
+        if self.labels.ndim != 1:
+            raise UserError(f"{labels_file}: holds no list of labels")
+        num, num_labels = read_shape(file)[0], len(self.labels)
+        if num != num_labels:
+            raise UserError(f"{file}: {num:,} pictures, but {labels_file.name} has {num_labels:,} labels")
+
+    def __iter__(self) -> Iterator[SourcePicture]:
+        pictures = read_idx(self.file)  # (N, H, W) or (N, H, W, 3) uint8
+        stem = self.file.name.removesuffix(".gz")
+        for number, label in enumerate(self.labels.tolist()):
+            uri = f"{stem}/{number:06d}.png"
+            yield SourcePicture(uri, str(label), None, self.split, partial(encode_png, pictures[number]))
+
+
+def read_shape(file: Path) -> tuple[int, ...]:
+    """The dimensions an IDX file announces.
+
+    Raises:
+        UserError: it is not an IDX file of bytes, or shorter than its own header.
+    """
+    with _open(file) as stream:
+        try:
+            zeros, kind, num_dimensions = struct.unpack(">HBB", stream.read(4))
+            shape = struct.unpack(f">{num_dimensions}I", stream.read(4 * num_dimensions))
+        except (struct.error, OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file}: damaged: {error}; fetch it again") from None
+    if zeros != 0 or kind != 8 or not 1 <= num_dimensions <= 4:
+        raise UserError(f"{file}: not an IDX file of bytes")
+    return shape
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """Read a whole IDX file of bytes to uint8 of the shape it announces.
+
+    Raises:
+        UserError: it is not an IDX file, or cut short.
+    """
+    shape = read_shape(file)
+    with _open(file) as stream:
+        try:
+            stream.read(4 + 4 * len(shape))
+            data = stream.read()
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file}: damaged: {error}; fetch it again") from None
+    expected = int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected:
+        raise UserError(f"{file}: {len(data):,} bytes where {expected:,} are announced; fetch it again")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _open(file: Path) -> gzip.GzipFile:
+    with file.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(file, "rb") if zipped else file.open("rb")  # type: ignore[return-value]
+
+
+def _picture_files(path: Path) -> list[Path]:
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    named = [file for file in candidates if _PICTURES.match(file.name) and file.is_file()]
+    kept = [file for file in named if file.suffix != ".gz" or file.with_suffix("") not in named]
+    return [file for file in kept if _is_pictures(file)]
+
+
+def _is_pictures(file: Path) -> bool:
+    try:
+        return len(read_shape(file)) in (3, 4)
+    except (UserError, OSError):
+        return "idx" in file.name and "ubyte" in file.name  # its name says so; the damage is told when it is read
+
+
+def _labels_file(file: Path) -> Path:
+    name = re.sub("idx[34]", "idx1", file.name.replace("images", "labels"))
+    for candidate in (name, name.removesuffix(".gz"), f"{name}.gz"):
+        if (file.parent / candidate).is_file():
+            return file.parent / candidate
+    raise UserError(f"{file}: its labels are missing; put {name} beside it")
+
+
+def _split_of(name: str) -> str | None:
+    if "train" in name:
+        return "train"
+    return "test" if "t10k" in name or "test" in name else None

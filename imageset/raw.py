@@ -1,0 +1,346 @@
+"""The raw data: every picture's own bytes in immutable tar shards, and one table that says what they are.
+
+data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<ending>, at most 256 MB each; immutable
+data/raw/records.parquet       one row a (uri, image_id) ever seen; `absent` where the source no longer has it
+data/raw/source.json           the source's name and kind
+
+A second ingest of the same source packs only new bytes; where nothing changed no file is touched. New shards
+appear whole, by rename, before the table that points to them; what a killed ingest left behind is removed by the
+next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imageset.atomic import replacing, replacing_folder, sync_file, write_text
+from imageset.errors import UserError
+from imageset.progress import Progress, Silent
+from imageset.quality import Rejected
+from imageset.sources import PICTURE_ENDINGS, Source, SourcePicture, open_source, passed_over_text
+
+MAX_SHARD_BYTES = 256_000_000
+RECORDS, SOURCE = "records.parquet", "source.json"
+_BLOCK = 512  # tar's unit
+
+SCHEMA = pa.schema([
+    ("image_id", pa.string()),  # null where the bytes could not be read
+    ("uri", pa.string()),
+    ("label", pa.string()),
+    ("group", pa.string()),
+    ("split", pa.string()),
+    ("shard", pa.int32()),
+    ("offset", pa.int64()),  # of the picture's bytes in the shard
+    ("size", pa.int64()),
+    ("absent", pa.bool_()),
+    ("reason", pa.string()),  # set where the bytes could not be read
+    ("detail", pa.string()),
+])
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """What an ingest found and did; all numbers are pictures except num_shards.
+
+    num_new were packed, num_known were there already, num_absent have vanished from the source, num_unreadable
+    could not be read; num_shards is the number of shards written; changed is False when no file was touched.
+    """
+
+    name: str
+    kind: str
+    num_pictures: int
+    num_new: int
+    num_known: int
+    num_absent: int
+    num_unreadable: int
+    num_shards: int
+    changed: bool
+    classes: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.num_pictures:,} pictures in {len(self.classes)} classes", f"{self.num_new:,} new"]
+        if self.num_absent:
+            parts.append(f"{self.num_absent:,} no longer in the source")
+        if self.num_unreadable:
+            parts.append(f"{self.num_unreadable:,} unreadable")
+        if not self.changed:
+            parts[1] = "nothing new"
+        return f"{self.name}: " + ", ".join(parts) + passed_over_text(Counter(self.passed_over))
+
+
+def shard_name(number: int) -> str:
+    """The file name of a raw shard."""
+    return f"shard-{number:05d}.tar"
+
+
+def ingest(source: str | os.PathLike[str] | Source, raw_dir: str | Path, *, name: str | None = None,
+           progress: Progress | None = None) -> IngestSummary:
+    """Bring `raw_dir` up to the source. The folder is started anew when it holds another source (name or kind).
+
+    Raises:
+        UserError: the source cannot be used, or raw_dir holds something else.
+        OSError: reading the source failed in a way that trying again may cure; nothing is half-written.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = open_source(source)
+    raw_dir, progress = Path(raw_dir), progress or Silent()
+    identity = {"name": name or source.name, "kind": source.kind}
+    if _identity(raw_dir) == identity:
+        return _add(source, raw_dir, identity, _read(raw_dir), progress)
+    with replacing_folder(raw_dir) as fresh:
+        summary = _add(source, fresh, identity, SCHEMA.empty_table(), progress)
+        write_text(fresh / SOURCE, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+    return summary
+
+
+def read_source(raw_dir: str | Path) -> dict[str, str]:
+    """Return {"name", "kind"} of what was ingested.
+
+    Raises:
+        UserError: nothing was.
+    """
+    identity = _identity(Path(raw_dir))
+    if identity is None:
+        raise UserError(f"{raw_dir}: holds no pictures yet; run `convoy run FOLDER`")
+    return identity
+
+
+def read_records(raw_dir: str | Path) -> pa.Table:
+    """Return the table of SCHEMA, sorted by uri; rows of pictures that are `absent` included.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    read_source(raw_dir)
+    return _read(Path(raw_dir))
+
+
+def read_bytes(raw_dir: str | Path, image_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (image_id, bytes) in the order asked for.
+
+    Raises:
+        KeyError: an image_id that was never ingested.
+        UserError: a shard is missing or shorter than its table says.
+    """
+    records = read_records(raw_dir)
+    columns = (records[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
+    places = {image_id: place for image_id, *place in zip(*columns, strict=True)}
+    with ShardReader(Path(raw_dir)) as shards:
+        for image_id in image_ids:
+            yield image_id, shards.read(*places[image_id])
+
+
+class ShardReader:
+    """Random access to the bytes in raw shards."""
+
+    def __init__(self, raw_dir: Path) -> None:
+        self._raw_dir = raw_dir
+        self._open: dict[int, BinaryIO] = {}
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """The bytes at a place; UserError when the shard does not hold them."""
+        path = self._raw_dir / shard_name(shard)
+        try:
+            if shard not in self._open:
+                self._open[shard] = path.open("rb")
+            data = os.pread(self._open[shard].fileno(), size, offset)
+        except FileNotFoundError:
+            data = b""
+        if len(data) != size:
+            raise UserError(f"{path}: missing or cut short; restore it with `dvc checkout`, "
+                            "or ingest the source again")
+        return data
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+# ---- adding ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Place:
+    shard: int
+    offset: int
+    size: int
+
+
+def _add(source: Source, folder: Path, identity: dict[str, str], earlier: pa.Table,
+         progress: Progress) -> IngestSummary:
+    _remove_leftovers(folder, earlier)
+    places = _places(earlier)
+    num_known = len(places)
+    progress.begin(total=len(source))
+    with _Packer(folder, first=_next_shard(earlier)) as packer:
+        rows = [row for row in (_row(picture, places, packer, progress) for picture in source) if row]
+    present = pa.Table.from_pylist(rows, SCHEMA)
+    progress.end()
+    table = _merged(present, earlier)
+    changed = not table.equals(earlier)
+    if changed:
+        with replacing(folder / RECORDS) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    classes = Counter(label for label in present["label"].to_pylist() if label is not None)
+    return IngestSummary(
+        **identity, num_pictures=len(present), num_new=len(places) - num_known,
+        num_known=len(set(present["image_id"].to_pylist()) - {None}) - (len(places) - num_known),
+        num_absent=sum(table["absent"].to_pylist()), num_unreadable=present["image_id"].null_count,
+        num_shards=packer.num_written, changed=changed, classes=dict(sorted(classes.items())),
+        passed_over=dict(sorted(source.passed_over.items())))
+
+
+def _row(picture: SourcePicture, places: dict[str, _Place], packer: _Packer,
+         progress: Progress) -> dict[str, object] | None:
+    """One row of the table; the bytes go to a shard unless they are in one. None for a file that has vanished."""
+    row: dict[str, object] = {"uri": picture.uri, "label": picture.label, "group": picture.group,
+                              "split": picture.split, "absent": False}
+    progress.advance()
+    try:
+        data = picture.read()
+    except FileNotFoundError:
+        return None
+    except Rejected as rejected:
+        return row | {"reason": rejected.reason, "detail": rejected.detail}
+    image_id = hashlib.sha256(data).hexdigest()
+    if image_id not in places:
+        places[image_id] = packer.pack(f"{image_id}{_ending(picture.uri)}", data)
+    place = places[image_id]
+    return row | {"image_id": image_id, "shard": place.shard, "offset": place.offset, "size": place.size}
+
+
+def _ending(uri: str) -> str:
+    ending = os.path.splitext(uri)[1].lower()
+    return ending if ending in PICTURE_ENDINGS else ".bin"
+
+
+def _merged(present: pa.Table, earlier: pa.Table) -> pa.Table:
+    """What is there now, and what was there once, marked absent; by uri, then image_id."""
+    keys = set(zip(present["uri"].to_pylist(), present["image_id"].to_pylist(), strict=True))
+    gone = [number for number, key in enumerate(
+        zip(earlier["uri"].to_pylist(), earlier["image_id"].to_pylist(), strict=True))
+        if key not in keys and key[1] is not None]
+    absent = earlier.take(pa.array(gone, pa.int64()))
+    column = SCHEMA.get_field_index("absent")
+    absent = absent.set_column(column, SCHEMA.field(column), pa.array([True] * len(absent), pa.bool_()))
+    table = pa.concat_tables([present, absent]).sort_by([("uri", "ascending"), ("image_id", "ascending")])
+    return table.combine_chunks()
+
+
+def _places(table: pa.Table) -> dict[str, _Place]:
+    columns = (table[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
+    return {image_id: _Place(*place) for image_id, *place in zip(*columns, strict=True) if image_id is not None}
+
+
+def _next_shard(table: pa.Table) -> int:
+    return max((number for number in table["shard"].to_pylist() if number is not None), default=-1) + 1
+
+
+def _remove_leftovers(folder: Path, table: pa.Table) -> None:
+    """Remove what a killed ingest left: temporary files, and shards that no row points to."""
+    known = {shard_name(number) for number in table["shard"].unique().to_pylist() if number is not None}
+    for file in folder.iterdir():
+        if file.name.endswith(".partial") or (file.suffix == ".tar" and file.name not in known):
+            file.unlink()
+
+
+class _Packer:
+    """Writes shards one after the other, each under a temporary name until it is whole."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._folder, self._number = folder, first
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self.num_written = 0
+
+    def pack(self, member: str, data: bytes) -> _Place:
+        """Append one member, and say where its bytes lie."""
+        header = _header(member, len(data))
+        padding = -len(data) % _BLOCK
+        length = len(header) + len(data) + padding
+        if self._file is not None and self._size + length + 2 * _BLOCK > MAX_SHARD_BYTES:
+            self._finish()
+        if self._file is None:
+            self._file, self._size = self._partial().open("wb"), 0
+        place = _Place(self._number, self._size + len(header), len(data))
+        self._file.write(header)
+        self._file.write(data)
+        self._file.write(bytes(padding))
+        self._size += length
+        return place
+
+    def _partial(self) -> Path:
+        return self._folder / f".{shard_name(self._number)}.partial"
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        self._file.write(bytes(2 * _BLOCK))  # the end of a tar archive
+        self._file.close()
+        sync_file(self._partial())
+        os.replace(self._partial(), self._folder / shard_name(self._number))
+        self._file, self._number, self.num_written = None, self._number + 1, self.num_written + 1
+
+    def __enter__(self) -> _Packer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._file is None:
+            return
+        if error is None:
+            self._finish()
+        else:
+            self._file.close()
+            self._partial().unlink(missing_ok=True)
+
+
+def _header(member: str, size: int) -> bytes:
+    info = tarfile.TarInfo(member)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def _identity(raw_dir: Path) -> dict[str, str] | None:
+    """{"name", "kind"}, or None where nothing was ingested; UserError where something else lies there."""
+    if not (raw_dir / SOURCE).is_file():
+        foreign = [] if not raw_dir.is_dir() else [file for file in raw_dir.iterdir() if file.name[0] != "."]
+        if foreign or (raw_dir.exists() and not raw_dir.is_dir()):
+            raise UserError(f"{raw_dir}: holds {foreign[0].name if foreign else 'a file'} but no {SOURCE}; "
+                            "move it away, this folder is written by ingest alone")
+        return None
+    try:
+        identity = json.loads((raw_dir / SOURCE).read_text())
+        return {"name": str(identity["name"]), "kind": str(identity["kind"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{raw_dir / SOURCE}: damaged; remove {raw_dir} and ingest the source again") from None
+
+
+def _read(raw_dir: Path) -> pa.Table:
+    path = raw_dir / RECORDS
+    try:
+        return pq.read_table(path, memory_map=False).select(SCHEMA.names).cast(SCHEMA)
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        raise UserError(f"{path}: missing or damaged; restore it with `dvc checkout`, "
+                        f"or remove {raw_dir} and ingest the source again") from None

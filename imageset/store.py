@@ -1,0 +1,224 @@
+"""The normalized dataset on disk: written once, opened whole or not at all, read through a memory map.
+
+images-00000.npy ...  uint8 (n, H, W, C), numpy's own format
+index.parquet         one row a picture (INDEX_SCHEMA)
+rejected.parquet      one row a refused picture (REJECTED_SCHEMA)
+dataset.json          the manifest, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imageset.decode import DecodeSpec
+from imageset.errors import UserError
+from imageset.split import SPLITS
+
+FORMAT = "convoy-imageset-1"
+MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
+HEADER_BYTES = 128  # numpy's header, padded so that the pixels always begin here
+
+INDEX_SCHEMA = pa.schema([
+    ("image_id", pa.string()),
+    ("shard", pa.int32()),  # number of the images-*.npy
+    ("row", pa.int32()),
+    ("label", pa.string()),
+    ("split", pa.string()),
+    ("group", pa.string()),
+    ("uri", pa.string()),
+    ("width", pa.int32()),  # px, of the picture itself
+    ("height", pa.int32()),
+    ("phash", pa.uint64()),
+    ("sums", pa.list_(pa.int64())),  # of the normalized pixels, per channel
+    ("square_sums", pa.list_(pa.int64())),
+])
+REJECTED_SCHEMA = pa.schema([
+    ("uri", pa.string()),
+    ("image_id", pa.string()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+])
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard of pixels."""
+    return f"images-{number:05d}.npy"
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """numpy's header for uint8 C-order pixels of this shape, padded to HEADER_BYTES."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    text = buffer.getvalue()[10:].rstrip()
+    body = text + b" " * (HEADER_BYTES - 10 - len(text) - 1) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
+
+
+def fingerprint(rows: Iterable[tuple[str, str, str, str | None]], spec: DecodeSpec) -> str:
+    """SHA-256 over the sorted (image_id, label, split, group), the decode parameters and the format.
+
+    The same pictures give the same fingerprint whatever their order, and whoever decoded them.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT, spec.to_dict()], sort_keys=True).encode())
+    for row in sorted((image_id, label, split, group or "") for image_id, label, split, group in rows):
+        digest.update("\0".join(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class ImageStore:
+    """A normalized dataset, opened for reading; safe to pickle into other processes.
+
+    Attributes:
+        path: the folder.
+        name: the dataset's name.
+        classes: class names; a label is a position in here.
+        mean, std: per channel, of the training split, pixels taken as 0..1.
+        spec: how every picture was decoded.
+        fingerprint: identity of the dataset (see fingerprint()).
+        counts: number of pictures of each split.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], index: pa.Table) -> None:
+        self.path = path
+        self.manifest = dict(manifest)
+        self.name: str = manifest["name"]
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.mean: tuple[float, ...] = tuple(manifest["mean"])
+        self.std: tuple[float, ...] = tuple(manifest["std"])
+        self.spec = DecodeSpec.from_dict(manifest["decode"])
+        self.fingerprint: str = manifest["fingerprint"]
+        self.counts: dict[str, int] = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
+        self.index = index
+        self._maps: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> ImageStore:
+        """Open and check what can be checked without reading pixels.
+
+        Raises:
+            UserError: there is no dataset, or it is not whole; names the file and the way out.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path / MANIFEST}: no such file; make the dataset with `dvc repro normalize`") from None
+        except (ValueError, OSError) as error:
+            raise _broken(path / MANIFEST, f"not readable: {error}") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise _broken(path / MANIFEST, f"not a dataset of the format {FORMAT}")
+        try:
+            index = pq.read_table(path / INDEX).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            raise _broken(path / INDEX, "missing or damaged") from None
+        try:
+            store = cls(path, manifest, index)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _broken(path / MANIFEST, f"incomplete: {error}") from None
+        store._check()
+        return store
+
+    def split(self, name: str) -> StoreSplit:
+        """The pictures of "train", "val" or "test"."""
+        if name not in SPLITS:
+            raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
+        return StoreSplit(self, self.index.filter(pc.field("split") == name))
+
+    def shard(self, number: int) -> np.ndarray:
+        """The pixels of one shard as a read-only memory map, uint8 (n, H, W, C)."""
+        if number not in self._maps:
+            self._maps[number] = np.load(self.path / shard_name(number), mmap_mode="r", allow_pickle=False)
+        return self._maps[number]
+
+    def _check(self) -> None:
+        counts = pc.value_counts(self.index["split"]).to_pylist()
+        if {one["values"]: one["counts"] for one in counts} != {s: n for s, n in self.counts.items() if n}:
+            raise _broken(self.path / INDEX, f"its rows do not agree with {MANIFEST}")
+        if not set(self.index["label"].unique().to_pylist()) <= set(self.classes):
+            raise _broken(self.path / INDEX, f"holds labels that {MANIFEST} does not know")
+        rows = self.index.group_by("shard").aggregate([("row", "max"), ("row", "min")]).to_pylist()
+        for row in rows:
+            self._check_shard(row["shard"], row["row_min"], row["row_max"])
+
+    def _check_shard(self, number: int, first_row: int, last_row: int) -> None:
+        path = self.path / shard_name(number)
+        try:
+            pixels = self.shard(number)
+        except FileNotFoundError:
+            raise _broken(path, "missing") from None
+        except (ValueError, OSError, EOFError):
+            raise _broken(path, "damaged or cut short") from None
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.shape:
+            raise _broken(path, f"holds {pixels.dtype} {pixels.shape[1:]}, not uint8 {self.spec.shape}")
+        if first_row < 0 or last_row >= len(pixels):
+            raise _broken(path, f"holds {len(pixels):,} pictures, {INDEX} points to number {last_row:,}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # a memory map would travel as a copy of all pixels
+
+
+class StoreSplit:
+    """One split of a store: positions 0..len-1 in a fixed order."""
+
+    def __init__(self, store: ImageStore, rows: pa.Table) -> None:
+        self.store = store
+        self.rows = rows
+        self._shards = rows["shard"].to_numpy()
+        self._rows = rows["row"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int64 (n,): positions in store.classes."""
+        return pc.index_in(self.rows["label"], pa.array(self.store.classes)).to_numpy().astype(np.int64)
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """SHA-256 of each picture's own bytes."""
+        return self.rows["image_id"].to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def uris(self) -> list[str]:
+        """Where each picture lay in its source."""
+        return self.rows["uri"].to_pylist()  # type: ignore[no-any-return]
+
+    def batch(self, positions: np.ndarray) -> np.ndarray:
+        """Cut pictures out of the memory map: positions (B,) -> uint8 (B, H, W, C), in the order asked for."""
+        positions = np.asarray(positions)
+        shards, rows = self._shards[positions], self._rows[positions]
+        if len(shards) and (shards == shards[0]).all():
+            return np.asarray(self.store.shard(int(shards[0]))[rows])
+        batch = np.empty((len(positions), *self.store.spec.shape), np.uint8)
+        for shard in np.unique(shards):
+            here = shards == shard
+            batch[here] = self.store.shard(int(shard))[rows[here]]
+        return batch
+
+
+def _broken(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; make the dataset again with `dvc repro -f normalize`")
+
+
+def mean_and_std(num_pixels: int, sums: np.ndarray, square_sums: np.ndarray) -> tuple[list[float], list[float]]:
+    """Per-channel mean and standard deviation in 0..1 from exact whole-number sums over pixels of 0..255."""
+    means, stds = [], []
+    for total, squares in zip(sums.tolist(), square_sums.tolist(), strict=True):
+        mean = total / num_pixels
+        variance = (squares * num_pixels - total * total) / num_pixels**2  # exact until the division
+        means.append(mean / 255)
+        stds.append(math.sqrt(variance) / 255)
+    return means, stds
