@@ -12,6 +12,7 @@ from typing import NoReturn
 from imageset.errors import EXIT_STATUS, UserError
 
 EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
+SOURCE = "folder with one sub-folder a class, IDX files, or sklearn://digits; without it the source of last time"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,10 +40,9 @@ def parser() -> argparse.ArgumentParser:
 
     command("demo", "the whole road on handwritten digits that need no download")
     run = command("run", "ingest a folder, train, and promote the model if it is better")
-    run.add_argument("source", nargs="?", help="folder with one sub-folder a class, IDX files, or sklearn://digits; "
-                     "without it the source of last time")  # fmt: skip
+    run.add_argument("source", nargs="?", help=SOURCE)
     ingest = command("ingest", "only read a source into data/raw and version it")
-    ingest.add_argument("source", nargs="?", help="as for run")
+    ingest.add_argument("source", nargs="?", help=SOURCE)
     promote = command("promote", "only register a trained model, and let it serve if it is better")
     promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
     predict = command("predict", "tag a folder of pictures with the model that serves")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from typing import TextIO
 
 from imageset.progress import Progress
 
@@ -17,7 +18,7 @@ ROOT = "flows"
 QUIET = {"quiet": True}
 
 
-class _Screen(logging.StreamHandler[io.TextIOBase]):
+class _Screen(logging.StreamHandler[TextIO]):
     """Bare messages on stderr; stdout is kept for results."""
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -54,14 +54,16 @@ def read_source(source: str, project: Path) -> IngestSummary:
     found = open_source(source)
     logger.info("ingest: %s", found.describe())
     with console.progress("ingest", logger) as progress:
-        return ingest_source(found, project / RAW, progress=progress)
+        summary = ingest_source(found, project / RAW, progress=progress)
+    logger.info("ingest: %s", summary.describe())
+    return summary
 
 
 @task
 def version_raw(source: str, name: str, project: Path) -> Ingested:
     """Give data/raw to DVC, with a note of where it came from."""
     changed = versioning.add_raw(project, portable(source, project), name)
-    logger.info("ingest: data/raw %s", "versioned by DVC" if changed else "holds nothing new, skipped")
+    logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is in DVC as it is, skipped")
     return Ingested(source, name, changed)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.console import QUIET
 from flows.errors import Busy, StageFailed
-from flows.processes import environment, lines_of
+from flows.processes import lines_of
 from flows.project import CACHE, RAW
 from imageset.atomic import write_text
 from imageset.errors import EXIT_STATUS, UserError
@@ -28,10 +28,13 @@ LOCK = CACHE / "convoy.lock"
 
 # What DVC says to people who drive it by hand. It stays in the run's log.
 ADVICE_BEGINS = ("To track the changes with git", "To enable auto staging", "Use `dvc push`")
-BOOKKEEPING = re.compile(r"^$|^\t|^> |^(Generating|Updating) lock file|^'.*' didn't change, skipping$"
-                         r"|^Data and pipelines are up to date")  # fmt: skip
-STAGE_LINE = re.compile(r"^(?:Running stage '(?P<ran>.+)':"
-                        r"|Stage '(?P<skipped>.+)' (?:didn't change, skipping|is cached - skipping run.*))$")  # fmt: skip
+BOOKKEEPING = re.compile(
+    r"^$|^\t|^> |^(Generating|Updating) lock file|^'.*' didn't change, skipping$|^Data and pipelines are up to"
+)
+STAGE_LINE = re.compile(
+    r"^(?:Running stage '(?P<ran>.+)':"
+    r"|Stage '(?P<skipped>.+)' (?:didn't change, skipping|is cached - skipping run.*))$"
+)
 STAGE_ERROR = re.compile(r"^ERROR: failed to reproduce '(?P<stage>.+?)'")
 STAGE_STATUS = re.compile(r"exited with (?P<status>-?\d+)\s*$")
 BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
@@ -152,7 +155,7 @@ def only_one(project: Path) -> Iterator[None]:
     """
     path = project / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
