@@ -114,7 +114,8 @@ class ImageStore:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path / MANIFEST}: no such file; make the dataset with `dvc repro normalize`") from None
+            raise UserError(f"{path / MANIFEST}: no such file; "
+                            "make the dataset with `dvc repro -f normalize`") from None
         except (ValueError, OSError) as error:
             raise _broken(path / MANIFEST, f"not readable: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -143,7 +144,7 @@ class ImageStore:
         return self._maps[number]
 
     def _check(self) -> None:
-        counts = pc.value_counts(self.index["split"]).to_pylist()
+        counts = self.index["split"].value_counts().to_pylist()
         if {one["values"]: one["counts"] for one in counts} != {s: n for s, n in self.counts.items() if n}:
             raise _broken(self.path / INDEX, f"its rows do not agree with {MANIFEST}")
         if not set(self.index["label"].unique().to_pylist()) <= set(self.classes):
@@ -184,17 +185,18 @@ class StoreSplit:
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 (n,): positions in store.classes."""
-        return pc.index_in(self.rows["label"], pa.array(self.store.classes)).to_numpy().astype(np.int64)
+        position = {name: number for number, name in enumerate(self.store.classes)}
+        return np.array([position[label] for label in self.rows["label"].to_pylist()], np.int64)
 
     @cached_property
     def image_ids(self) -> list[str]:
         """SHA-256 of each picture's own bytes."""
-        return self.rows["image_id"].to_pylist()  # type: ignore[no-any-return]
+        return self.rows["image_id"].to_pylist()
 
     @cached_property
     def uris(self) -> list[str]:
         """Where each picture lay in its source."""
-        return self.rows["uri"].to_pylist()  # type: ignore[no-any-return]
+        return self.rows["uri"].to_pylist()
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
         """Cut pictures out of the memory map: positions (B,) -> uint8 (B, H, W, C), in the order asked for."""
@@ -213,10 +215,10 @@ def _broken(path: Path, what: str) -> UserError:
     return UserError(f"{path}: {what}; make the dataset again with `dvc repro -f normalize`")
 
 
-def mean_and_std(num_pixels: int, sums: np.ndarray, square_sums: np.ndarray) -> tuple[list[float], list[float]]:
+def mean_and_std(num_pixels: int, sums: list[int], square_sums: list[int]) -> tuple[list[float], list[float]]:
     """Per-channel mean and standard deviation in 0..1 from exact whole-number sums over pixels of 0..255."""
     means, stds = [], []
-    for total, squares in zip(sums.tolist(), square_sums.tolist(), strict=True):
+    for total, squares in zip(sums, square_sums, strict=True):
         mean = total / num_pixels
         variance = (squares * num_pixels - total * total) / num_pixels**2  # exact until the division
         means.append(mean / 255)

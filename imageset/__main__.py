@@ -1,0 +1,47 @@
+"""`python -m imageset normalize`: the stage that makes data/normalized out of data/raw."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from imageset.errors import EXIT_STATUS, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(options.run(options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STATUS
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m imageset", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    normalize = commands.add_parser("normalize", help="make the normalized dataset out of the raw data")
+    normalize.add_argument("--raw", default="data/raw", metavar="FOLDER")
+    normalize.add_argument("--out", default="data/normalized", metavar="FOLDER")
+    normalize.add_argument("--params", default="params.yaml", metavar="FILE")
+    normalize.add_argument("--workers", type=int, default=None, metavar="N", help="processes; one a processor")
+    normalize.set_defaults(run=_normalize)
+    return parser
+
+
+def _normalize(options: argparse.Namespace) -> str:
+    from imageset.normalize import KNOWN_PARAMS, normalize
+    from imageset.params import load_params
+    from imageset.progress import Progress
+
+    params = load_params(options.params, "normalize", KNOWN_PARAMS)
+    with Progress("normalize") as progress:
+        summary = normalize(options.raw, options.out, params, workers=options.workers, progress=progress)
+    return summary.describe()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
