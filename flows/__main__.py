@@ -76,32 +76,33 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
+    """Call one flow. What is plainly wrong is said before a server is started for it."""
+    from flows.checks import check_prediction, check_source
     from flows.server import prefect_api
 
     match arguments.command:
-        case "run":
+        case "run" | "ingest":
+            check_source(arguments.source, project)
             with prefect_api(project):
-                from flows.pipeline import pipeline
+                if arguments.command == "ingest":
+                    from flows.ingest import ingest
 
-                decision = pipeline(arguments.source)
-            print(f"{decision.version} {'serves' if decision.serves else 'does not serve'}: {decision.reason}")
-        case "ingest":
-            with prefect_api(project):
-                from flows.ingest import ingest
+                    ingest(arguments.source)
+                else:
+                    from flows.pipeline import pipeline
 
-                ingest(arguments.source)
+                    print(pipeline(arguments.source))
         case "promote":
             with prefect_api(project):
                 from flows.promote import promote
 
-                decision = promote(arguments.run_id)
-            print(f"{decision.version} {'serves' if decision.serves else 'does not serve'}: {decision.reason}")
+                print(promote(arguments.run_id))
         case "predict":
+            check_prediction(arguments.source, arguments.out)
             with prefect_api(project):
                 from flows.predict import predict
 
-                done = predict(arguments.source, arguments.out, arguments.model)
-            print(f"{done.out}: {done.num_rows:,} rows by {done.version}, {done.num_errors:,} of them errors")
+                print(predict(arguments.source, arguments.out, arguments.model))
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

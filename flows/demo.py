@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,15 @@ DIGITS, INBOX = Path("data/digits"), Path("data/inbox")
 
 def demo(project: Path) -> str:
     """Write the digits, run the pipeline on them, tag the held-back ones; returns the summary to print."""
-    from flows.pipeline import pipeline
-    from flows.predict import predict
     from flows.server import prefect_api
 
     write_pictures(project)
     out = PREDICTIONS / "inbox.parquet"
     (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
     with prefect_api(project):
+        from flows.pipeline import pipeline
+        from flows.predict import predict
+
         decision = pipeline(str(DIGITS))
         predicted = predict(str(INBOX), str(out), decision.version.name)
     return summary(project, decision, predicted)
@@ -68,6 +70,4 @@ def mlflow_command(project: Path) -> str:
 
 def store_uri(project: Path) -> str:
     """MLflow's store as it is typed in the project's folder."""
-    import os
-
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, task
 
 from flows import console, registry
+from flows.checks import check_prediction
 from flows.project import NORMALIZED, decode_workers, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
@@ -40,6 +41,9 @@ class Predicted:
     num_rows: int
     num_errors: int
 
+    def __str__(self) -> str:
+        return f"{self.out}: {self.num_rows:,} rows by {self.version}, {self.num_errors:,} of them errors"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -63,29 +67,9 @@ def predict(source: str, out: str, model: str | None = None) -> Predicted:
         UserError: no such folder, no picture in it, nowhere to write, or no model that serves.
     """
     project = find_project()
-    num_pictures = check(source, out)
+    num_pictures = check_prediction(source, out)
     version = find_model(model or dataset_name(project), project)
     return tag(source, out, version, num_pictures, project)
-
-
-def check(source: str, out: str) -> int:
-    """The number of pictures below `source`, once both places are known to be usable."""
-    from imageset.sources import find_pictures
-
-    folder, target = Path(source), Path(out)
-    if not folder.is_dir():
-        wrong = "not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {wrong}; name a folder of pictures")
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder; name the file to write, e.g. {target / 'predictions.parquet'}")
-    if target.suffix.lower() != ".parquet":
-        raise UserError(f"{target}: predictions are written as Parquet; name a file that ends in .parquet")
-    if not target.parent.is_dir():
-        raise UserError(f"{target.parent}: no such folder to write {target.name} into; make it first")
-    num_pictures = sum(1 for _ in find_pictures(folder))
-    if num_pictures == 0:
-        raise UserError(f"{folder}: holds no pictures (sub-folders included); name a folder that does")
-    return num_pictures
 
 
 def dataset_name(project: Path) -> str:

@@ -32,6 +32,9 @@ class Decision:
     reason: str
     new: bool = True  # False: it was decided before
 
+    def __str__(self) -> str:
+        return f"{self.version} {'serves' if self.serves else 'does not serve'}: {self.reason}"
+
 
 @flow
 def promote(run_id: str | None = None) -> Decision:

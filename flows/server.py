@@ -72,7 +72,8 @@ def settings(project: Path) -> dict[str, str]:
 
 @contextmanager
 def prefect_api(project: Path) -> Iterator[None]:
-    """Inside this block flows of this process report to a server that answers.
+    """Inside this block flows of this process report to a server that answers. To be entered before Prefect is
+    imported: its settings are read then.
 
     Raises:
         UserError: PREFECT_API_URL names a server that does not answer, or the temporary one does not start.
@@ -118,7 +119,17 @@ def _temporary_server(project: Path) -> Iterator[str]:
                 raise UserError(f"Prefect's temporary server does not start; see {log_path}")
             yield url
         finally:
+            _send_what_is_left()
             processes.stop(child)
+
+
+def _send_what_is_left() -> None:
+    """Prefect sends logs and events in the background; let it finish while the server is still there."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=5)
 
 
 def wait_until_healthy(child: subprocess.Popen[bytes], url: str, timeout_s: float = START_TIMEOUT_S) -> bool:

@@ -1,0 +1,39 @@
+"""What is plainly wrong with a command, said before anything is started for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows import versioning
+from imageset.errors import UserError
+
+
+def check_source(source: str | None, project: Path) -> None:
+    """Raise UserError if a source, or (None) the one of last time, cannot be ingested."""
+    from imageset.sources import open_source
+
+    open_source(source or versioning.last_source(project))
+
+
+def check_prediction(source: str, out: str) -> int:
+    """The number of pictures below the folder `source`.
+
+    Raises:
+        UserError: no such folder, no picture in it, or `out` cannot be written.
+    """
+    from imageset.sources import find_pictures
+
+    folder, target = Path(source), Path(out)
+    if not folder.is_dir():
+        wrong = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {wrong}; name a folder of pictures")
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder; name the file to write, e.g. {target / 'predictions.parquet'}")
+    if target.suffix.lower() != ".parquet":
+        raise UserError(f"{target}: predictions are written as Parquet; name a file that ends in .parquet")
+    if not target.parent.is_dir():
+        raise UserError(f"{target.parent}: no such folder to write {target.name} into; make it first")
+    num_pictures = sum(1 for _ in find_pictures(folder))
+    if num_pictures == 0:
+        raise UserError(f"{folder}: holds no pictures (sub-folders included); name a folder that does")
+    return num_pictures
