@@ -139,8 +139,9 @@ def load_bundle(model_uri: str) -> Bundle:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    text = _read(path)
     try:
-        manifest = json.loads(_read(path))
+        manifest = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); train again with `dvc repro -f train`") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

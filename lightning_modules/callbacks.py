@@ -41,12 +41,12 @@ class Curves(Callback):
     """The metrics of each epoch, kept with the checkpoint and handed on once an epoch.
 
     Args:
-        log: called with (metrics, epoch); only on rank 0.
-        logged_through: the last epoch that `log` has had already, in a run that is gone on with.
+        hand_over: called with (metrics, epoch); only on rank 0.
+        logged_through: the last epoch that was handed over already, in a run that is gone on with.
     """
 
-    def __init__(self, log: Callable[[dict[str, float], int], None], logged_through: int) -> None:
-        self.log = log
+    def __init__(self, hand_over: Callable[[dict[str, float], int], None], logged_through: int) -> None:
+        self.hand_over = hand_over  # `log` would be overwritten: Lightning gives callbacks its own
         self.logged_through = logged_through
         self.rows: list[dict[str, float]] = []
 
@@ -63,7 +63,7 @@ class Curves(Callback):
         epoch = trainer.current_epoch
         self.rows.append({"epoch": epoch, **metrics})
         if trainer.is_global_zero and epoch > self.logged_through:
-            self.log(metrics, epoch)
+            self.hand_over(metrics, epoch)
 
     def to_csv(self) -> bytes:
         """One row an epoch."""

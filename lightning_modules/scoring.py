@@ -37,7 +37,7 @@ class Scorer:
     @torch.inference_mode()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
-        x = self.normalize(torch.from_numpy(images).to(self.device))
+        x = self.normalize(torch.from_numpy(np.require(images, requirements="W")).to(self.device))
         return torch.softmax(self.network(x).float(), dim=1).cpu().numpy()
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def connect(project: Path) -> "MlflowClient":
 
     import mlflow
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = tracking_uri(project)
     mlflow.set_tracking_uri(uri)
@@ -138,7 +139,10 @@ class TrackedRun:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        dataset = MetaDataset(resolve_dataset_source(str(path)), name=name, digest=digest)  # type: ignore[abstract]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of its readers would take a local path; either is right
+            source = resolve_dataset_source(str(path))
+        dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
         tags = [InputTag("mlflow.data.context", context)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
