@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from imageset.atomic import write_bytes
 from imageset.errors import UserError
 from imageset.png import encode_png
 from imageset.sources import SourcePicture
@@ -72,4 +72,6 @@ def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(data)  # no fsync: 1,797 of them would take longer than everything else
+    os.replace(temporary, path)

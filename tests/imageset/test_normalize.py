@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from imageset.__main__ import main
+from imageset.decode import decode
+from imageset.errors import UserError
+from imageset.normalize import normalize
+from imageset.raw import ingest, read_bytes
+from imageset.store import ImageStore
+from tests.imageset.pictures import PARAMS, make_folder, noise, snapshot
+
+
+def make_store(folder: Path, source: Path, **params: Any) -> ImageStore:
+    ingest(source, folder / "raw")
+    normalize(folder / "raw", folder / "normalized", PARAMS | params, workers=1)
+    return ImageStore.open(folder / "normalized")
+
+
+def refusals(store: ImageStore) -> dict[str, str]:
+    return {row["uri"]: row["reason"] for row in pq.read_table(store.path / "rejected.parquet").to_pylist()}
+
+
+def test_every_picture_comes_out_as_the_decoder_gives_it(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set"))
+    assert sum(store.counts.values()) == 40 and store.classes == ("ant", "bee") and store.spec.channels == 3
+    for name in ("train", "val", "test"):
+        split = store.split(name)
+        pixels = split.batch(np.arange(len(split))[::-1])
+        originals = read_bytes(tmp_path / "raw", split.image_ids[::-1])
+        for row, (_, data) in zip(pixels, originals, strict=True):
+            np.testing.assert_array_equal(row, decode(data, store.spec))
+        assert [store.classes[label] for label in split.labels] == [uri.split("/")[0] for uri in split.uris]
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set"))
+    train = store.split("train")
+    pixels = train.batch(np.arange(len(train))) / 255
+    np.testing.assert_allclose(store.mean, pixels.mean((0, 1, 2)), atol=1e-12)
+    np.testing.assert_allclose(store.std, pixels.std((0, 1, 2)), atol=1e-12)
+
+
+def test_the_same_pictures_give_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    ingest(make_folder(tmp_path / "set"), tmp_path / "raw")
+    for workers in (1, 3):
+        normalize(tmp_path / "raw", tmp_path / str(workers), PARAMS, workers=workers)
+    assert snapshot(tmp_path / "1") == snapshot(tmp_path / "3")
+
+
+def test_the_fingerprint_knows_the_pictures_and_not_their_order(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    source = make_folder(tmp_path / "set", num_each=10)
+    ingest(source, tmp_path / "a" / "raw")
+    make_folder(source, num_each=10, first=10)
+    grown, fresh = make_store(tmp_path / "a", source), make_store(tmp_path / "b", source)
+    assert grown.index["uri"].to_pylist() != fresh.index["uri"].to_pylist()
+    assert grown.fingerprint == fresh.fingerprint
+    assert make_store(tmp_path / "b", source, size=17).fingerprint != fresh.fingerprint
+
+
+def test_bad_pictures_are_rows_with_a_reason_and_the_run_goes_on(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    (source / "ant" / "empty.jpg").touch()
+    (source / "ant" / "text.jpg").write_text("no picture")
+    (source / "bee" / "cut.png").write_bytes(noise(5, 64, 64)[:3000])
+    (source / "bee" / "copy.png").write_bytes((source / "bee" / "0000.png").read_bytes())
+    (source / "ant" / "other.png").write_bytes((source / "bee" / "0001.png").read_bytes())
+    (source / "stray.png").write_bytes(noise(6))
+    store = make_store(tmp_path, source, max_reject_fraction=0.5)
+    assert refusals(store) == {
+        "ant/empty.jpg": "empty", "ant/text.jpg": "not_an_image", "bee/cut.png": "truncated",
+        "bee/copy.png": "duplicate", "ant/other.png": "label_conflict", "bee/0001.png": "label_conflict",
+        "stray.png": "unlabelled"}
+    assert sum(store.counts.values()) == 39
+    train = store.split("train")
+    for row, (_, data) in zip(train.batch(np.arange(len(train))), read_bytes(tmp_path / "raw", train.image_ids),
+                              strict=True):
+        np.testing.assert_array_equal(row, decode(data, store.spec))
+
+
+def test_too_many_bad_pictures_stop_the_stage_and_leave_the_earlier_dataset(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    make_store(tmp_path, source)
+    before = snapshot(tmp_path / "normalized")
+    for number in range(5):
+        (source / "ant" / f"page{number}.jpg").write_text(f"<html>{number}")
+    ingest(source, tmp_path / "raw")
+    with pytest.raises(UserError, match=r"5 of 45 pictures are refused \(5 not_an_image\).*web page"):
+        normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS, workers=1)
+    assert snapshot(tmp_path / "normalized") == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["normalized", "raw", "set"]
+
+
+def test_automatic_size_and_channels_follow_the_pictures(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set"), size="auto")
+    assert store.spec.shape == (32, 32, 3)
+
+
+def test_a_dataset_of_grey_pictures_has_one_channel(tmp_path: Path) -> None:
+    ingest("sklearn://digits", tmp_path / "raw")
+    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size": 8}, workers=2)
+    assert summary.spec.shape == (8, 8, 1) and sum(summary.counts.values()) == 1797
+
+
+def test_a_vanished_picture_leaves_the_next_dataset(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    make_store(tmp_path, source)
+    (source / "ant" / "0003.png").unlink()
+    store = make_store(tmp_path, source)
+    assert "ant/0003.png" not in store.index["uri"].to_pylist() and sum(store.counts.values()) == 39
+
+
+def test_added_pictures_leave_earlier_shards_as_they_were(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    first = (make_store(tmp_path, source).path / "images-00000.npy").read_bytes()
+    make_folder(source, num_each=2, first=20)
+    store = make_store(tmp_path, source)
+    assert (store.path / "images-00000.npy").read_bytes() == first
+    assert np.load(store.path / "images-00001.npy").shape == (4, 16, 16, 3)
+
+
+def test_a_store_travels_to_another_process_without_its_pixels(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set"), size=256)
+    store.split("train").batch(np.array([0]))
+    assert len(pickle.dumps(store.split("train"))) < 100_000
+
+
+@pytest.mark.parametrize(("file", "damage", "message"), [
+    ("dataset.json", None, "no such file"),
+    ("dataset.json", b"{", "not readable"),
+    ("dataset.json", b"{}", "not a dataset of the format"),
+    ("index.parquet", None, "missing or damaged"),
+    ("index.parquet", b"PAR1PAR1", "missing or damaged"),
+    ("images-00000.npy", None, "missing"),
+    ("images-00000.npy", b"cut", "damaged or cut short"),
+    ("images-00000.npy", b"", "damaged or cut short"),
+])
+def test_a_broken_dataset_is_named_with_the_way_out(tmp_path: Path, file: str, damage: bytes | None,
+                                                    message: str) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set"))
+    path = store.path / file
+    if damage is None:
+        path.unlink()
+    elif damage == b"cut":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(UserError) as caught:
+        ImageStore.open(store.path)
+    assert str(path) in str(caught.value) and message in str(caught.value)
+    assert "dvc repro -f normalize" in str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"fit": "squeeze"}, "normalize.fit: must be one of crop, pad, stretch"),
+    ({"size": "big"}, "normalize.size"),
+    ({"channels": 2}, "normalize.channels: must be one of auto, 1, 3"),
+    ({"sise": 3}, "did you mean 'size'"),
+    ({"split": {"seed": 0, "val": 0.0, "test": 0.2}}, "split: val 0"),
+])
+def test_wrong_parameters_are_explained(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    ingest(make_folder(tmp_path / "set", num_each=3), tmp_path / "raw")
+    with pytest.raises(UserError, match=message):
+        normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | change, workers=1)
+
+
+def test_too_few_pictures_for_three_splits_are_explained(tmp_path: Path) -> None:
+    ingest(make_folder(tmp_path / "set", num_each=1), tmp_path / "raw")
+    with pytest.raises(UserError, match="split is empty with 2 pictures"):
+        normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS, workers=1)
+
+
+def test_raw_data_that_rotted_is_not_believed(tmp_path: Path) -> None:
+    ingest(make_folder(tmp_path / "set"), tmp_path / "raw")
+    with (tmp_path / "raw" / "shard-00000.tar").open("r+b") as file:
+        file.seek(700)
+        file.write(b"rot")
+    with pytest.raises(UserError, match=r"shard-00000\.tar: missing, or not the bytes that were ingested"):
+        normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS, workers=1)
+
+
+def test_the_command_prints_a_summary_and_errors_in_one_line(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    ingest(make_folder(tmp_path / "set"), "data/raw")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS}))
+    assert main(["normalize"]) == 0
+    assert "40 pictures of 16x16x3 in 2 classes" in capsys.readouterr().out
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS | {"sise": 3}}))
+    assert main(["normalize"]) == 2
+    assert capsys.readouterr().err == (
+        "error: params.yaml: normalize: unknown key 'sise'; did you mean 'size'?\n")
+
+
+def test_importing_imageset_loads_no_heavy_library() -> None:
+    script = ("import sys, imageset.normalize, imageset.__main__, imageset.sources, imageset.store\n"
+              "heavy = ('torch', 'mlflow', 'prefect', 'sklearn', 'pandas')\n"
+              "print([name for name in heavy if name in sys.modules])")
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
