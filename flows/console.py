@@ -1,6 +1,6 @@
 """What a person sees: the `flows` logger, message by message, and the progress of what takes long.
 
-Every module here logs to `logging.getLogger(__name__)`. In a flow run those records also go into the run's log
+Every module here logs to `get_logger(__name__)`. In a flow run those records also go into the run's log
 (`PREFECT_LOGGING_EXTRA_LOGGERS=flows`); `attach` shows them on the screen of a `convoy` command as well.
 A record with `extra=QUIET` is for the run's log only.
 """
@@ -23,6 +23,13 @@ class _Screen(logging.StreamHandler[TextIO]):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, "quiet", False)
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A logger whose INFO counts, whatever the root's level is: in a worker that is WARNING."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    return logger
 
 
 def attach() -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import console
 from flows.project import PREDICTIONS
 
 if TYPE_CHECKING:
     from flows.predict import Predicted
     from flows.promote import Decision
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 DIGITS, INBOX = Path("data/digits"), Path("data/inbox")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from flows.retries import RETRIED
 if TYPE_CHECKING:
     from imageset.raw import IngestSummary
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 
 @flow

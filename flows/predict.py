@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
     from lightning_modules.scoring import Scored
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 ROWS_A_GROUP = 4096  # rows that are held in memory before they are written
 

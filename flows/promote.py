@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from imageset.store import ImageStore
     from lightning_modules.bundle import Bundle
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 
 @dataclass(frozen=True)

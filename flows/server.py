@@ -8,7 +8,6 @@ and does not outlive us.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -21,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows import processes
+from flows import console, processes
 from flows.project import CACHE
 from imageset.atomic import write_text
 from imageset.errors import UserError
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 HOST = "127.0.0.1"
 UP = CACHE / "up.json"  # written by `convoy up` while it runs

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from prefect import flow, task
 
-from flows import versioning
+from flows import console, versioning
 from flows.project import find_project
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 
 @flow

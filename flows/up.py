@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import processes, server
+from flows import console, processes, server
 from flows.project import CACHE
 from flows.server import HOST, Addresses, answers, is_free
 from imageset.errors import UserError
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
 START_TIMEOUT_S = 180.0

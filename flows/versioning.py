@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import console
 from flows.console import QUIET
 from flows.errors import Busy, StageFailed
 from flows.processes import lines_of
@@ -21,7 +21,7 @@ from flows.project import CACHE, RAW
 from imageset.atomic import write_text
 from imageset.errors import EXIT_STATUS, UserError
 
-logger = logging.getLogger(__name__)
+logger = console.get_logger(__name__)
 
 DVC = (sys.executable, "-m", "dvc")
 LOCK = CACHE / "convoy.lock"
