@@ -40,6 +40,8 @@ class DigitsSource:
     def __init__(self) -> None:
         self._pixels, self._labels = digit_pictures()
         self.passed_over: Counter[str] = Counter()
+        self.problem: str | None = None
+        self.classes = Counter(str(label) for label in self._labels.tolist())
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for number, label in enumerate(self._labels.tolist()):

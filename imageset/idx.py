@@ -34,6 +34,7 @@ class IdxSource:
         self.path = path
         self.name = slug((path if path.is_dir() else path.parent).resolve().name)
         self.passed_over: Counter[str] = Counter()
+        self.problem: str | None = None
         self._sets = [_Set(file) for file in _picture_files(path)]
         self.classes = Counter(str(label) for one in self._sets for label in one.labels.tolist())
         if len(self.classes) < 2:

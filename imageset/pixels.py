@@ -49,6 +49,16 @@ def develop(place: Place, spec: DecodeSpec) -> Facts:
     return Facts(width, height, phash(pixels), *channel_sums(pixels))
 
 
+def look(data: bytes, spec: DecodeSpec) -> Facts:
+    """Decode one picture for what can be known of it, and forget its pixels.
+
+    Raises:
+        Rejected: it cannot be decoded.
+    """
+    pixels, width, height = measure(data, spec)
+    return Facts(width, height, phash(pixels), [], [])
+
+
 def header(place: Place, max_pixels: int) -> Header:
     """Read one picture's header.
 

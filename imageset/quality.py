@@ -22,6 +22,11 @@ REASONS = {
 HARMLESS = frozenset({"duplicate"})
 
 
+def plain(text: str) -> str:
+    """Text fit for one line of a terminal: line breaks, control and direction marks are spelled out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class Rejected(Exception):
     """A picture is refused.
 

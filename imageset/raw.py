@@ -79,7 +79,7 @@ class IngestSummary:
             parts.append(f"{self.num_unreadable:,} unreadable")
         if not self.changed:
             parts[1] = "nothing new"
-        return f"{self.name}: " + ", ".join(parts) + passed_over_text(Counter(self.passed_over))
+        return f"{self.name}: " + ", ".join(parts) + passed_over_text(self.passed_over)
 
 
 def shard_name(number: int) -> str:

@@ -33,7 +33,7 @@ _UNSUPPORTED = (
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "PostScript"),
     (b"\x00\x00\x01\x00", "icon"),
-    (b"\x00\x00\x02\x00", "cursor"),
+    (b"\x00\x00\x02\x00", "cursor or Targa"),
     (b"farbfeld", "farbfeld"),
     (b"gimp xcf", "GIMP"),
     (b"P7\n", "PAM"),
@@ -61,7 +61,7 @@ def sniff(data: bytes) -> str:
         raise Rejected("empty", "0 bytes")
     start = bytes(data[:64])
     for name, found in (
-        ("JPEG", start.startswith(b"\xff\xd8\xff")),
+        ("JPEG", start.startswith(b"\xff\xd8\xff") or (len(data) < 5 and start[:2] == b"\xff\xd8")),
         ("PNG", start.startswith(b"\x89PNG\r\n\x1a\n")),
         ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
         ("BMP", start.startswith(b"BM")),
@@ -89,7 +89,7 @@ def _refusal(data: bytes, start: bytes) -> Rejected:
             return Rejected("not_an_image", hint)
     if not any(start):
         return Rejected("not_an_image", f"{len(data):,} bytes that begin with zeros; perhaps a broken copy")
-    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
+    if start.isascii() and start.translate(None, b"\t\r\n\f").decode().isprintable():
         return Rejected("not_an_image", "text")
     return Rejected("not_an_image", f"begins with {start[:8].hex(' ')}")
 

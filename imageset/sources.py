@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -55,11 +55,15 @@ class Source(Protocol):
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
         kind: "folder", "idx" or "digits".
         passed_over: how many files were not taken for pictures, by cause.
+        classes: number of pictures of each class.
+        problem: why nothing can be learned from it, or None.
     """
 
     name: str
     kind: str
     passed_over: Counter[str]
+    classes: Counter[str]
+    problem: str | None
 
     def __iter__(self) -> Iterator[SourcePicture]: ...
 
@@ -70,8 +74,10 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str | os.PathLike[str]) -> Source:
+def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Source:
     """Understand a source: a folder's path, a folder or file of IDX files, or "sklearn://digits".
+
+    `to_learn=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
 
     Raises:
         UserError: it does not exist, or nothing to learn from is in it.
@@ -90,7 +96,7 @@ def open_source(spec: str | os.PathLike[str]) -> Source:
         return IdxSource(path)
     if not path.is_dir():
         raise UserError(f"{text}: not a folder; give a folder that holds one sub-folder a class, or IDX files")
-    return FolderSource(path)
+    return FolderSource(path, to_learn=to_learn)
 
 
 def slug(name: str) -> str:
@@ -188,7 +194,7 @@ class FolderSource:
 
     kind = "folder"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, to_learn: bool = True) -> None:
         self.path = path
         self.name = slug(path.resolve().name)
         self.passed_over: Counter[str] = Counter()
@@ -201,7 +207,9 @@ class FolderSource:
             label, split = self._place(file.uri)
             self.classes.update([label] if label is not None else [])
             self.splits.update([split] if split is not None else [])
-        self._check(folders)
+        self.problem = self._problem(folders)
+        if to_learn and self.problem:
+            raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for file in self._files:
@@ -225,21 +233,21 @@ class FolderSource:
         split = SPLIT_OF_FOLDER[parts[0].lower()] if parts else None
         return (parts[1] if len(parts) > 1 else None), split
 
-    def _check(self, folders: list[str]) -> None:
+    def _problem(self, folders: list[str]) -> str | None:
+        """Why nothing can be learned from this folder, or None."""
         if not self._files:
-            raise UserError(f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}; "
-                            "give a folder that holds one sub-folder a class")
-        top = Counter(file.uri.split("/")[0] for file in self._files)
+            return (f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}; "
+                    "give a folder that holds one sub-folder a class")
+        top = {file.uri.split("/")[0] for file in self._files}
         empty = [folder for folder in folders if folder not in top]
         if empty:
-            raise UserError(f"{self.path / empty[0]}: the class folder is empty: it holds no pictures; "
-                            "fill it or remove it")
+            return f"{self.path / empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
         if not self.classes:
-            raise UserError(f"{self.path}: the pictures lie in no class folder; "
-                            "move them into one sub-folder a class")
+            return f"{self.path}: the pictures lie in no class folder; move them into one sub-folder a class"
         if len(self.classes) < 2:
-            raise UserError(f"{self.path}: a single class '{next(iter(self.classes))}'; "
-                            f"at least two are needed to learn a difference{self._nested_hint(folders)}")
+            return (f"{self.path}: a single class '{next(iter(self.classes))}'; "
+                    f"at least two are needed to learn a difference{self._nested_hint(folders)}")
+        return None
 
     def _nested_hint(self, folders: list[str]) -> str:
         inner = self.path / folders[0] if len(folders) == 1 else None
@@ -259,7 +267,7 @@ def _are_splits(path: Path, folders: list[str]) -> bool:
     return "train" in splits and None not in splits and all(_visible_folders(path / folder) for folder in folders)
 
 
-def passed_over_text(passed_over: Counter[str]) -> str:
+def passed_over_text(passed_over: Mapping[str, int]) -> str:
     """", passed over: ..." or nothing."""
     if not passed_over:
         return ""

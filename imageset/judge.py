@@ -1,0 +1,101 @@
+"""What is refused by comparing records, without a look at pixels: twins, quarrels over a label, no label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from imageset.quality import HARMLESS, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One row of rejected.parquet; image_id is None where the bytes could not be read."""
+
+    uri: str
+    image_id: str | None
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{plain(self.uri)}: {self.reason}: {plain(self.detail)}"
+
+
+def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
+    """Return (positions of the rows to keep, refusals of the others).
+
+    `records` has the columns image_id, uri, label, split, reason and detail. Of rows with the same bytes one is
+    kept: the one that came in the test split, else in validation, else the first by uri; none where their labels
+    disagree.
+    """
+    refused = _refused_before(records)
+    codes = records["image_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    labelled = records["label"].is_valid().to_numpy()
+    counts = np.bincount(codes[codes >= 0], minlength=1)
+    single = (codes >= 0) & labelled & (counts[codes] == 1)
+    positions = [np.flatnonzero(single)]
+    unsure = np.flatnonzero((codes >= 0) & ~single)
+    rows = records.take(pa.array(unsure)).to_pylist()
+    together: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for position, row in zip(unsure.tolist(), rows, strict=True):
+        together.setdefault(row["image_id"], []).append((position, row))
+    for same in together.values():
+        positions.append(np.array(_one_of(same, refused), np.int64))
+    return np.sort(np.concatenate(positions)), refused
+
+
+def num_harmful(refused: Iterable[Refusal]) -> int:
+    """How many refusals count towards max_reject_fraction; duplicates do not."""
+    return sum(one.reason not in HARMLESS for one in refused)
+
+
+def reason_counts(refused: Iterable[Refusal]) -> dict[str, int]:
+    """Number of refusals by reason, sorted by reason."""
+    return dict(sorted(Counter(one.reason for one in refused).items()))
+
+
+def worst(refused: Sequence[Refusal]) -> str:
+    """The harmful reasons with their numbers, most frequent first, and one example."""
+    harmful = [one for one in refused if one.reason not in HARMLESS]
+    counts = Counter(one.reason for one in harmful)
+    example = min(harmful, key=lambda one: (-counts[one.reason], one.reason, one.uri))
+    numbers = ", ".join(f"{num:,} {reason}" for reason, num in counts.most_common())
+    return f"({numbers}), e.g. {example}"
+
+
+def _refused_before(records: pa.Table) -> list[Refusal]:
+    rows = records.filter(records["reason"].is_valid()).select(["uri", "image_id", "reason", "detail"])
+    return [Refusal(**row) for row in rows.to_pylist()]
+
+
+def _one_of(same: list[tuple[int, dict[str, Any]]], refused: list[Refusal]) -> list[int]:
+    """The position to keep of rows with the same bytes (or none); the others are refused."""
+    labelled = []
+    for position, row in same:
+        if row["label"] is None:
+            refused.append(_refusal(row, "unlabelled", "lies in no class folder"))
+        else:
+            labelled.append((position, row))
+    labels = sorted({row["label"] for _, row in labelled})
+    if len(labels) > 1:
+        refused += [_refusal(row, "label_conflict", f"the same bytes are labelled {' and '.join(labels)}")
+                    for _, row in labelled]
+        return []
+    labelled.sort(key=_preference)
+    refused += [_refusal(row, "duplicate", f"the same bytes as {labelled[0][1]['uri']}")
+                for _, row in labelled[1:]]
+    return [position for position, _ in labelled[:1]]
+
+
+def _preference(one: tuple[int, dict[str, Any]]) -> tuple[int, str]:
+    row = one[1]
+    return {"test": 0, "val": 1}.get(row["split"], 2), row["uri"]
+
+
+def _refusal(row: dict[str, Any], reason: str, detail: str) -> Refusal:
+    return Refusal(row["uri"], row["image_id"], reason, detail)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from imageset.check import check_source
+from tests.imageset.pictures import make_folder, noise, snapshot
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+HOSTILE = SHARED / "hostile"
+needs_hostile = pytest.mark.skipif(not HOSTILE.is_dir(), reason="../shared/hostile is not here")
+
+
+def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    (source / "ant" / "text.jpg").write_text("no picture")
+    (source / "bee" / "copy.png").write_bytes((source / "bee" / "0000.png").read_bytes())
+    (source / "ant" / "other.png").write_bytes((source / "bee" / "0001.png").read_bytes())
+    before = snapshot(tmp_path)
+    report = check_source(source, max_reject_fraction=0.1, workers=1)
+    assert {one.uri: one.reason for one in report.refused} == {
+        "ant/text.jpg": "not_an_image", "bee/copy.png": "duplicate", "ant/other.png": "label_conflict",
+        "bee/0001.png": "label_conflict"}
+    assert (report.num_pictures, report.num_sound, report.classes) == (43, 39, {"ant": 20, "bee": 19})
+    assert report.stops is None and "convoy run would take it" in report.text()
+    assert snapshot(tmp_path) == before
+
+
+def test_a_broken_mount_is_announced(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set", num_each=3)
+    for file in (source / "ant").iterdir():
+        file.write_bytes(bytes(100))
+    report = check_source(source, workers=1)
+    assert report.stops == "3 of 6 pictures are refused, more than max_reject_fraction 0.05"
+
+
+def test_a_single_class_can_be_looked_at(tmp_path: Path) -> None:
+    report = check_source(make_folder(tmp_path / "set", classes=("ant",), num_each=2), workers=1)
+    assert report.num_sound == 2 and "a single class 'ant'" in str(report.stops)
+
+
+def test_a_name_with_a_line_break_stays_on_one_line_of_the_report(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set", num_each=2)
+    (source / "ant" / "two\nlines\u202e.jpg").touch()
+    assert "two\\nlines\\u202e.jpg" in check_source(source, workers=1).text()
+
+
+@needs_hostile
+def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path: Path) -> None:
+    with tarfile.open(HOSTILE / "corpus.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.iterdir()
+    report = check_source(root, timeout_s=30)
+    files = [file for file in root.rglob("*") if file.is_file()]
+    assert report.num_pictures + sum(report.passed_over.values()) == len(files)
+    assert report.num_sound + len(report.refused) == report.num_pictures
+    reasons = Counter(one.reason for one in report.refused)
+    assert reasons["crashed"] == reasons["timeout"] == 0
+    assert {"bomb", "truncated", "undecodable", "unsupported", "too_small", "empty"} <= set(reasons)
+    with (HOSTILE / "MANIFEST.csv").open() as manifest:
+        pillow_can = {row["path"] for row in csv.DictReader(manifest) if row["pillow"] == "ok"}
+    refused = {one.uri for one in report.refused}
+    walked = {str(file.relative_to(root)) for file in files}
+    assert not [uri for uri in walked - refused - pillow_can if _taken(uri)]
+
+
+def _taken(uri: str) -> bool:
+    from imageset.sources import PICTURE_ENDINGS
+
+    return Path(uri).suffix.lower() in PICTURE_ENDINGS and not Path(uri).name.startswith(".")
+
+
+@needs_hostile
+def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
+    (tmp_path / "ok.png").write_bytes(noise(1))
+    subprocess.run(["bash", str(HOSTILE / "make_fs.sh"), str(tmp_path / "set" / "trap"), str(tmp_path / "ok.png")],
+                   check=True, capture_output=True)
+    make_folder(tmp_path / "set", num_each=1)
+    report = check_source(tmp_path / "set", workers=1)
+    assert report.passed_over == {"links": 8, "hidden": 1, "devices, sockets and FIFOs": 2}
+    reasons = Counter(one.reason for one in report.refused)
+    assert reasons["bomb"] == 1 and reasons["duplicate"] >= 22 and report.num_sound == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set", num_each=2)
+    (source / "ant" / "0000.png").chmod(0)
+    assert [one.reason for one in check_source(source, workers=1).refused] == ["unreadable"]
