@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("source", nargs="?", help=SOURCE)
     ingest = command("ingest", "only read a source into data/raw and version it")
     ingest.add_argument("source", nargs="?", help=SOURCE)
+    check = command("check", "look at a source as `run` would, report what is wrong with it, and write nothing")
+    check.add_argument("source", help=SOURCE.partition(";")[0])
     promote = command("promote", "only register a trained model, and let it serve if it is better")
     promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
     predict = command("predict", "tag a folder of pictures with the model that serves")
@@ -66,6 +68,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from flows.demo import demo
 
             print(demo(project))
+        case "check":
+            from flows.checks import report
+
+            print(report(arguments.source, project))
         case "up":
             from flows.up import up
 

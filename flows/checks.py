@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import versioning
+from flows.project import PARAMS
 from imageset.errors import UserError
+from imageset.params import load_params
 
 
 def check_source(source: str | None, project: Path) -> None:
@@ -13,6 +15,19 @@ def check_source(source: str | None, project: Path) -> None:
     from imageset.sources import open_source
 
     open_source(source or versioning.last_source(project))
+
+
+def report(source: str, project: Path) -> str:
+    """What `convoy check` prints: every picture decoded and judged, nothing written."""
+    from imageset import check
+    from imageset.normalize import KNOWN_PARAMS
+    from imageset.progress import Progress
+
+    params = load_params(project / PARAMS, "normalize", KNOWN_PARAMS)
+    with Progress("check") as progress:
+        found = check.check_source(source, max_pixels=params["max_pixels"],
+                                   max_reject_fraction=params["max_reject_fraction"], progress=progress)
+    return found.text()
 
 
 def check_prediction(source: str, out: str) -> int:
