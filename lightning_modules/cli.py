@@ -24,6 +24,7 @@ ALWAYS = {
     "num_sanity_val_steps": 0,
     "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
 }
+TOP_KEYS = {"seed_everything", "stop_at_error", "trainer", "data", "model"}
 HIDDEN = ("help", "config", "print_config")  # what LightningCLI adds for a command line
 
 
@@ -40,7 +41,7 @@ class StageParser(LightningArgumentParser):
         raise UserError(where + self._plainly(text)) from ex
 
     def _plainly(self, text: str) -> str:
-        known = [action.dest for action in self._actions]
+        known = [a.dest for a in self._actions if a.dest not in HIDDEN and not a.dest.endswith(".help")]
         text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
         text = re.sub(
             r"^(?:[\w.]+: )?Group '([\w.]+)' does not accept option '([\w.]+)'",
@@ -48,7 +49,7 @@ class StageParser(LightningArgumentParser):
             text,
         )
         if unknown := re.fullmatch(r"Option '([\w.]+)' is not accepted", text):
-            return f"unknown key '{unknown[1]}'; {nearest(unknown[1], [k for k in known if k not in HIDDEN and not k.endswith('.help')])}"
+            return f"unknown key '{unknown[1]}'; {nearest(unknown[1], known)}"
         if required := re.fullmatch(r"the following arguments are required: (.+)", text):
             return f"the key '{required[1]}' is missing"
         if misfit := re.match(
@@ -82,6 +83,8 @@ def build_stage(
     """
     quiet_lightning()
     section = load_section(path, stage)
+    for key in section.keys() - TOP_KEYS:  # LightningCLI passes over an unknown key that holds nothing
+        raise UserError(f"{path}: {stage}: unknown key '{key}'; {nearest(key, TOP_KEYS)}")
     parser_class = type("Parser", (StageParser,), {"stage": stage})
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of arguments it is not asked to read
     try:
@@ -96,7 +99,9 @@ def build_stage(
             run=False,
             auto_configure_optimizers=False,
         )
-    except (TypeError, ImportError, AttributeError, MisconfigurationException) as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, ImportError, AttributeError, MisconfigurationException) as error:
         raise UserError(f"params.yaml: {stage}: {' '.join(str(error).split())[:400]}") from error
     finally:
         sys.argv = argv

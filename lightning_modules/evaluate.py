@@ -84,7 +84,8 @@ def summary(values: dict[str, float], confusion: np.ndarray, classes: tuple[str,
     """The numbers of metrics.json. A class without test pictures has no recall."""
     right = confusion.diagonal()
     recall = {name: float(right[i] / confusion[i].sum()) for i, name in enumerate(classes) if confusion[i].sum()}
-    test = {name: values[f"test_{name}"] for name in ("accuracy", "error", "loss")}
+    # no metric is called `error`: DVC takes that name for a revision that failed to load
+    test = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
     test["macro_recall"] = float(np.mean(list(recall.values())))
     return {"test": test, "recall": recall}
 

@@ -44,8 +44,10 @@ def connect(project: Path) -> "MlflowClient":
 
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    uri = tracking_uri(project)
+    uri, named = tracking_uri(project), os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
+    if named is None:  # MLflow has just set it; the next project in this process has a store of its own
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     client = mlflow.MlflowClient()
     try:

@@ -49,8 +49,9 @@ def test_any_option_of_the_trainer_can_be_named(build):
 
 
 def test_any_callback_can_be_named(build):
-    cli = build(train__trainer__callbacks=[{"class_path": "pytorch_lightning.callbacks.Timer"}])
-    assert "Timer" in [type(callback).__name__ for callback in cli.trainer.callbacks]
+    swa = {"class_path": "pytorch_lightning.callbacks.StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}
+    cli = build(train__trainer__callbacks=[swa])
+    assert "StochasticWeightAveraging" in [type(callback).__name__ for callback in cli.trainer.callbacks]
 
 
 def test_any_optimizer_can_be_named(build):

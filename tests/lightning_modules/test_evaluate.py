@@ -138,7 +138,7 @@ def test_rows_of_the_confusion_matrix_are_the_true_classes():
 
 
 def test_a_class_without_test_pictures_has_no_recall():
-    values = {"test_accuracy": 0.5, "test_error": 0.5, "test_loss": 1.0}
+    values = {"test_accuracy": 0.5, "test_loss": 1.0}
     numbers = summary(values, np.array([[1, 1, 0], [0, 0, 0], [0, 0, 2]]), ("a", "b", "c"))
     assert numbers["recall"] == {"a": 0.5, "c": 1.0}
     assert numbers["test"]["macro_recall"] == 0.75
