@@ -25,8 +25,12 @@ def report(source: str, project: Path) -> str:
 
     params = load_params(project / PARAMS, "normalize", KNOWN_PARAMS)
     with Progress("check") as progress:
-        found = check.check_source(source, max_pixels=params["max_pixels"],
-                                   max_reject_fraction=params["max_reject_fraction"], progress=progress)
+        found = check.check_source(
+            source,
+            max_pixels=params["max_pixels"],
+            max_reject_fraction=params["max_reject_fraction"],
+            progress=progress,
+        )
     return found.text()
 
 

@@ -67,9 +67,7 @@ def stop(process: Process, grace_s: float = GRACE_S) -> None:
     """End a process, its group and everything those started: politely, then by force."""
     family = _descendants(process.pid)
     _signal_group(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + grace_s
-    while time.monotonic() < deadline and (process.poll() is None or any(map(_is_alive, family))):
-        time.sleep(0.05)
+    _wait_for(lambda: process.poll() is not None and not any(map(_is_alive, family)), grace_s)
     family |= _descendants(process.pid)
     _signal_group(process.pid, signal.SIGKILL)
     for member in filter(_is_alive, family):
@@ -78,16 +76,31 @@ def stop(process: Process, grace_s: float = GRACE_S) -> None:
     process.wait()
 
 
-def _descendants(pid: int) -> set[psutil.Process]:
+def stop_children(process: Process, grace_s: float = GRACE_S) -> None:
+    """Ask what a process has started to end, and give it time to: flows of a worker report how they ended."""
+    children = _descendants(process.pid, recursive=False)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _wait_for(lambda: not any(map(_is_alive, children)), grace_s)
+
+
+def _wait_for(done: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not done():
+        time.sleep(0.05)
+
+
+def _descendants(pid: int, recursive: bool = True) -> set[psutil.Process]:
     try:
-        return set(psutil.Process(pid).children(recursive=True))
+        return set(psutil.Process(pid).children(recursive))
     except psutil.NoSuchProcess:
         return set()
 
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

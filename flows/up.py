@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import console, processes, server
+from flows import console, processes, server, versioning
+from flows.errors import Busy
 from flows.project import CACHE
 from flows.server import HOST, Addresses, answers, is_free
 from imageset.errors import UserError
@@ -21,6 +22,7 @@ from imageset.errors import UserError
 logger = console.get_logger(__name__)
 
 POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
+HOLDING = ("pipeline", "ingest", "train", "promote")  # flows that run while `versioning.only_one` is held
 START_TIMEOUT_S = 180.0
 LAST_LINES = 15  # of a dead child's log
 
@@ -78,8 +80,9 @@ class Fleet:
             child.check()
 
     def stop(self) -> None:
-        """Stop all, the last one first."""
+        """Stop all, the last one first: flows that run can still tell Prefect's server how they ended."""
         for child in reversed(self.children):
+            processes.stop_children(child.process)
             processes.stop(child.process)
 
 
@@ -94,6 +97,7 @@ def up(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[s
     fleet = Fleet(project, environment(project, addresses))
     try:
         start_servers(project, fleet, addresses, mlflow_port, prefect_port)
+        close_dead_runs(project, addresses)
         start_worker(fleet, addresses)
         deploy(fleet)
         addresses.save(project)
@@ -149,12 +153,28 @@ def start_servers(project: Path, fleet: Fleet, addresses: Addresses, mlflow_port
     fleet.wait("MLflow", lambda: answers(f"{addresses.mlflow}/health"))
 
 
+def close_dead_runs(project: Path, addresses: Addresses) -> None:
+    """Mark runs that say Running though their process is gone as Crashed: they would hold the concurrency limit
+    of their deployment for ever. Who runs a pipeline holds the project; if nobody does, all such runs are dead."""
+    api = f"{addresses.prefect}/api"
+    try:
+        with versioning.only_one(project):
+            running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}},
+                       "flows": {"name": {"any_": list(HOLDING)}}}  # fmt: skip
+            for run in _post(f"{api}/flow_runs/filter", running):
+                state = {"type": "CRASHED", "message": "its process is gone"}
+                _post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state})
+                logger.info("up: run %s was killed and is closed as crashed", run["name"])
+    except Busy:
+        logger.info("up: another run is at work in this project; runs that died are not looked for")
+
+
 def start_worker(fleet: Fleet, addresses: Addresses) -> None:
     """One worker of the pool `convoy`, which it makes if there is none."""
     fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
                 "--pool", POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
     workers = f"{addresses.prefect}/api/work_pools/{POOL}/workers/filter"
-    fleet.wait("the worker", lambda: any(one["status"] == "ONLINE" for one in _post(workers)))
+    fleet.wait("the worker", lambda: any(one["status"] == "ONLINE" for one in _post(workers, {})))
 
 
 def deploy(fleet: Fleet) -> None:
@@ -182,11 +202,13 @@ def welcome(project: Path, addresses: Addresses) -> str:
     ])  # fmt: skip
 
 
-def _post(url: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+def _post(url: str, body: dict[str, Any]) -> Any:
+    """The answer of Prefect's server; nothing while it does not know the address."""
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            found: list[dict[str, Any]] = json.load(response)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
     except OSError:
         return []
-    return found
