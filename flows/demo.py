@@ -52,6 +52,7 @@ def summary(project: Path, decision: Decision, predicted: Predicted) -> str:
     metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
     accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
     lines = [
+        "",
         f"test accuracy  {accuracy:.4f} on {num_test:,} test pictures",
         f"serving        {predicted.version}: {predicted.version.decision or decision.reason}",
         f"predictions    {predicted.out}: {predicted.num_rows:,} pictures, {predicted.num_errors:,} errors",

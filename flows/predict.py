@@ -104,7 +104,8 @@ def tag(source: str, out: str, version: Version, num_pictures: int, project: Pat
     params = stage_params(project, "predict")
     registry.connect(project)
     bundle = load_bundle(version.uri)
-    logger.info("predict: %s tags %s pictures", version, f"{num_pictures:,}")
+    again = ", again: the file is replaced" if Path(out).exists() else ""
+    logger.info("predict: %s tags %s pictures%s", version, f"{num_pictures:,}", again)
     with console.progress("predict", logger) as progress:
         progress.begin(num_pictures)
         scored = score(

@@ -29,7 +29,8 @@ LOCK = CACHE / "convoy.lock"
 # What DVC says to people who drive it by hand. It stays in the run's log.
 ADVICE_BEGINS = ("To track the changes with git", "To enable auto staging", "Use `dvc push`")
 BOOKKEEPING = re.compile(
-    r"^$|^\t|^> |^(Generating|Updating) lock file|^'.*' didn't change, skipping$|^Data and pipelines are up to"
+    r"^$|^\t|^> |^(Generating|Updating) lock file|'.*' didn't change, skipping$|^Data and pipelines are up to"
+    r"|^WARNING: Process .* in RWLock-file"  # left by a run that was killed; DVC has mended it
 )
 STAGE_LINE = re.compile(
     r"^(?:Running stage '(?P<ran>.+)':"
@@ -80,7 +81,7 @@ def repro(project: Path, force: str | None = None) -> Reproduction:
         logger.info(line, extra=QUIET if _is_for_the_log(line) else None)
     if done.status:
         raise _failure(done)
-    if done.skipped and not done.ran:
+    if done.skipped:
         logger.info("stages up to date, skipped: %s", ", ".join(done.skipped))
     return done
 
