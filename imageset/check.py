@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from imageset.decode import DecodeSpec, Rejected
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
-from imageset.pixels import Facts, look
+from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
@@ -97,7 +97,8 @@ def check_source(source: str | os.PathLike[str] | Source, *, max_pixels: int = 1
         if isinstance(seen, Rejected):
             row["reason"], row["detail"] = seen.reason, seen.detail
         else:
-            sides.append(_note(row, seen))
+            width, height, _ = seen
+            sides.append(min(width, height))
     progress.end()
     return _report(source, pa.Table.from_pylist(rows, _SCHEMA), sides, max_reject_fraction)
 
@@ -117,11 +118,6 @@ def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
         else:
             row["image_id"] = hashlib.sha256(data).hexdigest()
             yield row, data
-
-
-def _note(row: dict[str, Any], facts: Facts) -> int:
-    row["phash"] = facts.phash
-    return min(facts.width, facts.height)
 
 
 def _report(source: Source, records: pa.Table, sides: list[int], max_reject_fraction: float) -> CheckReport:

@@ -3,6 +3,9 @@
 The order is always: judge by the first bytes, read the header, judge the size, decode the first frame, turn by
 EXIF, bring to 8 bits and to grey or RGB, crop or pad or stretch. What Pillow raises (OSError, ValueError,
 SyntaxError, NotImplementedError and more) becomes `Rejected` with a reason code.
+
+A sound JPEG takes a faster way to the same pixels (imageset.jpeg), and a faster resize (imageset.resize). Which
+way a picture takes depends on its bytes and the DecodeSpec alone.
 """
 
 from __future__ import annotations
@@ -15,18 +18,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
+from imageset import jpeg, resize
 from imageset.quality import Rejected
 from imageset.sniff import is_cut, sniff
 
 __all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
 
 # Raised whenever decoding gives other pixels for the same bytes: stores of an earlier decoder are not taken over.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 # Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
 MIN_SIDE_PX = 4
 
 FITS = ("crop", "pad", "stretch")
+FIDELITIES = ("exact", "fast")
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -60,6 +65,8 @@ class DecodeSpec:
         fit: "crop" (short side to size, middle kept), "pad" (long side to size, black around) or "stretch".
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; antialiased, except nearest.
         max_pixels: a picture whose header announces more is refused before it is decoded.
+        fidelity: "exact" (every pixel is decoded, and resized antialiased) or "fast" (a JPEG may be scaled down by
+            its decoder first, to no less than twice the size).
     """
 
     size: int
@@ -67,6 +74,7 @@ class DecodeSpec:
     fit: str
     interpolation: str
     max_pixels: int
+    fidelity: str = "exact"
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -78,6 +86,8 @@ class DecodeSpec:
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ValueError(f"interpolation must be one of {known}, not {self.interpolation!r}")
+        if self.fidelity not in FIDELITIES:
+            raise ValueError(f"fidelity must be one of {', '.join(FIDELITIES)}, not {self.fidelity!r}")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
 
@@ -121,6 +131,9 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     """
     format_name = sniff(data)
     try:
+        if format_name == "JPEG" and (found := jpeg.jpeg_header(data)):
+            _judge_size(found.width, found.height, max_pixels)
+            return Header(format_name, found.width, found.height, found.grey)
         picture = _open(data, format_name, max_pixels)
         return Header(format_name, *picture.size, grey=picture.mode in _GREY_MODES)
     except Rejected:
@@ -142,6 +155,8 @@ def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
     """Like decode, and also the picture's own width and height in pixels, after the EXIF turn."""
     format_name = sniff(data)
     try:
+        if format_name == "JPEG" and (quick := _measure_jpeg(data, spec)):
+            return quick
         picture = _open(data, format_name, spec.max_pixels)
         picture.load()
         picture = _upright(picture)
@@ -155,12 +170,15 @@ def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
 
 def _open(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
     picture = Image.open(io.BytesIO(data), formats=(format_name,))
-    width, height = picture.size
+    _judge_size(*picture.size, max_pixels)
+    return picture
+
+
+def _judge_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise Rejected("bomb", f"{width} x {height} pixels; the limit is {max_pixels:,}")
     if min(width, height) < MIN_SIDE_PX:
         raise Rejected("too_small", f"{width} x {height} pixels; at least {MIN_SIDE_PX} on a side are needed")
-    return picture
 
 
 def _refusal(error: Exception, data: bytes, format_name: str) -> Rejected:
@@ -243,3 +261,53 @@ def _resized(picture: Image.Image, width: int, height: int, spec: DecodeSpec) ->
     if picture.size == (width, height):
         return picture
     return picture.resize((width, height), INTERPOLATIONS[spec.interpolation])
+
+
+# ---- the fast way for JPEG -------------------------------------------------------------------------------------
+
+
+def _measure_jpeg(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int] | None:
+    """What measure returns, or None where Pillow must decide."""
+    found = jpeg.jpeg_header(data)
+    if found is None or (spec.channels == 1 and not found.grey):
+        return None  # colour to grey costs more than the fast way saves
+    width, height, grey, may_be_turned = found
+    _judge_size(width, height, spec.max_pixels)
+    pixels = jpeg.decode_jpeg(data, grey, spec.size if spec.fidelity == "fast" else 0)
+    if pixels is None:
+        return None
+    if may_be_turned:
+        orientation = jpeg.orientation_of(data)
+        pixels = jpeg.turned(pixels, orientation)
+        width, height = (height, width) if orientation >= 5 else (width, height)
+    pixels = _fit_pixels(pixels, spec)
+    if pixels.shape[2] != spec.channels:
+        pixels = np.repeat(pixels, spec.channels, axis=2)
+    return np.ascontiguousarray(pixels), width, height
+
+
+def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec) -> np.ndarray:
+    """_fit for (H, W, C) pixels; both cut and scale by the same whole numbers."""
+    height, width = pixels.shape[:2]
+    if spec.fit == "pad":
+        scale = spec.size / max(width, height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        canvas = np.zeros((spec.size, spec.size, pixels.shape[2]), np.uint8)
+        left, top = (spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2
+        canvas[top : top + inner[1], left : left + inner[0]] = _resized_pixels(pixels, *inner, spec)
+        return canvas
+    if spec.fit == "crop" and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        pixels = pixels[top : top + side, left : left + side]
+    return _resized_pixels(pixels, spec.size, spec.size, spec)
+
+
+def _resized_pixels(pixels: np.ndarray, width: int, height: int, spec: DecodeSpec) -> np.ndarray:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if spec.interpolation in resize.MODES:
+        return resize.resize(pixels, width, height, spec.interpolation)
+    plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    resized = _resized(Image.fromarray(np.ascontiguousarray(plane)), width, height, spec)
+    return np.asarray(resized).reshape(height, width, -1)

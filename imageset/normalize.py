@@ -2,7 +2,8 @@
 
 Pictures are taken in the order in which they lie in the raw shards, and every shard of pixels belongs to one raw
 shard: adding pictures adds shards and leaves the earlier ones byte for byte. The same raw data and parameters give
-the same bytes, whatever the number of workers.
+the same bytes, whatever the number of workers, and whether pictures are decoded or taken over from the dataset
+that stands at the place already.
 """
 
 from __future__ import annotations
@@ -10,27 +11,27 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imageset import raw, store
 from imageset.atomic import replacing_folder, write_text
-from imageset.decode import FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
+from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
+from imageset.earlier import Earlier
 from imageset.errors import UserError
+from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
 from imageset.params import check_keys
-from imageset.pixels import Facts, Place, develop, header
-from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, chunked, run_all
+from imageset.pixels import Batch, Facts, develop, headers
+from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, run_all
 from imageset.progress import Progress, Silent
-from imageset.quality import HARMLESS
 from imageset.split import SPLITS, SplitRule, assign
 
 KNOWN_PARAMS: Mapping[str, Any] = {
@@ -42,42 +43,22 @@ KNOWN_PARAMS: Mapping[str, Any] = {
     "max_reject_fraction": float,
     "split": {"seed": int, "val": float, "test": float},
 }
+# Keys that may be left out, and what that means.
+OPTIONAL_PARAMS: Mapping[str, Any] = {"fidelity": "exact"}
+
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
 MAX_SHARD_BYTES = 128 << 20  # of pixels
-
-
-@dataclass(slots=True)
-class Row:
-    """One picture on its way into the dataset."""
-
-    image_id: str
-    uri: str
-    label: str
-    group: str | None
-    made_split: str | None
-    raw_shard: int
-    offset: int
-    size: int
-    split: str = ""
-    shard: int = -1
-    row: int = -1
-    facts: Facts | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One row of rejected.parquet."""
-
-    uri: str
-    image_id: str | None
-    reason: str
-    detail: str
+BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
+BATCH_PIXEL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class NormalizeSummary:
-    """What came out: pictures by split, classes, refusals by reason, and the decode parameters."""
+    """What came out: pictures by split, classes, refusals by reason, and the decode parameters.
+
+    num_decoded counts the pictures that were decoded now; the others were taken over.
+    """
 
     name: str
     counts: dict[str, int]
@@ -85,14 +66,17 @@ class NormalizeSummary:
     rejected: dict[str, int]
     spec: DecodeSpec
     fingerprint: str
+    num_decoded: int
 
     def describe(self) -> str:
         """One line for a person."""
         size, _, channels = self.spec.shape
+        total = sum(self.counts.values())
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
-        return (f"{self.name}: {sum(self.counts.values()):,} pictures of {size}x{size}x{channels} "
-                f"in {self.num_classes} classes ({splits}); rejected: {refused}")
+        again = f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
+        return (f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
+                f"in {self.num_classes} classes ({splits}); rejected: {refused}{again}")
 
 
 def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any], *, workers: int | None = None,
@@ -105,28 +89,38 @@ def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any
         UserError: wrong parameters, no raw data, fewer than two classes, an empty split, or more than
             max_reject_fraction of the pictures refused.
     """
-    check_params(params)
+    params = check_params(params)
     rule = SplitRule(**params["split"])
     raw_dir, progress = Path(raw_dir), progress or Silent()
     name = raw.read_source(raw_dir)["name"]
     rows, refused = read_rows(raw_dir)
     num_judged = len(rows) + num_harmful(refused)
-    place_in_splits(rows, rule)
+    check_splits(rows, place_in_splits(rows, rule))
     with Workers(workers) as pool:
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replacing_folder(out_dir) as folder:
-            kept = write_pixels(raw_dir, folder, rows, refused, spec, pool, timeout_s, progress)
+            work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
+            rows, facts, num_decoded = write_pixels(work, rows, refused)
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
-            check_splits(kept)
-            return write_tables(folder, name, kept, refused, spec, rule)
+            splits = place_in_splits(rows, rule)
+            check_splits(rows, splits)
+            index = make_index(rows, splits, facts)
+            manifest = write_tables(folder, name, index, refused, spec, rule)
+    counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
+    return NormalizeSummary(name, counts, len(manifest["classes"]), manifest["rejected"], spec,
+                            manifest["fingerprint"], num_decoded)
 
 
-def check_params(params: Mapping[str, Any]) -> None:
-    """Raise UserError for an unknown or missing key, or a value out of range."""
-    check_keys(params, KNOWN_PARAMS, where="params.yaml: normalize")
-    for key, known in (("fit", FITS), ("interpolation", tuple(INTERPOLATIONS)), ("channels", ("auto", 1, 3))):
-        if params[key] not in known:
-            raise UserError(f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, known))}, "
+def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with what was left out filled in; UserError for a wrong key or a value out of range."""
+    params = dict(OPTIONAL_PARAMS) | dict(params)
+    known = dict(KNOWN_PARAMS) | {key: type(value) for key, value in OPTIONAL_PARAMS.items()}
+    check_keys(params, known, where="params.yaml: normalize")
+    choices = {"fit": FITS, "interpolation": tuple(INTERPOLATIONS), "channels": ("auto", 1, 3),
+               "fidelity": FIDELITIES}
+    for key, allowed in choices.items():
+        if params[key] not in allowed:
+            raise UserError(f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, allowed))}, "
                             f"not {params[key]!r}")
     size = params["size"]
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
@@ -135,78 +129,48 @@ def check_params(params: Mapping[str, Any]) -> None:
         raise UserError("params.yaml: normalize.max_pixels: must be positive")
     if not 0 <= params["max_reject_fraction"] <= 1:
         raise UserError("params.yaml: normalize.max_reject_fraction: must be from 0 to 1")
+    return params
 
 
 # ---- read ------------------------------------------------------------------------------------------------------
 
 
-def read_rows(raw_dir: Path) -> tuple[list[Row], list[Refusal]]:
-    """The pictures to decode, one row for each picture's bytes, and what is refused without a look at them."""
-    records = [one for one in raw.read_records(raw_dir).to_pylist() if not one["absent"]]
-    refused = [Refusal(one["uri"], None, one["reason"], one["detail"]) for one in records if one["reason"]]
-    readable = sorted((one for one in records if not one["reason"]), key=_order)
-    rows: list[Row] = []
-    for _, same in groupby(readable, key=lambda one: one["image_id"]):
-        rows += _one_of(list(same), refused)
-    rows.sort(key=lambda row: (row.raw_shard, row.offset))
-    return rows, refused
-
-
-def _order(record: Mapping[str, Any]) -> tuple[str, int, str]:
-    """By picture; of the same picture first the one that came in the test split, then validation, then by uri."""
-    preference = {"test": 0, "val": 1}.get(record["split"], 2)
-    return record["image_id"], preference, record["uri"]
-
-
-def _one_of(same: list[dict[str, Any]], refused: list[Refusal]) -> list[Row]:
-    """Of the records of the same bytes keep the first; none where their labels disagree."""
-    labelled = []
-    for one in same:
-        if one["label"] is None:
-            refused.append(Refusal(one["uri"], one["image_id"], "unlabelled", "lies in no class folder"))
-        else:
-            labelled.append(one)
-    labels = sorted({one["label"] for one in labelled})
-    if len(labels) > 1:
-        detail = "the same bytes are labelled " + " and ".join(labels)
-        refused += [Refusal(one["uri"], one["image_id"], "label_conflict", detail) for one in labelled]
-        return []
-    refused += [Refusal(one["uri"], one["image_id"], "duplicate", f"the same bytes as {labelled[0]['uri']}")
-                for one in labelled[1:]]
-    return [Row(one["image_id"], one["uri"], one["label"], one["group"], one["split"], one["shard"], one["offset"],
-                one["size"]) for one in labelled[:1]]
+def read_rows(raw_dir: Path) -> tuple[pa.Table, list[Refusal]]:
+    """The pictures to decode, one row for each picture's bytes, in raw order, and what is refused unseen."""
+    records = raw.read_records(raw_dir)
+    records = records.filter(pc.invert(records["absent"]))  # type: ignore[attr-defined]
+    kept, refused = judge(records)
+    rows = records.take(pa.array(kept)).select(["image_id", "uri", "label", "group", "split", "shard", "offset",
+                                                "size"])
+    return rows.sort_by([("shard", "ascending"), ("offset", "ascending")]).combine_chunks(), refused
 
 
 # ---- split -----------------------------------------------------------------------------------------------------
 
 
-def place_in_splits(rows: list[Row], rule: SplitRule) -> None:
-    """Give every row its split, and stop before the work where that leaves nothing to train or to judge by."""
-    splits = assign([row.image_id for row in rows], [row.group for row in rows],
-                    [row.made_split for row in rows], rule)
-    for row, split in zip(rows, splits, strict=True):
-        row.split = split
-    check_splits(rows)
+def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
+    """The split of every row."""
+    return assign(rows["image_id"].to_pylist(), rows["group"].to_pylist(), rows["split"].to_pylist(), rule)
 
 
-def check_splits(rows: list[Row]) -> None:
+def check_splits(rows: pa.Table, splits: list[str]) -> None:
     """Raise UserError when there are no pictures, a single class, or an empty split."""
-    if not rows:
-        raise UserError("no pictures are left to make a dataset of; see what was ingested: `convoy run FOLDER`")
-    classes = sorted({row.label for row in rows})
+    if not splits:
+        raise UserError("no pictures are left to make a dataset of; see why with `convoy check FOLDER`")
+    classes = rows["label"].unique().to_pylist()
     if len(classes) < 2:
         raise UserError(f"a single class '{classes[0]}' is left; at least two are needed to learn a difference")
-    present = {row.split for row in rows}
+    present = set(splits)
     for split in SPLITS:
         if split not in present:
-            raise UserError(f"the {split} split is empty with {len(rows):,} pictures; add pictures, "
+            raise UserError(f"the {split} split is empty with {len(splits):,} pictures; add pictures, "
                             "or change params.yaml: normalize.split")
 
 
 # ---- decode ----------------------------------------------------------------------------------------------------
 
 
-def decide_spec(params: Mapping[str, Any], raw_dir: Path, rows: list[Row], pool: Workers, timeout_s: float,
+def decide_spec(params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Workers, timeout_s: float,
                 progress: Progress) -> DecodeSpec:
     """The decode parameters, with `auto` settled by the pictures' headers."""
     size, channels = params["size"], params["channels"]
@@ -214,10 +178,11 @@ def decide_spec(params: Mapping[str, Any], raw_dir: Path, rows: list[Row], pool:
         found_size, found_channels = _measure(rows, raw_dir, params, pool, timeout_s, progress)
         size = found_size if size == "auto" else size
         channels = found_channels if channels == "auto" else channels
-    return DecodeSpec(size, channels, params["fit"], params["interpolation"], params["max_pixels"])
+    return DecodeSpec(size, channels, params["fit"], params["interpolation"], params["max_pixels"],
+                      params["fidelity"])
 
 
-def _measure(rows: list[Row], raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float,
+def _measure(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float,
              progress: Progress) -> tuple[int, int]:
     """(size in px, channels): the size by the median of a sample, one channel only if every picture is grey.
 
@@ -225,65 +190,101 @@ def _measure(rows: list[Row], raw_dir: Path, params: Mapping[str, Any], pool: Wo
     """
     sides: list[int] = []
     progress.begin(total=len(rows), step="reading headers")
-    places = (_raw_place(row, raw_dir) for row in sorted(rows, key=lambda row: row.image_id))
     found_colour = False
-    for one in _headers(places, params["max_pixels"], pool, timeout_s):
+    sample = rows.sort_by("image_id").slice(0, AUTO_SAMPLE)
+    for one in _headers(sample.sort_by([("shard", "ascending"), ("offset", "ascending")]), raw_dir, params, pool,
+                        timeout_s):
         progress.advance()
         if isinstance(one, Header):
-            sides += [min(one.width, one.height)] if len(sides) < AUTO_SAMPLE else []
+            sides.append(min(one.width, one.height))
             found_colour = found_colour or not one.grey
-        if len(sides) >= AUTO_SAMPLE and (found_colour or params["channels"] != "auto"):
-            break
+    if params["channels"] == "auto" and not found_colour:
+        for one in _headers(rows, raw_dir, params, pool, timeout_s):
+            progress.advance()
+            if isinstance(one, Header) and not one.grey:
+                found_colour = True
+                break
     progress.end()
     median = float(np.median(sides)) if sides else 0.0
     size = next((size for size in AUTO_SIZES_PX if size >= median), AUTO_SIZES_PX[-1])
     return size, 3 if found_colour else 1
 
 
-def _headers(places: Iterable[Place], max_pixels: int, pool: Workers,
+def _headers(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers,
              timeout_s: float) -> Iterator[Header | Rejected]:
-    work = partial(header, max_pixels=max_pixels)
-    for results in run_all(pool, work, chunked(places, lambda place: place.size), timeout_s=timeout_s,
-                           ahead=CHUNKS_AHEAD * pool.num):
-        yield from results
+    work = partial(headers, max_pixels=params["max_pixels"])
+    batches = _batches(rows, np.zeros(len(rows), np.int64), raw_dir, "", 0, timeout_s)
+    for outcome in run_all(pool, work, batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * pool.num):
+        for part in outcome:
+            yield from [part] if isinstance(part, Rejected) else part
 
 
-def write_pixels(raw_dir: Path, folder: Path, rows: list[Row], refused: list[Refusal], spec: DecodeSpec,
-                 pool: Executor, timeout_s: float, progress: Progress) -> list[Row]:
-    """Decode every row into shards of pixels; return the rows that are in, in order; `refused` gets the others."""
-    plan = list(_shards(rows, spec))
-    for number, shard in enumerate(plan):
-        _reserve(folder / store.shard_name(number), len(shard), spec)
-    progress.begin(total=len(rows))
-    outcomes = _developed(raw_dir, folder, plan, spec, pool, timeout_s)
-    kept: list[Row] = []
-    for number, shard in enumerate(plan):
-        good = []
-        for row, outcome in zip(shard, outcomes, strict=False):
-            progress.advance()
-            if isinstance(outcome, Rejected):
-                refused.append(Refusal(row.uri, row.image_id, outcome.reason, outcome.detail))
-            else:
-                row.shard, row.facts = number, outcome
-                good.append(row)
-        _close_gaps(folder / store.shard_name(number), [row.row for row in good], len(shard), spec)
-        for position, row in enumerate(good):
-            row.row = position
-        kept += good
-    progress.end()
-    return kept
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What decoding needs besides the pictures."""
+
+    raw_dir: Path
+    folder: Path
+    spec: DecodeSpec
+    pool: Workers
+    timeout_s: float
+    earlier: Earlier
+    progress: Progress
 
 
-def _shards(rows: list[Row], spec: DecodeSpec) -> Iterator[list[Row]]:
-    """Cut the rows into shards of pixels; a new raw shard begins a new one."""
+def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa.Table, Facts, int]:
+    """Decode every row into shards of pixels, or take it over.
+
+    Returns (the rows that are in, with the columns shard and row of the pixels, their facts, how many were
+    decoded); `refused` gets the others.
+    """
+    plan = _plan(rows, work.spec)
+    facts = Facts.empty(len(rows), work.spec.channels)
+    work.progress.begin(total=len(rows))
+    to_decode = [_prepare(work, number, rows, some, facts) for number, some in enumerate(plan)]
+    batches = (batch for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
+               for batch in _shard_batches(work, number, rows, first, todo))
+    _decode(work, batches, np.concatenate([*to_decode, np.empty(0, np.int64)]), facts)
+    work.progress.end()
+    shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
+    for number, (first, num) in enumerate(plan):
+        good = _but(np.arange(num), facts.refused, first)
+        _close_gaps(work.folder / store.shard_name(number), good, num, work.spec)
+        shards[first + good], positions[first + good] = number, np.arange(len(good))
+    return *_kept(rows, facts, shards, positions, refused), sum(map(len, to_decode))
+
+
+def _but(rows: np.ndarray, refused: Mapping[int, object], first: int) -> np.ndarray:
+    """The rows that are not refused; those are counted from `first`."""
+    return np.array([row for row in rows.tolist() if first + row not in refused], np.int64)
+
+
+def _plan(rows: pa.Table, spec: DecodeSpec) -> list[tuple[int, int]]:
+    """(first row, number of rows) of each shard of pixels; a new raw shard begins a new one."""
     most = max(1, MAX_SHARD_BYTES // int(np.prod(spec.shape)))
-    for _, group in groupby(rows, key=lambda row: row.raw_shard):
-        together = list(group)
-        for start in range(0, len(together), most):
-            shard = together[start : start + most]
-            for position, row in enumerate(shard):
-                row.row = position
-            yield shard
+    raw_shards = rows["shard"].to_numpy()
+    starts = np.flatnonzero(np.diff(raw_shards, prepend=-1))
+    ends = np.append(starts[1:], len(raw_shards))
+    return [(first, min(most, end - first)) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+            for first in range(start, end, most)]
+
+
+def _prepare(work: Work, number: int, rows: pa.Table, some: tuple[int, int], facts: Facts) -> np.ndarray:
+    """Make one shard's file and take over what is known; return the rows (numbers in `rows`) left to decode."""
+    first, num = some
+    path = work.folder / store.shard_name(number)
+    image_ids = rows["image_id"].slice(first, num)
+    known = work.earlier.find_rows(image_ids)
+    for row, why in work.earlier.refusals(image_ids):
+        facts.refused[first + row] = why
+    todo, taken = _but(np.flatnonzero(known < 0), facts.refused, first), np.flatnonzero(known >= 0)
+    facts.put(first + taken, work.earlier.facts(known[taken]))
+    work.progress.advance(num - len(todo))
+    if len(todo) == 0 and work.earlier.link(known[taken], path):
+        return todo
+    _reserve(path, num, work.spec)
+    work.earlier.copy(known[taken], path, store.HEADER_BYTES + taken * int(np.prod(work.spec.shape)))
+    return first + todo
 
 
 def _reserve(path: Path, num_pictures: int, spec: DecodeSpec) -> None:
@@ -292,33 +293,48 @@ def _reserve(path: Path, num_pictures: int, spec: DecodeSpec) -> None:
         file.truncate(store.HEADER_BYTES + num_pictures * int(np.prod(spec.shape)))
 
 
-def _developed(raw_dir: Path, folder: Path, plan: list[list[Row]], spec: DecodeSpec, pool: Executor,
-               timeout_s: float) -> Iterator[Facts | Rejected]:
-    row_bytes = int(np.prod(spec.shape))
-    places = (
-        _raw_place(row, raw_dir)._replace(out_file=str(folder / store.shard_name(number)),
-                                          out_offset=store.HEADER_BYTES + row.row * row_bytes)
-        for number, shard in enumerate(plan) for row in shard
-    )
-    work = partial(develop, spec=spec)
-    ahead = CHUNKS_AHEAD * getattr(pool, "num", 1)
-    chunks = chunked(places, lambda place: place.size)
-    for results in run_all(pool, work, chunks, timeout_s=timeout_s, ahead=ahead):
-        yield from results
+def _shard_batches(work: Work, number: int, rows: pa.Table, first: int, todo: np.ndarray) -> Iterator[Batch]:
+    row_bytes = int(np.prod(work.spec.shape))
+    out_offsets = store.HEADER_BYTES + (todo - first) * row_bytes
+    out_file = str(work.folder / store.shard_name(number))
+    return _batches(rows.take(pa.array(todo)), out_offsets, work.raw_dir, out_file, row_bytes, work.timeout_s)
 
 
-def _raw_place(row: Row, raw_dir: Path) -> Place:
-    return Place(row.image_id, str(raw_dir / raw.shard_name(row.raw_shard)), row.offset, row.size)
+def _batches(rows: pa.Table, out_offsets: np.ndarray, raw_dir: Path, out_file: str, row_bytes: int,
+             timeout_s: float) -> Iterator[Batch]:
+    """Cut rows (in raw order) into batches of one raw shard each."""
+    shards, offsets, sizes = (rows[column].to_numpy() for column in ("shard", "offset", "size"))
+    cost = np.maximum(sizes / BATCH_BYTES, row_bytes / BATCH_PIXEL_BYTES) + 1 / 4096
+    number = np.floor(np.cumsum(cost)).astype(np.int64)
+    starts = np.flatnonzero((np.diff(number, prepend=-1) != 0) | (np.diff(shards, prepend=-1) != 0))
+    for start, end in zip(starts.tolist(), np.append(starts[1:], len(sizes)).tolist(), strict=False):
+        image_ids = [bytes.fromhex(one) for one in rows["image_id"].slice(start, end - start).to_pylist()]
+        yield Batch(str(raw_dir / raw.shard_name(int(shards[start]))), image_ids, offsets[start:end].tolist(),
+                    sizes[start:end].tolist(), out_file, out_offsets[start:end].tolist(), timeout_s)
 
 
-def _close_gaps(path: Path, good: list[int], num_reserved: int, spec: DecodeSpec) -> None:
+def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts) -> None:
+    """Have the batches decoded; their pictures are the rows `todo`, in order."""
+    position = 0
+    for outcome in run_all(work.pool, partial(develop, spec=work.spec), batches, alone=Batch.alone,
+                           ahead=CHUNKS_AHEAD * work.pool.num):
+        for part in outcome:
+            if isinstance(part, Rejected):
+                part = Facts.empty(1, work.spec.channels)._replace(refused={0: (part.reason, part.detail)})
+            rows = todo[position : position + len(part.widths)]
+            facts.put(rows, part)
+            position += len(rows)
+            work.progress.advance(len(rows))
+
+
+def _close_gaps(path: Path, good: np.ndarray, num_reserved: int, spec: DecodeSpec) -> None:
     """Move the pixels of the good rows together where others between them were refused."""
-    if len(good) == num_reserved:
-        return
     row_bytes = int(np.prod(spec.shape))
+    if path.stat().st_size == store.HEADER_BYTES + len(good) * row_bytes:
+        return
     with path.open("r+b") as file:
         descriptor = file.fileno()
-        for position, row in enumerate(good):
+        for position, row in enumerate(good.tolist()):
             if position != row:
                 pixels = os.pread(descriptor, row_bytes, store.HEADER_BYTES + row * row_bytes)
                 os.pwrite(descriptor, pixels, store.HEADER_BYTES + position * row_bytes)
@@ -326,61 +342,70 @@ def _close_gaps(path: Path, good: list[int], num_reserved: int, spec: DecodeSpec
         os.pwrite(descriptor, store.npy_header((len(good), *spec.shape)), 0)
 
 
+def _kept(rows: pa.Table, facts: Facts, shards: np.ndarray, positions: np.ndarray,
+          refused: list[Refusal]) -> tuple[pa.Table, Facts]:
+    """Take the refused rows out."""
+    uris, image_ids = rows["uri"], rows["image_id"]
+    refused += [Refusal(uris[row].as_py(), image_ids[row].as_py(), *why) for row, why in facts.refused.items()]
+    rows = rows.drop_columns(["shard", "offset", "size"])
+    rows = rows.append_column("shard", pa.array(shards)).append_column("row", pa.array(positions))
+    if facts.refused:
+        good = np.flatnonzero(positions >= 0)
+        rows = rows.take(pa.array(good))
+        facts = facts.take(good)
+    return rows, facts
+
+
 # ---- check -----------------------------------------------------------------------------------------------------
-
-
-def num_harmful(refused: list[Refusal]) -> int:
-    """How many refusals count towards max_reject_fraction."""
-    return sum(one.reason not in HARMLESS for one in refused)
 
 
 def check_refusals(refused: list[Refusal], num_judged: int, most: float, raw_dir: Path) -> None:
     """Raise UserError when more than the fraction `most` of the pictures is refused; duplicates do not count."""
-    if num_harmful(refused) <= most * num_judged:
-        return
-    harmful = [one for one in refused if one.reason not in HARMLESS]
-    reasons = Counter(one.reason for one in harmful)
-    example = min(harmful, key=lambda one: (-reasons[one.reason], one.uri))
-    counts = ", ".join(f"{num:,} {reason}" for reason, num in sorted(reasons.items(), key=lambda item: -item[1]))
-    raise UserError(
-        f"{raw_dir}: {len(harmful):,} of {num_judged:,} pictures are refused ({counts}), more than "
-        f"max_reject_fraction {most:g}; e.g. {example.uri!r}: {example.reason}: {example.detail}; "
-        "repair the source, or raise params.yaml: normalize.max_reject_fraction")
+    num = num_harmful(refused)
+    if num > most * num_judged:
+        raise UserError(f"{raw_dir}: {num:,} of {num_judged:,} pictures are refused {worst(refused)}; that is "
+                        f"more than max_reject_fraction {most:g}: repair the source, or raise "
+                        "params.yaml: normalize.max_reject_fraction")
 
 
 # ---- write -----------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder: Path, name: str, kept: list[Row], refused: list[Refusal], spec: DecodeSpec,
-                 rule: SplitRule) -> NormalizeSummary:
-    """Write index, refusals and, last, the manifest."""
-    pq.write_table(_index(kept), folder / store.INDEX, compression="zstd")
+def make_index(rows: pa.Table, splits: list[str], facts: Facts) -> pa.Table:
+    """The table of store.INDEX_SCHEMA."""
+    columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "group", "uri")}
+    columns |= {"split": pa.array(splits, pa.string()), "width": pa.array(facts.widths),
+                "height": pa.array(facts.heights), "phash": pa.array(facts.phashes),
+                "sums": _lists(facts.sums), "square_sums": _lists(facts.square_sums)}
+    return pa.table([columns[name] for name in store.INDEX_SCHEMA.names], store.INDEX_SCHEMA.names).cast(
+        store.INDEX_SCHEMA)
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
+
+
+def write_tables(folder: Path, name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,
+                 rule: SplitRule) -> dict[str, Any]:
+    """Write index, refusals and, last, the manifest, which is returned."""
+    pq.write_table(index, folder / store.INDEX, compression="zstd")
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist([{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names}
                                   for one in refused], store.REJECTED_SCHEMA)
     pq.write_table(table, folder / store.REJECTED, compression="zstd")
-    manifest = _manifest(name, kept, refused, spec, rule)
+    manifest = make_manifest(name, index, refused, spec, rule)
     write_text(folder / store.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
-    return NormalizeSummary(name, counts, len(manifest["classes"]), manifest["rejected"], spec,
-                            manifest["fingerprint"])
+    return manifest
 
 
-def _index(kept: list[Row]) -> pa.Table:
-    own = ("image_id", "shard", "row", "label", "split", "group", "uri")
-    facts = ("width", "height", "phash", "sums", "square_sums")
-    columns = [[getattr(row, field) for row in kept] for field in own]
-    columns += [[getattr(row.facts, field) for row in kept] for field in facts]
-    return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, store.INDEX_SCHEMA.types, strict=True)],
-        schema=store.INDEX_SCHEMA)
-
-
-def _manifest(name: str, kept: list[Row], refused: list[Refusal], spec: DecodeSpec,
-              rule: SplitRule) -> dict[str, Any]:
-    classes = sorted({row.label for row in kept})
-    mean, std = _statistics(kept, spec)
-    by_split = Counter((row.split, row.label) for row in kept)
+def make_manifest(name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,
+                  rule: SplitRule) -> dict[str, Any]:
+    """What dataset.json says."""
+    classes = sorted(index["label"].unique().to_pylist())
+    mean, std = _statistics(index, spec)
+    by_split = Counter(zip(index["split"].to_pylist(), index["label"].to_pylist(), strict=True))
+    identity = zip(*(index[column].to_pylist() for column in ("image_id", "label", "split", "group")), strict=True)
     return {
         "format": store.FORMAT,
         "name": name,
@@ -388,15 +413,18 @@ def _manifest(name: str, kept: list[Row], refused: list[Refusal], spec: DecodeSp
         "mean": mean,
         "std": std,
         "counts": {split: {label: by_split[split, label] for label in classes} for split in SPLITS},
-        "rejected": dict(sorted(Counter(one.reason for one in refused).items())),
+        "rejected": reason_counts(refused),
         "decode": spec.to_dict(),
+        "decoder": DECODER_VERSION,
         "split": rule.to_dict(),
-        "fingerprint": store.fingerprint(((row.image_id, row.label, row.split, row.group) for row in kept), spec),
+        "fingerprint": store.fingerprint(identity, spec),
     }
 
 
-def _statistics(kept: list[Row], spec: DecodeSpec) -> tuple[list[float], list[float]]:
-    training = [row.facts for row in kept if row.split == "train" and row.facts is not None]
-    sums = [sum(column) for column in zip(*(facts.sums for facts in training), strict=True)]
-    squares = [sum(column) for column in zip(*(facts.square_sums for facts in training), strict=True)]
+def _statistics(index: pa.Table, spec: DecodeSpec) -> tuple[list[float], list[float]]:
+    training = index.filter(pc.field("split") == "train")
+    sums, squares = (
+        training[column].combine_chunks().flatten().to_numpy().reshape(-1, spec.channels).sum(0).tolist()
+        for column in ("sums", "square_sums")
+    )
     return store.mean_and_std(len(training) * spec.size**2, sums, squares)

@@ -1,102 +1,187 @@
-"""What a worker does with a picture: read it from its raw shard, decode it, write it into a shard of pixels."""
+"""What a worker does: read pictures from a raw shard, decode them, and write them into a shard of pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from imageset.decode import DecodeSpec, Header, measure, read_header
+from imageset.decode import DecodeSpec, Header, Rejected, measure, read_header
 from imageset.errors import UserError
-from imageset.phash import phash
-
-
-class Place(NamedTuple):
-    """Where a picture's bytes lie in the raw data, and where its pixels go; offset and size in bytes."""
-
-    image_id: str
-    raw_file: str
-    offset: int
-    size: int
-    out_file: str = ""
-    out_offset: int = 0
+from imageset.phash import phashes
+from imageset.worker import timer
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a picture once it is decoded; width and height in px, of the picture itself."""
+class Batch:
+    """Pictures that lie one after the other in one raw shard, and where their pixels go.
 
-    width: int
-    height: int
-    phash: int
-    sums: list[int]
-    square_sums: list[int]
+    Attributes:
+        raw_file: the raw shard.
+        image_ids: their SHA-256, 32 bytes each.
+        offsets, sizes: of their bytes in the raw shard.
+        out_file: the shard of pixels.
+        out_offsets: where each picture's pixels begin in it.
+        timeout_s: for one picture.
+    """
+
+    raw_file: str
+    image_ids: list[bytes]
+    offsets: list[int]
+    sizes: list[int]
+    out_file: str
+    out_offsets: list[int]
+    timeout_s: float
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def alone(self) -> list[Batch]:
+        """One batch for each picture."""
+        return [Batch(self.raw_file, [self.image_ids[one]], [self.offsets[one]], [self.sizes[one]], self.out_file,
+                      [self.out_offsets[one]], self.timeout_s) for one in range(len(self))]
 
 
-def develop(place: Place, spec: DecodeSpec) -> Facts:
-    """Decode one picture and write its pixels to their place.
+class Facts(NamedTuple):
+    """What is known of N pictures once they are decoded.
+
+    widths, heights: int32 (N,), px, of the pictures themselves, 0 where refused.
+    phashes: uint64 (N,).
+    sums, square_sums: int64 (N, C), of the normalized pixels.
+    refused: position -> (reason, detail).
+    """
+
+    widths: np.ndarray
+    heights: np.ndarray
+    phashes: np.ndarray
+    sums: np.ndarray
+    square_sums: np.ndarray
+    refused: dict[int, tuple[str, str]]
+
+    @classmethod
+    def empty(cls, num: int, channels: int) -> Facts:
+        """Facts of pictures of which nothing is known yet."""
+        return cls(np.zeros(num, np.int32), np.zeros(num, np.int32), np.zeros(num, np.uint64),
+                   np.zeros((num, channels), np.int64), np.zeros((num, channels), np.int64), {})
+
+    def put(self, positions: np.ndarray, facts: Facts) -> None:
+        """Write the facts of some pictures at these positions."""
+        for mine, theirs in zip(self[:5], facts[:5], strict=True):
+            mine[positions] = theirs
+        self.refused.update((int(positions[one]), why) for one, why in facts.refused.items())
+
+    def take(self, positions: np.ndarray) -> Facts:
+        """The facts of the pictures at these positions, none of which is refused."""
+        return Facts(self.widths[positions], self.heights[positions], self.phashes[positions],
+                     self.sums[positions], self.square_sums[positions], {})
+
+
+def develop(batch: Batch, spec: DecodeSpec) -> Facts:
+    """Decode a batch and write its pixels; a picture that cannot be decoded leaves its place empty.
 
     Raises:
-        Rejected: it cannot be decoded.
-        UserError: the raw data does not hold the bytes that its table promises.
+        UserError: the raw shard does not hold the bytes that were ingested.
     """
-    pixels, width, height = measure(_read(place), spec)
-    os.pwrite(_opened(place.out_file, os.O_WRONLY), pixels.data, place.out_offset)
-    return Facts(width, height, phash(pixels), *channel_sums(pixels))
+    pixels = np.zeros((len(batch), *spec.shape), np.uint8)
+    facts = Facts.empty(len(batch), spec.channels)
+    for position, data in enumerate(_contents(batch)):
+        timer(batch.timeout_s)
+        try:
+            pixels[position], facts.widths[position], facts.heights[position] = measure(data, spec)
+        except Rejected as rejected:
+            facts.refused[position] = rejected.reason, rejected.detail
+    timer(0)
+    _write(batch, pixels)
+    _summarize(pixels, facts)
+    return facts
 
 
-def look(data: bytes, spec: DecodeSpec) -> Facts:
-    """Decode one picture for what can be known of it, and forget its pixels.
+def headers(batch: Batch, max_pixels: int) -> list[Header | Rejected]:
+    """Read the headers of a batch."""
+    found: list[Header | Rejected] = []
+    for data in _contents(batch):
+        timer(batch.timeout_s)
+        try:
+            found.append(read_header(data, max_pixels))
+        except Rejected as rejected:
+            found.append(rejected)
+    timer(0)
+    return found
+
+
+def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int]:
+    """(width, height, perceptual hash) of one picture, its pixels forgotten.
 
     Raises:
         Rejected: it cannot be decoded.
     """
     pixels, width, height = measure(data, spec)
-    return Facts(width, height, phash(pixels), [], [])
+    return width, height, int(phashes(pixels[None].astype(np.float32))[0])
 
 
-def header(place: Place, max_pixels: int) -> Header:
-    """Read one picture's header.
-
-    Raises:
-        Rejected: it has none.
-    """
-    return read_header(_read(place), max_pixels)
-
-
-def channel_sums(pixels: np.ndarray) -> tuple[list[int], list[int]]:
-    """uint8 (H, W, C) -> exact sums and sums of squares of each channel."""
-    channels = pixels.shape[2]
-    picture = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
-    counts = np.array(picture.histogram(), np.int64).reshape(channels, 256)
-    values = np.arange(256)
-    return (counts @ values).tolist(), (counts @ values**2).tolist()
-
-
-def _read(place: Place) -> bytes:
+def _contents(batch: Batch) -> Iterator[bytes]:
+    """The bytes of each picture, read in one go where they lie close together, and never believed unseen."""
     try:
-        data = os.pread(_opened(place.raw_file, os.O_RDONLY), place.size, place.offset)
+        descriptor = os.open(batch.raw_file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != place.image_id:
-        raise UserError(f"{place.raw_file}: missing, or not the bytes that were ingested; restore it with "
-                        "`dvc checkout`, or ingest the source again")
-    return data
-
-
-_descriptors: dict[int, tuple[str, int]] = {}  # flags -> (path, descriptor); neighbours lie in the same file
-
-
-def _opened(path: str, flags: int) -> int:
-    if flags in _descriptors:
-        known, descriptor = _descriptors[flags]
-        if known == path:
-            return descriptor
-        del _descriptors[flags]
+        raise _rotten(batch) from None
+    try:
+        start, end = min(batch.offsets), batch.offsets[-1] + batch.sizes[-1]
+        span = b""
+        if end - start <= 2 * sum(batch.sizes) + 2048 * len(batch):
+            span = os.pread(descriptor, end - start, start)
+        for image_id, offset, size in zip(batch.image_ids, batch.offsets, batch.sizes, strict=True):
+            data = span[offset - start : offset - start + size] if span else os.pread(descriptor, size, offset)
+            if hashlib.sha256(data).digest() != image_id:
+                raise _rotten(batch)
+            yield data
+    finally:
         os.close(descriptor)
-    _descriptors[flags] = path, os.open(path, flags | os.O_CLOEXEC)
-    return _descriptors[flags][1]
+
+
+def _rotten(batch: Batch) -> UserError:
+    return UserError(f"{batch.raw_file}: missing, or not the bytes that were ingested; restore it with "
+                     "`dvc checkout`, or ingest the source again")
+
+
+def _write(batch: Batch, pixels: np.ndarray) -> None:
+    """(N, H, W, C) to their places; neighbours in one go."""
+    descriptor = os.open(batch.out_file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        row_bytes = pixels[0].nbytes
+        if batch.out_offsets[-1] - batch.out_offsets[0] == row_bytes * (len(batch) - 1):
+            _pwrite(descriptor, pixels, batch.out_offsets[0])
+        else:
+            for one, offset in zip(pixels, batch.out_offsets, strict=True):
+                _pwrite(descriptor, one, offset)
+    finally:
+        os.close(descriptor)
+
+
+def _pwrite(descriptor: int, pixels: np.ndarray, offset: int) -> None:
+    left = memoryview(pixels.reshape(-1))  # type: ignore[arg-type]
+    while left:
+        num = os.pwrite(descriptor, left, offset)
+        left, offset = left[num:], offset + num
+
+
+def _summarize(pixels: np.ndarray, facts: Facts) -> None:
+    """Fill in hashes and exact sums; in single precision a row's sum is exact up to 2^24."""
+    num, side, _, channels = pixels.shape
+    step = max(1, (4 << 20) // pixels[0].size)  # pictures at a time: keeps the floating copy small
+    pick = np.tile(np.eye(channels, dtype=np.float32), (side, 1))  # (S*C, C)
+    for first in range(0, num, step):
+        some = slice(first, first + step)
+        values = pixels[some].astype(np.float32)
+        facts.phashes[some] = phashes(values)
+        rows = values.reshape(-1, side * channels)  # (n*S, S*C)
+        facts.sums[some] = (rows @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
+        rows = rows.astype(np.float64) if side > 256 else rows
+        facts.square_sums[some] = ((rows * rows) @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
+    for position in facts.refused:
+        for column in facts[:5]:
+            column[position] = 0

@@ -27,6 +27,7 @@ from imageset.worker import receive, run, send
 
 K = TypeVar("K")
 T = TypeVar("T")
+R = TypeVar("R")
 
 TIMEOUT_S = 60.0
 CHUNK_ITEMS = 64
@@ -137,31 +138,36 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run_all(executor: Executor, function: Callable[[T], Any], chunks: Iterable[list[T]], *,
-            timeout_s: float, ahead: int) -> Iterator[list[Any]]:
-    """Yield the results of each chunk, in order; at most `ahead` chunks are in memory.
+def run_all(executor: Executor, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]],
+            ahead: int) -> Iterator[list[R | Rejected]]:
+    """Yield the outcome of each task, in order; at most `ahead` tasks are in memory.
 
-    Where a worker dies over a chunk its items are tried again one by one, and the one that kills again becomes
-    Rejected("crashed") or Rejected("timeout").
+    The outcome is [result] of the task; where a worker died over it, one outcome for each task of alone(task): its
+    result, or, when it kills again, Rejected("crashed") or Rejected("timeout").
     """
-    pending: deque[tuple[list[T], Future[list[Any]]]] = deque()
-    for chunk in chunks:
-        pending.append((chunk, executor.submit(run, function, chunk, timeout_s)))
+    pending: deque[tuple[T, Future[R]]] = deque()
+    for task in tasks:
+        pending.append((task, executor.submit(work, task)))
         if len(pending) >= ahead:
-            yield _outcome(executor, function, *pending.popleft(), timeout_s=timeout_s)
+            yield _outcome(executor, work, alone, *pending.popleft())
     while pending:
-        yield _outcome(executor, function, *pending.popleft(), timeout_s=timeout_s)
+        yield _outcome(executor, work, alone, *pending.popleft())
 
 
-def _outcome(executor: Executor, function: Callable[[T], Any], chunk: list[T], future: Future[list[Any]], *,
-             timeout_s: float) -> list[Any]:
+def _outcome(executor: Executor, work: Callable[[T], R], alone: Callable[[T], list[T]], task: T,
+             future: Future[R]) -> list[R | Rejected]:
+    try:
+        return [future.result()]
+    except WorkerDied:
+        again = [executor.submit(work, part) for part in alone(task)]
+        return [_last_result(part) for part in again]
+
+
+def _last_result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except WorkerDied as death:
-        if len(chunk) == 1:
-            return [Rejected(death.reason, death.detail)]
-    alone = [([item], executor.submit(run, function, [item], timeout_s)) for item in chunk]
-    return [_outcome(executor, function, item, future, timeout_s=timeout_s)[0] for item, future in alone]
+        return Rejected(death.reason, death.detail)
 
 
 def chunked(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -191,9 +197,19 @@ def map_stream(items: Iterable[tuple[K, bytes]], function: Callable[[bytes], T],
             keys.append([key for key, _ in chunk])
             yield [data for _, data in chunk]
 
+    work = partial(_apply, function, timeout_s)
     with Workers(workers) as pool:
-        for results in run_all(pool, function, chunks(), timeout_s=timeout_s, ahead=CHUNKS_AHEAD * pool.num):
+        for outcome in run_all(pool, work, chunks(), alone=_singles, ahead=CHUNKS_AHEAD * pool.num):
+            results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
             yield from zip(keys.popleft(), results, strict=True)
+
+
+def _apply(function: Callable[[bytes], Any], timeout_s: float, chunk: list[bytes]) -> list[Any]:
+    return run(function, chunk, timeout_s)
+
+
+def _singles(chunk: list[bytes]) -> list[list[bytes]]:
+    return [[data] for data in chunk]
 
 
 def decode_stream(items: Iterable[tuple[K, bytes]], spec: DecodeSpec, *, workers: int | None = None,

@@ -57,11 +57,13 @@ def sniff(data: bytes) -> str:
     Raises:
         Rejected: "empty", "unsupported" (names the kind) or "not_an_image" (with a hint where there is one).
     """
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
     if not data:
         raise Rejected("empty", "0 bytes")
     start = bytes(data[:64])
     for name, found in (
-        ("JPEG", start.startswith(b"\xff\xd8\xff") or (len(data) < 5 and start[:2] == b"\xff\xd8")),
+        ("JPEG", len(data) < 5 and start[:2] == b"\xff\xd8"),
         ("PNG", start.startswith(b"\x89PNG\r\n\x1a\n")),
         ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
         ("BMP", start.startswith(b"BM")),

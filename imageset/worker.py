@@ -10,7 +10,6 @@ import pickle
 import signal
 import struct
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from typing import IO, Any
@@ -18,6 +17,7 @@ from typing import IO, Any
 from imageset.quality import Rejected
 
 LENGTH = struct.Struct("<Q")
+_is_worker = False
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -47,25 +47,32 @@ def receive(stream: IO[bytes]) -> Any:
 def run(function: Callable[[Any], Any], items: list[Any], timeout_s: float) -> list[Any]:
     """Apply the function to each item under a timer; a Rejected stands in the item's place.
 
-    Should an item take longer than timeout_s the kernel ends the process (SIGALRM, default action), even in the
-    middle of a decoder's C code: a hang cannot outlive its parent. Outside the main thread there is no timer.
     """
-    alone = threading.current_thread() is threading.main_thread()
     results: list[Any] = []
     for item in items:
-        if alone:
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        timer(timeout_s)
         try:
             results.append(function(item))
         except Rejected as rejected:
             results.append(rejected)
-    if alone:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    timer(0)
     return results
+
+
+def timer(seconds: float) -> None:
+    """Let the kernel end this worker after so long (SIGALRM, default action), unless set anew; 0 sets it off.
+
+    That works even in the middle of a decoder's C code: a hang cannot outlive its parent. Where this process is no
+    worker nothing happens.
+    """
+    if _is_worker:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def main() -> None:
     """Serve until the parent closes the pipe; what libraries print goes nowhere."""
+    global _is_worker
+    _is_worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
@@ -81,7 +88,7 @@ def main() -> None:
         except EOFError:
             return
         except Exception as error:  # a fault of ours, not of a picture: raised again in the parent
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            timer(0)
             answer = False, error
         try:
             send(answers, answer)
@@ -97,4 +104,6 @@ def _lift_pillows_own_limit() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from imageset.worker import main as run_as_module  # this file under the name by which others import it
+
+    run_as_module()

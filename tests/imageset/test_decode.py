@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imageset import decode as decode_module
 from imageset.decode import DecodeSpec, Rejected, decode, read_header
 
 SPEC = DecodeSpec(size=16, channels=3, fit="crop", interpolation="bilinear", max_pixels=1_000_000)
@@ -137,3 +138,35 @@ def test_a_specification_survives_the_trip_through_a_dictionary() -> None:
     assert DecodeSpec.from_dict(SPEC.to_dict()) == SPEC
     with pytest.raises(ValueError, match="fit"):
         DecodeSpec.from_dict(SPEC.to_dict() | {"fit": "squeeze"})
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_fast_way_for_jpeg_gives_pillows_pixels(monkeypatch: pytest.MonkeyPatch, fit: str, mode: str) -> None:
+    cells = np.random.default_rng(3).integers(0, 256, (12, 16, 3), np.uint8)
+    photo = Image.fromarray(cells).resize((200, 151), Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    spec = DecodeSpec(64, 3, fit, "bilinear", 10**6)
+    for data in (picture_bytes(photo, "JPEG"), picture_bytes(photo, "JPEG", exif=exif, progressive=True)):
+        fast, *sides = decode_module.measure(data, spec)
+        with monkeypatch.context() as patch:
+            patch.setattr(decode_module, "_measure_jpeg", lambda data, spec: None)
+            slow, *slow_sides = decode_module.measure(data, spec)
+        assert sides == slow_sides
+        assert np.abs(fast.astype(int) - slow).mean() < 0.1 and np.abs(fast.astype(int) - slow).max() <= 2
+
+
+def test_a_jpeg_of_the_right_size_is_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Image.fromarray(np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8))
+    data, spec = picture_bytes(photo, "JPEG"), DecodeSpec(32, 3, "crop", "bilinear", 10**6)
+    fast = decode(data, spec)
+    monkeypatch.setattr(decode_module, "_measure_jpeg", lambda data, spec: None)
+    np.testing.assert_array_equal(fast, decode(data, spec))
+
+
+def test_fast_fidelity_lets_the_jpeg_decoder_scale() -> None:
+    photo = Image.fromarray(np.random.default_rng(3).integers(0, 256, (12, 16, 3), np.uint8))
+    data = picture_bytes(photo.resize((800, 600), Image.Resampling.BICUBIC), "JPEG")
+    exact, fast = (decode(data, DecodeSpec(32, 3, "stretch", "bilinear", 10**6, one)) for one in ("exact", "fast"))
+    assert 0 < np.abs(exact.astype(int) - fast).mean() < 3

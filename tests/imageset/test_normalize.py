@@ -210,3 +210,41 @@ def test_importing_imageset_loads_no_heavy_library() -> None:
               "print([name for name in heavy if name in sys.modules])")
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_a_second_run_decodes_nothing_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    (source / "ant" / "bad.png").write_bytes(noise(5, 64, 64)[:3000])
+    ingest(source, tmp_path / "raw")
+    assert normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1).num_decoded == 41
+    before = snapshot(tmp_path / "out")
+    assert normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1).num_decoded == 0
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_what_is_taken_over_equals_what_is_made_anew(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    (source / "ant" / "bad.png").write_bytes(noise(5, 64, 64)[:3000])
+    make_store(tmp_path, source)
+    (source / "ant" / "0003.png").unlink()
+    (source / "bee" / "0004.png").rename(source / "ant" / "moved.png")
+    make_folder(source, num_each=3, first=20)
+    ingest(source, tmp_path / "raw")
+    params = PARAMS | {"split": {"seed": 3, "val": 0.2, "test": 0.2}}
+    assert normalize(tmp_path / "raw", tmp_path / "normalized", params, workers=1).num_decoded == 6
+    assert normalize(tmp_path / "raw", tmp_path / "anew", params, workers=1).num_decoded == 46
+    assert snapshot(tmp_path / "normalized") == snapshot(tmp_path / "anew")
+
+
+def test_other_decode_parameters_take_nothing_over(tmp_path: Path) -> None:
+    make_store(tmp_path, make_folder(tmp_path / "set"))
+    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size": 15}, workers=1)
+    assert summary.num_decoded == 40
+
+
+def test_a_large_picture_is_summed_exactly(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_folder(tmp_path / "set", num_each=10), size=300)
+    train = store.split("train")
+    values = train.batch(np.arange(len(train))).astype(np.int64)
+    assert np.array(train.rows["sums"].to_pylist()).tolist() == values.sum((1, 2)).tolist()
+    assert np.array(train.rows["square_sums"].to_pylist()).tolist() == (values**2).sum((1, 2)).tolist()

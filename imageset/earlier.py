@@ -1,0 +1,103 @@
+"""The dataset that stands at the place already: what it has decoded need not be decoded again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imageset.decode import DECODER_VERSION, DecodeSpec
+from imageset.errors import UserError
+from imageset.pixels import Facts
+from imageset.store import HEADER_BYTES, REJECTED, ImageStore, shard_name
+
+# Refusals that another look at the same bytes would not change.
+_LASTING = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported"})
+
+
+class Earlier:
+    """An earlier dataset of the same decoder and decode parameters, or nothing."""
+
+    def __init__(self, store: ImageStore | None, spec: DecodeSpec) -> None:
+        self._store, self._spec = store, spec
+        self._refused: dict[str, tuple[str, str]] = {}
+        if store is None:
+            return
+        index = store.index
+        self._image_ids = index["image_id"].combine_chunks()
+        self._shards, self._rows = index["shard"].to_numpy(), index["row"].to_numpy()
+        for row in pq.read_table(store.path / REJECTED).to_pylist():
+            if row["image_id"] is not None and row["reason"] in _LASTING:
+                self._refused[row["image_id"]] = row["reason"], row["detail"]
+
+    @classmethod
+    def find(cls, path: str | Path, spec: DecodeSpec) -> Earlier:
+        """What can be taken over from the dataset at `path`; nothing where it is broken or decoded otherwise."""
+        try:
+            store = ImageStore.open(path)
+            if store.spec != spec or store.manifest.get("decoder") != DECODER_VERSION:
+                return cls(None, spec)
+            return cls(store, spec)
+        except (UserError, OSError, pa.ArrowException):
+            return cls(None, spec)
+
+    def find_rows(self, image_ids: pa.ChunkedArray) -> np.ndarray:
+        """int64 (N,): number of each picture's row in the earlier index, -1 where it is new."""
+        if self._store is None:
+            return np.full(len(image_ids), -1, np.int64)
+        found = pc.index_in(image_ids, value_set=self._image_ids)  # type: ignore[attr-defined]
+        return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
+
+    def refusals(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
+        """(position, (reason, detail)) of the pictures that were refused earlier."""
+        if self._refused:
+            known = pa.array(list(self._refused), pa.string())
+            found = pc.is_in(image_ids, value_set=known)  # type: ignore[attr-defined]
+            for position in np.flatnonzero(found.to_numpy()).tolist():
+                yield position, self._refused[image_ids[position].as_py()]
+
+    def facts(self, rows: np.ndarray) -> Facts:
+        """What is known of rows of the earlier index."""
+        if self._store is None:
+            return Facts.empty(0, self._spec.channels)
+        index, channels = self._store.index, self._store.spec.channels
+        widths, heights, phashes = (index[column].to_numpy() for column in ("width", "height", "phash"))
+        sums, square_sums = (index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)
+                             for column in ("sums", "square_sums"))
+        return Facts(widths, heights, phashes, sums, square_sums, {}).take(rows)
+
+    def link(self, rows: np.ndarray, path: Path) -> bool:
+        """Where these rows are exactly one earlier shard, let it stand at `path` too; else return False."""
+        if self._store is None or len(rows) == 0:
+            return False
+        number = int(self._shards[rows[0]])
+        whole = np.flatnonzero(self._shards == number)
+        if len(whole) != len(rows) or (whole != rows).any() or (self._rows[rows] != np.arange(len(rows))).any():
+            return False
+        source = self._store.path / shard_name(number)
+        if len(self._store.shard(number)) != len(rows) or source.is_symlink():
+            return False
+        try:
+            os.link(source, path)
+        except OSError:
+            return False
+        return True
+
+    def copy(self, rows: np.ndarray, path: Path, offsets: np.ndarray) -> None:
+        """Write the pixels of earlier rows into a shard at these offsets."""
+        if self._store is None or len(rows) == 0:
+            return
+        descriptors = {int(number): os.open(self._store.path / shard_name(int(number)), os.O_RDONLY)
+                       for number in np.unique(self._shards[rows])}
+        row_bytes = int(np.prod(self._store.spec.shape))
+        with path.open("r+b") as target:
+            for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):
+                start = HEADER_BYTES + int(self._rows[row]) * row_bytes
+                os.pwrite(target.fileno(), os.pread(descriptors[int(self._shards[row])], row_bytes, start), offset)
+        for descriptor in descriptors.values():
+            os.close(descriptor)
