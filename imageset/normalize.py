@@ -95,15 +95,17 @@ def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any
     name = raw.read_source(raw_dir)["name"]
     rows, refused = read_rows(raw_dir)
     num_judged = len(rows) + num_harmful(refused)
-    check_splits(rows, place_in_splits(rows, rule))
+    splits = place_in_splits(rows, rule)
+    check_splits(rows, splits)
     with Workers(workers) as pool:
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replacing_folder(out_dir) as folder:
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
             rows, facts, num_decoded = write_pixels(work, rows, refused)
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
-            splits = place_in_splits(rows, rule)
-            check_splits(rows, splits)
+            if len(rows) < len(splits):
+                splits = place_in_splits(rows, rule)
+                check_splits(rows, splits)
             index = make_index(rows, splits, facts)
             manifest = write_tables(folder, name, index, refused, spec, rule)
     counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
@@ -389,7 +391,7 @@ def _lists(values: np.ndarray) -> pa.Array:
 def write_tables(folder: Path, name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,
                  rule: SplitRule) -> dict[str, Any]:
     """Write index, refusals and, last, the manifest, which is returned."""
-    pq.write_table(index, folder / store.INDEX, compression="zstd")
+    pq.write_table(index, folder / store.INDEX, compression="zstd", use_dictionary=["label", "split", "group"])
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist([{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names}
                                   for one in refused], store.REJECTED_SCHEMA)
@@ -404,8 +406,8 @@ def make_manifest(name: str, index: pa.Table, refused: list[Refusal], spec: Deco
     """What dataset.json says."""
     classes = sorted(index["label"].unique().to_pylist())
     mean, std = _statistics(index, spec)
-    by_split = Counter(zip(index["split"].to_pylist(), index["label"].to_pylist(), strict=True))
-    identity = zip(*(index[column].to_pylist() for column in ("image_id", "label", "split", "group")), strict=True)
+    counted = index.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
+    by_split = Counter({(one["split"], one["label"]): one["count_all"] for one in counted})
     return {
         "format": store.FORMAT,
         "name": name,
@@ -417,7 +419,7 @@ def make_manifest(name: str, index: pa.Table, refused: list[Refusal], spec: Deco
         "decode": spec.to_dict(),
         "decoder": DECODER_VERSION,
         "split": rule.to_dict(),
-        "fingerprint": store.fingerprint(identity, spec),
+        "fingerprint": store.fingerprint(index, spec),
     }
 
 

@@ -21,7 +21,8 @@ def phashes(pixels: np.ndarray) -> np.ndarray:
     step = -(-pixels.shape[1] // _MOST_SIDE)
     pixels = pixels[:, ::step, ::step]
     num, side, _, channels = pixels.shape
-    grey = (pixels[..., 0] * 256 if channels == 1 else pixels @ _GREY).astype(np.float64)
+    flat = pixels.reshape(-1, channels)
+    grey = (flat[:, 0] * 256 if channels == 1 else flat @ _GREY).astype(np.float64)
     basis = _basis(side)  # (8, S)
     rows = (grey.reshape(num * side, side) @ basis.T).reshape(num, side, _FREQUENCIES)
     spectrum = (basis @ rows).reshape(num, _FREQUENCIES**2)

@@ -172,7 +172,7 @@ def _pwrite(descriptor: int, pixels: np.ndarray, offset: int) -> None:
 def _summarize(pixels: np.ndarray, facts: Facts) -> None:
     """Fill in hashes and exact sums; in single precision a row's sum is exact up to 2^24."""
     num, side, _, channels = pixels.shape
-    step = max(1, (4 << 20) // pixels[0].size)  # pictures at a time: keeps the floating copy small
+    step = max(1, (1 << 18) // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
     pick = np.tile(np.eye(channels, dtype=np.float32), (side, 1))  # (S*C, C)
     for first in range(0, num, step):
         some = slice(first, first + step)

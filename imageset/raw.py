@@ -199,7 +199,8 @@ def _add(source: Source, folder: Path, identity: dict[str, str], earlier: pa.Tab
     changed = not table.equals(earlier)
     if changed:
         with replacing(folder / RECORDS) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd",
+                           use_dictionary=["label", "group", "split", "shard", "absent", "reason"])
     classes = Counter(label for label in present["label"].to_pylist() if label is not None)
     return IngestSummary(
         **identity, num_pictures=len(present), num_new=len(places) - num_known,

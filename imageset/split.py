@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from imageset.errors import UserError
 
@@ -29,34 +30,28 @@ class SplitRule:
         """A plain dictionary, for JSON."""
         return {"seed": self.seed, "val": self.val, "test": self.test}
 
-    def place(self, image_id: str, group: str | None, made: Mapping[str, bool] | None = None) -> str:
-        """Return "train", "val" or "test" for a picture by the hash of its group, else of its bytes.
-
-        `made` says which splits the source came with; those get nothing from the hash.
-        """
-        key = f"group\0{group}" if group is not None else f"image\0{image_id}"
-        digest = hashlib.sha256(f"{self.seed}\0{key}".encode()).digest()
-        point = int.from_bytes(digest[:8], "big") / 2**64  # in [0, 1)
-        made = made or {}
-        if point < self.test:
-            return "train" if made.get("test") else "test"
-        if point < self.test + self.val:
-            return "train" if made.get("val") else "val"
-        return "train"
-
 
 def assign(image_ids: list[str], groups: list[str | None], made: list[str | None], rule: SplitRule) -> list[str]:
-    """Return the split of every picture.
+    """Return the split of every picture, by the hash of its group, else of its bytes.
 
     A split that the source came with is respected. A source that was divided into train and test only has its
     validation split cut from train by the hash (and likewise a missing test split); its test pictures stay.
     """
-    given = {split: split in made for split in SPLITS}
-    return [_one(image_id, group, split, given, rule)
-            for image_id, group, split in zip(image_ids, groups, made, strict=True)]
+    points = _points(image_ids, groups, rule.seed)
+    chosen = np.full(len(image_ids), "train", dtype="<U5")
+    if "val" not in made:
+        chosen[(points >= rule.test) & (points < rule.test + rule.val)] = "val"
+    if "test" not in made:
+        chosen[points < rule.test] = "test"
+    if not any(made):
+        return chosen.tolist()
+    return [split if split in ("val", "test") else place
+            for split, place in zip(made, chosen.tolist(), strict=True)]
 
 
-def _one(image_id: str, group: str | None, split: str | None, given: Mapping[str, bool], rule: SplitRule) -> str:
-    if split in ("val", "test"):
-        return split
-    return rule.place(image_id, group, given)
+def _points(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:
+    """float64 (N,) in [0, 1): where the salted hash puts each picture."""
+    sha256, alone, together = hashlib.sha256, f"{seed}\0image\0".encode(), f"{seed}\0group\0".encode()
+    digests = [sha256(alone + image_id.encode() if group is None else together + group.encode()).digest()[:8]
+               for image_id, group in zip(image_ids, groups, strict=True)]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.float64) / 2**64

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,18 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def fingerprint(rows: Iterable[tuple[str, str, str, str | None]], spec: DecodeSpec) -> str:
-    """SHA-256 over the sorted (image_id, label, split, group), the decode parameters and the format.
+def fingerprint(index: pa.Table, spec: DecodeSpec) -> str:
+    """SHA-256 over the (image_id, label, split, group) sorted by image_id, the decode parameters and the format.
 
     The same pictures give the same fingerprint whatever their order, and whoever decoded them.
     """
     digest = hashlib.sha256(json.dumps([FORMAT, spec.to_dict()], sort_keys=True).encode())
-    for row in sorted((image_id, label, split, group or "") for image_id, label, split, group in rows):
-        digest.update("\0".join(row).encode() + b"\n")
+    rows = index.select(["image_id", "label", "split", "group"]).sort_by("image_id")
+    for batch in rows.to_batches(max_chunksize=10_000):
+        ends = pc.binary_join_element_wise(batch["group"].fill_null(""), "", "\n")  # type: ignore[attr-defined]
+        lines = pc.binary_join_element_wise(  # type: ignore[attr-defined]
+            batch["image_id"], batch["label"], batch["split"], ends, "\0")
+        digest.update("".join(lines.to_pylist()).encode())
     return digest.hexdigest()
 
 
