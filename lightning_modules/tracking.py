@@ -44,13 +44,15 @@ def connect(project: Path) -> "MlflowClient":
 
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    uri, named = tracking_uri(project), os.environ.get("MLFLOW_TRACKING_URI")
+    uri, registry = tracking_uri(project), os.environ.get("MLFLOW_REGISTRY_URI")
+    named = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
-    if named is None:  # MLflow has just set it; the next project in this process has a store of its own
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
-    client = mlflow.MlflowClient()
+    mlflow.set_registry_uri(registry or uri)
+    for name, value in named.items():
+        if value is None:  # MLflow has just set it; the next project in this process has a store of its own
+            os.environ.pop(name, None)
     try:
+        client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]

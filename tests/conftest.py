@@ -1,4 +1,9 @@
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,3 +30,80 @@ def project(tmp_path, monkeypatch, empty_mlflow_db) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_mlflow_db, tmp_path / "mlflow.db")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """One Prefect server for all tests; yields the address of its API. Its start takes half a minute."""
+    os.environ.update(
+        DO_NOT_TRACK="1",
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        PREFECT_LOGGING_EXTRA_LOGGERS="flows",
+        PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    )
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@dataclass(frozen=True)
+class Served:
+    """A project in which `convoy run` was called once, and what that printed."""
+
+    folder: Path
+    pictures: Path
+    output: str
+
+
+def convoy(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call the real command; stdout and stderr together in `.stdout`."""
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [sys.executable, "-m", "flows", *arguments], cwd=folder, env={**env, **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False,
+    )  # fmt: skip
+
+
+def make_project(folder: Path) -> Path:
+    """A project like a fresh clone: our files, git with one commit, DVC."""
+    for name in ("dvc.yaml", "params.yaml", "prefect.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("imageset", "lightning_modules", "flows"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    commands = (
+        "git init -q",
+        f"{sys.executable} -m dvc init -q",
+        "git add .",
+        "git -c user.name=Test -c user.email=test@localhost commit -q -m all",
+    )
+    for command in commands:
+        subprocess.run(command.split(), cwd=folder, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    return folder
+
+
+def write_pictures(folder: Path, classes: str = "012", num_each: int = 50) -> Path:
+    """Handwritten digits as PNG files, one folder a class."""
+    from imageset.digits import digit_pictures
+    from imageset.png import encode_png
+
+    pixels, labels = digit_pictures()
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for number in (labels == int(label)).nonzero()[0][:num_each]:
+            (folder / label / f"{number:04d}.png").write_bytes(encode_png(pixels[number]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, prefect_server, empty_mlflow_db) -> Served:
+    """A project that has ingested, trained and promoted; tests copy it or only read it."""
+    folder = make_project(tmp_path_factory.mktemp("served"))
+    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("max_epochs: 15", "max_epochs: 3"))
+    pictures = write_pictures(tmp_path_factory.mktemp("source") / "digits-few")
+    done = convoy(folder, "run", str(pictures), PREFECT_API_URL=prefect_server)
+    assert done.returncode == 0, done.stdout
+    return Served(folder, pictures, done.stdout)

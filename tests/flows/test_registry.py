@@ -1,0 +1,108 @@
+import pytest
+
+from flows import registry
+from flows.errors import NoChampion, ServerAway
+from flows.registry import Version
+from imageset.errors import UserError
+
+
+@pytest.fixture
+def client(project):
+    return registry.connect(project)
+
+
+@pytest.fixture
+def digits(client) -> list[Version]:
+    """Two versions of the model `digits`, none of them serving."""
+    client.create_registered_model("digits")
+    return [registry._version(client.create_model_version("digits", "/nowhere", run)) for run in ("a", "b")]
+
+
+def aliases(client, name: str = "digits") -> dict[str, int]:
+    return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+
+
+def run(client, status: str = "FINISHED", **metrics: float) -> str:
+    run_id = client.create_run(client.create_experiment(f"e{status}{len(metrics)}")).info.run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    client.set_terminated(run_id, status)
+    return run_id
+
+
+def test_nothing_serves_before_anything_is_registered(client):
+    assert registry.champion(client, "digits") is None
+
+
+def test_a_model_without_champion_is_none_too(client, digits):
+    assert registry.champion(client, "digits") is None
+
+
+def test_without_champion_the_models_that_serve_are_named(client, digits):
+    with pytest.raises(NoChampion, match="convoy run FOLDER"):
+        registry.require_champion(client, "flowers")
+    registry.crown(client, digits[0])
+    with pytest.raises(NoChampion, match="--model: digits"):
+        registry.require_champion(client, "flowers")
+
+
+def test_the_first_champion_has_no_previous(client, digits):
+    registry.crown(client, digits[0])
+    assert aliases(client) == {"champion": 1}
+
+
+def test_the_champion_before_becomes_previous(client, digits):
+    registry.crown(client, digits[0])
+    client.set_registered_model_alias("digits", "challenger", "2")
+    registry.crown(client, digits[1])
+    assert aliases(client) == {"champion": 2, "previous": 1}
+
+
+def test_crowning_the_champion_again_changes_nothing(client, digits):
+    registry.crown(client, digits[0])
+    registry.crown(client, digits[1])
+    registry.crown(client, digits[1])
+    assert aliases(client) == {"champion": 2, "previous": 1}
+
+
+def test_a_version_is_found_by_its_run(client, digits):
+    assert registry.version_of_run(client, "digits", "b").number == 2
+    assert registry.version_of_run(client, "digits", "c") is None
+
+
+def test_a_decision_is_read_back(client, digits):
+    registry.note(client, digits[0], "because", {"convoy.num_test": "3"})
+    assert registry.version_of_run(client, "digits", "a").decision == "because"
+    assert client.get_model_version("digits", "1").tags["convoy.num_test"] == "3"
+
+
+def test_an_unknown_run_is_named(client):
+    with pytest.raises(UserError, match="no run 'abc'"):
+        registry.finished_run(client, "abc")
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_did_not_finish_cannot_be_promoted(client, status):
+    with pytest.raises(UserError, match=f"is {status}, not FINISHED"):
+        registry.finished_run(client, run(client, status))
+
+
+def test_a_run_whose_metrics_are_no_numbers_cannot_be_promoted(client):
+    with pytest.raises(UserError, match="val_loss is nan"):
+        registry.finished_run(client, run(client, val_loss=float("nan"), val_accuracy=0.5))
+
+
+def test_a_run_that_logged_no_model_cannot_be_promoted(client):
+    with pytest.raises(UserError, match="logged no model"):
+        registry.model_of_run(registry.finished_run(client, run(client)))
+
+
+def test_a_server_that_does_not_answer_is_another_error_than_a_broken_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ServerAway, match=r"http://127\.0\.0\.1:9"):
+        registry.connect(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "mlflow.db").write_text("not a database")
+    with pytest.raises(UserError, match=r"mlflow\.db"):
+        registry.connect(tmp_path)
