@@ -130,7 +130,7 @@ def normalize(raw: Path, out: Path, size: int, fresh: bool = True) -> float:
     if fresh:
         shutil.rmtree(out, ignore_errors=True)
     params = raw.parent / "params.yaml"
-    params.write_text(yaml.safe_dump({"normalize": PARAMS | {"size": size}}))
+    params.write_text(yaml.safe_dump({"normalize": PARAMS | {"size_px": size}}))
     command = [sys.executable, "-m", "imageset", "normalize", "--raw", raw, "--out", out, "--params", params]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)

@@ -35,7 +35,7 @@ from imageset.progress import Progress, Silent
 from imageset.split import SPLITS, SplitRule, assign
 
 KNOWN_PARAMS: Mapping[str, Any] = {
-    "size": (int, str),
+    "size_px": (int, str),
     "channels": (int, str),
     "fit": str,
     "interpolation": str,
@@ -124,9 +124,9 @@ def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
         if params[key] not in allowed:
             raise UserError(f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, allowed))}, "
                             f"not {params[key]!r}")
-    size = params["size"]
+    size = params["size_px"]
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
-        raise UserError(f"params.yaml: normalize.size: must be auto or 1 to 4096 (px), not {size!r}")
+        raise UserError(f"params.yaml: normalize.size_px: must be auto or 1 to 4096 (px), not {size!r}")
     if params["max_pixels"] < 1:
         raise UserError("params.yaml: normalize.max_pixels: must be positive")
     if not 0 <= params["max_reject_fraction"] <= 1:
@@ -175,7 +175,7 @@ def check_splits(rows: pa.Table, splits: list[str]) -> None:
 def decide_spec(params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Workers, timeout_s: float,
                 progress: Progress) -> DecodeSpec:
     """The decode parameters, with `auto` settled by the pictures' headers."""
-    size, channels = params["size"], params["channels"]
+    size, channels = params["size_px"], params["channels"]
     if "auto" in (size, channels):
         found_size, found_channels = _measure(rows, raw_dir, params, pool, timeout_s, progress)
         size = found_size if size == "auto" else size

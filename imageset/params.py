@@ -9,6 +9,8 @@ from typing import Any
 
 from imageset.errors import UserError
 
+UNSEEN_BY_DVC = frozenset({"size", "nfiles"})  # dvc.stage.cache._get_cache_hash
+
 
 def load_params(path: str | Path, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section `stage` of a params.yaml.
@@ -43,7 +45,21 @@ def load_section(path: str | Path, stage: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get(stage), dict):
         raise UserError(f"{path}: the section '{stage}:' is missing")
     section: dict[str, Any] = document[stage]
+    _check_seen_by_dvc(section, where=f"{path}: {stage}")
     return section
+
+
+def _check_seen_by_dvc(section: Any, where: str) -> None:
+    """DVC's run cache hashes parameters without these keys: after a change it would restore the old result."""
+    if isinstance(section, Mapping):
+        for key, value in section.items():
+            if key in UNSEEN_BY_DVC:
+                raise UserError(f"{where}.{key}: DVC leaves keys of this name out of its run cache, so a change "
+                                "would go unnoticed; use another name")
+            _check_seen_by_dvc(value, f"{where}.{key}")
+    elif isinstance(section, list):
+        for value in section:
+            _check_seen_by_dvc(value, where)
 
 
 def check_keys(section: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:

@@ -67,7 +67,7 @@ def test_the_fingerprint_knows_the_pictures_and_not_their_order(tmp_path: Path) 
     grown, fresh = make_store(tmp_path / "a", source), make_store(tmp_path / "b", source)
     assert grown.index["uri"].to_pylist() != fresh.index["uri"].to_pylist()
     assert grown.fingerprint == fresh.fingerprint
-    assert make_store(tmp_path / "b", source, size=17).fingerprint != fresh.fingerprint
+    assert make_store(tmp_path / "b", source, size_px=17).fingerprint != fresh.fingerprint
 
 
 def test_bad_pictures_are_rows_with_a_reason_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_too_many_bad_pictures_stop_the_stage_and_leave_the_earlier_dataset(tmp_
 
 
 def test_automatic_size_and_channels_follow_the_pictures(tmp_path: Path) -> None:
-    store = make_store(tmp_path, make_folder(tmp_path / "set"), size="auto")
+    store = make_store(tmp_path, make_folder(tmp_path / "set"), size_px="auto")
     assert store.spec.shape == (32, 32, 3)
 
 
 def test_a_dataset_of_grey_pictures_has_one_channel(tmp_path: Path) -> None:
     ingest("sklearn://digits", tmp_path / "raw")
-    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size": 8}, workers=2)
+    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size_px": 8}, workers=2)
     assert summary.spec.shape == (8, 8, 1) and sum(summary.counts.values()) == 1797
 
 
@@ -132,7 +132,7 @@ def test_added_pictures_leave_earlier_shards_as_they_were(tmp_path: Path) -> Non
 
 
 def test_a_store_travels_to_another_process_without_its_pixels(tmp_path: Path) -> None:
-    store = make_store(tmp_path, make_folder(tmp_path / "set"), size=256)
+    store = make_store(tmp_path, make_folder(tmp_path / "set"), size_px=256)
     store.split("train").batch(np.array([0]))
     assert len(pickle.dumps(store.split("train"))) < 100_000
 
@@ -165,9 +165,9 @@ def test_a_broken_dataset_is_named_with_the_way_out(tmp_path: Path, file: str, d
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"fit": "squeeze"}, "normalize.fit: must be one of crop, pad, stretch"),
-    ({"size": "big"}, "normalize.size"),
+    ({"size_px": "big"}, "normalize.size_px"),
     ({"channels": 2}, "normalize.channels: must be one of auto, 1, 3"),
-    ({"sise": 3}, "did you mean 'size'"),
+    ({"sise_px": 3}, "did you mean 'size_px'"),
     ({"split": {"seed": 0, "val": 0.0, "test": 0.2}}, "split: val 0"),
 ])
 def test_wrong_parameters_are_explained(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -198,10 +198,10 @@ def test_the_command_prints_a_summary_and_errors_in_one_line(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS}))
     assert main(["normalize"]) == 0
     assert "40 pictures of 16x16x3 in 2 classes" in capsys.readouterr().out
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS | {"sise": 3}}))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS | {"sise_px": 3}}))
     assert main(["normalize"]) == 2
     assert capsys.readouterr().err == (
-        "error: params.yaml: normalize: unknown key 'sise'; did you mean 'size'?\n")
+        "error: params.yaml: normalize: unknown key 'sise_px'; did you mean 'size_px'?\n")
 
 
 def test_importing_imageset_loads_no_heavy_library() -> None:
@@ -238,12 +238,12 @@ def test_what_is_taken_over_equals_what_is_made_anew(tmp_path: Path) -> None:
 
 def test_other_decode_parameters_take_nothing_over(tmp_path: Path) -> None:
     make_store(tmp_path, make_folder(tmp_path / "set"))
-    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size": 15}, workers=1)
+    summary = normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS | {"size_px": 15}, workers=1)
     assert summary.num_decoded == 40
 
 
 def test_a_large_picture_is_summed_exactly(tmp_path: Path) -> None:
-    store = make_store(tmp_path, make_folder(tmp_path / "set", num_each=10), size=300)
+    store = make_store(tmp_path, make_folder(tmp_path / "set", num_each=10), size_px=300)
     train = store.split("train")
     values = train.batch(np.arange(len(train))).astype(np.int64)
     assert np.array(train.rows["sums"].to_pylist()).tolist() == values.sum((1, 2)).tolist()

@@ -7,7 +7,7 @@ import pytest
 from imageset.errors import UserError
 from imageset.params import load_params
 
-KNOWN = {"size": (int, str), "rate": float, "split": {"seed": int}}
+KNOWN = {"side": (int, str), "rate": float, "split": {"seed": int}}
 
 
 def load(folder: Path, text: str) -> dict[str, object]:
@@ -16,17 +16,17 @@ def load(folder: Path, text: str) -> dict[str, object]:
 
 
 def test_a_section_is_read(tmp_path: Path) -> None:
-    assert load(tmp_path, "stage: {size: auto, rate: 1, split: {seed: 3}}") == {
-        "size": "auto", "rate": 1, "split": {"seed": 3}}
+    assert load(tmp_path, "stage: {side: auto, rate: 1, split: {seed: 3}}") == {
+        "side": "auto", "rate": 1, "split": {"seed": 3}}
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("stage: {sise: 3, rate: 1, split: {seed: 0}}", "unknown key 'sise'; did you mean 'size'?"),
-    ("stage: {size: 3, rate: 1, split: {sed: 0}}", "stage.split: unknown key 'sed'; did you mean 'seed'?"),
-    ("stage: {size: 3, split: {seed: 0}}", "the key 'rate' is missing"),
-    ("stage: {size: 3, rate: fast, split: {seed: 0}}", "stage.rate: must be a number, not 'fast'"),
-    ("stage: {size: true, rate: 1, split: {seed: 0}}", "stage.size: must be a whole number or text, not True"),
-    ("stage: {size: 3, rate: 1, split: 0}", "stage.split: must be a section"),
+    ("stage: {sidee: 3, rate: 1, split: {seed: 0}}", "unknown key 'sidee'; did you mean 'side'?"),
+    ("stage: {side: 3, rate: 1, split: {sed: 0}}", "stage.split: unknown key 'sed'; did you mean 'seed'?"),
+    ("stage: {side: 3, split: {seed: 0}}", "the key 'rate' is missing"),
+    ("stage: {side: 3, rate: fast, split: {seed: 0}}", "stage.rate: must be a number, not 'fast'"),
+    ("stage: {side: true, rate: 1, split: {seed: 0}}", "stage.side: must be a whole number or text, not True"),
+    ("stage: {side: 3, rate: 1, split: 0}", "stage.split: must be a section"),
     ("other: {}", "the section 'stage:' is missing"),
     ("a: [", "not readable as YAML"),
 ])
@@ -39,3 +39,9 @@ def test_a_wrong_file_is_explained_in_one_line(tmp_path: Path, text: str, messag
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_params(tmp_path / "params.yaml", "stage", KNOWN)
+
+
+@pytest.mark.parametrize("key", ["size", "nfiles"])
+def test_a_key_that_dvc_does_not_see_change_is_refused_wherever_it_stands(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match=f"stage.split.{key}.* leaves keys of this name out of its run cache"):
+        load(tmp_path, f"stage: {{side: 3, rate: 1, split: {{{key}: 3}}}}")

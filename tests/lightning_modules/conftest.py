@@ -51,7 +51,7 @@ def digits_project(tmp_path_factory, empty_mlflow_db) -> Path:
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
     write_digits(project / "data" / "digits", project / "data" / "inbox")
     ingest(open_source(str(project / "data" / "digits")), project / "data" / "raw")
-    set_params(project, train__trainer__max_epochs=3, normalize__size=16)
+    set_params(project, train__trainer__max_epochs=3, normalize__size_px=16)
     code, output = run_stage(project, "normalize", "imageset")
     assert code == 0, output
     return project
