@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from imageset.atomic import write_bytes
 from imageset.errors import UserError
 from imageset.store import ImageStore
+from lightning_modules.allocator import keep_large_blocks
 from lightning_modules.bundle import BundleInfo, save_bundle
 from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFinite, write_history
 from lightning_modules.classifier import Classifier
@@ -57,6 +58,7 @@ def fit(project: Path) -> None:
         UserError: a wrong setting, a broken dataset, a loss that is not finite.
         SystemExit: 143 after SIGTERM.
     """
+    keep_large_blocks()
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = plain(cli.config)
     store: ImageStore = cli.datamodule.store
