@@ -3,8 +3,8 @@
     python benchmarks/ingest.py [--repeats 5] [--out benchmarks/results/ingest.json]
 
 Needs the real pictures of ../shared/datasets (photos.tar.gz, cifar10.tar.gz). Every measurement is the median of
-`repeats` runs, ours and the peer's in turn. "whole command" counts from the start of a fresh process to its end, on
-both sides; "steady" leaves out the peer's start and imports but not ours.
+`repeats` runs, ours and the peer's in turn. "whole command" counts from the start of a fresh process to its end,
+on both sides; "steady" leaves out the peer's start and imports but not ours.
 """
 
 from __future__ import annotations

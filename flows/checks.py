@@ -7,7 +7,6 @@ from pathlib import Path
 from flows import versioning
 from flows.project import PARAMS
 from imageset.errors import UserError
-from imageset.params import load_params
 
 
 def check_source(source: str | None, project: Path) -> None:
@@ -20,10 +19,10 @@ def check_source(source: str | None, project: Path) -> None:
 def report(source: str, project: Path) -> str:
     """What `convoy check` prints: every picture decoded and judged, nothing written."""
     from imageset import check
-    from imageset.normalize import KNOWN_PARAMS
+    from imageset.normalize import read_params
     from imageset.progress import Progress
 
-    params = load_params(project / PARAMS, "normalize", KNOWN_PARAMS)
+    params = read_params(project / PARAMS)
     with Progress("check") as progress:
         found = check.check_source(
             source,

@@ -33,14 +33,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _normalize(options: argparse.Namespace) -> str:
-    from imageset.normalize import KNOWN_PARAMS, normalize
-    from imageset.params import load_params
+    from imageset.normalize import normalize, read_params
     from imageset.progress import Progress
 
-    params = load_params(options.params, "normalize", KNOWN_PARAMS)
+    params = read_params(options.params)
     with Progress("normalize") as progress:
         summary = normalize(options.raw, options.out, params, workers=options.workers, progress=progress)
-    return summary.describe()
+    return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, D
 from imageset.earlier import Earlier
 from imageset.errors import UserError
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
-from imageset.params import check_keys
+from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, develop, headers
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, run_all
 from imageset.progress import Progress, Silent
 from imageset.split import SPLITS, SplitRule, assign
+from imageset.ties import ON_LEAK, Ties, find_leaks, settle_leaks, tie
 
 KNOWN_PARAMS: Mapping[str, Any] = {
     "size_px": (int, str),
@@ -43,8 +44,10 @@ KNOWN_PARAMS: Mapping[str, Any] = {
     "max_reject_fraction": float,
     "split": {"seed": int, "val": float, "test": float},
 }
-# Keys that may be left out, and what that means.
-OPTIONAL_PARAMS: Mapping[str, Any] = {"fidelity": "exact"}
+# Keys that may be left out, and what that means: that nothing of the kind is done.
+OPTIONAL_PARAMS: Mapping[str, Any] = {
+    "fidelity": "exact", "near_duplicate_bits": None, "on_leak": "warn", "min_test_per_class": 0,
+}
 
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
@@ -57,7 +60,8 @@ BATCH_PIXEL_BYTES = 8 << 20
 class NormalizeSummary:
     """What came out: pictures by split, classes, refusals by reason, and the decode parameters.
 
-    num_decoded counts the pictures that were decoded now; the others were taken over.
+    num_decoded counts the pictures that were decoded now, the others were taken over; num_near those that are tied
+    to others that look alike; warnings are for a person.
     """
 
     name: str
@@ -67,6 +71,8 @@ class NormalizeSummary:
     spec: DecodeSpec
     fingerprint: str
     num_decoded: int
+    num_near: int
+    warnings: list[str]
 
     def describe(self) -> str:
         """One line for a person."""
@@ -74,7 +80,8 @@ class NormalizeSummary:
         total = sum(self.counts.values())
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
-        again = f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
+        again = f"; near duplicates: {self.num_near:,}" if self.num_near else ""
+        again += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
                 f"in {self.num_classes} classes ({splits}); rejected: {refused}{again}")
 
@@ -103,23 +110,38 @@ def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
             rows, facts, num_decoded = write_pixels(work, rows, refused)
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
-            if len(rows) < len(splits):
-                splits = place_in_splits(rows, rule)
-                check_splits(rows, splits)
-            index = make_index(rows, splits, facts)
+            ties = tie(rows, facts.phashes, params["near_duplicate_bits"], folder)
+            leaks = find_leaks(rows["split"].to_pylist(), ties)
+            drop, leaked, warnings = settle_leaks(rows, leaks, params["on_leak"])
+            splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule)
+            index = make_index(rows, splits, ties, facts)
+            index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
+            check_splits(index, index["split"].to_pylist())
+            refused += leaked
             manifest = write_tables(folder, name, index, refused, spec, rule)
     counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
+    warnings += small_classes(manifest["counts"], params["min_test_per_class"])
     return NormalizeSummary(name, counts, len(manifest["classes"]), manifest["rejected"], spec,
-                            manifest["fingerprint"], num_decoded)
+                            manifest["fingerprint"], num_decoded, ties.num_near, warnings)
+
+
+def read_params(path: str | Path) -> dict[str, Any]:
+    """The checked section `normalize` of a params.yaml.
+
+    Raises:
+        UserError: it is missing or wrong.
+    """
+    return check_params(load_section(path, "normalize"))
 
 
 def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with what was left out filled in; UserError for a wrong key or a value out of range."""
     params = dict(OPTIONAL_PARAMS) | dict(params)
-    known = dict(KNOWN_PARAMS) | {key: type(value) for key, value in OPTIONAL_PARAMS.items()}
+    known = dict(KNOWN_PARAMS) | {"fidelity": str, "near_duplicate_bits": (int, type(None)), "on_leak": str,
+                                  "min_test_per_class": int}
     check_keys(params, known, where="params.yaml: normalize")
     choices = {"fit": FITS, "interpolation": tuple(INTERPOLATIONS), "channels": ("auto", 1, 3),
-               "fidelity": FIDELITIES}
+               "fidelity": FIDELITIES, "on_leak": ON_LEAK, "near_duplicate_bits": (None, *range(9))}
     for key, allowed in choices.items():
         if params[key] not in allowed:
             raise UserError(f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, allowed))}, "
@@ -370,14 +392,24 @@ def check_refusals(refused: list[Refusal], num_judged: int, most: float, raw_dir
                         "params.yaml: normalize.max_reject_fraction")
 
 
+def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[str]:
+    """A warning for the classes that are learned but have fewer than `least` test pictures."""
+    small = [f"{label} {num}" for label, num in counts["test"].items() if num < least and counts["train"][label]]
+    if not small:
+        return []
+    shown = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
+    return [f"fewer than {least} test pictures in {len(small)} classes: {shown}; their accuracy says little"]
+
+
 # ---- write -----------------------------------------------------------------------------------------------------
 
 
-def make_index(rows: pa.Table, splits: list[str], facts: Facts) -> pa.Table:
+def make_index(rows: pa.Table, splits: list[str], ties: Ties, facts: Facts) -> pa.Table:
     """The table of store.INDEX_SCHEMA."""
-    columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "group", "uri")}
-    columns |= {"split": pa.array(splits, pa.string()), "width": pa.array(facts.widths),
-                "height": pa.array(facts.heights), "phash": pa.array(facts.phashes),
+    columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "uri")}
+    columns |= {"group": pa.array(ties.groups, pa.string()), "split": pa.array(splits, pa.string()),
+                "width": pa.array(facts.widths), "height": pa.array(facts.heights),
+                "phash": pa.array(facts.phashes),
                 "sums": _lists(facts.sums), "square_sums": _lists(facts.square_sums)}
     return pa.table([columns[name] for name in store.INDEX_SCHEMA.names], store.INDEX_SCHEMA.names).cast(
         store.INDEX_SCHEMA)

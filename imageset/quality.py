@@ -14,12 +14,13 @@ REASONS = {
     "unlabelled": "the picture lies in no class folder",
     "label_conflict": "the same bytes carry two labels",
     "duplicate": "the same bytes with the same label are kept once",
+    "leak": "a picture of the training split that looks like one of another split",
     "crashed": "decoding the picture killed its worker",
     "timeout": "decoding the picture took too long",
 }
 
 # Not a fault of the picture: its twin is in the dataset. These do not count towards max_reject_fraction.
-HARMLESS = frozenset({"duplicate"})
+HARMLESS = frozenset({"duplicate", "leak"})
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,108 @@
+"""Near duplicates: pictures that look alike, found over the whole set without comparing every pair.
+
+Two hashes that differ in at most k of 64 bits agree in at least one of k + 1 bands of them (pigeonhole), so only
+pictures that share a band are compared; what the hashes suggest, the pixels must confirm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+MIN_CORRELATION = 0.98  # of the normalized pixels; a recompressed or rescaled copy is far above, a sibling below
+_PAIRS_AT_ONCE = 1 << 22
+_CONFIRMED_AT_ONCE = 256
+
+
+def near_groups(phashes: np.ndarray, max_bits: int, confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                tied: np.ndarray | None = None) -> np.ndarray:
+    """int64 (N,): for each picture the number of the first picture of its group; its own where it is alone.
+
+    `phashes` is uint64 (N,). `confirm(one, other)` gets the numbers of candidate pairs, returns a bool for each.
+    `tied` is such a result from before: what it ties together stays together.
+    """
+    parents = np.arange(len(phashes)) if tied is None else tied.copy()
+    for one, other in _candidates(phashes, max_bits):
+        apart = _roots(parents, one) != _roots(parents, other)  # what is joined already needs no other look
+        one, other = one[apart], other[apart]
+        for start in range(0, len(one), _CONFIRMED_AT_ONCE):
+            some = slice(start, start + _CONFIRMED_AT_ONCE)
+            sure = confirm(one[some], other[some])
+            _join(parents, one[some][sure], other[some][sure])
+    return _roots(parents, np.arange(len(phashes)))
+
+
+def _candidates(phashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of numbers of pictures whose hashes differ in at most max_bits bits."""
+    unique, first, inverse = np.unique(phashes, return_index=True, return_inverse=True)
+    twins = np.flatnonzero(first[inverse] != np.arange(len(phashes)))
+    yield first[inverse[twins]], twins
+    edges = np.linspace(0, 64, max_bits + 2).astype(int)
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        band = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        for one, other in _pairs_of_equals(band[order]):
+            one, other = order[one], order[other]
+            close = np.bitwise_count(unique[one] ^ unique[other]) <= max_bits
+            yield first[one[close]], first[other[close]]
+
+
+def _pairs_of_equals(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of positions of equal neighbours in sorted values, in pieces that fit into memory."""
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ np.uint64(1)) != 0)
+    ends = np.append(starts[1:], len(values))
+    after = np.repeat(ends, ends - starts) - np.arange(len(values)) - 1  # partners that follow each position
+    begin = 0
+    total = np.cumsum(after)
+    while begin < len(values):
+        base = total[begin - 1] if begin else 0
+        stop = max(begin + 1, int(np.searchsorted(total, base + _PAIRS_AT_ONCE, side="right")))
+        counts = after[begin:stop]
+        one = np.repeat(np.arange(begin, stop), counts)
+        within = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+        yield one, one + 1 + within
+        begin = stop
+
+
+def _roots(parents: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    roots = parents[numbers]
+    while True:
+        further = parents[roots]
+        if (further == roots).all():
+            return roots
+        roots = further
+
+
+def _join(parents: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
+    """Tie pairs together; the root of a group is its smallest number."""
+    for first, second in zip(one.tolist(), other.tolist(), strict=True):
+        a, b = _root(parents, first), _root(parents, second)
+        if a != b:
+            parents[max(a, b)] = min(a, b)
+
+
+def _root(parents: np.ndarray, number: int) -> int:
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = int(parents[number])
+    return number
+
+
+def tied_by(names: list[str | None]) -> np.ndarray:
+    """int64 (N,): for each picture the number of the first one with the same name; its own where it has none."""
+    first: dict[str, int] = {}
+    return np.array([number if name is None else first.setdefault(name, number)
+                     for number, name in enumerate(names)], np.int64)
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """bool (N,): whether uint8 pictures (N, H, W, C) correlate pixel by pixel at MIN_CORRELATION or more."""
+    a, b = (_centred(pixels) for pixels in (one, other))
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.asarray((a * b).sum(1) >= MIN_CORRELATION * np.maximum(size, 1e-9))
+
+
+def _centred(pixels: np.ndarray) -> np.ndarray:
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
+    return flat - flat.mean(1, keepdims=True)

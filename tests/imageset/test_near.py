@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imageset.errors import UserError
+from imageset.near import near_groups
+from imageset.normalize import NormalizeSummary, normalize
+from imageset.raw import ingest
+from imageset.store import ImageStore
+from tests.imageset.pictures import PARAMS, make_folder
+
+
+def all_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.ones(len(one), bool)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12), st.lists(st.tuples(
+    st.integers(0, 11), st.lists(st.integers(0, 63), max_size=6)), max_size=12), st.integers(0, 5))
+@settings(deadline=None, max_examples=200)
+def test_groups_are_those_that_comparing_every_pair_finds(base: list[int], copies: list[tuple[int, list[int]]],
+                                                          max_bits: int) -> None:
+    hashes = list(base)
+    for number, bits in copies:
+        hashes.append(hashes[number % len(base)] ^ sum(1 << bit for bit in set(bits)))
+    leader = list(range(len(hashes)))
+    for _ in hashes:
+        for one in range(len(hashes)):
+            for other in range(one):
+                if (hashes[one] ^ hashes[other]).bit_count() <= max_bits:
+                    leader[one] = leader[other] = min(leader[one], leader[other])
+    assert near_groups(np.array(hashes, np.uint64), max_bits, all_alike).tolist() == leader
+
+
+def photo(seed: int) -> Image.Image:
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def make_photos(root: Path, num_each: int = 30) -> Path:
+    for position, name in enumerate(("ant", "bee")):
+        (root / name).mkdir(parents=True)
+        for number in range(num_each):
+            (root / name / f"{number:03d}.jpg").write_bytes(jpeg(photo(1000 * position + number), 95))
+    return root
+
+
+def run(folder: Path, source: Path, **params: Any) -> tuple[NormalizeSummary, ImageStore]:
+    ingest(source, folder / "raw")
+    values = PARAMS | {"near_duplicate_bits": 4, "size_px": 32} | params
+    summary = normalize(folder / "raw", folder / "out", values, workers=1)
+    return summary, ImageStore.open(folder / "out")
+
+
+def places(store: ImageStore) -> dict[str, tuple[str, str | None]]:
+    columns = (store.index[name].to_pylist() for name in ("uri", "split", "group"))
+    return {uri: (split, group) for uri, split, group in zip(*columns, strict=True)}
+
+
+def test_copies_follow_the_picture_that_was_there_first(tmp_path: Path) -> None:
+    source = make_photos(tmp_path / "set")
+    _, store = run(tmp_path, source)
+    before = places(store)
+    assert {group for _, group in before.values()} == {None}
+    for number in range(20):
+        copy = photo(number).resize((80, 80), Image.Resampling.BICUBIC)
+        (source / "ant" / f"0 copy {number:03d}.jpg").write_bytes(jpeg(copy, 60))
+    summary, store = run(tmp_path, source)
+    after = places(store)
+    assert summary.num_near == 40
+    assert {uri: split for uri, (split, _) in before.items()} == {uri: after[uri][0] for uri in before}
+    for number in range(20):
+        assert after[f"ant/0 copy {number:03d}.jpg"] == after[f"ant/{number:03d}.jpg"]
+
+
+def make_divided(root: Path) -> Path:
+    """train and test folders; five pictures of test stand recompressed in train."""
+    for split, first in (("train", 0), ("test", 100)):
+        for position, name in enumerate(("ant", "bee")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(first, first + 20):
+                data = jpeg(photo(1000 * position + number), 95)
+                (root / split / name / f"{number:03d}.jpg").write_bytes(data)
+    for number in range(100, 105):
+        (root / "train" / "ant" / f"leak{number}.jpg").write_bytes(jpeg(photo(number), 70))
+    return root
+
+
+def test_a_leak_between_given_splits_is_named_or_dropped_or_fatal(tmp_path: Path) -> None:
+    source = make_divided(tmp_path / "set")
+    summary, store = run(tmp_path, source, on_leak="warn")
+    assert "5 pictures look like" in summary.warnings[0]
+    assert "'train/ant/leak100.jpg' (train)" in summary.warnings[0]
+    assert sum(store.counts.values()) == 85
+    summary, store = run(tmp_path, source, on_leak="drop_from_train")
+    reasons = [row["reason"] for row in pq.read_table(store.path / "rejected.parquet").to_pylist()]
+    assert reasons == ["leak"] * 5 and summary.warnings == [] and store.counts["test"] == 40
+    with pytest.raises(UserError, match=r"5 pictures look like.*drop_from_train"):
+        run(tmp_path, source, on_leak="fail")
+
+
+def test_classes_with_few_test_pictures_are_named(tmp_path: Path) -> None:
+    ingest(make_folder(tmp_path / "set", classes=("ant", "bee"), num_each=30), tmp_path / "raw")
+    make_folder(tmp_path / "set", classes=("wasp",), num_each=4, first=900)
+    ingest(tmp_path / "set", tmp_path / "raw")
+    summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS | {"min_test_per_class": 3}, workers=1)
+    assert len(summary.warnings) == 1 and "wasp" in summary.warnings[0] and "ant" not in summary.warnings[0]
