@@ -1,7 +1,7 @@
 """Keep glibc from giving large blocks back to the kernel after every use.
 
-A training step allocates and frees the same activations again and again. glibc maps blocks above 128 kB afresh each
-time (mallopt(3): M_MMAP_THRESHOLD), and the kernel fills them with zeros, page by page: on a small network that is a
+A training step allocates and frees the same activations again and again. glibc maps large blocks afresh each time
+(mallopt(3): M_MMAP_THRESHOLD), and the kernel fills them with zeros, page by page: with a small network that is a
 large part of the step.
 """
 

@@ -12,7 +12,8 @@ import torch
 from lightning_modules.allocator import keep_large_blocks
 if sys.argv[1] == "keep":
     assert keep_large_blocks()
-torch.empty(1 << 24).fill_(1.0)
+for _ in range(10):
+    torch.empty(1 << 24).fill_(1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.empty(1 << 24).fill_(1.0)
