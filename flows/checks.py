@@ -28,6 +28,7 @@ def report(source: str, project: Path) -> str:
             source,
             max_pixels=params["max_pixels"],
             max_reject_fraction=params["max_reject_fraction"],
+            near_duplicate_bits=params["near_duplicate_bits"],
             progress=progress,
         )
     return found.text()

@@ -35,9 +35,14 @@ def get_logger(name: str) -> logging.Logger:
 def attach() -> None:
     """Show what the flows say on stderr; for the `convoy` command."""
     logger = logging.getLogger(ROOT)
-    logger.setLevel(logging.INFO)
     logger.propagate = False
+    for handler in _screens():
+        logger.removeHandler(handler)
     logger.addHandler(_Screen(sys.stderr))
+
+
+def _screens() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger(ROOT).handlers if isinstance(handler, _Screen)]
 
 
 class _LogLines(io.TextIOBase):
@@ -55,7 +60,6 @@ class _LogLines(io.TextIOBase):
 
 def progress(name: str, logger: logging.Logger) -> Progress:
     """A bar where stderr is a terminal that somebody watches, else lines in the log."""
-    watched = any(isinstance(handler, _Screen) for handler in logging.getLogger(ROOT).handlers)
-    if watched and sys.stderr.isatty():
+    if _screens() and sys.stderr.isatty():
         return Progress(name)
     return Progress(name, stream=_LogLines(logger))  # type: ignore[arg-type]

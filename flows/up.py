@@ -58,7 +58,7 @@ class Fleet:
         path = self.logs / f"{name}.log"
         with path.open("wb") as log:
             process = processes.start(command, log=log, cwd=self.project, env=self.env)
-        self.children.append(Child(name, process, path.relative_to(self.project)))
+        self.children.append(Child(name, process, path))
 
     def wait(self, what: str, ready: Callable[[], bool]) -> None:
         """Wait for something to be ready; a dead child or the time limit raises UserError."""
