@@ -48,9 +48,9 @@ def connect(project: Path) -> "MlflowClient":
     named = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry or uri)
-    for name, value in named.items():
-        if value is None:  # MLflow has just set it; the next project in this process has a store of its own
-            os.environ.pop(name, None)
+    for variable, before in named.items():
+        if before is None:  # MLflow has just set it; the next project in this process has a store of its own
+            os.environ.pop(variable, None)
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
