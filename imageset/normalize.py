@@ -32,6 +32,7 @@ from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, develop, headers
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, run_all
 from imageset.progress import Progress, Silent
+from imageset.report import write_report
 from imageset.split import SPLITS, SplitRule, assign
 from imageset.ties import ON_LEAK, Ties, find_leaks, settle_leaks, tie
 
@@ -118,9 +119,11 @@ def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any
             index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
             check_splits(index, index["split"].to_pylist())
             refused += leaked
-            manifest = write_tables(folder, name, index, refused, spec, rule)
+            manifest = make_manifest(name, index, refused, spec, rule)
+            warnings += small_classes(manifest["counts"], params["min_test_per_class"])
+            write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
+            write_tables(folder, manifest, index, refused)
     counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
-    warnings += small_classes(manifest["counts"], params["min_test_per_class"])
     return NormalizeSummary(name, counts, len(manifest["classes"]), manifest["rejected"], spec,
                             manifest["fingerprint"], num_decoded, ties.num_near, warnings)
 
@@ -420,17 +423,14 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
-def write_tables(folder: Path, name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,
-                 rule: SplitRule) -> dict[str, Any]:
-    """Write index, refusals and, last, the manifest, which is returned."""
+def write_tables(folder: Path, manifest: Mapping[str, Any], index: pa.Table, refused: list[Refusal]) -> None:
+    """Write index, refusals and, last, the manifest."""
     pq.write_table(index, folder / store.INDEX, compression="zstd", use_dictionary=["label", "split", "group"])
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist([{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names}
                                   for one in refused], store.REJECTED_SCHEMA)
     pq.write_table(table, folder / store.REJECTED, compression="zstd")
-    manifest = make_manifest(name, index, refused, spec, rule)
     write_text(folder / store.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    return manifest
 
 
 def make_manifest(name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,

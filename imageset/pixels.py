@@ -113,14 +113,14 @@ def headers(batch: Batch, max_pixels: int) -> list[Header | Rejected]:
     return found
 
 
-def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int]:
-    """(width, height, perceptual hash) of one picture, its pixels forgotten.
+def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
+    """(width, height, perceptual hash, pixels) of one picture.
 
     Raises:
         Rejected: it cannot be decoded.
     """
     pixels, width, height = measure(data, spec)
-    return width, height, int(phashes(pixels[None].astype(np.float32))[0])
+    return width, height, int(phashes(pixels[None].astype(np.float32))[0]), pixels
 
 
 def _contents(batch: Batch) -> Iterator[bytes]:

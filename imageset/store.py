@@ -3,6 +3,7 @@
 images-00000.npy ...  uint8 (n, H, W, C), numpy's own format
 index.parquet         one row a picture (INDEX_SCHEMA)
 rejected.parquet      one row a refused picture (REJECTED_SCHEMA)
+dataset.html          the dataset for a person (imageset.report)
 dataset.json          the manifest, written last
 """
 

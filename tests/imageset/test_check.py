@@ -93,3 +93,12 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "set", num_each=2)
     (source / "ant" / "0000.png").chmod(0)
     assert [one.reason for one in check_source(source, workers=1).refused] == ["unreadable"]
+
+
+def test_look_alikes_and_leaks_are_named(tmp_path: Path) -> None:
+    from tests.imageset.test_near import make_divided
+
+    report = check_source(make_divided(tmp_path / "set"), workers=1)
+    assert len(report.near_duplicates) == 5 and report.near_duplicates[0] == [
+        "test/ant/100.jpg", "train/ant/leak100.jpg"]
+    assert "5 pictures look like" in report.warnings[0] and "near duplicates: 10 in 5 groups" in report.text()
