@@ -255,6 +255,7 @@ def test_the_report_shows_classes_and_refusals_and_loads_nothing_from_elsewhere(
     (source / "ant" / "cut.png").write_bytes(noise(5, 64, 64)[:3000])
     (source / "ant" / "copy.png").write_bytes((source / "ant" / "0000.png").read_bytes())
     page = (make_store(tmp_path, source).path / "dataset.html").read_text()
-    assert all(text in page for text in ("ant/cut.png", "truncated: 1", "duplicate: 1", "&lt;b&gt;ee", "ant/copy.png"))
+    expected = ("ant/cut.png", "truncated: 1", "duplicate: 1", "&lt;b&gt;ee", "ant/copy.png")
+    assert [text for text in expected if text not in page] == []
     assert "<b>ee" not in page and "http" not in page and "<script" not in page
     assert page.count("<img") == 3 and page.count('src="data:image/jpeg;base64,') == 3
