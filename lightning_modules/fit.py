@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,9 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
     experiment = experiment_id(client, dataset["name"], project)
     tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
     earlier = work.run_id
-    run = TrackedRun.open(client, experiment, earlier, tags)
+    network = config["model"]["network"]["class_path"].rpartition(".")[-1]
+    name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
+    run = TrackedRun.open(client, experiment, earlier, name, tags)
     if run.run_id != earlier:
         run.log_params(config)
         run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")

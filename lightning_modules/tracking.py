@@ -78,7 +78,8 @@ def experiment_id(client: "MlflowClient", name: str, project: Path) -> str:
         return str(found.experiment_id)
     local = tracking_uri(project).startswith("sqlite:")
     location = (project.resolve() / "mlartifacts" / name).as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs, not on traces
+    return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 class TrackedRun:
@@ -96,9 +97,9 @@ class TrackedRun:
 
     @classmethod
     def open(
-        cls, client: "MlflowClient", experiment: str, run_id: str | None, tags: Mapping[str, str]
+        cls, client: "MlflowClient", experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
     ) -> "TrackedRun":
-        """Go on with the run `run_id` if MLflow still has it, else start a new one."""
+        """Go on with the run `run_id` if MLflow still has it, else start a new one called `name`."""
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -110,7 +111,8 @@ class TrackedRun:
                     return cls(client, run)
             except MlflowException:
                 pass  # the store was changed or emptied since: a new run
-        return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags))))
+        # a name of our own: MLflow draws one at random, and after seed_everything always the same
+        return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Every leaf of a nested mapping as `outer.inner`, in one write."""

@@ -9,7 +9,7 @@ from lightning_modules.tracking import TrackedRun, connect, experiment_id, flatt
 @pytest.fixture
 def run(project):
     client = connect(project)
-    return TrackedRun.open(client, experiment_id(client, "flowers", project), None, {"colour": "red"})
+    return TrackedRun.open(client, experiment_id(client, "flowers", project), None, "first", {"colour": "red"})
 
 
 def test_runs_are_kept_in_the_project_unless_the_environment_names_a_server(project, monkeypatch):
@@ -73,11 +73,11 @@ def test_a_run_is_found_by_the_digest_of_its_dataset(run, project):
 
 def test_a_run_is_gone_on_with_while_mlflow_has_it(run):
     run.close("KILLED")
-    again = TrackedRun.open(run.client, run.experiment_id, run.run_id, {})
+    again = TrackedRun.open(run.client, run.experiment_id, run.run_id, "second", {})
     assert again.run_id == run.run_id
     assert run.client.get_run(run.run_id).info.status == "RUNNING"
     run.client.delete_run(run.run_id)
-    assert TrackedRun.open(run.client, run.experiment_id, run.run_id, {}).run_id != run.run_id
+    assert TrackedRun.open(run.client, run.experiment_id, run.run_id, "second", {}).run_id != run.run_id
 
 
 def test_a_store_that_cannot_be_opened_is_one_line(project, monkeypatch):
@@ -89,3 +89,7 @@ def test_a_store_that_cannot_be_opened_is_one_line(project, monkeypatch):
 
 def test_flatten_keeps_empty_mappings_as_leaves():
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_runs_have_their_own_names_whatever_the_seed(run):
+    assert run.client.get_run(run.run_id).info.run_name == "first"
