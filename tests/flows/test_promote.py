@@ -41,7 +41,7 @@ def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
     folder = project / f"bundle-{scale}"
     folder.mkdir(exist_ok=True)
     save_bundle(folder, replace(bundle.info, dataset=dataset), bundle.network)
-    run = TrackedRun.open(client, experiment_id(client, dataset["name"], project), None, {})
+    run = TrackedRun.open(client, experiment_id(client, dataset["name"], project), None, "made", {})
     log_model(run, folder, replace(bundle.info, dataset=dataset), ImageStore.open(project / "data/normalized"))
     run.close("FINISHED")
     return run.run_id
