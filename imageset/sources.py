@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: a folder with one sub-folder a class, IDX files, scikit-learn's digits.
+"""Where labelled pictures come from: folders, archives, tables, IDX files, scikit-learn's digits.
 
 `open_source` looks at a source once, cheaply, and either understands it (`describe()` echoes what was understood)
 or raises UserError. Iterating then yields one SourcePicture after another, always in the same order. A source is
@@ -53,7 +53,7 @@ class Source(Protocol):
 
     Attributes:
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
-        kind: "folder", "idx" or "digits".
+        kind: "folder", "archive", "table", "idx" or "digits".
         passed_over: how many files were not taken for pictures, by cause.
         classes: number of pictures of each class.
         problem: why nothing can be learned from it, or None.
@@ -75,7 +75,7 @@ class Source(Protocol):
 
 
 def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Source:
-    """Understand a source: a folder's path, a folder or file of IDX files, or "sklearn://digits".
+    """Understand a source: a folder, an archive, a table, IDX files (by path), or "sklearn://digits".
 
     `to_learn=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
 
@@ -87,6 +87,10 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
         from imageset.digits import open_digits
 
         return open_digits(text)
+    from imageset.tables import TableSource, is_table
+
+    if is_table(text):
+        return TableSource(text, to_learn=to_learn)
     path = Path(text).expanduser()
     if not path.exists():
         raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
@@ -94,8 +98,13 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
 
     if is_idx(path):
         return IdxSource(path)
+    from imageset.archives import ArchiveSource, is_archive
+
+    if is_archive(path):
+        return ArchiveSource(path, to_learn=to_learn)
     if not path.is_dir():
-        raise UserError(f"{text}: not a folder; give a folder that holds one sub-folder a class, or IDX files")
+        raise UserError(f"{text}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
+                        "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX files")
     return FolderSource(path, to_learn=to_learn)
 
 
