@@ -8,6 +8,7 @@ written into `bundle.json` and checked on loading; nothing is unpickled.
 import hashlib
 import importlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,12 +130,13 @@ def load_bundle(model_uri: str) -> Bundle:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
-    except (MlflowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"MLflow cannot give the model {model_uri} ({reason})") from error
-    return Bundle.load(folder / "artifacts" / "bundle")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=scratch))
+        except (MlflowException, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"MLflow cannot give the model {model_uri} ({reason})") from error
+        return Bundle.load(folder / "artifacts" / "bundle")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
