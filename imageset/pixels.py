@@ -174,14 +174,16 @@ def _summarize(pixels: np.ndarray, facts: Facts) -> None:
     num, side, _, channels = pixels.shape
     step = max(1, (1 << 18) // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
     pick = np.tile(np.eye(channels, dtype=np.float32), (side, 1))  # (S*C, C)
+    buffer = np.empty((min(step, num), *pixels.shape[1:]), np.float32)  # used again: new memory costs more
     for first in range(0, num, step):
         some = slice(first, first + step)
-        values = pixels[some].astype(np.float32)
+        values = buffer[: len(pixels[some])]
+        np.copyto(values, pixels[some])
         facts.phashes[some] = phashes(values)
         rows = values.reshape(-1, side * channels)  # (n*S, S*C)
         facts.sums[some] = (rows @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
-        rows = rows.astype(np.float64) if side > 256 else rows
-        facts.square_sums[some] = ((rows * rows) @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
+        squares = rows.astype(np.float64) ** 2 if side > 256 else np.multiply(rows, rows, out=rows)
+        facts.square_sums[some] = (squares @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
     for position in facts.refused:
         for column in facts[:5]:
             column[position] = 0
