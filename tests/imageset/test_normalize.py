@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -259,3 +260,23 @@ def test_the_report_shows_classes_and_refusals_and_loads_nothing_from_elsewhere(
     assert [text for text in expected if text not in page] == []
     assert "<b>ee" not in page and "http" not in page and "<script" not in page
     assert page.count("<img") == 3 and page.count('src="data:image/jpeg;base64,') == 3
+
+
+@pytest.mark.parametrize("where", ["_decode", "_close_gaps", "write_report", "write_tables"])
+def test_a_run_that_is_killed_leaves_the_earlier_dataset_and_the_next_one_is_as_if_undisturbed(
+        tmp_path: Path, where: str) -> None:
+    source = make_folder(tmp_path / "set")
+    make_store(tmp_path, source)
+    before = snapshot(tmp_path / "normalized")
+    make_folder(source, num_each=3, first=20)
+    ingest(source, tmp_path / "raw")
+    script = ("import os, json, sys; from imageset import normalize as stage\n"
+              f"stage.{where} = lambda *arguments: os.kill(os.getpid(), 9)\n"
+              "stage.normalize(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), workers=1)\n")
+    arguments = [str(tmp_path / "raw"), str(tmp_path / "normalized"), json.dumps(PARAMS)]
+    assert subprocess.run([sys.executable, "-c", script, *arguments], check=False).returncode == -9
+    assert snapshot(tmp_path / "normalized") == before
+    normalize(tmp_path / "raw", tmp_path / "normalized", PARAMS, workers=1)
+    normalize(tmp_path / "raw", tmp_path / "undisturbed", PARAMS, workers=1)
+    assert snapshot(tmp_path / "normalized") == snapshot(tmp_path / "undisturbed")
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".normalized")]
