@@ -140,11 +140,21 @@ def find_pictures(folder: str | os.PathLike[str],
     Links are never followed (nor read), devices, sockets and FIFOs never opened, hidden files and folders left
     alone; `passed_over` counts them by cause.
     """
-    root = Path(folder)
-    yield from _walk(os.fsencode(root), b"", Counter() if passed_over is None else passed_over)
+    root = os.fsencode(folder)
+    counts = Counter() if passed_over is None else passed_over
+    waiting = [iter(_listed(root, b"", counts))]  # a stack, not recursion: a chain of folders may be very long
+    while waiting:
+        entry, name = next(waiting[-1], (None, b""))
+        if entry is None:
+            waiting.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            waiting.append(iter(_listed(entry.path, name + b"/", counts)))
+        else:
+            yield PictureFile(Path(os.fsdecode(entry.path)), shown(name))
 
 
-def _walk(folder: bytes, inside: bytes, passed_over: Counter[str]) -> Iterator[PictureFile]:
+def _listed(folder: bytes, inside: bytes, passed_over: Counter[str]) -> list[tuple[os.DirEntry[bytes], bytes]]:
+    """The sub-folders and pictures of one folder with their names relative to the root, sorted."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -152,21 +162,23 @@ def _walk(folder: bytes, inside: bytes, passed_over: Counter[str]) -> Iterator[P
         if not inside:
             raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}") from None
         passed_over[f"folders that cannot be listed ({error.strerror})"] += 1
-        return
-    for entry in entries:
-        name = inside + entry.name
-        if entry.name.startswith(b".") or entry.name == b"__MACOSX":
-            passed_over["hidden"] += 1
-        elif entry.is_symlink():
-            passed_over["links"] += 1
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, name + b"/", passed_over)
-        elif not entry.is_file(follow_symlinks=False):
-            passed_over["devices, sockets and FIFOs"] += 1
-        elif os.path.splitext(os.fsdecode(entry.name).rstrip(". "))[1].lower() not in PICTURE_ENDINGS:
-            passed_over["files of other kinds"] += 1
-        else:
-            yield PictureFile(Path(os.fsdecode(entry.path)), shown(name))
+        return []
+    causes = [(entry, _cause_to_pass_over(entry)) for entry in entries]
+    passed_over.update(cause for _, cause in causes if cause)
+    return [(entry, inside + entry.name) for entry, cause in causes if not cause]
+
+
+def _cause_to_pass_over(entry: os.DirEntry[bytes]) -> str | None:
+    if entry.name.startswith(b".") or entry.name == b"__MACOSX":
+        return "hidden"
+    if entry.is_symlink():
+        return "links"
+    if entry.is_dir(follow_symlinks=False):
+        return None
+    if not entry.is_file(follow_symlinks=False):
+        return "devices, sockets and FIFOs"
+    ending = os.path.splitext(os.fsdecode(entry.name).rstrip(". "))[1].lower()
+    return None if ending in PICTURE_ENDINGS else "files of other kinds"
 
 
 def shown(name: bytes) -> str:

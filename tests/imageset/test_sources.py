@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_the_digits_are_written_once(tmp_path: Path) -> None:
 
 def test_a_slug_is_fit_for_a_name() -> None:
     assert [slug(name) for name in ("My Flowers (2)", "___", "Ä")] == ["my-flowers-2", "dataset", "dataset"]
+
+
+def test_a_chain_of_a_thousand_folders_is_walked(tmp_path: Path) -> None:
+    depth = 1500
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("a.png", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    (picture,) = find_pictures(tmp_path)
+    assert picture.uri == "d/" * depth + "a.png"
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # too deep for Python's own removal
