@@ -75,15 +75,34 @@ class Curves(Callback):
 
 
 class StopIfNotFinite(Callback):
-    """Ends a training whose loss is NaN or infinite, and says at which batch."""
+    """Ends a training whose loss is NaN or infinite, and says at which batch.
+
+    The first bad batch is noted on the device; looking at it there would make every step wait for a GPU, so that is
+    done every `LOOK_EVERY` batches and at the end of an epoch. On a CPU it costs nothing and is done each time.
+    """
+
+    LOOK_EVERY = 50
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_bad = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and not torch.isfinite(loss):
+        if isinstance(loss, Tensor):
+            good = torch.isfinite(loss.detach()) | (self.first_bad >= 0)
+            self.first_bad = torch.where(good, self.first_bad, batch_idx)
+        if self.first_bad.device.type == "cpu" or batch_idx % self.LOOK_EVERY == self.LOOK_EVERY - 1:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        if (batch := int(self.first_bad)) >= 0:
             raise UserError(
-                f"the training loss is {loss.item()} at epoch {trainer.current_epoch}, batch {batch_idx}; "
+                f"the training loss is not finite at epoch {trainer.current_epoch}, batch {batch}; "
                 "lower train.model.optimizer.init_args.lr in params.yaml"
             )
 
