@@ -24,8 +24,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ROOT.parent / "shared" / "datasets"
-PARAMS = {"channels": 3, "fit": "crop", "interpolation": "bilinear", "max_pixels": 178_956_970,
-          "max_reject_fraction": 0.05, "fidelity": "exact", "split": {"seed": 0, "val": 0.15, "test": 0.15}}
+PARAMS = {
+    "channels": 3,
+    "fit": "crop",
+    "interpolation": "bilinear",
+    "max_pixels": 178_956_970,
+    "max_reject_fraction": 0.05,
+    "fidelity": "exact",
+    "split": {"seed": 0, "val": 0.15, "test": 0.15},
+}
 NUM_WORKERS = len(os.sched_getaffinity(0))
 
 PEER = """
@@ -56,16 +63,20 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     for one in results:
-        print(f"{one['name']:58} ours {one['ours']:>10} peer {one['peer']:>10} {one['unit']:12} "
-              f"ratio {one['ratio']:>6} goal {one['goal']}")
+        print(
+            f"{one['name']:58} ours {one['ours']:>10} peer {one['peer']:>10} {one['unit']:12} "
+            f"ratio {one['ratio']:>6} goal {one['goal']}"
+        )
 
 
 def measure(work: Path, repeats: int) -> list[dict[str, Any]]:
     """All results."""
     photos, cifar = make_photos(work), make_cifar(work)
     results = []
-    for name, source, size, goal in (("1,002 photographs to 224 px", photos, 224, 2.5),
-                                     ("60,000 CIFAR-10 JPEGs to 32 px", cifar, 32, 8.0)):
+    for name, source, size, goal in (
+        ("1,002 photographs to 224 px", photos, 224, 2.5),
+        ("60,000 CIFAR-10 JPEGs to 32 px", cifar, 32, 8.0),
+    ):
         num = sum(1 for file in source.rglob("*") if file.is_file())
         raw = ingested(source, work)
         ours, peer, steady = [], [], []
@@ -75,8 +86,10 @@ def measure(work: Path, repeats: int) -> list[dict[str, Any]]:
             peer.append(whole)
             steady.append(loop)
         rate, whole, loop = (num / statistics.median(times) for times in (ours, peer, steady))
-        results += [result(f"{name}, whole command", rate, whole, goal, "pictures/s"),
-                    result(f"{name}, steady peer", rate, loop, goal, "pictures/s")]
+        results += [
+            result(f"{name}, whole command", rate, whole, goal, "pictures/s"),
+            result(f"{name}, steady peer", rate, loop, goal, "pictures/s"),
+        ]
     results.append(one_percent(cifar, work, repeats))
     results.append(difference(photos))
     return results
@@ -84,8 +97,14 @@ def measure(work: Path, repeats: int) -> list[dict[str, Any]]:
 
 def result(name: str, ours: float, peer: float, goal: float, unit: str) -> dict[str, Any]:
     """One row; ratio is ours over peer, larger is better."""
-    return {"name": name, "ours": float(f"{ours:.4g}"), "peer": float(f"{peer:.4g}"),
-            "ratio": round(ours / peer, 2), "goal": goal, "unit": unit}
+    return {
+        "name": name,
+        "ours": float(f"{ours:.4g}"),
+        "peer": float(f"{peer:.4g}"),
+        "ratio": round(ours / peer, 2),
+        "goal": goal,
+        "unit": unit,
+    }
 
 
 def one_percent(source: Path, work: Path, repeats: int) -> dict[str, Any]:
@@ -96,13 +115,18 @@ def one_percent(source: Path, work: Path, repeats: int) -> dict[str, Any]:
         raw = ingested(source, work)
         shutil.rmtree(work / "out", ignore_errors=True)
         full.append(normalize(raw, work / "out", 32, fresh=False))
-        for file in files[:: 100]:
+        for file in files[::100]:
             copy = file.with_name(f"new{number}_{file.name}")
             copy.write_bytes(file.read_bytes() + b"%d" % number)
         ingested(source, work)
         added.append(normalize(raw, work / "out", 32, fresh=False))
-    return result("1% new pictures: full runs in the time of one such run", 1 / statistics.median(added),
-                  1 / statistics.median(full), 33.3, "runs/s")
+    return result(
+        "1% new pictures: full runs in the time of one such run",
+        1 / statistics.median(added),
+        1 / statistics.median(full),
+        33.3,
+        "runs/s",
+    )
 
 
 def difference(photos: Path) -> dict[str, Any]:
@@ -119,8 +143,9 @@ def difference(photos: Path) -> dict[str, Any]:
         decode._measure_jpeg = lambda data, spec: None  # type: ignore[assignment]
         sums.append(float(np.abs(ours - decode.decode(file.read_bytes(), spec)).mean()))
         decode._measure_jpeg = quick
-    return result("mean difference to Pillow, of 255 (0.1 allowed)", 1 / statistics.mean(sums), 1 / 0.1, 1.0,
-                  "1/difference")
+    return result(
+        "mean difference to Pillow, of 255 (0.1 allowed)", 1 / statistics.mean(sums), 1 / 0.1, 1.0, "1/difference"
+    )
 
 
 def normalize(raw: Path, out: Path, size: int, fresh: bool = True) -> float:
@@ -140,8 +165,12 @@ def normalize(raw: Path, out: Path, size: int, fresh: bool = True) -> float:
 def image_folder(source: Path, size: int) -> tuple[float, float]:
     """Seconds of the peer's whole process, and of its loop alone."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", PEER, str(source), str(size), str(NUM_WORKERS)], check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEER, str(source), str(size), str(NUM_WORKERS)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return time.perf_counter() - start, float(done.stdout)
 
 

@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
                                   "CNN, and from there to predictions.", epilog=EPILOG)  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=EPILOG)
+    def command(name: str, help: str, epilog: str = EPILOG) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
 
     command("demo", "the whole road on handwritten digits that need no download")
     run = command("run", "ingest a folder, train, and promote the model if it is better")
@@ -54,10 +54,24 @@ def parser() -> argparse.ArgumentParser:
     up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
+    kernels = command("kernels", "show what a filter does to a picture: picture, matrix, feature map in one PNG",
+                      epilog="works in any folder.")  # fmt: skip
+    kernels.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
+    kernels.add_argument("--kernel", required=True, metavar="KERNEL", help="sharpen, edge, blur, emboss, outline, "
+                         "identity, or 9 numbers row by row in quotes: '0 -1 0 -1 5 -1 0 -1 0'")  # fmt: skip
+    kernels.add_argument("--stride", type=int, default=1, metavar="N", help="px from place to place; default 1")
+    kernels.add_argument("--padding", type=int, default=0, metavar="N", help="px of zeros around; default 0")
+    kernels.add_argument("--out", type=Path, metavar="FILE.png", help="default: IMAGE.KERNEL.png here")
     return top
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "kernels":  # needs no project
+        from lightning_modules.kernels import write_kernel_page
+
+        a = arguments
+        print(write_kernel_page(a.image, a.kernel, a.stride, a.padding, a.out))
+        return 0
     from flows import console
     from flows.project import find_project
 

@@ -77,8 +77,11 @@ class ArchiveSource:
 
     def describe(self) -> str:
         splits = ", ".join(f"{split} {num:,}" for split, num in sorted(self.splits.items()))
-        return (f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
-                + (f" ({splits})" if splits else "") + passed_over_text(self.passed_over))
+        return (
+            f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
+            + (f" ({splits})" if splits else "")
+            + passed_over_text(self.passed_over)
+        )
 
     def _list(self) -> Iterator[str]:
         """The names of the pictures; what notes say is kept."""
@@ -112,12 +115,16 @@ class _Layout:
     def __init__(self, names: list[str]) -> None:
         folders = [name.split("/")[:-1] for name in names]
         self._skip = 0
-        while folders and all(len(one) > self._skip + 1 for one in folders) and len(
-                {one[self._skip] for one in folders}) == 1:
+        while (
+            folders
+            and all(len(one) > self._skip + 1 for one in folders)
+            and len({one[self._skip] for one in folders}) == 1
+        ):
             self._skip += 1
         tops = {one[self._skip].lower() for one in folders if len(one) > self._skip}
         self._is_split = "train" in {SPLIT_OF_FOLDER.get(top) for top in tops} and all(
-            top in SPLIT_OF_FOLDER for top in tops)
+            top in SPLIT_OF_FOLDER for top in tops
+        )
 
     def place(self, name: str) -> tuple[str | None, str | None]:
         """(label, split) of a picture."""

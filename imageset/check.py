@@ -28,9 +28,10 @@ from imageset.ties import Ties, find_leaks, settle_leaks, tie
 
 LOOK_SIZE_PX = 32  # what perceptual hashes are made of
 EXAMPLES = 5  # of each reason, in the printed report
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason",
-                                                      "detail")]
-                    + [("phash", pa.uint64()), ("side", pa.int32()), ("row", pa.int32()), ("shard", pa.int32())])
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
+    + [("phash", pa.uint64()), ("side", pa.int32()), ("row", pa.int32()), ("shard", pa.int32())]
+)
 
 
 @dataclass(slots=True)
@@ -57,8 +58,10 @@ class CheckReport:
         if self.problem:
             return self.problem
         if harmful > self.max_reject_fraction * self.num_pictures:
-            return (f"{harmful:,} of {self.num_pictures:,} pictures are refused, "
-                    f"more than max_reject_fraction {self.max_reject_fraction:g}")
+            return (
+                f"{harmful:,} of {self.num_pictures:,} pictures are refused, "
+                f"more than max_reject_fraction {self.max_reject_fraction:g}"
+            )
         return None
 
     def text(self) -> str:
@@ -89,10 +92,16 @@ class CheckReport:
         yield f"convoy run would stop: {self.stops}" if self.stops else "convoy run would take it"
 
 
-def check_source(source: str | os.PathLike[str] | Source, *, max_pixels: int = 178_956_970,
-                 max_reject_fraction: float = 0.05, near_duplicate_bits: int | None = 4,
-                 workers: int | None = None, timeout_s: float = TIMEOUT_S,
-                 progress: Progress | None = None) -> CheckReport:
+def check_source(
+    source: str | os.PathLike[str] | Source,
+    *,
+    max_pixels: int = 178_956_970,
+    max_reject_fraction: float = 0.05,
+    near_duplicate_bits: int | None = 4,
+    workers: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    progress: Progress | None = None,
+) -> CheckReport:
     """Read and decode every picture of a source and report what was found; nothing is written.
 
     Raises:
@@ -105,12 +114,19 @@ def check_source(source: str | os.PathLike[str] | Source, *, max_pixels: int = 1
     with tempfile.TemporaryDirectory() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
         _look_at_all(source, rows, thumbnails, workers, timeout_s, progress or Silent())
         thumbnails.close()
-        return _report(source, pa.Table.from_pylist(rows, _SCHEMA), Path(folder), near_duplicate_bits,
-                       max_reject_fraction)
+        return _report(
+            source, pa.Table.from_pylist(rows, _SCHEMA), Path(folder), near_duplicate_bits, max_reject_fraction
+        )
 
 
-def _look_at_all(source: Source, rows: list[dict[str, Any]], thumbnails: _Thumbnails, workers: int | None,
-                 timeout_s: float, progress: Progress) -> None:
+def _look_at_all(
+    source: Source,
+    rows: list[dict[str, Any]],
+    thumbnails: _Thumbnails,
+    workers: int | None,
+    timeout_s: float,
+    progress: Progress,
+) -> None:
     progress.begin(total=len(source))
     work = partial(look, spec=thumbnails.spec)
     for row, seen in map_stream(_readable(source, rows), work, workers=workers, timeout_s=timeout_s):
@@ -148,17 +164,25 @@ class _Thumbnails:
     def __enter__(self) -> _Thumbnails:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
 def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the pictures that can be read; every picture becomes a row."""
     for picture in source:
-        row: dict[str, Any] = {"uri": picture.uri, "label": picture.label, "split": picture.split,
-                               "group": picture.group, "shard": 0, "image_id": None, "reason": None,
-                               "detail": None}
+        row: dict[str, Any] = {
+            "uri": picture.uri,
+            "label": picture.label,
+            "split": picture.split,
+            "group": picture.group,
+            "shard": 0,
+            "image_id": None,
+            "reason": None,
+            "detail": None,
+        }
         rows.append(row)
         try:
             data = picture.read()
@@ -171,25 +195,36 @@ def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
             yield row, data
 
 
-def _report(source: Source, records: pa.Table, folder: Path, near_duplicate_bits: int | None,
-            max_reject_fraction: float) -> CheckReport:
+def _report(
+    source: Source, records: pa.Table, folder: Path, near_duplicate_bits: int | None, max_reject_fraction: float
+) -> CheckReport:
     sound = records.filter(records["reason"].is_null())
     positions, refused = judge(sound)
-    refused += [Refusal(**row) for row in records.filter(records["reason"].is_valid())
-                .select(["uri", "image_id", "reason", "detail"]).to_pylist()]
+    refused += [
+        Refusal(**row)
+        for row in records.filter(records["reason"].is_valid())
+        .select(["uri", "image_id", "reason", "detail"])
+        .to_pylist()
+    ]
     kept = sound.take(pa.array(positions))
     ties = tie(kept, kept["phash"].to_numpy(), near_duplicate_bits, folder)
     leaks = find_leaks(kept["split"].to_pylist(), ties)
     splits = Counter(split for split in kept["split"].to_pylist() if split)
     sides = sound["side"].to_numpy()
     return CheckReport(
-        source=source.describe(), problem=source.problem, num_pictures=len(records), num_sound=len(kept),
-        classes=dict(sorted(Counter(kept["label"].to_pylist()).items())), splits=dict(sorted(splits.items())),
+        source=source.describe(),
+        problem=source.problem,
+        num_pictures=len(records),
+        num_sound=len(kept),
+        classes=dict(sorted(Counter(kept["label"].to_pylist()).items())),
+        splits=dict(sorted(splits.items())),
         refused=sorted(refused, key=lambda one: (one.uri, one.reason)),
         passed_over=dict(sorted(source.passed_over.items())),
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
-        max_reject_fraction=max_reject_fraction, near_duplicates=_near_groups(kept["uri"].to_pylist(), ties),
-        warnings=settle_leaks(kept, leaks, "warn")[2])
+        max_reject_fraction=max_reject_fraction,
+        near_duplicates=_near_groups(kept["uri"].to_pylist(), ties),
+        warnings=settle_leaks(kept, leaks, "warn")[2],
+    )
 
 
 def _near_groups(uris: list[str], ties: Ties) -> list[list[str]]:

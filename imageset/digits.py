@@ -45,8 +45,9 @@ class DigitsSource:
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for number, label in enumerate(self._labels.tolist()):
-            yield SourcePicture(f"{label}/{number:04d}.png", str(label), None, None,
-                                partial(encode_png, self._pixels[number]))
+            yield SourcePicture(
+                f"{label}/{number:04d}.png", str(label), None, None, partial(encode_png, self._pixels[number])
+            )
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -67,8 +67,10 @@ class Earlier:
             return Facts.empty(0, self._spec.channels)
         index, channels = self._store.index, self._store.spec.channels
         widths, heights, phashes = (index[column].to_numpy() for column in ("width", "height", "phash"))
-        sums, square_sums = (index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)
-                             for column in ("sums", "square_sums"))
+        sums, square_sums = (
+            index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)
+            for column in ("sums", "square_sums")
+        )
         return Facts(widths, heights, phashes, sums, square_sums, {}).take(rows)
 
     def link(self, rows: np.ndarray, path: Path) -> bool:
@@ -92,8 +94,10 @@ class Earlier:
         """Write the pixels of earlier rows into a shard at these offsets."""
         if self._store is None or len(rows) == 0:
             return
-        descriptors = {int(number): os.open(self._store.path / shard_name(int(number)), os.O_RDONLY)
-                       for number in np.unique(self._shards[rows])}
+        descriptors = {
+            int(number): os.open(self._store.path / shard_name(int(number)), os.O_RDONLY)
+            for number in np.unique(self._shards[rows])
+        }
         row_bytes = int(np.prod(self._store.spec.shape))
         with path.open("r+b") as target:
             for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):

@@ -54,8 +54,15 @@ def decode_jpeg(data: bytes, grey: bool, at_least_px: int = 0) -> np.ndarray | N
 
     fast = at_least_px > 0
     try:
-        return decode_jpeg(data, "GRAY" if grey else "RGB", fastdct=fast, fastupsample=fast,
-                           min_height=2 * at_least_px, min_width=2 * at_least_px, strict=True)
+        return decode_jpeg(
+            data,
+            "GRAY" if grey else "RGB",
+            fastdct=fast,
+            fastupsample=fast,
+            min_height=2 * at_least_px,
+            min_width=2 * at_least_px,
+            strict=True,
+        )
     except Exception:
         return None
 

@@ -83,12 +83,15 @@ def _one_of(same: list[tuple[int, dict[str, Any]]], refused: list[Refusal]) -> l
             labelled.append((position, row))
     labels = sorted({row["label"] for _, row in labelled})
     if len(labels) > 1:
-        refused += [_refusal(row, "label_conflict", f"the same bytes are labelled {' and '.join(labels)}")
-                    for _, row in labelled]
+        refused += [
+            _refusal(row, "label_conflict", f"the same bytes are labelled {' and '.join(labels)}")
+            for _, row in labelled
+        ]
         return []
     labelled.sort(key=_preference)
-    refused += [_refusal(row, "duplicate", f"the same bytes as {labelled[0][1]['uri']}")
-                for _, row in labelled[1:]]
+    refused += [
+        _refusal(row, "duplicate", f"the same bytes as {labelled[0][1]['uri']}") for _, row in labelled[1:]
+    ]
     return [position for position, _ in labelled[:1]]
 
 

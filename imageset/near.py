@@ -15,8 +15,12 @@ _PAIRS_AT_ONCE = 1 << 22
 _CONFIRMED_AT_ONCE = 256
 
 
-def near_groups(phashes: np.ndarray, max_bits: int, confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
-                tied: np.ndarray | None = None) -> np.ndarray:
+def near_groups(
+    phashes: np.ndarray,
+    max_bits: int,
+    confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    tied: np.ndarray | None = None,
+) -> np.ndarray:
     """int64 (N,): for each picture the number of the first picture of its group; its own where it is alone.
 
     `phashes` is uint64 (N,). `confirm(one, other)` gets the numbers of candidate pairs, returns a bool for each.
@@ -92,8 +96,9 @@ def _root(parents: np.ndarray, number: int) -> int:
 def tied_by(names: list[str | None]) -> np.ndarray:
     """int64 (N,): for each picture the number of the first one with the same name; its own where it has none."""
     first: dict[str, int] = {}
-    return np.array([number if name is None else first.setdefault(name, number)
-                     for number, name in enumerate(names)], np.int64)
+    return np.array(
+        [number if name is None else first.setdefault(name, number) for number, name in enumerate(names)], np.int64
+    )
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:

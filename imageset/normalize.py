@@ -47,7 +47,10 @@ KNOWN_PARAMS: Mapping[str, Any] = {
 }
 # Keys that may be left out, and what that means: that nothing of the kind is done.
 OPTIONAL_PARAMS: Mapping[str, Any] = {
-    "fidelity": "exact", "near_duplicate_bits": None, "on_leak": "warn", "min_test_per_class": 0,
+    "fidelity": "exact",
+    "near_duplicate_bits": None,
+    "on_leak": "warn",
+    "min_test_per_class": 0,
 }
 
 AUTO_SIZES_PX = (32, 64, 96, 128)
@@ -83,12 +86,21 @@ class NormalizeSummary:
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
         again = f"; near duplicates: {self.num_near:,}" if self.num_near else ""
         again += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
-        return (f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
-                f"in {self.num_classes} classes ({splits}); rejected: {refused}{again}")
+        return (
+            f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
+            f"in {self.num_classes} classes ({splits}); rejected: {refused}{again}"
+        )
 
 
-def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any], *, workers: int | None = None,
-              timeout_s: float = TIMEOUT_S, progress: Progress | None = None) -> NormalizeSummary:
+def normalize(
+    raw_dir: str | Path,
+    out_dir: str | Path,
+    params: Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    progress: Progress | None = None,
+) -> NormalizeSummary:
     """Turn the raw data into a normalized dataset at out_dir, which appears whole or not at all.
 
     `params` is the section `normalize` of params.yaml; `workers` the number of processes, one a processor if None.
@@ -124,8 +136,17 @@ def normalize(raw_dir: str | Path, out_dir: str | Path, params: Mapping[str, Any
             write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
             write_tables(folder, manifest, index, refused)
     counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
-    return NormalizeSummary(name, counts, len(manifest["classes"]), manifest["rejected"], spec,
-                            manifest["fingerprint"], num_decoded, ties.num_near, warnings)
+    return NormalizeSummary(
+        name,
+        counts,
+        len(manifest["classes"]),
+        manifest["rejected"],
+        spec,
+        manifest["fingerprint"],
+        num_decoded,
+        ties.num_near,
+        warnings,
+    )
 
 
 def read_params(path: str | Path) -> dict[str, Any]:
@@ -140,15 +161,26 @@ def read_params(path: str | Path) -> dict[str, Any]:
 def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with what was left out filled in; UserError for a wrong key or a value out of range."""
     params = dict(OPTIONAL_PARAMS) | dict(params)
-    known = dict(KNOWN_PARAMS) | {"fidelity": str, "near_duplicate_bits": (int, type(None)), "on_leak": str,
-                                  "min_test_per_class": int}
+    known = dict(KNOWN_PARAMS) | {
+        "fidelity": str,
+        "near_duplicate_bits": (int, type(None)),
+        "on_leak": str,
+        "min_test_per_class": int,
+    }
     check_keys(params, known, where="params.yaml: normalize")
-    choices = {"fit": FITS, "interpolation": tuple(INTERPOLATIONS), "channels": ("auto", 1, 3),
-               "fidelity": FIDELITIES, "on_leak": ON_LEAK, "near_duplicate_bits": (None, *range(9))}
+    choices = {
+        "fit": FITS,
+        "interpolation": tuple(INTERPOLATIONS),
+        "channels": ("auto", 1, 3),
+        "fidelity": FIDELITIES,
+        "on_leak": ON_LEAK,
+        "near_duplicate_bits": (None, *range(9)),
+    }
     for key, allowed in choices.items():
         if params[key] not in allowed:
-            raise UserError(f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, allowed))}, "
-                            f"not {params[key]!r}")
+            raise UserError(
+                f"params.yaml: normalize.{key}: must be one of {', '.join(map(str, allowed))}, not {params[key]!r}"
+            )
     size = params["size_px"]
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
         raise UserError(f"params.yaml: normalize.size_px: must be auto or 1 to 4096 (px), not {size!r}")
@@ -167,8 +199,9 @@ def read_rows(raw_dir: Path) -> tuple[pa.Table, list[Refusal]]:
     records = raw.read_records(raw_dir)
     records = records.filter(pc.invert(records["absent"]))  # type: ignore[attr-defined]
     kept, refused = judge(records)
-    rows = records.take(pa.array(kept)).select(["image_id", "uri", "label", "group", "split", "shard", "offset",
-                                                "size"])
+    rows = records.take(pa.array(kept)).select(
+        ["image_id", "uri", "label", "group", "split", "shard", "offset", "size"]
+    )
     return rows.sort_by([("shard", "ascending"), ("offset", "ascending")]).combine_chunks(), refused
 
 
@@ -190,27 +223,32 @@ def check_splits(rows: pa.Table, splits: list[str]) -> None:
     present = set(splits)
     for split in SPLITS:
         if split not in present:
-            raise UserError(f"the {split} split is empty with {len(splits):,} pictures; add pictures, "
-                            "or change params.yaml: normalize.split")
+            raise UserError(
+                f"the {split} split is empty with {len(splits):,} pictures; add pictures, "
+                "or change params.yaml: normalize.split"
+            )
 
 
 # ---- decode ----------------------------------------------------------------------------------------------------
 
 
-def decide_spec(params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Workers, timeout_s: float,
-                progress: Progress) -> DecodeSpec:
+def decide_spec(
+    params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Workers, timeout_s: float, progress: Progress
+) -> DecodeSpec:
     """The decode parameters, with `auto` settled by the pictures' headers."""
     size, channels = params["size_px"], params["channels"]
     if "auto" in (size, channels):
         found_size, found_channels = _measure(rows, raw_dir, params, pool, timeout_s, progress)
         size = found_size if size == "auto" else size
         channels = found_channels if channels == "auto" else channels
-    return DecodeSpec(size, channels, params["fit"], params["interpolation"], params["max_pixels"],
-                      params["fidelity"])
+    return DecodeSpec(
+        size, channels, params["fit"], params["interpolation"], params["max_pixels"], params["fidelity"]
+    )
 
 
-def _measure(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float,
-             progress: Progress) -> tuple[int, int]:
+def _measure(
+    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float, progress: Progress
+) -> tuple[int, int]:
     """(size in px, channels): the size by the median of a sample, one channel only if every picture is grey.
 
     The sample is the pictures with the smallest image_ids: as good as random, and the same on every machine.
@@ -219,8 +257,9 @@ def _measure(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Wor
     progress.begin(total=len(rows), step="reading headers")
     found_colour = False
     sample = rows.sort_by("image_id").slice(0, AUTO_SAMPLE)
-    for one in _headers(sample.sort_by([("shard", "ascending"), ("offset", "ascending")]), raw_dir, params, pool,
-                        timeout_s):
+    for one in _headers(
+        sample.sort_by([("shard", "ascending"), ("offset", "ascending")]), raw_dir, params, pool, timeout_s
+    ):
         progress.advance()
         if isinstance(one, Header):
             sides.append(min(one.width, one.height))
@@ -237,8 +276,9 @@ def _measure(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Wor
     return size, 3 if found_colour else 1
 
 
-def _headers(rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers,
-             timeout_s: float) -> Iterator[Header | Rejected]:
+def _headers(
+    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float
+) -> Iterator[Header | Rejected]:
     work = partial(headers, max_pixels=params["max_pixels"])
     batches = _batches(rows, np.zeros(len(rows), np.int64), raw_dir, "", 0, timeout_s)
     for outcome in run_all(pool, work, batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * pool.num):
@@ -269,8 +309,11 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
     facts = Facts.empty(len(rows), work.spec.channels)
     work.progress.begin(total=len(rows))
     to_decode = [_prepare(work, number, rows, some, facts) for number, some in enumerate(plan)]
-    batches = (batch for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
-               for batch in _shard_batches(work, number, rows, first, todo))
+    batches = (
+        batch
+        for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
+        for batch in _shard_batches(work, number, rows, first, todo)
+    )
     _decode(work, batches, np.concatenate([*to_decode, np.empty(0, np.int64)]), facts)
     work.progress.end()
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
@@ -292,8 +335,11 @@ def _plan(rows: pa.Table, spec: DecodeSpec) -> list[tuple[int, int]]:
     raw_shards = rows["shard"].to_numpy()
     starts = np.flatnonzero(np.diff(raw_shards, prepend=-1))
     ends = np.append(starts[1:], len(raw_shards))
-    return [(first, min(most, end - first)) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-            for first in range(start, end, most)]
+    return [
+        (first, min(most, end - first))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        for first in range(start, end, most)
+    ]
 
 
 def _prepare(work: Work, number: int, rows: pa.Table, some: tuple[int, int], facts: Facts) -> np.ndarray:
@@ -327,8 +373,9 @@ def _shard_batches(work: Work, number: int, rows: pa.Table, first: int, todo: np
     return _batches(rows.take(pa.array(todo)), out_offsets, work.raw_dir, out_file, row_bytes, work.timeout_s)
 
 
-def _batches(rows: pa.Table, out_offsets: np.ndarray, raw_dir: Path, out_file: str, row_bytes: int,
-             timeout_s: float) -> Iterator[Batch]:
+def _batches(
+    rows: pa.Table, out_offsets: np.ndarray, raw_dir: Path, out_file: str, row_bytes: int, timeout_s: float
+) -> Iterator[Batch]:
     """Cut rows (in raw order) into batches of one raw shard each."""
     shards, offsets, sizes = (rows[column].to_numpy() for column in ("shard", "offset", "size"))
     cost = np.maximum(sizes / BATCH_BYTES, row_bytes / BATCH_PIXEL_BYTES) + 1 / 4096
@@ -336,15 +383,23 @@ def _batches(rows: pa.Table, out_offsets: np.ndarray, raw_dir: Path, out_file: s
     starts = np.flatnonzero((np.diff(number, prepend=-1) != 0) | (np.diff(shards, prepend=-1) != 0))
     for start, end in zip(starts.tolist(), np.append(starts[1:], len(sizes)).tolist(), strict=False):
         image_ids = [bytes.fromhex(one) for one in rows["image_id"].slice(start, end - start).to_pylist()]
-        yield Batch(str(raw_dir / raw.shard_name(int(shards[start]))), image_ids, offsets[start:end].tolist(),
-                    sizes[start:end].tolist(), out_file, out_offsets[start:end].tolist(), timeout_s)
+        yield Batch(
+            str(raw_dir / raw.shard_name(int(shards[start]))),
+            image_ids,
+            offsets[start:end].tolist(),
+            sizes[start:end].tolist(),
+            out_file,
+            out_offsets[start:end].tolist(),
+            timeout_s,
+        )
 
 
 def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts) -> None:
     """Have the batches decoded; their pictures are the rows `todo`, in order."""
     position = 0
-    for outcome in run_all(work.pool, partial(develop, spec=work.spec), batches, alone=Batch.alone,
-                           ahead=CHUNKS_AHEAD * work.pool.num):
+    for outcome in run_all(
+        work.pool, partial(develop, spec=work.spec), batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * work.pool.num
+    ):
         for part in outcome:
             if isinstance(part, Rejected):
                 part = Facts.empty(1, work.spec.channels)._replace(refused={0: (part.reason, part.detail)})
@@ -369,8 +424,9 @@ def _close_gaps(path: Path, good: np.ndarray, num_reserved: int, spec: DecodeSpe
         os.pwrite(descriptor, store.npy_header((len(good), *spec.shape)), 0)
 
 
-def _kept(rows: pa.Table, facts: Facts, shards: np.ndarray, positions: np.ndarray,
-          refused: list[Refusal]) -> tuple[pa.Table, Facts]:
+def _kept(
+    rows: pa.Table, facts: Facts, shards: np.ndarray, positions: np.ndarray, refused: list[Refusal]
+) -> tuple[pa.Table, Facts]:
     """Take the refused rows out."""
     uris, image_ids = rows["uri"], rows["image_id"]
     refused += [Refusal(uris[row].as_py(), image_ids[row].as_py(), *why) for row, why in facts.refused.items()]
@@ -390,9 +446,11 @@ def check_refusals(refused: list[Refusal], num_judged: int, most: float, raw_dir
     """Raise UserError when more than the fraction `most` of the pictures is refused; duplicates do not count."""
     num = num_harmful(refused)
     if num > most * num_judged:
-        raise UserError(f"{raw_dir}: {num:,} of {num_judged:,} pictures are refused {worst(refused)}; that is "
-                        f"more than max_reject_fraction {most:g}: repair the source, or raise "
-                        "params.yaml: normalize.max_reject_fraction")
+        raise UserError(
+            f"{raw_dir}: {num:,} of {num_judged:,} pictures are refused {worst(refused)}; that is "
+            f"more than max_reject_fraction {most:g}: repair the source, or raise "
+            "params.yaml: normalize.max_reject_fraction"
+        )
 
 
 def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[str]:
@@ -410,12 +468,18 @@ def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[s
 def make_index(rows: pa.Table, splits: list[str], ties: Ties, facts: Facts) -> pa.Table:
     """The table of store.INDEX_SCHEMA."""
     columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "uri")}
-    columns |= {"group": pa.array(ties.groups, pa.string()), "split": pa.array(splits, pa.string()),
-                "width": pa.array(facts.widths), "height": pa.array(facts.heights),
-                "phash": pa.array(facts.phashes),
-                "sums": _lists(facts.sums), "square_sums": _lists(facts.square_sums)}
+    columns |= {
+        "group": pa.array(ties.groups, pa.string()),
+        "split": pa.array(splits, pa.string()),
+        "width": pa.array(facts.widths),
+        "height": pa.array(facts.heights),
+        "phash": pa.array(facts.phashes),
+        "sums": _lists(facts.sums),
+        "square_sums": _lists(facts.square_sums),
+    }
     return pa.table([columns[name] for name in store.INDEX_SCHEMA.names], store.INDEX_SCHEMA.names).cast(
-        store.INDEX_SCHEMA)
+        store.INDEX_SCHEMA
+    )
 
 
 def _lists(values: np.ndarray) -> pa.Array:
@@ -427,14 +491,17 @@ def write_tables(folder: Path, manifest: Mapping[str, Any], index: pa.Table, ref
     """Write index, refusals and, last, the manifest."""
     pq.write_table(index, folder / store.INDEX, compression="zstd", use_dictionary=["label", "split", "group"])
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
-    table = pa.Table.from_pylist([{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names}
-                                  for one in refused], store.REJECTED_SCHEMA)
+    table = pa.Table.from_pylist(
+        [{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names} for one in refused],
+        store.REJECTED_SCHEMA,
+    )
     pq.write_table(table, folder / store.REJECTED, compression="zstd")
     write_text(folder / store.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
-def make_manifest(name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec,
-                  rule: SplitRule) -> dict[str, Any]:
+def make_manifest(
+    name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec, rule: SplitRule
+) -> dict[str, Any]:
     """What dataset.json says."""
     classes = sorted(index["label"].unique().to_pylist())
     mean, std = _statistics(index, spec)

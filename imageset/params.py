@@ -54,8 +54,10 @@ def _check_seen_by_dvc(section: Any, where: str) -> None:
     if isinstance(section, Mapping):
         for key, value in section.items():
             if key in UNSEEN_BY_DVC:
-                raise UserError(f"{where}.{key}: DVC leaves keys of this name out of its run cache, so a change "
-                                "would go unnoticed; use another name")
+                raise UserError(
+                    f"{where}.{key}: DVC leaves keys of this name out of its run cache, so a change "
+                    "would go unnoticed; use another name"
+                )
             _check_seen_by_dvc(value, f"{where}.{key}")
     elif isinstance(section, list):
         for value in section:

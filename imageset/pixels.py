@@ -42,8 +42,18 @@ class Batch:
 
     def alone(self) -> list[Batch]:
         """One batch for each picture."""
-        return [Batch(self.raw_file, [self.image_ids[one]], [self.offsets[one]], [self.sizes[one]], self.out_file,
-                      [self.out_offsets[one]], self.timeout_s) for one in range(len(self))]
+        return [
+            Batch(
+                self.raw_file,
+                [self.image_ids[one]],
+                [self.offsets[one]],
+                [self.sizes[one]],
+                self.out_file,
+                [self.out_offsets[one]],
+                self.timeout_s,
+            )
+            for one in range(len(self))
+        ]
 
 
 class Facts(NamedTuple):
@@ -65,8 +75,14 @@ class Facts(NamedTuple):
     @classmethod
     def empty(cls, num: int, channels: int) -> Facts:
         """Facts of pictures of which nothing is known yet."""
-        return cls(np.zeros(num, np.int32), np.zeros(num, np.int32), np.zeros(num, np.uint64),
-                   np.zeros((num, channels), np.int64), np.zeros((num, channels), np.int64), {})
+        return cls(
+            np.zeros(num, np.int32),
+            np.zeros(num, np.int32),
+            np.zeros(num, np.uint64),
+            np.zeros((num, channels), np.int64),
+            np.zeros((num, channels), np.int64),
+            {},
+        )
 
     def put(self, positions: np.ndarray, facts: Facts) -> None:
         """Write the facts of some pictures at these positions."""
@@ -76,8 +92,14 @@ class Facts(NamedTuple):
 
     def take(self, positions: np.ndarray) -> Facts:
         """The facts of the pictures at these positions, none of which is refused."""
-        return Facts(self.widths[positions], self.heights[positions], self.phashes[positions],
-                     self.sums[positions], self.square_sums[positions], {})
+        return Facts(
+            self.widths[positions],
+            self.heights[positions],
+            self.phashes[positions],
+            self.sums[positions],
+            self.square_sums[positions],
+            {},
+        )
 
 
 def develop(batch: Batch, spec: DecodeSpec) -> Facts:
@@ -144,8 +166,10 @@ def _contents(batch: Batch) -> Iterator[bytes]:
 
 
 def _rotten(batch: Batch) -> UserError:
-    return UserError(f"{batch.raw_file}: missing, or not the bytes that were ingested; restore it with "
-                     "`dvc checkout`, or ingest the source again")
+    return UserError(
+        f"{batch.raw_file}: missing, or not the bytes that were ingested; restore it with "
+        "`dvc checkout`, or ingest the source again"
+    )
 
 
 def _write(batch: Batch, pixels: np.ndarray) -> None:

@@ -16,8 +16,14 @@ def encode_png(pixels: np.ndarray) -> bytes:
     rows = np.zeros((height, 1 + pixels[0].size), np.uint8)  # every row begins with its filter: none
     rows[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    return b"".join((b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header), _chunk(b"IDAT", _stored(rows.tobytes())),
-                     _chunk(b"IEND", b"")))
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", _stored(rows.tobytes())),
+            _chunk(b"IEND", b""),
+        )
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -28,6 +34,8 @@ def _stored(data: bytes) -> bytes:
     """zlib's framing around uncompressed blocks of at most 65,535 bytes."""
     starts = range(0, max(1, len(data)), 65535)
     blocks = [data[start : start + 65535] for start in starts]
-    framed = [struct.pack("<BHH", number == len(blocks) - 1, len(block), len(block) ^ 0xFFFF) + block
-              for number, block in enumerate(blocks)]
+    framed = [
+        struct.pack("<BHH", number == len(blocks) - 1, len(block), len(block) ^ 0xFFFF) + block
+        for number, block in enumerate(blocks)
+    ]
     return b"\x78\x01" + b"".join(framed) + struct.pack(">I", zlib.adler32(data))

@@ -82,8 +82,9 @@ class Workers(Executor):
             _close(process)
         self._processes.clear()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.shutdown(wait=error is None, cancel_futures=error is not None)
 
     def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -124,8 +125,13 @@ def _start() -> subprocess.Popen[bytes]:
     home = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join([home, *filter(None, sys.path)])
     settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "imageset.worker"], env={**os.environ, **settings},
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "imageset.worker"],
+        env={**os.environ, **settings},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
@@ -138,8 +144,9 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run_all(executor: Executor, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]],
-            ahead: int) -> Iterator[list[R | Rejected]]:
+def run_all(
+    executor: Executor, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]], ahead: int
+) -> Iterator[list[R | Rejected]]:
     """Yield the outcome of each task, in order; at most `ahead` tasks are in memory.
 
     The outcome is [result] of the task; where a worker died over it, one outcome for each task of alone(task): its
@@ -154,8 +161,9 @@ def run_all(executor: Executor, work: Callable[[T], R], tasks: Iterable[T], *, a
         yield _outcome(executor, work, alone, *pending.popleft())
 
 
-def _outcome(executor: Executor, work: Callable[[T], R], alone: Callable[[T], list[T]], task: T,
-             future: Future[R]) -> list[R | Rejected]:
+def _outcome(
+    executor: Executor, work: Callable[[T], R], alone: Callable[[T], list[T]], task: T, future: Future[R]
+) -> list[R | Rejected]:
     try:
         return [future.result()]
     except WorkerDied:
@@ -184,8 +192,13 @@ def chunked(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
         yield chunk
 
 
-def map_stream(items: Iterable[tuple[K, bytes]], function: Callable[[bytes], T], *, workers: int | None = None,
-               timeout_s: float = TIMEOUT_S) -> Iterator[tuple[K, T | Rejected]]:
+def map_stream(
+    items: Iterable[tuple[K, bytes]],
+    function: Callable[[bytes], T],
+    *,
+    workers: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Iterator[tuple[K, T | Rejected]]:
     """Apply a picklable function to each picture's bytes in worker processes; order kept, memory constant.
 
     `workers` is the number of processes; None or 0 means one a processor.
@@ -212,8 +225,9 @@ def _singles(chunk: list[bytes]) -> list[list[bytes]]:
     return [[data] for data in chunk]
 
 
-def decode_stream(items: Iterable[tuple[K, bytes]], spec: DecodeSpec, *, workers: int | None = None,
-                  timeout_s: float = TIMEOUT_S) -> Iterator[tuple[K, np.ndarray | Rejected]]:
+def decode_stream(
+    items: Iterable[tuple[K, bytes]], spec: DecodeSpec, *, workers: int | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[tuple[K, np.ndarray | Rejected]]:
     """Decode (key, bytes) in worker processes to (key, uint8 (H, W, C) or Rejected), in the order given.
 
     A picture that crashes or hangs its worker comes back as Rejected("crashed") or Rejected("timeout").

@@ -21,8 +21,14 @@ class Progress:
     one after a few seconds, so that quick work stays quiet.
     """
 
-    def __init__(self, name: str, *, unit: str = "pictures", stream: TextIO | None = None,
-                 seconds_between_lines: float = SECONDS_BETWEEN_LINES) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        unit: str = "pictures",
+        stream: TextIO | None = None,
+        seconds_between_lines: float = SECONDS_BETWEEN_LINES,
+    ) -> None:
         self.name, self.unit = name, unit
         self._stream = stream
         self._pause_s = seconds_between_lines
@@ -41,8 +47,15 @@ class Progress:
         if stream.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=self._what, unit=f" {self.unit}", file=stream, leave=False,
-                             mininterval=0.2, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total,
+                desc=self._what,
+                unit=f" {self.unit}",
+                file=stream,
+                leave=False,
+                mininterval=0.2,
+                dynamic_ncols=True,
+            )
 
     def advance(self, num: int = 1) -> None:
         """Say that `num` more units are done."""
@@ -70,8 +83,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.end()
 
 

@@ -35,19 +35,21 @@ MAX_SHARD_BYTES = 256_000_000
 RECORDS, SOURCE = "records.parquet", "source.json"
 _BLOCK = 512  # tar's unit
 
-SCHEMA = pa.schema([
-    ("image_id", pa.string()),  # null where the bytes could not be read
-    ("uri", pa.string()),
-    ("label", pa.string()),
-    ("group", pa.string()),
-    ("split", pa.string()),
-    ("shard", pa.int32()),
-    ("offset", pa.int64()),  # of the picture's bytes in the shard
-    ("size", pa.int64()),
-    ("absent", pa.bool_()),
-    ("reason", pa.string()),  # set where the bytes could not be read
-    ("detail", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),  # null where the bytes could not be read
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),  # of the picture's bytes in the shard
+        ("size", pa.int64()),
+        ("absent", pa.bool_()),
+        ("reason", pa.string()),  # set where the bytes could not be read
+        ("detail", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,13 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
 
 
-def ingest(source: str | os.PathLike[str] | Source, raw_dir: str | Path, *, name: str | None = None,
-           progress: Progress | None = None) -> IngestSummary:
+def ingest(
+    source: str | os.PathLike[str] | Source,
+    raw_dir: str | Path,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> IngestSummary:
     """Bring `raw_dir` up to the source. The folder is started anew when it holds another source (name or kind).
 
     Raises:
@@ -161,15 +168,17 @@ class ShardReader:
         except FileNotFoundError:
             data = b""
         if len(data) != size:
-            raise UserError(f"{path}: missing or cut short; restore it with `dvc checkout`, "
-                            "or ingest the source again")
+            raise UserError(
+                f"{path}: missing or cut short; restore it with `dvc checkout`, or ingest the source again"
+            )
         return data
 
     def __enter__(self) -> ShardReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in self._open.values():
             file.close()
         self._open.clear()
@@ -185,8 +194,9 @@ class _Place:
     size: int
 
 
-def _add(source: Source, folder: Path, identity: dict[str, str], earlier: pa.Table,
-         progress: Progress) -> IngestSummary:
+def _add(
+    source: Source, folder: Path, identity: dict[str, str], earlier: pa.Table, progress: Progress
+) -> IngestSummary:
     _remove_leftovers(folder, earlier)
     places = _places(earlier)
     num_known = len(places)
@@ -199,22 +209,38 @@ def _add(source: Source, folder: Path, identity: dict[str, str], earlier: pa.Tab
     changed = not table.equals(earlier)
     if changed:
         with replacing(folder / RECORDS) as temporary:
-            pq.write_table(table, temporary, compression="zstd",
-                           use_dictionary=["label", "group", "split", "shard", "absent", "reason"])
+            pq.write_table(
+                table,
+                temporary,
+                compression="zstd",
+                use_dictionary=["label", "group", "split", "shard", "absent", "reason"],
+            )
     classes = Counter(label for label in present["label"].to_pylist() if label is not None)
     return IngestSummary(
-        **identity, num_pictures=len(present), num_new=len(places) - num_known,
+        **identity,
+        num_pictures=len(present),
+        num_new=len(places) - num_known,
         num_known=len(set(present["image_id"].to_pylist()) - {None}) - (len(places) - num_known),
-        num_absent=sum(table["absent"].to_pylist()), num_unreadable=present["image_id"].null_count,
-        num_shards=packer.num_written, changed=changed, classes=dict(sorted(classes.items())),
-        passed_over=dict(sorted(source.passed_over.items())))
+        num_absent=sum(table["absent"].to_pylist()),
+        num_unreadable=present["image_id"].null_count,
+        num_shards=packer.num_written,
+        changed=changed,
+        classes=dict(sorted(classes.items())),
+        passed_over=dict(sorted(source.passed_over.items())),
+    )
 
 
-def _row(picture: SourcePicture, places: dict[str, _Place], packer: _Packer,
-         progress: Progress) -> dict[str, object] | None:
+def _row(
+    picture: SourcePicture, places: dict[str, _Place], packer: _Packer, progress: Progress
+) -> dict[str, object] | None:
     """One row of the table; the bytes go to a shard unless they are in one. None for a file that has vanished."""
-    row: dict[str, object] = {"uri": picture.uri, "label": picture.label, "group": picture.group,
-                              "split": picture.split, "absent": False}
+    row: dict[str, object] = {
+        "uri": picture.uri,
+        "label": picture.label,
+        "group": picture.group,
+        "split": picture.split,
+        "absent": False,
+    }
     progress.advance()
     try:
         data = picture.read()
@@ -237,9 +263,11 @@ def _ending(uri: str) -> str:
 def _merged(present: pa.Table, earlier: pa.Table) -> pa.Table:
     """What is there now, and what was there once, marked absent; by uri, then image_id."""
     keys = set(zip(present["uri"].to_pylist(), present["image_id"].to_pylist(), strict=True))
-    gone = [number for number, key in enumerate(
-        zip(earlier["uri"].to_pylist(), earlier["image_id"].to_pylist(), strict=True))
-        if key not in keys and key[1] is not None]
+    gone = [
+        number
+        for number, key in enumerate(zip(earlier["uri"].to_pylist(), earlier["image_id"].to_pylist(), strict=True))
+        if key not in keys and key[1] is not None
+    ]
     absent = earlier.take(pa.array(gone, pa.int64()))
     column = SCHEMA.get_field_index("absent")
     absent = absent.set_column(column, SCHEMA.field(column), pa.array([True] * len(absent), pa.bool_()))
@@ -303,8 +331,9 @@ class _Packer:
     def __enter__(self) -> _Packer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is None:
             return
         if error is None:
@@ -328,8 +357,10 @@ def _identity(raw_dir: Path) -> dict[str, str] | None:
     if not (raw_dir / SOURCE).is_file():
         foreign = [] if not raw_dir.is_dir() else [file for file in raw_dir.iterdir() if file.name[0] != "."]
         if foreign or (raw_dir.exists() and not raw_dir.is_dir()):
-            raise UserError(f"{raw_dir}: holds {foreign[0].name if foreign else 'a file'} but no {SOURCE}; "
-                            "move it away, this folder is written by ingest alone")
+            raise UserError(
+                f"{raw_dir}: holds {foreign[0].name if foreign else 'a file'} but no {SOURCE}; "
+                "move it away, this folder is written by ingest alone"
+            )
         return None
     try:
         identity = json.loads((raw_dir / SOURCE).read_text())
@@ -343,5 +374,7 @@ def _read(raw_dir: Path) -> pa.Table:
     try:
         return pq.read_table(path, memory_map=False).select(SCHEMA.names).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException):
-        raise UserError(f"{path}: missing or damaged; restore it with `dvc checkout`, "
-                        f"or remove {raw_dir} and ingest the source again") from None
+        raise UserError(
+            f"{path}: missing or damaged; restore it with `dvc checkout`, "
+            f"or remove {raw_dir} and ingest the source again"
+        ) from None

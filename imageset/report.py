@@ -49,19 +49,33 @@ figcaption{font-size:11px;color:#5b6675;overflow-wrap:anywhere}
 """
 
 
-def write_report(folder: Path, raw_dir: Path, manifest: Mapping[str, Any], index: pa.Table,
-                 refused: Sequence[Refusal], warnings: Sequence[str], pool: Executor, timeout_s: float) -> None:
+def write_report(
+    folder: Path,
+    raw_dir: Path,
+    manifest: Mapping[str, Any],
+    index: pa.Table,
+    refused: Sequence[Refusal],
+    warnings: Sequence[str],
+    pool: Executor,
+    timeout_s: float,
+) -> None:
     """Write folder/dataset.html; the folder holds the shards of pixels already."""
     spec = DecodeSpec.from_dict(manifest["decode"])
     pixels = _Pixels(folder, index)
-    parts = [_head(manifest, index, spec, warnings), _balance(manifest), _sizes(index),
-             _sheets(manifest, index, pixels), _near(index, pixels),
-             _refusals(refused, raw_dir, spec, pool, timeout_s)]
+    parts = [
+        _head(manifest, index, spec, warnings),
+        _balance(manifest),
+        _sizes(index),
+        _sheets(manifest, index, pixels),
+        _near(index, pixels),
+        _refusals(refused, raw_dir, spec, pool, timeout_s),
+    ]
     title = escape(plain(manifest["name"]))
     (folder / REPORT).write_text(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
 
 
 class _Pixels:
@@ -81,7 +95,8 @@ class _Pixels:
 
 def _head(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec, warnings: Sequence[str]) -> str:
     facts = {
-        "pictures": f"{len(index):,}", "classes": f"{len(manifest['classes']):,}",
+        "pictures": f"{len(index):,}",
+        "classes": f"{len(manifest['classes']):,}",
         **{split: f"{sum(manifest['counts'][split].values()):,}" for split in SPLITS},
         "refused": f"{sum(manifest['rejected'].values()):,}",
         "normalized to": f"{spec.size} x {spec.size} x {spec.channels}",
@@ -90,9 +105,11 @@ def _head(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec, warnin
     }
     boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items())
     notes = "".join(f"<p>Warning: {escape(plain(warning))}</p>" for warning in warnings)
-    return (f"<h1>{escape(plain(manifest['name']))}</h1><div class=facts>{boxes}</div>{notes}"
-            f"<p class=small>fingerprint {manifest['fingerprint']}; fit {spec.fit}, {spec.interpolation}, "
-            f"fidelity {spec.fidelity}</p>")
+    return (
+        f"<h1>{escape(plain(manifest['name']))}</h1><div class=facts>{boxes}</div>{notes}"
+        f"<p class=small>fingerprint {manifest['fingerprint']}; fit {spec.fit}, {spec.interpolation}, "
+        f"fidelity {spec.fidelity}</p>"
+    )
 
 
 def _balance(manifest: Mapping[str, Any]) -> str:
@@ -101,14 +118,22 @@ def _balance(manifest: Mapping[str, Any]) -> str:
     most = max(totals.values())
     rows = []
     for label, total in totals.items():
-        bars = "".join(f'<i class={split} style="width:{100 * counts[split][label] / most:.2f}%"></i>'
-                       for split in SPLITS)
+        bars = "".join(
+            f'<i class={split} style="width:{100 * counts[split][label] / most:.2f}%"></i>' for split in SPLITS
+        )
         numbers = "".join(f"<td class=n>{counts[split][label]:,}</td>" for split in SPLITS)
-        rows.append(f'<tr><td>{escape(plain(label))}</td><td class=n>{total:,}</td>{numbers}'
-                    f'<td style="width:55%"><div class=bar>{bars}</div></td></tr>')
+        rows.append(
+            f"<tr><td>{escape(plain(label))}</td><td class=n>{total:,}</td>{numbers}"
+            f'<td style="width:55%"><div class=bar>{bars}</div></td></tr>'
+        )
     key = "".join(f"<span class={split}></span>{split}" for split in SPLITS)
-    return (f"<h2>Class balance</h2><p class='small key'>{key}</p><table><tr><th>class<th>pictures"
-            + "".join(f"<th>{split}" for split in SPLITS) + "<th></tr>" + "".join(rows) + "</table>")
+    return (
+        f"<h2>Class balance</h2><p class='small key'>{key}</p><table><tr><th>class<th>pictures"
+        + "".join(f"<th>{split}" for split in SPLITS)
+        + "<th></tr>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def _sizes(index: pa.Table) -> str:
@@ -119,12 +144,16 @@ def _sizes(index: pa.Table) -> str:
     for low, high, num in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
         if num:
             name = f"{low:,} to {high - 1:,}" if high < 1 << 31 else f"{low:,} and more"
-            rows.append(f'<tr><td>{name} px</td><td class=n>{num:,}</td><td style="width:70%"><div class=bar>'
-                        f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>')
+            rows.append(
+                f'<tr><td>{name} px</td><td class=n>{num:,}</td><td style="width:70%"><div class=bar>'
+                f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>'
+            )
     common = Counter(zip(index["width"].to_pylist(), index["height"].to_pylist(), strict=True)).most_common(5)
     shapes = ", ".join(f"{width} x {height} ({num:,})" for (width, height), num in common)
-    return (f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
-            f"<table>{''.join(rows)}</table>")
+    return (
+        f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
+        f"<table>{''.join(rows)}</table>"
+    )
 
 
 def _sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _Pixels) -> str:
@@ -136,8 +165,10 @@ def _sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _Pixels) -> st
         some = chosen.get(labels[number])
         if some is not None and len(some) < PICTURES_A_CLASS:
             some.append(number)
-    parts = [f"<h3>{escape(plain(label))}</h3>{_image(_sheet([pixels[number] for number in some]))}"
-             for label, some in chosen.items()]
+    parts = [
+        f"<h3>{escape(plain(label))}</h3>{_image(_sheet([pixels[number] for number in some]))}"
+        for label, some in chosen.items()
+    ]
     more = len(manifest["classes"]) - len(chosen)
     return "<h2>Contact sheets</h2>" + "".join(parts) + (f"<p>and {more:,} more classes</p>" if more > 0 else "")
 
@@ -151,36 +182,51 @@ def _near(index: pa.Table, pixels: _Pixels) -> str:
         return ""
     uris, splits = index["uri"].to_pylist(), index["split"].to_pylist()
     shown = sorted(groups.values(), key=lambda group: (-len(group), group))[:GROUPS_SHOWN]
-    strips = ["<div class=strip>" + "".join(
-        _figure(pixels[number], f"{uris[number]} ({splits[number]})") for number in group[:PICTURES_A_GROUP]
-    ) + "</div>" for group in shown]
+    strips = [
+        "<div class=strip>"
+        + "".join(
+            _figure(pixels[number], f"{uris[number]} ({splits[number]})") for number in group[:PICTURES_A_GROUP]
+        )
+        + "</div>"
+        for group in shown
+    ]
     total = sum(map(len, groups.values()))
-    return (f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(groups):,} groups, each in one "
-            f"split; the largest {len(shown)} are shown</p>" + "".join(strips))
+    return (
+        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(groups):,} groups, each in one "
+        f"split; the largest {len(shown)} are shown</p>" + "".join(strips)
+    )
 
 
-def _refusals(refused: Sequence[Refusal], raw_dir: Path, spec: DecodeSpec, pool: Executor,
-              timeout_s: float) -> str:
+def _refusals(
+    refused: Sequence[Refusal], raw_dir: Path, spec: DecodeSpec, pool: Executor, timeout_s: float
+) -> str:
     if not refused:
         return "<h2>Refused</h2><p>Nothing.</p>"
     by_reason: dict[str, list[Refusal]] = {}
     for one in sorted(refused, key=lambda one: (one.reason, one.uri)):
         by_reason.setdefault(one.reason, []).append(one)
     shown = {reason: some[:REFUSED_A_REASON] for reason, some in by_reason.items()}
-    ids = {one.image_id for some in shown.values() for one in some
-           if one.image_id and one.reason in ("duplicate", "label_conflict", "leak", "unlabelled")}
+    ids = {
+        one.image_id
+        for some in shown.values()
+        for one in some
+        if one.image_id and one.reason in ("duplicate", "label_conflict", "leak", "unlabelled")
+    }
     thumbs = _decoded(sorted(ids), raw_dir, spec, pool, timeout_s)
     parts = []
     for reason, some in shown.items():
         strip = "".join(_figure(thumbs.get(one.image_id or ""), f"{one.uri}: {one.detail}") for one in some)
         more = len(by_reason[reason]) - len(some)
-        parts.append(f"<h3>{reason}: {len(by_reason[reason]):,}</h3><p class=small>{REASONS[reason]}</p>"
-                     f"<div class=strip>{strip}</div>" + (f"<p class=small>and {more:,} more</p>" if more else ""))
+        parts.append(
+            f"<h3>{reason}: {len(by_reason[reason]):,}</h3><p class=small>{REASONS[reason]}</p>"
+            f"<div class=strip>{strip}</div>" + (f"<p class=small>and {more:,} more</p>" if more else "")
+        )
     return "<h2>Refused</h2>" + "".join(parts)
 
 
-def _decoded(image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: Executor,
-             timeout_s: float) -> dict[str, np.ndarray]:
+def _decoded(
+    image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: Executor, timeout_s: float
+) -> dict[str, np.ndarray]:
     """Pixels of pictures that are not in the store, decoded in the workers."""
     data = [content for _, content in raw.read_bytes(raw_dir, image_ids)] if image_ids else []
     work = partial(_decode_one, spec=spec, timeout_s=timeout_s)

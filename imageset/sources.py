@@ -20,14 +20,42 @@ from imageset.errors import UserError
 from imageset.quality import Rejected
 
 # What is picked up from a folder; the last line only to be refused by name, not passed over in silence.
-PICTURE_ENDINGS = frozenset([
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm",
-    ".heic", ".heif", ".avif", ".svg", ".jp2", ".j2k", ".jxl",
-])
+PICTURE_ENDINGS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".svg",
+        ".jp2",
+        ".j2k",
+        ".jxl",
+    ]
+)
 SPLIT_OF_FOLDER = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
 }
 # One picture must fit into one shard (see imageset.raw).
 MAX_PICTURE_BYTES = 255_000_000
@@ -103,8 +131,10 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
     if is_archive(path):
         return ArchiveSource(path, to_learn=to_learn)
     if not path.is_dir():
-        raise UserError(f"{text}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
-                        "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX files")
+        raise UserError(
+            f"{text}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
+            "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX files"
+        )
     return FolderSource(path, to_learn=to_learn)
 
 
@@ -133,8 +163,9 @@ class PictureFile:
         return read_file(self.path)
 
 
-def find_pictures(folder: str | os.PathLike[str],
-                  passed_over: Counter[str] | None = None) -> Iterator[PictureFile]:
+def find_pictures(
+    folder: str | os.PathLike[str], passed_over: Counter[str] | None = None
+) -> Iterator[PictureFile]:
     """Walk a folder, sub-folders included, in a fixed order, and yield what is named like a picture.
 
     Links are never followed (nor read), devices, sockets and FIFOs never opened, hidden files and folders left
@@ -257,8 +288,10 @@ class FolderSource:
     def _problem(self, folders: list[str]) -> str | None:
         """Why nothing can be learned from this folder, or None."""
         if not self._files:
-            return (f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}; "
-                    "give a folder that holds one sub-folder a class")
+            return (
+                f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}; "
+                "give a folder that holds one sub-folder a class"
+            )
         top = {file.uri.split("/")[0] for file in self._files}
         empty = [folder for folder in folders if folder not in top]
         if empty:
@@ -266,8 +299,10 @@ class FolderSource:
         if not self.classes:
             return f"{self.path}: the pictures lie in no class folder; move them into one sub-folder a class"
         if len(self.classes) < 2:
-            return (f"{self.path}: a single class '{next(iter(self.classes))}'; "
-                    f"at least two are needed to learn a difference{self._nested_hint(folders)}")
+            return (
+                f"{self.path}: a single class '{next(iter(self.classes))}'; "
+                f"at least two are needed to learn a difference{self._nested_hint(folders)}"
+            )
         return None
 
     def _nested_hint(self, folders: list[str]) -> str:
@@ -277,9 +312,13 @@ class FolderSource:
 
 def _visible_folders(path: Path) -> list[str]:
     with os.scandir(os.fsencode(path)) as listing:
-        return sorted(shown(entry.name) for entry in listing
-                      if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(b".")
-                      and entry.name != b"__MACOSX")
+        return sorted(
+            shown(entry.name)
+            for entry in listing
+            if entry.is_dir(follow_symlinks=False)
+            and not entry.name.startswith(b".")
+            and entry.name != b"__MACOSX"
+        )
 
 
 def _are_splits(path: Path, folders: list[str]) -> bool:
@@ -289,7 +328,7 @@ def _are_splits(path: Path, folders: list[str]) -> bool:
 
 
 def passed_over_text(passed_over: Mapping[str, int]) -> str:
-    """", passed over: ..." or nothing."""
+    """ ", passed over: ..." or nothing."""
     if not passed_over:
         return ""
     return "; passed over: " + ", ".join(f"{num:,} {cause}" for cause, num in sorted(passed_over.items()))

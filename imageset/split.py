@@ -23,8 +23,9 @@ class SplitRule:
 
     def __post_init__(self) -> None:
         if not (0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1):
-            raise UserError(f"split: val {self.val:g} and test {self.test:g} must be above 0 "
-                            "and leave something for training")
+            raise UserError(
+                f"split: val {self.val:g} and test {self.test:g} must be above 0 and leave something for training"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary, for JSON."""
@@ -45,13 +46,16 @@ def assign(image_ids: list[str], groups: list[str | None], made: list[str | None
         chosen[points < rule.test] = "test"
     if not any(made):
         return chosen.tolist()
-    return [split if split in ("val", "test") else place
-            for split, place in zip(made, chosen.tolist(), strict=True)]
+    return [
+        split if split in ("val", "test") else place for split, place in zip(made, chosen.tolist(), strict=True)
+    ]
 
 
 def _points(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:
     """float64 (N,) in [0, 1): where the salted hash puts each picture."""
     sha256, alone, together = hashlib.sha256, f"{seed}\0image\0".encode(), f"{seed}\0group\0".encode()
-    digests = [sha256(alone + image_id.encode() if group is None else together + group.encode()).digest()[:8]
-               for image_id, group in zip(image_ids, groups, strict=True)]
+    digests = [
+        sha256(alone + image_id.encode() if group is None else together + group.encode()).digest()[:8]
+        for image_id, group in zip(image_ids, groups, strict=True)
+    ]
     return np.frombuffer(b"".join(digests), ">u8").astype(np.float64) / 2**64

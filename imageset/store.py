@@ -31,26 +31,30 @@ FORMAT = "convoy-imageset-1"
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 HEADER_BYTES = 128  # numpy's header, padded so that the pixels always begin here
 
-INDEX_SCHEMA = pa.schema([
-    ("image_id", pa.string()),
-    ("shard", pa.int32()),  # number of the images-*.npy
-    ("row", pa.int32()),
-    ("label", pa.string()),
-    ("split", pa.string()),
-    ("group", pa.string()),
-    ("uri", pa.string()),
-    ("width", pa.int32()),  # px, of the picture itself
-    ("height", pa.int32()),
-    ("phash", pa.uint64()),
-    ("sums", pa.list_(pa.int64())),  # of the normalized pixels, per channel
-    ("square_sums", pa.list_(pa.int64())),
-])
-REJECTED_SCHEMA = pa.schema([
-    ("uri", pa.string()),
-    ("image_id", pa.string()),
-    ("reason", pa.string()),
-    ("detail", pa.string()),
-])
+INDEX_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("shard", pa.int32()),  # number of the images-*.npy
+        ("row", pa.int32()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("uri", pa.string()),
+        ("width", pa.int32()),  # px, of the picture itself
+        ("height", pa.int32()),
+        ("phash", pa.uint64()),
+        ("sums", pa.list_(pa.int64())),  # of the normalized pixels, per channel
+        ("square_sums", pa.list_(pa.int64())),
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("image_id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
 
 
 def shard_name(number: int) -> str:
@@ -77,7 +81,8 @@ def fingerprint(index: pa.Table, spec: DecodeSpec) -> str:
     for batch in rows.to_batches(max_chunksize=10_000):
         ends = pc.binary_join_element_wise(batch["group"].fill_null(""), "", "\n")  # type: ignore[attr-defined]
         lines = pc.binary_join_element_wise(  # type: ignore[attr-defined]
-            batch["image_id"], batch["label"], batch["split"], ends, "\0")
+            batch["image_id"], batch["label"], batch["split"], ends, "\0"
+        )
         digest.update("".join(lines.to_pylist()).encode())
     return digest.hexdigest()
 
@@ -119,8 +124,9 @@ class ImageStore:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path / MANIFEST}: no such file; "
-                            "make the dataset with `dvc repro -f normalize`") from None
+            raise UserError(
+                f"{path / MANIFEST}: no such file; make the dataset with `dvc repro -f normalize`"
+            ) from None
         except (ValueError, OSError) as error:
             raise _broken(path / MANIFEST, f"not readable: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -25,8 +25,21 @@ from imageset.sources import SPLIT_OF_FOLDER, SourcePicture, read_file, slug
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _GUESSES: Mapping[str, tuple[str, ...]] = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image", "img", "uri",
-             "bytes", "jpg", "png"),
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image_path",
+        "image",
+        "img",
+        "uri",
+        "bytes",
+        "jpg",
+        "png",
+    ),
     "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls"),
     "split": ("split", "subset", "partition", "fold", "set"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
@@ -69,8 +82,9 @@ class TableSource:
             for number, row in enumerate(batch, first):
                 uri, read = self._picture(row, number)
                 group = row.get("group")
-                yield SourcePicture(uri, self._label(row), None if group is None else str(group), self._split(row),
-                                    read)
+                yield SourcePicture(
+                    uri, self._label(row), None if group is None else str(group), self._split(row), read
+                )
             first += len(batch)
 
     def __len__(self) -> int:
@@ -79,8 +93,11 @@ class TableSource:
     def describe(self) -> str:
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
         splits = ", ".join(f"{split} {num:,}" for split, num in sorted(self.splits.items()))
-        return (f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
-                + (f" ({splits})" if splits else "") + f"; columns {columns}")
+        return (
+            f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
+            + (f" ({splits})" if splits else "")
+            + f"; columns {columns}"
+        )
 
     def _batches(self, roles: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
         """Some rows at a time, their columns named by role."""
@@ -114,8 +131,10 @@ class TableSource:
         if not self._num:
             return f"{self.path}: holds no rows"
         if len(self.classes) < 2:
-            return (f"{self.path}: {len(self.classes)} classes in the column '{self._columns['label']}'; "
-                    "at least two are needed to learn a difference")
+            return (
+                f"{self.path}: {len(self.classes)} classes in the column '{self._columns['label']}'; "
+                "at least two are needed to learn a difference"
+            )
         return None
 
 
@@ -142,12 +161,16 @@ def _choose(path: Path, names: list[str], said: Mapping[str, str]) -> dict[str, 
         if column not in names:
             raise UserError(f"{path}: no column '{column}'; {nearest(column, names)}")
     lower = {name.lower(): name for name in reversed(names)}
-    chosen = {role: said.get(role) or next((lower[guess] for guess in guesses if guess in lower), None)
-              for role, guesses in _GUESSES.items()}
+    chosen = {
+        role: said.get(role) or next((lower[guess] for guess in guesses if guess in lower), None)
+        for role, guesses in _GUESSES.items()
+    }
     for role in ("path", "label"):
         if chosen[role] is None:
-            raise UserError(f"{path}: no column looks like the {role} (there are {', '.join(names)}); "
-                            f"say which: {path}?{role}=COLUMN")
+            raise UserError(
+                f"{path}: no column looks like the {role} (there are {', '.join(names)}); "
+                f"say which: {path}?{role}=COLUMN"
+            )
     return chosen
 
 

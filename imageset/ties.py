@@ -37,8 +37,10 @@ class Ties:
     @property
     def num_near(self) -> int:
         """How many pictures are tied only because they look alike."""
-        return sum(mine is not None and theirs is None
-                   for mine, theirs in zip(self.groups, self.source_groups, strict=True))
+        return sum(
+            mine is not None and theirs is None
+            for mine, theirs in zip(self.groups, self.source_groups, strict=True)
+        )
 
 
 def tie(rows: pa.Table, phashes: np.ndarray, max_bits: int | None, folder: Path) -> Ties:
@@ -97,8 +99,9 @@ def find_leaks(made: list[str | None], ties: Ties) -> list[tuple[int, int]]:
     return leaks
 
 
-def settle_leaks(rows: pa.Table, leaks: list[tuple[int, int]],
-                 on_leak: str) -> tuple[list[int], list[Refusal], list[str]]:
+def settle_leaks(
+    rows: pa.Table, leaks: list[tuple[int, int]], on_leak: str
+) -> tuple[list[int], list[Refusal], list[str]]:
     """Return (numbers of the rows to drop, their refusals, warnings) as `on_leak` says.
 
     Raises:
@@ -109,17 +112,25 @@ def settle_leaks(rows: pa.Table, leaks: list[tuple[int, int]],
     uris, image_ids, made = (rows[column].to_pylist() for column in ("uri", "image_id", "split"))
     number, other = leaks[0]
     example = f"{plain(uris[number])!r} ({made[number]}) and {plain(uris[other])!r} ({made[other]})"
-    text = (f"{len(leaks):,} pictures look like, or belong to, pictures of another split of the source, "
-            f"e.g. {example}")
+    text = (
+        f"{len(leaks):,} pictures look like, or belong to, pictures of another split of the source, e.g. {example}"
+    )
     if on_leak == "fail":
-        raise UserError(f"{text}; mend the source's splits, "
-                        "or set params.yaml: normalize.on_leak to drop_from_train")
+        raise UserError(
+            f"{text}; mend the source's splits, or set params.yaml: normalize.on_leak to drop_from_train"
+        )
     if on_leak == "warn":
         return [], [], [text]
     drop = [(number, other) for number, other in leaks if made[number] == "train"]
-    refused = [Refusal(uris[number], image_ids[number], "leak",
-                       f"looks like, or belongs to, {uris[other]} of the {made[other]} split")
-               for number, other in drop]
+    refused = [
+        Refusal(
+            uris[number],
+            image_ids[number],
+            "leak",
+            f"looks like, or belongs to, {uris[other]} of the {made[other]} split",
+        )
+        for number, other in drop
+    ]
     left = len(leaks) - len(drop)
     warnings = [f"{left:,} pictures of the source's val split look like some of its test split"] if left else []
     return [number for number, _ in drop], refused, warnings

@@ -45,9 +45,7 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 def run(function: Callable[[Any], Any], items: list[Any], timeout_s: float) -> list[Any]:
-    """Apply the function to each item under a timer; a Rejected stands in the item's place.
-
-    """
+    """Apply the function to each item under a timer; a Rejected stands in the item's place."""
     results: list[Any] = []
     for item in items:
         timer(timeout_s)

@@ -77,8 +77,8 @@ class Curves(Callback):
 class StopIfNotFinite(Callback):
     """Ends a training whose loss is NaN or infinite, and says at which batch.
 
-    The first bad batch is noted on the device; looking at it there would make every step wait for a GPU, so that is
-    done every `LOOK_EVERY` batches and at the end of an epoch. On a CPU it costs nothing and is done each time.
+    The first bad batch is noted on the device; to look at it there makes a step wait for a GPU, so that is done
+    every `LOOK_EVERY` batches and at the end of an epoch. On a CPU it costs nothing and is done each time.
     """
 
     LOOK_EVERY = 50

@@ -28,7 +28,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        spread = [value or 1.0 for value in std]  # all pixels alike: nothing to bring to deviation 1
+        self.register_buffer("std", torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), kept in channels-last order in memory."""

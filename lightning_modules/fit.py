@@ -27,7 +27,10 @@ from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.registered import log_model
 from lightning_modules.tracking import TrackedRun, connect, experiment_id
 
-CODE = ("augment", "callbacks", "classifier", "datamodule", "fit", "networks/convnet", "networks/lenet")
+CODE = (
+    "augment", "callbacks", "classifier", "datamodule", "fit",
+    "networks/by_name", "networks/convnet", "networks/lenet",
+)  # fmt: skip
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
 
@@ -128,6 +131,9 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
     if run.run_id != earlier:
         run.log_params(config)
         run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
+        page = project / config["data"]["store"] / "dataset.html"
+        if page.exists():
+            client.log_artifact(run.run_id, str(page), "dataset")
         work.remember(run.run_id)
     return run
 

@@ -10,8 +10,13 @@ import numpy as np
 from PIL import Image
 
 PARAMS: dict[str, Any] = {
-    "size_px": 16, "channels": "auto", "fit": "crop", "interpolation": "bilinear", "max_pixels": 1_000_000,
-    "max_reject_fraction": 0.05, "split": {"seed": 0, "val": 0.2, "test": 0.2},
+    "size_px": 16,
+    "channels": "auto",
+    "fit": "crop",
+    "interpolation": "bilinear",
+    "max_pixels": 1_000_000,
+    "max_reject_fraction": 0.05,
+    "split": {"seed": 0, "val": 0.2, "test": 0.2},
 }
 
 

@@ -25,8 +25,11 @@ def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -
     before = snapshot(tmp_path)
     report = check_source(source, max_reject_fraction=0.1, workers=1)
     assert {one.uri: one.reason for one in report.refused} == {
-        "ant/text.jpg": "not_an_image", "bee/copy.png": "duplicate", "ant/other.png": "label_conflict",
-        "bee/0001.png": "label_conflict"}
+        "ant/text.jpg": "not_an_image",
+        "bee/copy.png": "duplicate",
+        "ant/other.png": "label_conflict",
+        "bee/0001.png": "label_conflict",
+    }
     assert (report.num_pictures, report.num_sound, report.classes) == (43, 39, {"ant": 20, "bee": 19})
     assert report.stops is None and "convoy run would take it" in report.text()
     assert snapshot(tmp_path) == before
@@ -79,8 +82,11 @@ def _taken(uri: str) -> bool:
 @needs_hostile
 def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
     (tmp_path / "ok.png").write_bytes(noise(1))
-    subprocess.run(["bash", str(HOSTILE / "make_fs.sh"), str(tmp_path / "set" / "trap"), str(tmp_path / "ok.png")],
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["bash", str(HOSTILE / "make_fs.sh"), str(tmp_path / "set" / "trap"), str(tmp_path / "ok.png")],
+        check=True,
+        capture_output=True,
+    )
     make_folder(tmp_path / "set", num_each=1)
     report = check_source(tmp_path / "set", workers=1)
     assert report.passed_over == {"links": 8, "hidden": 1, "devices, sockets and FIFOs": 2}
@@ -100,5 +106,7 @@ def test_look_alikes_and_leaks_are_named(tmp_path: Path) -> None:
 
     report = check_source(make_divided(tmp_path / "set"), workers=1)
     assert len(report.near_duplicates) == 5 and report.near_duplicates[0] == [
-        "test/ant/100.jpg", "train/ant/leak100.jpg"]
+        "test/ant/100.jpg",
+        "train/ant/leak100.jpg",
+    ]
     assert "5 pictures look like" in report.warnings[0] and "near duplicates: 10 in 5 groups" in report.text()

@@ -104,16 +104,19 @@ def test_a_truncated_picture_is_rejected_with_its_reason(kind: str) -> None:
     assert reason_of(data[: len(data) // 2]) == "truncated"
 
 
-@pytest.mark.parametrize(("data", "reason", "hint"), [
-    (b"", "empty", "0 bytes"),
-    (b"once upon a time\n", "not_an_image", "text"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
-    (b"<!DOCTYPE html><html>404</html>", "not_an_image", "web page"),
-    (b"\x00" * 100, "not_an_image", "zeros"),
-    (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "unsupported", "HEIC"),
-    (b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1avif", "unsupported", "AVIF"),
-    (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported", "SVG"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason", "hint"),
+    [
+        (b"", "empty", "0 bytes"),
+        (b"once upon a time\n", "not_an_image", "text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404</html>", "not_an_image", "web page"),
+        (b"\x00" * 100, "not_an_image", "zeros"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "unsupported", "HEIC"),
+        (b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1avif", "unsupported", "AVIF"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported", "SVG"),
+    ],
+)
 def test_what_is_no_picture_is_told_apart(data: bytes, reason: str, hint: str) -> None:
     with pytest.raises(Rejected) as caught:
         decode(data, SPEC)

@@ -19,8 +19,11 @@ from tests.imageset.pictures import make_folder, noise
 
 
 def pack(folder: Path, archive: Path, inside: str = "") -> Path:
-    files = [(f"{inside}{file.relative_to(folder).as_posix()}", file.read_bytes())
-             for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [
+        (f"{inside}{file.relative_to(folder).as_posix()}", file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
     return pack_members(archive, files)
 
 
@@ -53,7 +56,8 @@ def test_split_folders_inside_an_archive_are_splits(tmp_path: Path) -> None:
         make_folder(tmp_path / "set" / split, num_each=2)
     source = open_source(pack(tmp_path / "set", tmp_path / "set.zip", inside="top/"))
     assert Counter((one.split, one.label) for one in source) == {
-        (split, label): 2 for split in ("train", "test") for label in ("ant", "bee")}
+        (split, label): 2 for split in ("train", "test") for label in ("ant", "bee")
+    }
 
 
 def test_webdataset_shards_take_their_labels_from_notes(tmp_path: Path) -> None:
@@ -100,8 +104,10 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    return [{"file": file.relative_to(folder).as_posix(), "breed": file.parent.name, "fold": "test", "dog": "d1"}
-            for file in sorted(folder.rglob("*.png"))]
+    return [
+        {"file": file.relative_to(folder).as_posix(), "breed": file.parent.name, "fold": "test", "dog": "d1"}
+        for file in sorted(folder.rglob("*.png"))
+    ]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
@@ -120,7 +126,8 @@ def test_a_table_names_files_labels_splits_and_groups(tmp_path: Path, ending: st
     source = open_source(f"{path}?label=breed&group=dog")
     pictures = list(source)
     assert [(one.label, one.split, one.group) for one in pictures] == [("ant", "test", "d1")] * 2 + [
-        ("bee", "test", "d1")] * 2
+        ("bee", "test", "d1")
+    ] * 2
     assert pictures[0].read() == (folder / "ant" / "0000.png").read_bytes()
     assert "label: breed" in source.describe()
 

@@ -23,11 +23,15 @@ def all_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.ones(len(one), bool)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12), st.lists(st.tuples(
-    st.integers(0, 11), st.lists(st.integers(0, 63), max_size=6)), max_size=12), st.integers(0, 5))
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 11), st.lists(st.integers(0, 63), max_size=6)), max_size=12),
+    st.integers(0, 5),
+)
 @settings(deadline=None, max_examples=200)
-def test_groups_are_those_that_comparing_every_pair_finds(base: list[int], copies: list[tuple[int, list[int]]],
-                                                          max_bits: int) -> None:
+def test_groups_are_those_that_comparing_every_pair_finds(
+    base: list[int], copies: list[tuple[int, list[int]]], max_bits: int
+) -> None:
     hashes = list(base)
     for number, bits in copies:
         hashes.append(hashes[number % len(base)] ^ sum(1 << bit for bit in set(bits)))

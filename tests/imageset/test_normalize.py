@@ -81,13 +81,19 @@ def test_bad_pictures_are_rows_with_a_reason_and_the_run_goes_on(tmp_path: Path)
     (source / "stray.png").write_bytes(noise(6))
     store = make_store(tmp_path, source, max_reject_fraction=0.5)
     assert refusals(store) == {
-        "ant/empty.jpg": "empty", "ant/text.jpg": "not_an_image", "bee/cut.png": "truncated",
-        "bee/copy.png": "duplicate", "ant/other.png": "label_conflict", "bee/0001.png": "label_conflict",
-        "stray.png": "unlabelled"}
+        "ant/empty.jpg": "empty",
+        "ant/text.jpg": "not_an_image",
+        "bee/cut.png": "truncated",
+        "bee/copy.png": "duplicate",
+        "ant/other.png": "label_conflict",
+        "bee/0001.png": "label_conflict",
+        "stray.png": "unlabelled",
+    }
     assert sum(store.counts.values()) == 39
     train = store.split("train")
-    for row, (_, data) in zip(train.batch(np.arange(len(train))), read_bytes(tmp_path / "raw", train.image_ids),
-                              strict=True):
+    for row, (_, data) in zip(
+        train.batch(np.arange(len(train))), read_bytes(tmp_path / "raw", train.image_ids), strict=True
+    ):
         np.testing.assert_array_equal(row, decode(data, store.spec))
 
 
@@ -138,18 +144,22 @@ def test_a_store_travels_to_another_process_without_its_pixels(tmp_path: Path) -
     assert len(pickle.dumps(store.split("train"))) < 100_000
 
 
-@pytest.mark.parametrize(("file", "damage", "message"), [
-    ("dataset.json", None, "no such file"),
-    ("dataset.json", b"{", "not readable"),
-    ("dataset.json", b"{}", "not a dataset of the format"),
-    ("index.parquet", None, "missing or damaged"),
-    ("index.parquet", b"PAR1PAR1", "missing or damaged"),
-    ("images-00000.npy", None, "missing"),
-    ("images-00000.npy", b"cut", "damaged or cut short"),
-    ("images-00000.npy", b"", "damaged or cut short"),
-])
-def test_a_broken_dataset_is_named_with_the_way_out(tmp_path: Path, file: str, damage: bytes | None,
-                                                    message: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("dataset.json", None, "no such file"),
+        ("dataset.json", b"{", "not readable"),
+        ("dataset.json", b"{}", "not a dataset of the format"),
+        ("index.parquet", None, "missing or damaged"),
+        ("index.parquet", b"PAR1PAR1", "missing or damaged"),
+        ("images-00000.npy", None, "missing"),
+        ("images-00000.npy", b"cut", "damaged or cut short"),
+        ("images-00000.npy", b"", "damaged or cut short"),
+    ],
+)
+def test_a_broken_dataset_is_named_with_the_way_out(
+    tmp_path: Path, file: str, damage: bytes | None, message: str
+) -> None:
     store = make_store(tmp_path, make_folder(tmp_path / "set"))
     path = store.path / file
     if damage is None:
@@ -164,13 +174,16 @@ def test_a_broken_dataset_is_named_with_the_way_out(tmp_path: Path, file: str, d
     assert "dvc repro -f normalize" in str(caught.value)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"fit": "squeeze"}, "normalize.fit: must be one of crop, pad, stretch"),
-    ({"size_px": "big"}, "normalize.size_px"),
-    ({"channels": 2}, "normalize.channels: must be one of auto, 1, 3"),
-    ({"sise_px": 3}, "did you mean 'size_px'"),
-    ({"split": {"seed": 0, "val": 0.0, "test": 0.2}}, "split: val 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fit": "squeeze"}, "normalize.fit: must be one of crop, pad, stretch"),
+        ({"size_px": "big"}, "normalize.size_px"),
+        ({"channels": 2}, "normalize.channels: must be one of auto, 1, 3"),
+        ({"sise_px": 3}, "did you mean 'size_px'"),
+        ({"split": {"seed": 0, "val": 0.0, "test": 0.2}}, "split: val 0"),
+    ],
+)
 def test_wrong_parameters_are_explained(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     ingest(make_folder(tmp_path / "set", num_each=3), tmp_path / "raw")
     with pytest.raises(UserError, match=message):
@@ -193,7 +206,8 @@ def test_raw_data_that_rotted_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_summary_and_errors_in_one_line(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     ingest(make_folder(tmp_path / "set"), "data/raw")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS}))
@@ -202,13 +216,16 @@ def test_the_command_prints_a_summary_and_errors_in_one_line(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"normalize": PARAMS | {"sise_px": 3}}))
     assert main(["normalize"]) == 2
     assert capsys.readouterr().err == (
-        "error: params.yaml: normalize: unknown key 'sise_px'; did you mean 'size_px'?\n")
+        "error: params.yaml: normalize: unknown key 'sise_px'; did you mean 'size_px'?\n"
+    )
 
 
 def test_importing_imageset_loads_no_heavy_library() -> None:
-    script = ("import sys, imageset.normalize, imageset.__main__, imageset.sources, imageset.store\n"
-              "heavy = ('torch', 'mlflow', 'prefect', 'sklearn', 'pandas')\n"
-              "print([name for name in heavy if name in sys.modules])")
+    script = (
+        "import sys, imageset.normalize, imageset.__main__, imageset.sources, imageset.store\n"
+        "heavy = ('torch', 'mlflow', 'prefect', 'sklearn', 'pandas')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
 
@@ -264,15 +281,18 @@ def test_the_report_shows_classes_and_refusals_and_loads_nothing_from_elsewhere(
 
 @pytest.mark.parametrize("where", ["_decode", "_close_gaps", "write_report", "write_tables"])
 def test_a_run_that_is_killed_leaves_the_earlier_dataset_and_the_next_one_is_as_if_undisturbed(
-        tmp_path: Path, where: str) -> None:
+    tmp_path: Path, where: str
+) -> None:
     source = make_folder(tmp_path / "set")
     make_store(tmp_path, source)
     before = snapshot(tmp_path / "normalized")
     make_folder(source, num_each=3, first=20)
     ingest(source, tmp_path / "raw")
-    script = ("import os, json, sys; from imageset import normalize as stage\n"
-              f"stage.{where} = lambda *arguments: os.kill(os.getpid(), 9)\n"
-              "stage.normalize(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), workers=1)\n")
+    script = (
+        "import os, json, sys; from imageset import normalize as stage\n"
+        f"stage.{where} = lambda *arguments: os.kill(os.getpid(), 9)\n"
+        "stage.normalize(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), workers=1)\n"
+    )
     arguments = [str(tmp_path / "raw"), str(tmp_path / "normalized"), json.dumps(PARAMS)]
     assert subprocess.run([sys.executable, "-c", script, *arguments], check=False).returncode == -9
     assert snapshot(tmp_path / "normalized") == before

@@ -17,19 +17,25 @@ def load(folder: Path, text: str) -> dict[str, object]:
 
 def test_a_section_is_read(tmp_path: Path) -> None:
     assert load(tmp_path, "stage: {side: auto, rate: 1, split: {seed: 3}}") == {
-        "side": "auto", "rate": 1, "split": {"seed": 3}}
+        "side": "auto",
+        "rate": 1,
+        "split": {"seed": 3},
+    }
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("stage: {sidee: 3, rate: 1, split: {seed: 0}}", "unknown key 'sidee'; did you mean 'side'?"),
-    ("stage: {side: 3, rate: 1, split: {sed: 0}}", "stage.split: unknown key 'sed'; did you mean 'seed'?"),
-    ("stage: {side: 3, split: {seed: 0}}", "the key 'rate' is missing"),
-    ("stage: {side: 3, rate: fast, split: {seed: 0}}", "stage.rate: must be a number, not 'fast'"),
-    ("stage: {side: true, rate: 1, split: {seed: 0}}", "stage.side: must be a whole number or text, not True"),
-    ("stage: {side: 3, rate: 1, split: 0}", "stage.split: must be a section"),
-    ("other: {}", "the section 'stage:' is missing"),
-    ("a: [", "not readable as YAML"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage: {sidee: 3, rate: 1, split: {seed: 0}}", "unknown key 'sidee'; did you mean 'side'?"),
+        ("stage: {side: 3, rate: 1, split: {sed: 0}}", "stage.split: unknown key 'sed'; did you mean 'seed'?"),
+        ("stage: {side: 3, split: {seed: 0}}", "the key 'rate' is missing"),
+        ("stage: {side: 3, rate: fast, split: {seed: 0}}", "stage.rate: must be a number, not 'fast'"),
+        ("stage: {side: true, rate: 1, split: {seed: 0}}", "stage.side: must be a whole number or text, not True"),
+        ("stage: {side: 3, rate: 1, split: 0}", "stage.split: must be a section"),
+        ("other: {}", "the section 'stage:' is missing"),
+        ("a: [", "not readable as YAML"),
+    ],
+)
 def test_a_wrong_file_is_explained_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path, text)

@@ -47,7 +47,9 @@ def test_a_crash_and_a_hang_cost_one_picture_each() -> None:
     items[3], items[6] = (3, b"die"), (6, b"hang")
     outcomes = dict(map_stream(items, act, workers=2, timeout_s=0.5))
     assert {n: str(one.reason) for n, one in outcomes.items() if isinstance(one, Rejected)} == {
-        3: "crashed", 6: "timeout"}
+        3: "crashed",
+        6: "timeout",
+    }
     assert all(outcomes[n] == b"FINE" for n in range(9) if n not in (3, 6))
 
 

@@ -104,7 +104,8 @@ def test_an_interrupted_ingest_leaves_nothing_that_counts(tmp_path: Path) -> Non
         "    if left[0] < 0: os._exit(9)\n"
         "    return pack(self, *arguments)\n"
         "raw._Packer.pack, raw.MAX_SHARD_BYTES = dying, 4500\n"
-        "raw.ingest(sys.argv[1], sys.argv[2])\n")
+        "raw.ingest(sys.argv[1], sys.argv[2])\n"
+    )
     ingest(make_folder(tmp_path / "start" / "set", num_each=1), tmp_path / "grown")
     for steps in (1, 3, 5):
         for target in ("fresh", "grown"):

@@ -27,7 +27,9 @@ def test_a_folder_gives_one_class_a_sub_folder(tmp_path: Path) -> None:
     source = open_source(make_folder(tmp_path / "My Insects", num_each=3))
     assert source.name == "my-insects" and source.kind == "folder"
     assert [(one.uri, one.label, one.split) for one in source][:2] == [
-        ("ant/0000.png", "ant", None), ("ant/0001.png", "ant", None)]
+        ("ant/0000.png", "ant", None),
+        ("ant/0001.png", "ant", None),
+    ]
     assert "6 pictures in 2 classes" in source.describe()
 
 
@@ -79,8 +81,9 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
         picture.read()
 
 
-@pytest.mark.parametrize("make", [
-    "nothing", "empty", "text only", "one class", "empty class", "no class", "a file"])
+@pytest.mark.parametrize(
+    "make", ["nothing", "empty", "text only", "one class", "empty class", "no class", "a file"]
+)
 def test_a_folder_that_cannot_be_learned_from_is_explained(tmp_path: Path, make: str) -> None:
     folder = tmp_path / "set"
     if make != "nothing":
@@ -96,9 +99,15 @@ def test_a_folder_that_cannot_be_learned_from_is_explained(tmp_path: Path, make:
     if make == "a file":
         folder = tmp_path / "set.txt"
         folder.touch()
-    message = {"nothing": "no such folder", "empty": "holds no pictures", "text only": "1 files of other kinds",
-               "one class": "a single class 'ant'", "empty class": "wasp: the class folder is empty",
-               "no class": "in no class folder", "a file": "not a folder"}[make]
+    message = {
+        "nothing": "no such folder",
+        "empty": "holds no pictures",
+        "text only": "1 files of other kinds",
+        "one class": "a single class 'ant'",
+        "empty class": "wasp: the class folder is empty",
+        "no class": "in no class folder",
+        "a file": "not a folder",
+    }[make]
     with pytest.raises(UserError, match=message):
         open_source(folder)
 
@@ -119,7 +128,11 @@ def test_idx_files_give_their_pictures_labels_and_splits(tmp_path: Path, zipped:
     source = open_source(tmp_path)
     pictures = list(source)
     assert source.kind == "idx" and Counter((one.split, one.label) for one in pictures) == {
-        ("train", "3"): 3, ("train", "4"): 3, ("test", "3"): 3, ("test", "4"): 3}
+        ("train", "3"): 3,
+        ("train", "4"): 3,
+        ("test", "3"): 3,
+        ("test", "4"): 3,
+    }
     spec = DecodeSpec(7, 1, "crop", "nearest", 10**6)
     np.testing.assert_array_equal(decode(pictures[5].read(), spec)[..., 0], pixels[5, 1:8])
 

@@ -91,3 +91,8 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert factors[:20] == sorted(factors[:20]) and factors[20:] == sorted(factors[20:], reverse=True)
     assert max(factors) == 1.0 and factors[0] > 0 and factors[100] == pytest.approx(0)
     assert [warmup_cosine(step, 10, 0.0) for step in (0, 10)] == [1.0, pytest.approx(0)]
+
+
+def test_a_channel_whose_pixels_are_all_alike_is_not_divided_by_zero():
+    x = Normalize((0.5, 1.0), (0.25, 0.0))(torch.full((1, 2, 2, 2), 255, dtype=torch.uint8))
+    assert x[0, :, 0, 0].tolist() == [2.0, 0.0]

@@ -62,6 +62,11 @@ def test_the_dataset_is_an_input_of_the_run(finished, trained):
     assert (entry.dataset.name, entry.dataset.digest) == ("digits", store.fingerprint[:32])
 
 
+def test_the_page_of_the_dataset_is_an_artifact_of_the_run(finished):
+    client, run = finished
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "dataset")] == ["dataset/dataset.html"]
+
+
 def test_dvc_hash_is_the_digest_where_dvc_has_one(fresh):
     from lightning_modules.fit import dataset_digest
 
