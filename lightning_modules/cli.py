@@ -124,8 +124,9 @@ def quiet_lightning() -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A parsed configuration as plain mappings, lists and numbers."""
+    """A parsed configuration as plain mappings, lists and numbers, without LightningCLI's own `config`."""
     loaded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_strip(config)))
+    loaded.pop("config", None)
     return loaded
 
 
