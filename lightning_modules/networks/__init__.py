@@ -1,6 +1,7 @@
 """Convolutional networks; each takes `(in_channels, num_classes)` first and returns logits."""
 
+from lightning_modules.networks.by_name import TorchvisionNet
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.networks.lenet import LeNet5
 
-__all__ = ["ConvNet", "LeNet5"]
+__all__ = ["ConvNet", "LeNet5", "TorchvisionNet"]
