@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 where the user can mend it, with one line on stderr."""
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
     try:
         return _run(arguments)
     except (UserError, ConnectionError) as error:

@@ -22,6 +22,7 @@ def pipeline(source: str | None = None) -> Decision:
         UserError: what any of the three says, or another run is at work in this project.
     """
     with versioning.only_one(find_project()):
-        ingest(source)
-        train()
-        return promote()
+        # As plain functions: their tasks, and what the stages print, are then this run's own, in one log.
+        ingest.fn(source)
+        train.fn()
+        return promote.fn()

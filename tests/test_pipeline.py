@@ -112,7 +112,7 @@ def test_a_wrong_key_in_params_ends_the_run_with_one_line_and_a_failed_flow(copy
 
 
 def test_the_runs_log_holds_what_the_stages_printed(served):
-    messages = [entry.message for entry in logs_of(last_finished("train"))]
+    messages = [entry.message for entry in logs_of(first_run("pipeline"))]
     assert any(message.startswith("evaluate: test accuracy") for message in messages)
 
 
@@ -143,7 +143,7 @@ def last_run(name: str):
     return runs(name)[0]
 
 
-def last_finished(name: str):
+def first_run(name: str):
     """The first run: the one that trained."""
     return runs(name)[-1]
 
