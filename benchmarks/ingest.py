@@ -208,7 +208,7 @@ def make_cifar(work: Path) -> Path:
 def unpack(archive: str, target: Path) -> None:
     """Unpack one of the shared sets."""
     with tarfile.open(DATASETS / archive) as file:
-        file.extractall(target, filter="data")
+        file.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
 
 if __name__ == "__main__":
