@@ -14,7 +14,7 @@ from prefect import flow, task
 
 from flows import console, registry
 from flows.checks import check_prediction
-from flows.project import NORMALIZED, decode_workers, find_project, stage_params
+from flows.project import NORMALIZED, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
 from imageset.atomic import replacing
@@ -108,9 +108,7 @@ def tag(source: str, out: str, version: Version, num_pictures: int, project: Pat
     logger.info("predict: %s tags %s pictures%s", version, f"{num_pictures:,}", again)
     with console.progress("predict", logger) as progress:
         progress.begin(num_pictures)
-        scored = score(
-            bundle, read_pictures(Path(source)), batch_size=params["batch_size"], workers=decode_workers()
-        )
+        scored = score(bundle, read_pictures(Path(source)), batch_size=params["batch_size"], workers=None)
         rows = (row_of(one, bundle, version, params["top_k"]) for one in counted(scored, progress))
         num_rows, num_errors = write_rows(Path(out), rows)
     logger.info("predict: %s rows in %s, %s of them errors", f"{num_rows:,}", out, f"{num_errors:,}")

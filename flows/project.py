@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,3 @@ def stage_params(project: Path, stage: str) -> dict[str, Any]:
         UserError: a key is unknown, missing or of another type.
     """
     return load_params(project / PARAMS, stage, KNOWN[stage])
-
-
-def decode_workers() -> int:
-    """Processes that decode beside the network: one a CPU that we may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from flows import console, registry, versioning
-from flows.project import CLASSIFIER, NORMALIZED, RAW, decode_workers, find_project, stage_params
+from flows.project import CLASSIFIER, NORMALIZED, RAW, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
 from imageset.errors import UserError
@@ -165,7 +165,7 @@ def num_right(bundle: Bundle, store: ImageStore, project: Path) -> int:
     right = 0
     with console.progress("promote", logger) as progress:
         progress.begin(len(label_of), step="scoring")
-        for scored in score(bundle, items, batch_size=batch_size, workers=decode_workers()):
+        for scored in score(bundle, items, batch_size=batch_size, workers=None):
             progress.advance()
             if scored.probabilities is None:
                 continue

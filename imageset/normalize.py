@@ -319,7 +319,7 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     for number, (first, num) in enumerate(plan):
         good = _but(np.arange(num), facts.refused, first)
-        _close_gaps(work.folder / store.shard_name(number), good, num, work.spec)
+        _close_gaps(work.folder / store.shard_name(number), good, work.spec)
         shards[first + good], positions[first + good] = number, np.arange(len(good))
     return *_kept(rows, facts, shards, positions, refused), sum(map(len, to_decode))
 
@@ -409,7 +409,7 @@ def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts
             work.progress.advance(len(rows))
 
 
-def _close_gaps(path: Path, good: np.ndarray, num_reserved: int, spec: DecodeSpec) -> None:
+def _close_gaps(path: Path, good: np.ndarray, spec: DecodeSpec) -> None:
     """Move the pixels of the good rows together where others between them were refused."""
     row_bytes = int(np.prod(spec.shape))
     if path.stat().st_size == store.HEADER_BYTES + len(good) * row_bytes:

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from imageset.quality import Rejected
-
-# Pillow's names of the formats that are decoded here.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-
-ENDING_OF_FORMAT: Mapping[str, str] = {
-    "JPEG": "jpg",
-    "PNG": "png",
-    "BMP": "bmp",
-    "GIF": "gif",
-    "WEBP": "webp",
-    "TIFF": "tif",
-    "PPM": "ppm",
-}
 
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -58,7 +44,7 @@ _HINTS = (
 
 
 def sniff(data: bytes) -> str:
-    """Return Pillow's name of the format that the first bytes announce, one of FORMATS.
+    """Return Pillow's name of the format that the first bytes announce: JPEG, PNG, GIF, BMP, WEBP, TIFF or PPM.
 
     Raises:
         Rejected: "empty", "unsupported" (names the kind) or "not_an_image" (with a hint where there is one).

@@ -46,7 +46,7 @@ def score(
     items: Iterable[tuple[K, bytes]],
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     timeout_s: float = 60.0,
 ) -> Iterator[Scored[K]]:
     """Decode and classify pictures; one result for each, in the order they came.
@@ -54,7 +54,7 @@ def score(
     Args:
         items: (key, file bytes); read as needed, never all at once.
         batch_size: pictures that go through the network together.
-        workers: processes that decode.
+        workers: processes that decode; None: one a processor.
         timeout_s: a picture that takes longer to decode is given up.
     """
     scorer = Scorer(bundle)
