@@ -4,6 +4,9 @@ The order is always: judge by the first bytes, read the header, judge the size, 
 EXIF, bring to 8 bits and to grey or RGB, crop or pad or stretch. What Pillow raises (OSError, ValueError,
 SyntaxError, NotImplementedError and more) becomes `Rejected` with a reason code.
 
+Colour profiles (ICC) are not applied: a pixel is the number that the file holds, as it is for torchvision, for
+Pillow's own users and for the sets on which published weights were trained (docs/decisions/0007).
+
 A sound JPEG takes a faster way to the same pixels (imageset.jpeg), and a faster resize (imageset.resize). Which
 way a picture takes depends on its bytes and the DecodeSpec alone.
 """
@@ -16,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin, features
 
 from imageset import jpeg, resize
 from imageset.quality import Rejected
@@ -25,7 +28,7 @@ from imageset.sniff import is_cut, sniff
 __all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
 
 # Raised whenever decoding gives other pixels for the same bytes: stores of an earlier decoder are not taken over.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 # Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
 MIN_SIDE_PX = 4
@@ -51,8 +54,14 @@ _TURN_OF_ORIENTATION: Mapping[int, Image.Transpose] = {
 _ORIENTATION_TAG = 0x0112
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
-# Named so that both plugins are loaded here and not by Pillow's search through all of them.
-_PLUGINS = (TiffImagePlugin, WebPImagePlugin)
+# Named so that these plugins are loaded here and not by Pillow's search through all of them.
+_PLUGINS = (AvifImagePlugin, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+
+# Formats that not every installation decodes, and what to do about it.
+_PILLOWS_OWN: Mapping[str, tuple[str, str]] = {
+    "AVIF": ("avif", "AVIF; this Pillow was built without it: install Pillow from PyPI, or convert it to JPEG"),
+    "JPEG2000": ("jpg_2000", "JPEG 2000; this Pillow was built without it: install Pillow from PyPI"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +178,29 @@ def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
 
 
 def _open(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
+    _need_decoder(format_name)
     picture = Image.open(io.BytesIO(data), formats=(format_name,))
     _judge_size(*picture.size, max_pixels)
     return picture
+
+
+def _need_decoder(format_name: str) -> None:
+    feature, hint = _PILLOWS_OWN.get(format_name, ("", ""))
+    if feature and not features.check(feature):
+        raise Rejected("unsupported", hint)
+    if format_name == "HEIF":
+        _register_heif()
+
+
+def _register_heif() -> None:
+    """Let Pillow know pillow-heif, here and not on import: only a process that meets a HEIC file pays for it."""
+    if "HEIF" in Image.OPEN:
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise Rejected("unsupported", "HEIC; to decode it: pip install 'convoy[heic]'") from None
+    register_heif_opener()
 
 
 def _judge_size(width: int, height: int, max_pixels: int) -> None:

@@ -16,8 +16,8 @@ from imageset.errors import UserError
 from imageset.pixels import Facts
 from imageset.store import HEADER_BYTES, REJECTED, ImageStore, shard_name
 
-# Refusals that another look at the same bytes would not change.
-_LASTING = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported"})
+# Refusals that another look at the same bytes would not change ("unsupported" may: a decoder was installed).
+_LASTING = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb"})
 
 
 class Earlier:

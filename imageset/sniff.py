@@ -6,13 +6,13 @@ import re
 
 from imageset.quality import Rejected
 
-_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
-_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_J2K_SIGNATURE = b"\xff\x4f\xff\x51"
 
 # Pictures (or what a browser shows as such) that nothing here decodes: signature, name.
 _UNSUPPORTED = (
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"\xff\x0a", "JPEG XL"),
     (b"\x8bJNG", "JNG"),
@@ -44,7 +44,10 @@ _HINTS = (
 
 
 def sniff(data: bytes) -> str:
-    """Return Pillow's name of the format that the first bytes announce: JPEG, PNG, GIF, BMP, WEBP, TIFF or PPM.
+    """Return Pillow's name of the format that the first bytes announce.
+
+    That is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether the decoder of the
+    last two is installed is not asked here.
 
     Raises:
         Rejected: "empty", "unsupported" (names the kind) or "not_an_image" (with a hint where there is one).
@@ -62,17 +65,28 @@ def sniff(data: bytes) -> str:
         ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
         ("TIFF", start[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
         ("PPM", re.match(rb"P[1-6][\s#]", start) is not None),
+        ("JPEG2000", start.startswith((_JP2_SIGNATURE, _J2K_SIGNATURE))),
+        ("AVIF", _kind_of_box(start) == "AVIF"),
+        ("HEIF", _kind_of_box(start) == "HEIF"),
     ):
         if found:
             return name
     raise _refusal(data, start)
 
 
+def _kind_of_box(start: bytes) -> str | None:
+    """AVIF, HEIF or video, by the brands of an ISO base media file; None where it is no such file."""
+    if start[4:8] != b"ftyp":
+        return None
+    length = int.from_bytes(start[:4], "big")
+    brands = [start[8:12], *(start[i : i + 4] for i in range(16, min(length, len(start)), 4))]
+    known = (("AVIF", _AVIF_BRANDS), ("HEIF", _HEIF_BRANDS - {b"mif1", b"msf1"}), ("HEIF", _HEIF_BRANDS))
+    return next((kind for kind, names in known if names & set(brands)), "video")
+
+
 def _refusal(data: bytes, start: bytes) -> Rejected:
-    if start[4:8] == b"ftyp":
-        brands = {start[8:12], *(start[i : i + 4] for i in range(16, 64, 4))}
-        kind = "AVIF" if brands & _AVIF_BRANDS else "HEIC" if brands & _HEIF_BRANDS else "video"
-        return Rejected("unsupported", f"{kind}; convert it to JPEG or PNG")
+    if _kind_of_box(start) == "video":
+        return Rejected("unsupported", "a video; cut pictures out of it")
     if re.search(rb"<svg[\s>]", data[:4096]):
         return Rejected("unsupported", "SVG is a drawing, not pixels; render it to PNG")
     for signature, name in _UNSUPPORTED:
@@ -100,6 +114,10 @@ def is_cut(data: bytes, format_name: str) -> bool:
         return int.from_bytes(data[2:6], "little") > len(data)
     if format_name == "GIF":
         return b"\x3b" not in data[-4096:]
+    if format_name == "JPEG2000":
+        return b"\xff\xd9" not in data[-4096:]
+    if format_name in ("AVIF", "HEIF"):
+        return _boxes_are_cut(data)
     return False
 
 
@@ -110,3 +128,16 @@ def _png_is_cut(data: bytes) -> bool:
             return False
         position += 12 + int.from_bytes(data[position : position + 4], "big")
     return True
+
+
+def _boxes_are_cut(data: bytes) -> bool:
+    """Whether a box of an ISO base media file says that it is longer than what is there (ISO 14496-12, 4.2)."""
+    position = 0
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if length == 1:  # the length proper follows in 64 bits
+            length = int.from_bytes(data[position + 8 : position + 16], "big")
+        if length < 8:  # 0: up to the end of the file
+            return False
+        position += length
+    return position != len(data)

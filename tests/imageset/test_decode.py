@@ -31,7 +31,7 @@ def reason_of(data: bytes, spec: DecodeSpec = SPEC) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF"])
 def test_every_format_gives_a_square_of_bytes(kind: str) -> None:
     pixels = decode(picture_bytes(halves(), kind), SPEC)
     assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
@@ -97,7 +97,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
     assert tuple(decode(data, SPEC)[8, 8]) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF"])
 def test_a_truncated_picture_is_rejected_with_its_reason(kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = picture_bytes(noise, kind)
@@ -112,8 +112,9 @@ def test_a_truncated_picture_is_rejected_with_its_reason(kind: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
         (b"<!DOCTYPE html><html>404</html>", "not_an_image", "web page"),
         (b"\x00" * 100, "not_an_image", "zeros"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "unsupported", "HEIC"),
-        (b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1avif", "unsupported", "AVIF"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00isommp41", "unsupported", "video"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(30), "unsupported", "JPEG XL"),
+        (b"outs:\n- md5: " + 32 * b"0", "not_an_image", "dvc pull"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported", "SVG"),
     ],
 )
