@@ -24,6 +24,7 @@ from imageset.sources import (
     PICTURE_ENDINGS,
     SPLIT_OF_FOLDER,
     SourcePicture,
+    echo,
     passed_over_text,
     slug,
 )
@@ -50,6 +51,7 @@ class ArchiveSource:
     """One archive of pictures."""
 
     kind = "archive"
+    multi_label = False
 
     def __init__(self, path: Path, *, to_learn: bool = True) -> None:
         self.path = path
@@ -76,12 +78,7 @@ class ArchiveSource:
         return self._num
 
     def describe(self) -> str:
-        splits = ", ".join(f"{split} {num:,}" for split, num in sorted(self.splits.items()))
-        return (
-            f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
-            + (f" ({splits})" if splits else "")
-            + passed_over_text(self.passed_over)
-        )
+        return echo(self, str(self.path))
 
     def _list(self) -> Iterator[str]:
         """The names of the pictures; what notes say is kept."""

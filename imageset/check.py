@@ -19,6 +19,7 @@ import pyarrow as pa
 from imageset import store
 from imageset.decode import DecodeSpec, Rejected
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
+from imageset.labels import count_names
 from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, map_stream
 from imageset.progress import Progress, Silent
@@ -216,7 +217,7 @@ def _report(
         problem=source.problem,
         num_pictures=len(records),
         num_sound=len(kept),
-        classes=dict(sorted(Counter(kept["label"].to_pylist()).items())),
+        classes=dict(sorted(count_names(kept["label"].to_pylist(), source.multi_label).items())),
         splits=dict(sorted(splits.items())),
         refused=sorted(refused, key=lambda one: (one.uri, one.reason)),
         passed_over=dict(sorted(source.passed_over.items())),

@@ -12,7 +12,7 @@ import numpy as np
 
 from imageset.errors import UserError
 from imageset.png import encode_png
-from imageset.sources import SourcePicture
+from imageset.sources import SourcePicture, echo
 
 HELD_BACK_EVERY = 10
 
@@ -36,12 +36,14 @@ class DigitsSource:
     """scikit-learn's digits, straight from memory."""
 
     name = kind = "digits"
+    multi_label = False
 
     def __init__(self) -> None:
         self._pixels, self._labels = digit_pictures()
         self.passed_over: Counter[str] = Counter()
         self.problem: str | None = None
         self.classes = Counter(str(label) for label in self._labels.tolist())
+        self.splits: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for number, label in enumerate(self._labels.tolist()):
@@ -53,7 +55,7 @@ class DigitsSource:
         return len(self._labels)
 
     def describe(self) -> str:
-        return f"sklearn://digits: {len(self):,} pictures in 10 classes"
+        return echo(self, "sklearn://digits")
 
 
 def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:

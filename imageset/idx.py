@@ -15,7 +15,7 @@ import numpy as np
 
 from imageset.errors import UserError
 from imageset.png import encode_png
-from imageset.sources import SourcePicture, slug
+from imageset.sources import SourcePicture, echo, slug
 
 _PICTURES = re.compile(r"^(?P<set>.*?)[-_.]?images([-_.]idx[34])?([-_.]ubyte)?(\.gz)?$")
 
@@ -29,6 +29,7 @@ class IdxSource:
     """Pairs of `*images-idx3-ubyte` and `*labels-idx1-ubyte` files, gzipped or not; train and t10k are splits."""
 
     kind = "idx"
+    multi_label = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,6 +38,9 @@ class IdxSource:
         self.problem: str | None = None
         self._sets = [_Set(file) for file in _picture_files(path)]
         self.classes = Counter(str(label) for one in self._sets for label in one.labels.tolist())
+        self.splits: Counter[str] = Counter()
+        for one in self._sets:
+            self.splits.update({one.split: len(one.labels)} if one.split else {})
         if len(self.classes) < 2:
             raise UserError(f"{path}: {len(self.classes)} classes; at least two are needed to learn a difference")
 
@@ -48,8 +52,7 @@ class IdxSource:
         return sum(len(one.labels) for one in self._sets)
 
     def describe(self) -> str:
-        sets = ", ".join(f"{one.file.name} {len(one.labels):,}" for one in self._sets)
-        return f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes (IDX: {sets})"
+        return echo(self, str(self.path), "IDX: " + ", ".join(one.file.name for one in self._sets))
 
 
 class _Set:

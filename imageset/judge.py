@@ -31,7 +31,7 @@ def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
 
     `records` has the columns image_id, uri, label, split, reason and detail. Of rows with the same bytes one is
     kept: the one that came in the test split, else in validation, else the first by uri; none where their labels
-    disagree.
+    (or, where a picture has several, their sets of labels) disagree.
     """
     refused = _refused_before(records)
     codes = records["image_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
@@ -84,7 +84,7 @@ def _one_of(same: list[tuple[int, dict[str, Any]]], refused: list[Refusal]) -> l
     labels = sorted({row["label"] for _, row in labelled})
     if len(labels) > 1:
         refused += [
-            _refusal(row, "label_conflict", f"the same bytes are labelled {' and '.join(labels)}")
+            _refusal(row, "label_conflict", f"the same bytes are labelled {' and '.join(map(_named, labels))}")
             for _, row in labelled
         ]
         return []
@@ -93,6 +93,10 @@ def _one_of(same: list[tuple[int, dict[str, Any]]], refused: list[Refusal]) -> l
         _refusal(row, "duplicate", f"the same bytes as {labelled[0][1]['uri']}") for _, row in labelled[1:]
     ]
     return [position for position, _ in labelled[:1]]
+
+
+def _named(label: str) -> str:
+    return label or "with nothing"  # a picture may bear none of several labels
 
 
 def _preference(one: tuple[int, dict[str, Any]]) -> tuple[int, str]:

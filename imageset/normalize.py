@@ -28,6 +28,7 @@ from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, D
 from imageset.earlier import Earlier
 from imageset.errors import UserError
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
+from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
 from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, develop, headers
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, run_all
@@ -64,6 +65,7 @@ BATCH_PIXEL_BYTES = 8 << 20
 class NormalizeSummary:
     """What came out: pictures by split, classes, refusals by reason, and the decode parameters.
 
+    counts are pictures; num_classes is the number of label names where a picture has several (multi_label).
     num_decoded counts the pictures that were decoded now, the others were taken over; num_near those that are tied
     to others that look alike; warnings are for a person.
     """
@@ -77,6 +79,7 @@ class NormalizeSummary:
     num_decoded: int
     num_near: int
     warnings: list[str]
+    multi_label: bool = False
 
     def describe(self) -> str:
         """One line for a person."""
@@ -85,10 +88,11 @@ class NormalizeSummary:
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
         again = f"; near duplicates: {self.num_near:,}" if self.num_near else ""
+        what = "labels" if self.multi_label else "classes"
         again += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (
             f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
-            f"in {self.num_classes} classes ({splits}); rejected: {refused}{again}"
+            f"in {self.num_classes} {what} ({splits}); rejected: {refused}{again}"
         )
 
 
@@ -112,7 +116,7 @@ def normalize(
     params = check_params(params)
     rule = SplitRule(**params["split"])
     raw_dir, progress = Path(raw_dir), progress or Silent()
-    name = raw.read_source(raw_dir)["name"]
+    name, multi_label = raw.read_source(raw_dir)["name"], raw.is_multi_label(raw_dir)
     rows, refused = read_rows(raw_dir)
     num_judged = len(rows) + num_harmful(refused)
     splits = place_in_splits(rows, rule)
@@ -131,14 +135,13 @@ def normalize(
             index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
             check_splits(index, index["split"].to_pylist())
             refused += leaked
-            manifest = make_manifest(name, index, refused, spec, rule)
+            manifest = make_manifest(name, index, refused, spec, rule, multi_label)
             warnings += small_classes(manifest["counts"], params["min_test_per_class"])
             write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
             write_tables(folder, manifest, index, refused)
-    counts = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
     return NormalizeSummary(
         name,
-        counts,
+        manifest["num_pictures"],
         len(manifest["classes"]),
         manifest["rejected"],
         spec,
@@ -146,6 +149,7 @@ def normalize(
         num_decoded,
         ties.num_near,
         warnings,
+        multi_label,
     )
 
 
@@ -219,7 +223,9 @@ def check_splits(rows: pa.Table, splits: list[str]) -> None:
         raise UserError("no pictures are left to make a dataset of; see why with `convoy check FOLDER`")
     classes = rows["label"].unique().to_pylist()
     if len(classes) < 2:
-        raise UserError(f"a single class '{classes[0]}' is left; at least two are needed to learn a difference")
+        raise UserError(
+            f"a single class '{classes[0] or 'none'}' is left; at least two are needed to learn a difference"
+        )
     present = set(splits)
     for split in SPLITS:
         if split not in present:
@@ -500,25 +506,30 @@ def write_tables(folder: Path, manifest: Mapping[str, Any], index: pa.Table, ref
 
 
 def make_manifest(
-    name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec, rule: SplitRule
+    name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec, rule: SplitRule, multi_label: bool
 ) -> dict[str, Any]:
-    """What dataset.json says."""
-    classes = sorted(index["label"].unique().to_pylist())
+    """What dataset.json says. `counts` are the pictures that bear a class, of which one may bear several."""
+    positions, names = borne(index["label"], multi_label)
+    bearers = pa.table({"split": index["split"].take(pa.array(positions)), "label": names})
+    classes = sorted(names.unique().to_pylist())
     mean, std = _statistics(index, spec)
-    counted = index.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
+    counted = bearers.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
     by_split = Counter({(one["split"], one["label"]): one["count_all"] for one in counted})
+    pictures = Counter(index["split"].to_pylist())
     return {
         "format": store.FORMAT,
         "name": name,
+        "task": MULTI_LABEL if multi_label else MULTI_CLASS,
         "classes": classes,
         "mean": mean,
         "std": std,
         "counts": {split: {label: by_split[split, label] for label in classes} for split in SPLITS},
+        "num_pictures": {split: pictures[split] for split in SPLITS},
         "rejected": reason_counts(refused),
         "decode": spec.to_dict(),
         "decoder": DECODER_VERSION,
         "split": rule.to_dict(),
-        "fingerprint": store.fingerprint(index, spec),
+        "fingerprint": store.fingerprint(index, spec, multi_label),
     }
 
 

@@ -2,7 +2,7 @@
 
 data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<ending>, at most 256 MB each; immutable
 data/raw/records.parquet       one row a (uri, image_id) ever seen; `absent` where the source no longer has it
-data/raw/source.json           the source's name and kind
+data/raw/source.json           the source's name and kind; "multi_label": true where a picture has several labels
 
 A second ingest of the same source packs only new bytes; where nothing changed no file is touched. New shards
 appear whole, by rename, before the table that points to them; what a killed ingest left behind is removed by the
@@ -15,18 +15,18 @@ import hashlib
 import json
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imageset.atomic import replacing, replacing_folder, sync_file, write_text
 from imageset.errors import UserError
+from imageset.labels import count_names
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
 from imageset.sources import PICTURE_ENDINGS, Source, SourcePicture, open_source, passed_over_text
@@ -69,12 +69,14 @@ class IngestSummary:
     num_unreadable: int
     num_shards: int
     changed: bool
+    multi_label: bool = False
     classes: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
         """One line for a person."""
-        parts = [f"{self.num_pictures:,} pictures in {len(self.classes)} classes", f"{self.num_new:,} new"]
+        what = "labels" if self.multi_label else "classes"
+        parts = [f"{self.num_pictures:,} pictures in {len(self.classes)} {what}", f"{self.num_new:,} new"]
         if self.num_absent:
             parts.append(f"{self.num_absent:,} no longer in the source")
         if self.num_unreadable:
@@ -96,7 +98,8 @@ def ingest(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> IngestSummary:
-    """Bring `raw_dir` up to the source. The folder is started anew when it holds another source (name or kind).
+    """Bring `raw_dir` up to the source. The folder is started anew when it holds another source (name or kind), or
+    when pictures have several labels now and had one, or the other way round.
 
     Raises:
         UserError: the source cannot be used, or raw_dir holds something else.
@@ -105,7 +108,8 @@ def ingest(
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source)
     raw_dir, progress = Path(raw_dir), progress or Silent()
-    identity = {"name": name or source.name, "kind": source.kind}
+    identity: dict[str, Any] = {"name": name or source.name, "kind": source.kind}
+    identity |= {"multi_label": True} if source.multi_label else {}
     if _identity(raw_dir) == identity:
         return _add(source, raw_dir, identity, _read(raw_dir), progress)
     with replacing_folder(raw_dir) as fresh:
@@ -123,7 +127,13 @@ def read_source(raw_dir: str | Path) -> dict[str, str]:
     identity = _identity(Path(raw_dir))
     if identity is None:
         raise UserError(f"{raw_dir}: holds no pictures yet; run `convoy run FOLDER`")
-    return identity
+    return {"name": identity["name"], "kind": identity["kind"]}
+
+
+def is_multi_label(raw_dir: str | Path) -> bool:
+    """Whether a picture's label is a set of names (imageset.labels); UserError where nothing was ingested."""
+    read_source(raw_dir)
+    return bool((_identity(Path(raw_dir)) or {}).get("multi_label"))
 
 
 def read_records(raw_dir: str | Path) -> pa.Table:
@@ -195,7 +205,7 @@ class _Place:
 
 
 def _add(
-    source: Source, folder: Path, identity: dict[str, str], earlier: pa.Table, progress: Progress
+    source: Source, folder: Path, identity: dict[str, Any], earlier: pa.Table, progress: Progress
 ) -> IngestSummary:
     _remove_leftovers(folder, earlier)
     places = _places(earlier)
@@ -215,7 +225,7 @@ def _add(
                 compression="zstd",
                 use_dictionary=["label", "group", "split", "shard", "absent", "reason"],
             )
-    classes = Counter(label for label in present["label"].to_pylist() if label is not None)
+    classes = count_names(present["label"].to_pylist(), source.multi_label)
     return IngestSummary(
         **identity,
         num_pictures=len(present),
@@ -352,8 +362,12 @@ def _header(member: str, size: int) -> bytes:
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
-def _identity(raw_dir: Path) -> dict[str, str] | None:
-    """{"name", "kind"}, or None where nothing was ingested; UserError where something else lies there."""
+def _identity(raw_dir: Path) -> dict[str, Any] | None:
+    """{"name", "kind"} and, where it is so, "multi_label"; None where nothing was ingested.
+
+    Raises:
+        UserError: something else lies there.
+    """
     if not (raw_dir / SOURCE).is_file():
         foreign = [] if not raw_dir.is_dir() else [file for file in raw_dir.iterdir() if file.name[0] != "."]
         if foreign or (raw_dir.exists() and not raw_dir.is_dir()):
@@ -364,8 +378,9 @@ def _identity(raw_dir: Path) -> dict[str, str] | None:
         return None
     try:
         identity = json.loads((raw_dir / SOURCE).read_text())
-        return {"name": str(identity["name"]), "kind": str(identity["kind"])}
-    except (ValueError, KeyError, TypeError):
+        several = {"multi_label": True} if identity.get("multi_label") else {}
+        return {"name": str(identity["name"]), "kind": str(identity["kind"])} | several
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{raw_dir / SOURCE}: damaged; remove {raw_dir} and ingest the source again") from None
 
 

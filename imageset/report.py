@@ -20,6 +20,7 @@ from PIL import Image
 from imageset import raw, store
 from imageset.decode import DecodeSpec, Rejected, decode
 from imageset.judge import Refusal
+from imageset.labels import MULTI_LABEL, names_of
 from imageset.pool import run_all
 from imageset.quality import REASONS, plain
 from imageset.split import SPLITS
@@ -96,8 +97,8 @@ class _Pixels:
 def _head(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec, warnings: Sequence[str]) -> str:
     facts = {
         "pictures": f"{len(index):,}",
-        "classes": f"{len(manifest['classes']):,}",
-        **{split: f"{sum(manifest['counts'][split].values()):,}" for split in SPLITS},
+        "labels" if manifest["task"] == MULTI_LABEL else "classes": f"{len(manifest['classes']):,}",
+        **{split: f"{manifest['num_pictures'][split]:,}" for split in SPLITS},
         "refused": f"{sum(manifest['rejected'].values()):,}",
         "normalized to": f"{spec.size} x {spec.size} x {spec.channels}",
         "mean": ", ".join(f"{one:.3f}" for one in manifest["mean"]),
@@ -127,6 +128,7 @@ def _balance(manifest: Mapping[str, Any]) -> str:
             f'<td style="width:55%"><div class=bar>{bars}</div></td></tr>'
         )
     key = "".join(f"<span class={split}></span>{split}" for split in SPLITS)
+    key += "; a picture counts for each of its labels" if manifest["task"] == MULTI_LABEL else ""
     return (
         f"<h2>Class balance</h2><p class='small key'>{key}</p><table><tr><th>class<th>pictures"
         + "".join(f"<th>{split}" for split in SPLITS)
@@ -159,17 +161,19 @@ def _sizes(index: pa.Table) -> str:
 def _sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _Pixels) -> str:
     """A contact sheet of each class: the pictures with the smallest image_ids, as good as random."""
     order = pc.sort_indices(index["image_id"]).to_numpy().tolist()  # type: ignore[attr-defined]
-    labels = index["label"].to_pylist()
+    labels, several = index["label"].to_pylist(), manifest["task"] == MULTI_LABEL
     chosen: dict[str, list[int]] = {label: [] for label in manifest["classes"][:CLASSES_SHOWN]}
+    chosen |= {"": []} if several else {}
     for number in order:
-        some = chosen.get(labels[number])
-        if some is not None and len(some) < PICTURES_A_CLASS:
-            some.append(number)
+        for name in (names_of(labels[number]) or [""]) if several else [labels[number]]:
+            if name in chosen and len(chosen[name]) < PICTURES_A_CLASS:
+                chosen[name].append(number)
     parts = [
-        f"<h3>{escape(plain(label))}</h3>{_image(_sheet([pixels[number] for number in some]))}"
+        f"<h3>{escape(plain(label or 'none of them'))}</h3>{_image(_sheet([pixels[number] for number in some]))}"
         for label, some in chosen.items()
+        if some
     ]
-    more = len(manifest["classes"]) - len(chosen)
+    more = len(manifest["classes"]) - CLASSES_SHOWN
     return "<h2>Contact sheets</h2>" + "".join(parts) + (f"<p>and {more:,} more classes</p>" if more > 0 else "")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imageset.errors import UserError
-from imageset.quality import Rejected
+from imageset.quality import Rejected, plain
 
 # What is picked up from a folder; the last line only to be refused by name, not passed over in silence.
 PICTURE_ENDINGS = frozenset(
@@ -57,6 +57,7 @@ SPLIT_OF_FOLDER = {
     "test": "test",
     "testing": "test",
 }
+CLASSES_ECHOED = 12  # no more are named one by one
 # One picture must fit into one shard (see imageset.raw).
 MAX_PICTURE_BYTES = 255_000_000
 
@@ -82,15 +83,19 @@ class Source(Protocol):
     Attributes:
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
         kind: "folder", "archive", "table", "idx" or "digits".
+        multi_label: whether a picture's label is a set of names (imageset.labels).
         passed_over: how many files were not taken for pictures, by cause.
-        classes: number of pictures of each class.
+        classes: number of pictures of each class (of each label name).
+        splits: number of pictures of each split that the source itself makes.
         problem: why nothing can be learned from it, or None.
     """
 
     name: str
     kind: str
+    multi_label: bool
     passed_over: Counter[str]
     classes: Counter[str]
+    splits: Counter[str]
     problem: str | None
 
     def __iter__(self) -> Iterator[SourcePicture]: ...
@@ -115,10 +120,10 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
         from imageset.digits import open_digits
 
         return open_digits(text)
-    from imageset.tables import TableSource, is_table
+    from imageset.tables import is_table, open_table
 
     if is_table(text):
-        return TableSource(text, to_learn=to_learn)
+        return open_table(text, to_learn=to_learn)
     path = Path(text).expanduser()
     if not path.exists():
         raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
@@ -141,6 +146,23 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
 def slug(name: str) -> str:
     """A name for a dataset or a model: lower case, digits and dashes ("My Flowers" -> "my-flowers")."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
+
+
+def split_of_name(name: str) -> str | None:
+    """The split that a file's name tells of: "train-00000-of-00002" -> "train", "imagenet_val.001" -> "val"."""
+    found = {SPLIT_OF_FOLDER.get(part) for part in re.split(r"[-_. ]+", name.lower())} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def echo(source: Source, shown: str, extra: str = "") -> str:
+    """One line: what was understood of a source."""
+    what = "labels" if source.multi_label else "classes"
+    text = f"{shown}: {len(source):,} pictures in {len(source.classes)} {what}"
+    if len(source.classes) <= CLASSES_ECHOED:
+        text += " (" + ", ".join(f"{plain(name)} {num:,}" for name, num in sorted(source.classes.items())) + ")"
+    if source.splits:
+        text += "; splits " + ", ".join(f"{split} {num:,}" for split, num in sorted(source.splits.items()))
+    return text + (f"; {extra}" if extra else "") + passed_over_text(source.passed_over)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------
@@ -245,6 +267,7 @@ class FolderSource:
     """A folder with one sub-folder a class, or train|val|test folders that each hold one sub-folder a class."""
 
     kind = "folder"
+    multi_label = False
 
     def __init__(self, path: Path, *, to_learn: bool = True) -> None:
         self.path = path
@@ -272,10 +295,7 @@ class FolderSource:
         return len(self._files)
 
     def describe(self) -> str:
-        text = f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
-        if self.splits:
-            text += " (" + ", ".join(f"{split} {num:,}" for split, num in sorted(self.splits.items())) + ")"
-        return text + passed_over_text(self.passed_over)
+        return echo(self, str(self.path))
 
     def _place(self, uri: str) -> tuple[str | None, str | None]:
         """(label, split) of a picture by the folders above it."""

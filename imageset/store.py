@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from imageset.decode import DecodeSpec
 from imageset.errors import UserError
+from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
 from imageset.split import SPLITS
 
 FORMAT = "convoy-imageset-1"
@@ -71,12 +72,13 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def fingerprint(index: pa.Table, spec: DecodeSpec) -> str:
+def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) -> str:
     """SHA-256 over the (image_id, label, split, group) sorted by image_id, the decode parameters and the format.
 
     The same pictures give the same fingerprint whatever their order, and whoever decoded them.
     """
-    digest = hashlib.sha256(json.dumps([FORMAT, spec.to_dict()], sort_keys=True).encode())
+    head = [FORMAT, spec.to_dict(), *([MULTI_LABEL] if multi_label else [])]
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     rows = index.select(["image_id", "label", "split", "group"]).sort_by("image_id")
     for batch in rows.to_batches(max_chunksize=10_000):
         ends = pc.binary_join_element_wise(batch["group"].fill_null(""), "", "\n")  # type: ignore[attr-defined]
@@ -94,6 +96,7 @@ class ImageStore:
         path: the folder.
         name: the dataset's name.
         classes: class names; a label is a position in here.
+        multi_label: whether a picture may bear several of the classes, or none.
         mean, std: per channel, of the training split, pixels taken as 0..1.
         spec: how every picture was decoded.
         fingerprint: identity of the dataset (see fingerprint()).
@@ -109,7 +112,8 @@ class ImageStore:
         self.std: tuple[float, ...] = tuple(manifest["std"])
         self.spec = DecodeSpec.from_dict(manifest["decode"])
         self.fingerprint: str = manifest["fingerprint"]
-        self.counts: dict[str, int] = {split: sum(manifest["counts"][split].values()) for split in SPLITS}
+        self.multi_label: bool = manifest.get("task", MULTI_CLASS) == MULTI_LABEL
+        self.counts: dict[str, int] = _num_pictures(manifest)
         self.index = index
         self._maps: dict[int, np.ndarray] = {}
 
@@ -158,7 +162,8 @@ class ImageStore:
         counts = self.index["split"].value_counts().to_pylist()
         if {one["values"]: one["counts"] for one in counts} != {s: n for s, n in self.counts.items() if n}:
             raise _broken(self.path / INDEX, f"its rows do not agree with {MANIFEST}")
-        if not set(self.index["label"].unique().to_pylist()) <= set(self.classes):
+        _, names = borne(self.index["label"].unique(), self.multi_label)
+        if not set(names.to_pylist()) <= set(self.classes):
             raise _broken(self.path / INDEX, f"holds labels that {MANIFEST} does not know")
         rows = self.index.group_by("shard").aggregate([("row", "max"), ("row", "min")]).to_pylist()
         for row in rows:
@@ -195,9 +200,15 @@ class StoreSplit:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """int64 (n,): positions in store.classes."""
-        position = {name: number for number, name in enumerate(self.store.classes)}
-        return np.array([position[label] for label in self.rows["label"].to_pylist()], np.int64)
+        """int64 (n,): positions in store.classes; uint8 (n, C) of 0 and 1 where a picture may bear several."""
+        positions, names = borne(self.rows["label"], self.store.multi_label)
+        classes = pc.index_in(names, value_set=pa.array(self.store.classes, pa.string()))  # type: ignore[attr-defined]
+        numbers = classes.to_numpy(zero_copy_only=False).astype(np.int64)
+        if not self.store.multi_label:
+            return numbers
+        labels = np.zeros((len(self), len(self.store.classes)), np.uint8)
+        labels[positions, numbers] = 1
+        return labels
 
     @cached_property
     def image_ids(self) -> list[str]:
@@ -220,6 +231,13 @@ class StoreSplit:
             here = shards == shard
             batch[here] = self.store.shard(int(shard))[rows[here]]
         return batch
+
+
+def _num_pictures(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Pictures of each split; datasets made before there were several labels a picture count by class alone."""
+    if "num_pictures" in manifest:
+        return {split: int(manifest["num_pictures"][split]) for split in SPLITS}
+    return {split: sum(manifest["counts"][split].values()) for split in SPLITS}
 
 
 def _broken(path: Path, what: str) -> UserError:

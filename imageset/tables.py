@@ -1,13 +1,17 @@
-"""Pictures named by a table: CSV, TSV, JSON lines or Parquet, with Hugging Face's image Parquet among them.
+"""Pictures named by tables: CSV, TSV, JSON lines or Parquet, with Hugging Face's image Parquet among them.
 
-The columns are guessed by their names and can be said: `table.csv?path=file&label=breed&split=fold&group=dog`.
+The columns are guessed by their names and can be said: `table.csv?path=file&label=breed&split=fold&group=dog`,
+`?label=tags&separator=;` or `?labels=cat,dog,cow` where a picture bears several labels (imageset.columns).
+
+A path in a table leads below the table's own folder or nowhere: never up, never to another place, and never to a
+URL, since whoever wrote the table would then choose what this machine asks for. Behind a URL the same holds: the
+pictures lie below the table (imageset.remote).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,128 +22,140 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from imageset.columns import choose_columns, choose_labels
 from imageset.errors import UserError
-from imageset.params import nearest
+from imageset.labels import count_names
 from imageset.quality import Rejected
-from imageset.sources import SPLIT_OF_FOLDER, SourcePicture, read_file, slug
+from imageset.sources import SPLIT_OF_FOLDER, SourcePicture, echo, read_file, slug, split_of_name
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_GUESSES: Mapping[str, tuple[str, ...]] = {
-    "path": (
-        "path",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image_path",
-        "image",
-        "img",
-        "uri",
-        "bytes",
-        "jpg",
-        "png",
-    ),
-    "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls"),
-    "split": ("split", "subset", "partition", "fold", "set"),
-    "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
-}
 _ROWS_AT_ONCE = 64
 
 
 def is_table(spec: str) -> bool:
     """Whether the source is a table (perhaps with its columns said after a question mark)."""
-    return Path(spec.partition("?")[0]).name.lower().endswith(ENDINGS) and Path(spec.partition("?")[0]).is_file()
+    path = Path(spec.partition("?")[0]).expanduser()
+    return path.name.lower().endswith(ENDINGS) and path.is_file()
+
+
+def open_table(spec: str, *, to_learn: bool = True) -> TableSource:
+    """The source "table.csv" or "table.csv?label=breed&..."."""
+    text, _, said = spec.partition("?")
+    path = Path(text).expanduser()
+    return TableSource([path], shown=text, name=slug(path.stem), said=said, to_learn=to_learn)
 
 
 class TableSource:
-    """A table whose rows are pictures: paths relative to its folder, or the bytes themselves."""
+    """Tables of the same columns whose rows are pictures: paths below the table's folder, or the bytes themselves.
+
+    Args:
+        files: one table or several; a split in their own names (train-00000-of-00002.parquet) holds where no
+            column says one.
+        shown: what messages call them.
+        said: roles of columns, as in a URL's query.
+        below: reads what a table names; None: a file below the table's folder.
+    """
 
     kind = "table"
 
-    def __init__(self, spec: str, *, to_learn: bool = True) -> None:
-        text, _, said = spec.partition("?")
-        self.path = Path(text)
-        self.name = slug(self.path.stem)
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        shown: str,
+        name: str,
+        said: str = "",
+        to_learn: bool = True,
+        below: Callable[[str], bytes] | None = None,
+    ) -> None:
+        self.shown, self.name = shown, name
+        self._files, self._below = list(files), below
         self.passed_over: Counter[str] = Counter()
-        schema = _schema(self.path)
-        self._columns = _choose(self.path, schema.names, dict(parse_qsl(said)))
-        self._label_names = _label_names(schema, self._columns["label"])
-        self.classes: Counter[str] = Counter()
+        schema = _same_schema(self._files)
+        roles = dict(parse_qsl(said, keep_blank_values=True))
+        self._columns = choose_columns(shown, schema.names, roles)
+        self._labels = choose_labels(shown, schema, self._columns, roles, self._distinct)
+        self.multi_label = self._labels.multi_label
+        labels: Counter[str | None] = Counter()
         self.splits: Counter[str] = Counter()
-        self._num = 0
-        for batch in self._batches(("label", "split")):
-            self._num += len(batch)
-            self.classes.update(label for label in map(self._label, batch) if label is not None)
-            self.splits.update(split for split in map(self._split, batch) if split is not None)
+        for file, batch in self._batches("split", labels=True):
+            labels.update(map(self._labels.read, batch))
+            self.splits.update(split for split in (self._split(row, file) for row in batch) if split is not None)
+        self._num = labels.total()
+        self._num_kinds = len(labels.keys() - {None})
+        self.classes = count_names(labels.elements(), self.multi_label)
         self.problem = self._problem()
         if to_learn and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourcePicture]:
-        first = 0
-        for batch in self._batches(("path", "label", "split", "group")):
-            for number, row in enumerate(batch, first):
-                uri, read = self._picture(row, number)
-                group = row.get("group")
-                yield SourcePicture(
-                    uri, self._label(row), None if group is None else str(group), self._split(row), read
-                )
-            first += len(batch)
+        numbers: Counter[Path] = Counter()  # of rows, in each file
+        for file, batch in self._batches("path", "split", "group", labels=True):
+            for row in batch:
+                uri, read = self._picture(row, numbers[file], file)
+                group = row.get(self._columns["group"] or "")
+                named = None if group is None else str(group)
+                yield SourcePicture(uri, self._labels.read(row), named, self._split(row, file), read)
+                numbers[file] += 1
 
     def __len__(self) -> int:
         return self._num
 
     def describe(self) -> str:
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
-        splits = ", ".join(f"{split} {num:,}" for split, num in sorted(self.splits.items()))
-        return (
-            f"{self.path}: {len(self):,} pictures in {len(self.classes)} classes"
-            + (f" ({splits})" if splits else "")
-            + f"; columns {columns}"
-        )
+        extra = f"columns {columns}" + (f"; {self._labels.note}" if self._labels.note else "")
+        return echo(self, self.shown, extra)
 
-    def _batches(self, roles: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
-        """Some rows at a time, their columns named by role."""
-        chosen = {self._columns[role]: role for role in roles if self._columns[role]}
-        for batch in _record_batches(self.path, [column for column in chosen if column]):
-            yield [{chosen[column]: value for column, value in row.items()} for row in batch.to_pylist()]
+    def _batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+        """Some rows at a time with the columns of these roles, and the file they stand in."""
+        wanted = [self._columns[role] for role in roles] + list(self._labels.columns if labels else ())
+        for file in self._files:
+            for batch in _record_batches(file, list(dict.fromkeys(name for name in wanted if name))):
+                yield file, batch.to_pylist()
 
-    def _label(self, row: Mapping[str, Any]) -> str | None:
-        value = row.get("label")
-        if value is None or value == "":
-            return None
-        if self._label_names and isinstance(value, int) and 0 <= value < len(self._label_names):
-            return self._label_names[value]
-        return str(value)
+    def _distinct(self, column: str) -> set[Any]:
+        values: set[Any] = set()
+        for file in self._files:
+            for batch in _record_batches(file, [column]):
+                values.update(batch.column(0).unique().to_pylist())
+        return values
 
-    def _split(self, row: Mapping[str, Any]) -> str | None:
-        return SPLIT_OF_FOLDER.get(str(row.get("split") or "").lower())
+    def _split(self, row: Mapping[str, Any], file: Path) -> str | None:
+        column = self._columns["split"]
+        if column is None:
+            return split_of_name(file.stem) if len(self._files) > 1 or "-of-" in file.stem else None
+        return SPLIT_OF_FOLDER.get(str(row[column] or "").lower())
 
-    def _picture(self, row: Mapping[str, Any], number: int) -> tuple[str, partial[bytes]]:
-        value = row["path"]
+    def _picture(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
+        value = row[self._columns["path"] or ""]
+        place = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
             data, name = value.get("bytes"), value.get("path")
             if data is not None:
-                return f"{number:08d}/{name or 'picture'}", partial(bytes, data)
+                return f"{place}/{name or 'picture'}", partial(bytes, data)
             value = name
         if isinstance(value, bytes):
-            return f"{number:08d}/picture", partial(bytes, value)
-        return str(value), partial(_read_below, self.path.parent, str(value))
+            return f"{place}/picture", partial(bytes, value)
+        if not value:
+            return f"{place}/picture", _nothing
+        return str(value), partial(self._below or partial(_read_below, file.parent), str(value))
 
     def _problem(self) -> str | None:
         if not self._num:
-            return f"{self.path}: holds no rows"
-        if len(self.classes) < 2:
-            return (
-                f"{self.path}: {len(self.classes)} classes in the column '{self._columns['label']}'; "
-                "at least two are needed to learn a difference"
-            )
+            return f"{self.shown}: holds no rows"
+        if self._num_kinds < 2:
+            column = ", ".join(self._labels.columns)
+            found = f"{len(self.classes)} classes in the column '{column}'"
+            if self.multi_label:
+                found = f"all pictures bear the same labels ({', '.join(self.classes) or 'none'})"
+            return f"{self.shown}: {found}; at least two are needed to learn a difference"
         return None
 
 
 def _read_below(folder: Path, name: str) -> bytes:
     """Read a file that the table names, only below the table's own folder."""
+    if "://" in name:
+        raise Rejected("unreadable", "a URL: a table names files below its own folder, nothing else is fetched")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise Rejected("unreadable", "lies outside the table's folder")
@@ -149,29 +165,20 @@ def _read_below(folder: Path, name: str) -> bytes:
         raise Rejected("unreadable", "no such file") from None
 
 
-def _choose(path: Path, names: list[str], said: Mapping[str, str]) -> dict[str, str | None]:
-    """The column of each role, as said or guessed.
+def _nothing() -> bytes:
+    raise Rejected("unreadable", "the row names no file")
 
-    Raises:
-        UserError: a role or column that does not exist, or no column for the pictures or the labels.
-    """
-    for role, column in said.items():
-        if role not in _GUESSES:
-            raise UserError(f"{path}: '{role}' is no role of a column; {nearest(role, _GUESSES)}")
-        if column not in names:
-            raise UserError(f"{path}: no column '{column}'; {nearest(column, names)}")
-    lower = {name.lower(): name for name in reversed(names)}
-    chosen = {
-        role: said.get(role) or next((lower[guess] for guess in guesses if guess in lower), None)
-        for role, guesses in _GUESSES.items()
-    }
-    for role in ("path", "label"):
-        if chosen[role] is None:
+
+def _same_schema(files: Sequence[Path]) -> pa.Schema:
+    schema = _schema(files[0])
+    for file in files[1:]:
+        other = _schema(file)
+        if other.names != schema.names:
             raise UserError(
-                f"{path}: no column looks like the {role} (there are {', '.join(names)}); "
-                f"say which: {path}?{role}=COLUMN"
+                f"{file}: has the columns {', '.join(other.names)}, but {files[0].name} has "
+                f"{', '.join(schema.names)}; give tables of one kind"
             )
-    return chosen
+    return schema
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -200,16 +207,12 @@ def _text_table(path: Path) -> pa.Table:
             return pa.json.read_json(path)
         parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         header = pa.csv.open_csv(path, parse_options=parse).schema.names
-        convert = pa.csv.ConvertOptions(column_types={name: pa.string() for name in header})
+        convert = pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in header},
+            strings_can_be_null=True,  # an empty cell is null, "" in quotes is an empty text
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+        )
         return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from None
-
-
-def _label_names(schema: pa.Schema, column: str | None) -> list[str]:
-    """Class names that Hugging Face's datasets library keeps in the schema."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[column]["names"]]
-    except (KeyError, ValueError, TypeError):
-        return []

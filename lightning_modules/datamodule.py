@@ -85,7 +85,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: pictures a step, on each rank.
 
     Raises:
-        UserError: the store is missing or broken, or the batch size is below 1.
+        UserError: the store is missing or broken, its pictures bear several labels, or the batch size is below 1.
     """
 
     def __init__(self, store: str, batch_size: int) -> None:
@@ -93,6 +93,11 @@ class ImageDataModule(pl.LightningDataModule):
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}; give 1 or more")
         self.store = ImageStore.open(store)
+        if self.store.multi_label:
+            raise UserError(
+                f"{store}: its pictures bear several labels each, and training learns one a picture so far; "
+                "give a source with one label a picture"
+            )
         self.batch_size = batch_size
         self.seed = 0
 
