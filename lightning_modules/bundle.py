@@ -36,6 +36,7 @@ class BundleInfo:
         mean, std: of each channel, in units of 0..1.
         dataset: {"name", "fingerprint", "digest"} of the training data; digest is DVC's.
         metrics: of the best epoch on the validation split.
+        temperature: what logits are divided by before they become probabilities, see `calibration`.
     """
 
     network: dict[str, Any]
@@ -45,6 +46,7 @@ class BundleInfo:
     std: tuple[float, ...]
     dataset: dict[str, str]
     metrics: dict[str, float]
+    temperature: float = 1.0  # as in a bundle that was saved before there was one
 
 
 @dataclass(frozen=True)

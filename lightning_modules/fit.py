@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,19 @@ from imageset.atomic import write_bytes
 from imageset.errors import UserError
 from imageset.store import ImageStore
 from lightning_modules.allocator import keep_large_blocks
-from lightning_modules.bundle import BundleInfo, save_bundle
+from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
+from lightning_modules.calibration import fit_temperature
 from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFinite, write_history
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.registered import log_model
+from lightning_modules.scoring import Scorer
 from lightning_modules.tracking import TrackedRun, connect, experiment_id
 
 CODE = (
-    "augment", "callbacks", "classifier", "datamodule", "fit",
-    "networks/by_name", "networks/convnet", "networks/lenet",
+    "augment", "calibration", "callbacks", "classifier", "datamodule", "fit",
+    "networks/by_name", "networks/convnet", "networks/lenet", "scoring",
 )  # fmt: skip
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
@@ -195,6 +197,7 @@ def finish(
         dataset=dict(dataset),
         metrics={name: row[name] for name in ("val_loss", "val_accuracy")},
     )
+    info = replace(info, temperature=temperature(Bundle(info, cli.model.network, ""), store, config))
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
     save_bundle(output, info, cli.model.network)
@@ -213,3 +216,9 @@ def finish(
         f"val_accuracy {row['val_accuracy']:.4f}; {output.relative_to(project)} written, MLflow run {run.run_id}",
         flush=True,
     )
+
+
+def temperature(bundle: Bundle, store: ImageStore, config: Mapping[str, Any]) -> float:
+    """What makes the probabilities of a trained network honest, from one more pass over the validation split."""
+    split = store.split("val")
+    return fit_temperature(Scorer(bundle).split_logits(split, config["data"]["batch_size"]), split.labels)

@@ -10,6 +10,8 @@ import torch
 
 from imageset.decode import Rejected
 from imageset.pool import decode_stream
+from imageset.store import StoreSplit
+from lightning_modules import calibration
 from lightning_modules.bundle import Bundle
 from lightning_modules.classifier import Normalize
 
@@ -30,15 +32,27 @@ class Scorer:
     """A bundle on the device it runs on: a GPU if there is one, else the CPU."""
 
     def __init__(self, bundle: Bundle) -> None:
+        self.temperature = bundle.info.temperature
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.normalize = Normalize(bundle.info.mean, bundle.info.std).to(self.device)
         self.network = bundle.network.to(memory_format=torch.channels_last).to(self.device).eval()
 
-    @torch.inference_mode()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        """uint8 (N, H, W, C) -> float32 (N, num_classes), calibrated."""
+        return calibration.probabilities(self.logits(images), self.temperature, multi_label=False)
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, C) -> float32 (N, num_classes), as the network gives them."""
         x = self.normalize(torch.from_numpy(np.require(images, requirements="W")).to(self.device))
-        return torch.softmax(self.network(x).float(), dim=1).cpu().numpy()
+        logits: np.ndarray = self.network(x).float().cpu().numpy()
+        return logits
+
+    def split_logits(self, split: StoreSplit, batch_size: int) -> np.ndarray:
+        """The logits of a whole split, float32 (n, num_classes), in its order."""
+        starts = range(0, len(split), batch_size)
+        rows = [self.logits(split.batch(np.arange(i, min(i + batch_size, len(split))))) for i in starts]
+        return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
 
 
 def score(
