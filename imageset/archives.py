@@ -12,17 +12,18 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from imageset.errors import UserError
+from imageset.layouts import MAX_NOTE_BYTES, Place, split_of_path, understand
+from imageset.layouts import NOTES as LAYOUT_NOTES
 from imageset.quality import Rejected
 from imageset.sources import (
     MAX_PICTURE_BYTES,
     PICTURE_ENDINGS,
-    SPLIT_OF_FOLDER,
     SourcePicture,
     echo,
     passed_over_text,
@@ -35,7 +36,7 @@ _NOTES = (".cls", ".json")
 _MAX_NOTE_BYTES = 1 << 20
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """A regular file in an archive; `open` gives its bytes while the archive stands at it."""
 
     name: str
@@ -47,88 +48,97 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ENDINGS)
 
 
+def open_archive(path: Path, *, to_learn: bool = True) -> ArchiveSource:
+    """The source of one archive."""
+    return ArchiveSource([(path.name, path)], shown=str(path), name=slug(_stem(path.name)), to_learn=to_learn)
+
+
 class ArchiveSource:
-    """One archive of pictures."""
+    """The pictures of one archive, or of several that are one dataset (WebDataset's shards).
+
+    Args:
+        files: (name among the others, where it lies). Of several, a picture's uri begins with the name, and the
+            name tells the split where the folders inside do not: train/shard-000.tar, imagenet-val-000.tar.
+        shown: what messages call them.
+    """
 
     kind = "archive"
     multi_label = False
 
-    def __init__(self, path: Path, *, to_learn: bool = True) -> None:
-        self.path = path
-        self.name = slug(_stem(path.name))
+    def __init__(self, files: Sequence[tuple[str, Path]], *, shown: str, name: str, to_learn: bool = True) -> None:
+        self.shown, self.name = shown, name
+        self._files = list(files)
         self.passed_over: Counter[str] = Counter()
-        self._notes: dict[str, str] = {}
-        names = [name for name in self._list() if name]
-        self._layout = _Layout(names)
-        places = [self._place(name) for name in names]
-        self._num = len(names)
-        self.classes = Counter(label for label, _ in places if label is not None)
-        self.splits = Counter(split for _, split in places if split is not None)
+        self._notes: dict[str, str] = {}  # label by the picture's uri without its ending
+        texts: dict[str, bytes] = {}
+        names = list(self._list(texts))
+        self._layout = understand(shown, [member for _, member in names], texts, skip_common=True)
+        self.classes: Counter[str] = Counter()
+        self.splits: Counter[str] = Counter()
+        self._num = sum(self._count(file, member) for file, member in names)
         self.problem = self._problem()
         if to_learn and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourcePicture]:
-        for member in _members(self.path, Counter()):
-            if _is_picture(member.name):
-                label, split = self._place(member.name)
-                yield SourcePicture(member.name, label, None, split, partial(_read, member))
+        for file, path in self._files:
+            for member in members(path, Counter()):
+                place = self._place(file, member.name) if _is_picture(member.name) else None
+                if place is not None:
+                    uri = self._uri(file, member.name)
+                    yield SourcePicture(uri, place.label, None, place.split, partial(read_member, member))
 
     def __len__(self) -> int:
         return self._num
 
     def describe(self) -> str:
-        return echo(self, str(self.path))
+        archives = f"{len(self._files):,} archives" if len(self._files) > 1 else ""
+        return echo(self, self.shown, "; ".join(filter(None, (archives, self._layout.note))))
 
-    def _list(self) -> Iterator[str]:
-        """The names of the pictures; what notes say is kept."""
-        for member in _members(self.path, self.passed_over):
-            stem, ending = posixpath.splitext(member.name)
-            if _is_picture(member.name):
-                yield member.name
-            elif ending.lower() in _NOTES:
-                label = _noted(_read(member, _MAX_NOTE_BYTES), ending.lower())
-                if label is not None:
-                    self._notes[stem] = label
-            else:
-                self.passed_over["files of other kinds"] += 1
+    def _list(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
+        """The (archive, name) of the pictures; what notes say is kept, and what texts a layout is told by."""
+        for file, path in self._files:
+            for member in members(path, self.passed_over):
+                stem, ending = posixpath.splitext(self._uri(file, member.name))
+                if _is_picture(member.name):
+                    yield file, member.name
+                elif ending.lower() in _NOTES:
+                    label = _noted(read_member(member, _MAX_NOTE_BYTES), ending.lower())
+                    if label is not None:
+                        self._notes[stem] = label
+                elif (text := posixpath.basename(member.name)) in LAYOUT_NOTES:
+                    texts[text] = read_member(member, MAX_NOTE_BYTES)
+                else:
+                    self.passed_over["files of other kinds"] += 1
 
-    def _place(self, name: str) -> tuple[str | None, str | None]:
-        label, split = self._layout.place(name)
-        return (self._notes.get(posixpath.splitext(name)[0]), split) if self._notes else (label, split)
+    def _uri(self, file: str, member: str) -> str:
+        return member if len(self._files) == 1 else f"{file}/{member}"
+
+    def _count(self, file: str, member: str) -> bool:
+        place = self._place(file, member)
+        if place is None:
+            self.passed_over[self._layout.unplaced] += 1
+            return False
+        self.classes.update([place.label] if place.label is not None else [])
+        self.splits.update([place.split] if place.split is not None else [])
+        return True
+
+    def _place(self, file: str, member: str) -> Place | None:
+        place = self._layout.place(member)
+        if self._notes:
+            label = self._notes.get(posixpath.splitext(self._uri(file, member))[0])
+            place = Place(label, place.split if place else None)
+        if place and place.split is None and len(self._files) > 1:
+            place = place._replace(split=split_of_path(file))
+        return place
 
     def _problem(self) -> str | None:
         if not self._num:
-            return f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}"
+            return f"{self.shown}: holds no pictures{passed_over_text(self.passed_over)}"
         if len(self.classes) < 2:
             found = f"a single class '{next(iter(self.classes))}'" if self.classes else "no class folders"
-            return f"{self.path}: {found}; at least two are needed to learn a difference"
+            return f"{self.shown}: {found}; at least two are needed to learn a difference"
         return None
-
-
-class _Layout:
-    """Which folders of a list of names are classes, and which are splits."""
-
-    def __init__(self, names: list[str]) -> None:
-        folders = [name.split("/")[:-1] for name in names]
-        self._skip = 0
-        while (
-            folders
-            and all(len(one) > self._skip + 1 for one in folders)
-            and len({one[self._skip] for one in folders}) == 1
-        ):
-            self._skip += 1
-        tops = {one[self._skip].lower() for one in folders if len(one) > self._skip}
-        self._is_split = "train" in {SPLIT_OF_FOLDER.get(top) for top in tops} and all(
-            top in SPLIT_OF_FOLDER for top in tops
-        )
-
-    def place(self, name: str) -> tuple[str | None, str | None]:
-        """(label, split) of a picture."""
-        parts = name.split("/")[self._skip : -1]
-        split = SPLIT_OF_FOLDER[parts[0].lower()] if self._is_split and parts else None
-        parts = parts[1:] if self._is_split else parts
-        return (parts[0] if parts else None), split
 
 
 def _stem(name: str) -> str:
@@ -142,7 +152,7 @@ def _is_picture(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in PICTURE_ENDINGS
 
 
-def _members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
+def members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
     """Every regular file of an archive, in its order; UserError where the archive is damaged."""
     try:
         if path.name.lower().endswith(".zip"):
@@ -155,16 +165,16 @@ def _members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
         raise UserError(f"{path}: damaged archive: {error}; fetch it again") from None
 
 
-def _zip_members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
+def _zip_members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.flag_bits & 1:
                 raise UserError(f"{path}: is encrypted; unpack it yourself and give the folder")
             if not info.is_dir() and _wanted(info.filename, passed_over):
-                yield _Member(info.filename, partial(archive.open, info))
+                yield Member(info.filename, partial(archive.open, info))
 
 
-def _tar_members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
+def _tar_members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
     with tarfile.open(path) as archive:
         for info in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member in memory
@@ -173,7 +183,7 @@ def _tar_members(path: Path, passed_over: Counter[str]) -> Iterator[_Member]:
             if not info.isreg():
                 passed_over["links, devices and FIFOs"] += 1
             elif _wanted(info.name, passed_over):
-                yield _Member(info.name, partial(archive.extractfile, info))
+                yield Member(info.name, partial(archive.extractfile, info))
 
 
 def _wanted(name: str, passed_over: Counter[str]) -> bool:
@@ -184,7 +194,7 @@ def _wanted(name: str, passed_over: Counter[str]) -> bool:
     return not hidden
 
 
-def _read(member: _Member, limit: int = MAX_PICTURE_BYTES) -> bytes:
+def read_member(member: Member, limit: int = MAX_PICTURE_BYTES) -> bytes:
     """The member's bytes, never more than the limit whatever the archive announces."""
     try:
         stream = member.open()

@@ -11,12 +11,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from imageset.errors import UserError
+from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES, SPLIT_OF_FOLDER, understand
 from imageset.quality import Rejected, plain
 
 # What is picked up from a folder; the last line only to be refused by name, not passed over in silence.
@@ -47,16 +48,6 @@ PICTURE_ENDINGS = frozenset(
         ".jxl",
     ]
 )
-SPLIT_OF_FOLDER = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 CLASSES_ECHOED = 12  # no more are named one by one
 # One picture must fit into one shard (see imageset.raw).
 MAX_PICTURE_BYTES = 255_000_000
@@ -126,32 +117,40 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
         return open_table(text, to_learn=to_learn)
     path = Path(text).expanduser()
     if not path.exists():
+        from imageset.several import is_pattern, open_pattern
+
+        if is_pattern(text):
+            return open_pattern(text, to_learn=to_learn)
         raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
+    return open_path(path, to_learn=to_learn)
+
+
+def open_path(path: Path, *, to_learn: bool = True) -> Source:
+    """Understand a folder or a file of this machine that is no table."""
+    from imageset.archives import is_archive, open_archive
+    from imageset.cifar import find_cifar
     from imageset.idx import IdxSource, is_idx
+    from imageset.several import open_several
 
     if is_idx(path):
         return IdxSource(path)
-    from imageset.archives import ArchiveSource, is_archive
-
+    if cifar := find_cifar(path):
+        return cifar
     if is_archive(path):
-        return ArchiveSource(path, to_learn=to_learn)
+        return open_archive(path, to_learn=to_learn)
     if not path.is_dir():
         raise UserError(
-            f"{text}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
-            "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX files"
+            f"{path}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
+            "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
         )
-    return FolderSource(path, to_learn=to_learn)
+    if not any(find_pictures(path)) and (several := open_several(path, to_learn=to_learn)):
+        return several
+    return open_folder(path, to_learn=to_learn)
 
 
 def slug(name: str) -> str:
     """A name for a dataset or a model: lower case, digits and dashes ("My Flowers" -> "my-flowers")."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
-
-
-def split_of_name(name: str) -> str | None:
-    """The split that a file's name tells of: "train-00000-of-00002" -> "train", "imagenet_val.001" -> "val"."""
-    found = {SPLIT_OF_FOLDER.get(part) for part in re.split(r"[-_. ]+", name.lower())} - {None}
-    return found.pop() if len(found) == 1 else None
 
 
 def echo(source: Source, shown: str, extra: str = "") -> str:
@@ -186,27 +185,34 @@ class PictureFile:
 
 
 def find_pictures(
-    folder: str | os.PathLike[str], passed_over: Counter[str] | None = None
+    folder: str | os.PathLike[str],
+    passed_over: Counter[str] | None = None,
+    endings: frozenset[str] = PICTURE_ENDINGS,
 ) -> Iterator[PictureFile]:
     """Walk a folder, sub-folders included, in a fixed order, and yield what is named like a picture.
 
-    Links are never followed (nor read), devices, sockets and FIFOs never opened, hidden files and folders left
-    alone; `passed_over` counts them by cause.
+    `endings` are those of pictures unless other files are looked for. Links are never followed (nor read),
+    devices, sockets and FIFOs never opened, hidden files and folders left alone; `passed_over` counts them by
+    cause.
     """
     root = os.fsencode(folder)
     counts = Counter() if passed_over is None else passed_over
-    waiting = [iter(_listed(root, b"", counts))]  # a stack, not recursion: a chain of folders may be very long
+    waiting = [
+        iter(_listed(root, b"", counts, endings))
+    ]  # a stack, not recursion: a chain of folders may be very long
     while waiting:
         entry, name = next(waiting[-1], (None, b""))
         if entry is None:
             waiting.pop()
         elif entry.is_dir(follow_symlinks=False):
-            waiting.append(iter(_listed(entry.path, name + b"/", counts)))
+            waiting.append(iter(_listed(entry.path, name + b"/", counts, endings)))
         else:
             yield PictureFile(Path(os.fsdecode(entry.path)), shown(name))
 
 
-def _listed(folder: bytes, inside: bytes, passed_over: Counter[str]) -> list[tuple[os.DirEntry[bytes], bytes]]:
+def _listed(
+    folder: bytes, inside: bytes, passed_over: Counter[str], endings: frozenset[str]
+) -> list[tuple[os.DirEntry[bytes], bytes]]:
     """The sub-folders and pictures of one folder with their names relative to the root, sorted."""
     try:
         with os.scandir(folder) as listing:
@@ -216,12 +222,12 @@ def _listed(folder: bytes, inside: bytes, passed_over: Counter[str]) -> list[tup
             raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}") from None
         passed_over[f"folders that cannot be listed ({error.strerror})"] += 1
         return []
-    causes = [(entry, _cause_to_pass_over(entry)) for entry in entries]
+    causes = [(entry, _cause_to_pass_over(entry, endings)) for entry in entries]
     passed_over.update(cause for _, cause in causes if cause)
     return [(entry, inside + entry.name) for entry, cause in causes if not cause]
 
 
-def _cause_to_pass_over(entry: os.DirEntry[bytes]) -> str | None:
+def _cause_to_pass_over(entry: os.DirEntry[bytes], endings: frozenset[str]) -> str | None:
     if entry.name.startswith(b".") or entry.name == b"__MACOSX":
         return "hidden"
     if entry.is_symlink():
@@ -231,7 +237,7 @@ def _cause_to_pass_over(entry: os.DirEntry[bytes]) -> str | None:
     if not entry.is_file(follow_symlinks=False):
         return "devices, sockets and FIFOs"
     ending = os.path.splitext(os.fsdecode(entry.name).rstrip(". "))[1].lower()
-    return None if ending in PICTURE_ENDINGS else "files of other kinds"
+    return None if ending in endings else "files of other kinds"
 
 
 def shown(name: bytes) -> str:
@@ -263,71 +269,122 @@ def read_file(path: Path) -> bytes:
 # ---- one sub-folder a class ------------------------------------------------------------------------------------
 
 
+def open_folder(path: Path, *, to_learn: bool = True) -> FolderSource:
+    """The pictures of a folder, sub-folders included."""
+    passed_over: Counter[str] = Counter()
+    files = list(find_pictures(path, passed_over))
+    name = slug(path.resolve().name)
+    return FolderSource(str(path), name, files, passed_over, _notes(path), path=path, to_learn=to_learn)
+
+
 class FolderSource:
-    """A folder with one sub-folder a class, or train|val|test folders that each hold one sub-folder a class."""
+    """Pictures in one sub-folder a class, or in train|val|test folders that each hold one sub-folder a class.
+
+    Args:
+        shown: what messages call it.
+        files: its pictures, each with `uri` and `read`, in a fixed order.
+        notes: small text files of it (imageset.layouts.NOTES).
+        path: the folder itself where it is one of this machine; then empty class folders are complained about.
+    """
 
     kind = "folder"
     multi_label = False
 
-    def __init__(self, path: Path, *, to_learn: bool = True) -> None:
-        self.path = path
-        self.name = slug(path.resolve().name)
-        self.passed_over: Counter[str] = Counter()
-        self._files = list(find_pictures(path, self.passed_over))
+    def __init__(
+        self,
+        shown: str,
+        name: str,
+        files: Sequence[PictureFile],
+        passed_over: Counter[str],
+        notes: Mapping[str, bytes],
+        *,
+        path: Path | None = None,
+        to_learn: bool = True,
+    ) -> None:
+        self.shown, self.name, self.passed_over = shown, name, passed_over
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        folders = _visible_folders(path)
-        self._is_split = _are_splits(path, folders)
-        for file in self._files:
-            label, split = self._place(file.uri)
-            self.classes.update([label] if label is not None else [])
-            self.splits.update([split] if split is not None else [])
-        self.problem = self._problem(folders)
+        self._layout = understand(shown, [file.uri for file in files], notes, skip_common=False)
+        self._files = [file for file in files if self._count(file)]
+        self.problem = self._problem(path)
         if to_learn and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for file in self._files:
-            label, split = self._place(file.uri)
+            label, split = self._layout.place(file.uri) or (None, None)
             yield SourcePicture(file.uri, label, None, split, file.read)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def describe(self) -> str:
-        return echo(self, str(self.path))
+        return echo(self, self.shown, self._layout.note)
 
-    def _place(self, uri: str) -> tuple[str | None, str | None]:
-        """(label, split) of a picture by the folders above it."""
-        parts = uri.split("/")[:-1]
-        if not self._is_split:
-            return (parts[0] if parts else None), None
-        split = SPLIT_OF_FOLDER[parts[0].lower()] if parts else None
-        return (parts[1] if len(parts) > 1 else None), split
+    def _count(self, file: PictureFile) -> bool:
+        """Count a picture by its place; False where it is passed over."""
+        place = self._layout.place(file.uri)
+        if place is None:
+            self.passed_over[self._layout.unplaced] += 1
+            return False
+        self.classes.update([place.label] if place.label is not None else [])
+        self.splits.update([place.split] if place.split is not None else [])
+        return True
 
-    def _problem(self, folders: list[str]) -> str | None:
+    def _problem(self, path: Path | None) -> str | None:
         """Why nothing can be learned from this folder, or None."""
         if not self._files:
             return (
-                f"{self.path}: holds no pictures{passed_over_text(self.passed_over)}; "
+                f"{self.shown}: holds no pictures{passed_over_text(self.passed_over)}; "
                 "give a folder that holds one sub-folder a class"
             )
+        folders = _visible_folders(path) if path else []
         top = {file.uri.split("/")[0] for file in self._files}
-        empty = [folder for folder in folders if folder not in top]
+        empty = [folder for folder in folders if folder not in top and not self._is_known(folder)]
         if empty:
-            return f"{self.path / empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
+            return (
+                f"{self.shown}/{empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
+            )
         if not self.classes:
-            return f"{self.path}: the pictures lie in no class folder; move them into one sub-folder a class"
+            return (
+                f"{self.shown}: the pictures lie in no class folder; move them into one sub-folder a class"
+                f"{_table_hint(path)}"
+            )
         if len(self.classes) < 2:
             return (
-                f"{self.path}: a single class '{next(iter(self.classes))}'; "
-                f"at least two are needed to learn a difference{self._nested_hint(folders)}"
+                f"{self.shown}: a single class '{next(iter(self.classes))}'; "
+                f"at least two are needed to learn a difference{_nested_hint(path, folders)}"
             )
         return None
 
-    def _nested_hint(self, folders: list[str]) -> str:
-        inner = self.path / folders[0] if len(folders) == 1 else None
-        return f" (did you mean {inner}?)" if inner and len(_visible_folders(inner)) > 1 else ""
+    def _is_known(self, folder: str) -> bool:
+        """Whether a folder without pictures is no class: ImageNet's notes lie in it, or pictures passed over."""
+        passed_over = folder.lower() in SPLIT_OF_FOLDER and self.passed_over[self._layout.unplaced]
+        return bool(self._layout.note or passed_over)
+
+
+def _notes(path: Path) -> dict[str, bytes]:
+    """The small text files of a folder that tell its layout."""
+    notes = {}
+    for note in NOTES:
+        for folder in NOTE_FOLDERS:
+            file = path / folder / note
+            if note in notes or file.is_symlink() or not file.is_file():
+                continue
+            if file.stat().st_size <= MAX_NOTE_BYTES:
+                notes[note] = read_file(file)
+    return notes
+
+
+def _nested_hint(path: Path | None, folders: list[str]) -> str:
+    inner = path / folders[0] if path and len(folders) == 1 else None
+    return f" (did you mean {inner}?)" if inner and len(_visible_folders(inner)) > 1 else ""
+
+
+def _table_hint(path: Path | None) -> str:
+    endings = (".csv", ".tsv", ".jsonl")
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in endings) if path else []
+    return f", or give the table that names them (did you mean {tables[0]}?)" if tables else ""
 
 
 def _visible_folders(path: Path) -> list[str]:
@@ -339,12 +396,6 @@ def _visible_folders(path: Path) -> list[str]:
             and not entry.name.startswith(b".")
             and entry.name != b"__MACOSX"
         )
-
-
-def _are_splits(path: Path, folders: list[str]) -> bool:
-    """Whether every top folder is named like a split, one of them train, and holds folders itself."""
-    splits = [SPLIT_OF_FOLDER.get(folder.lower()) for folder in folders]
-    return "train" in splits and None not in splits and all(_visible_folders(path / folder) for folder in folders)
 
 
 def passed_over_text(passed_over: Mapping[str, int]) -> str:

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from imageset.columns import choose_columns, choose_labels
 from imageset.errors import UserError
 from imageset.labels import count_names
+from imageset.layouts import SPLIT_OF_FOLDER, split_of_path
 from imageset.quality import Rejected
-from imageset.sources import SPLIT_OF_FOLDER, SourcePicture, echo, read_file, slug, split_of_name
+from imageset.sources import SourcePicture, echo, read_file, slug
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 64
@@ -123,7 +124,8 @@ class TableSource:
     def _split(self, row: Mapping[str, Any], file: Path) -> str | None:
         column = self._columns["split"]
         if column is None:
-            return split_of_name(file.stem) if len(self._files) > 1 or "-of-" in file.stem else None
+            several = len(self._files) > 1 or "-of-" in file.stem
+            return split_of_path(file.name) or split_of_path(file.parent.name) if several else None
         return SPLIT_OF_FOLDER.get(str(row[column] or "").lower())
 
     def _picture(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:

@@ -87,12 +87,12 @@ def test_a_link_or_a_path_out_of_a_tar_is_never_followed(tmp_path: Path) -> None
 def test_a_zip_that_lies_about_its_size_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from imageset import archives
 
-    monkeypatch.setattr(archives._read, "__defaults__", (10_000,))
+    monkeypatch.setattr(archives.read_member, "__defaults__", (10_000,))
     folder = make_folder(tmp_path / "set", num_each=1)
     (folder / "ant" / "bomb.png").write_bytes(bytes(1_000_000))
     pictures = {one.uri: one for one in open_source(pack(folder, tmp_path / "set.zip"))}
     with zipfile.ZipFile(tmp_path / "set.zip") as archive, pytest.raises(Rejected, match="unpacks to more"):
-        archives._read(archives._Member("x", archives.partial(archive.open, "ant/bomb.png")))
+        archives.read_member(archives.Member("x", archives.partial(archive.open, "ant/bomb.png")))
     assert "ant/bomb.png" in pictures
 
 

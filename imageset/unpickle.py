@@ -1,0 +1,185 @@
+"""Read CIFAR's Python files, which are pickles, without unpickling.
+
+A pickle is a program for a small machine, and Python's own machine calls whatever the program names. This one
+walks the same opcodes (pickletools knows them) and can build dict, list, tuple, str, bytes, numbers, None and
+arrays of plain numbers; of the functions a program may name it knows three (numpy's array, numpy's dtype, and the
+codec that Python 3 writes bytes with), does their work itself, and calls nothing. Anything else is refused before
+it could mean something.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from typing import Any
+
+import numpy as np
+
+
+class NotPlain(ValueError):
+    """The pickle is damaged, or asks for something other than plain data."""
+
+
+class _Array:
+    """An array that is being built: numpy's pickles make an empty one and tell it its state afterwards."""
+
+    value: np.ndarray | None = None
+
+
+class _Dtype:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_ARRAY, _NDARRAY, _DTYPE, _ENCODE = "reconstruct", "ndarray", "dtype", "encode"
+_NAMES = {
+    "numpy.core.multiarray _reconstruct": _ARRAY,
+    "numpy._core.multiarray _reconstruct": _ARRAY,
+    "numpy ndarray": _NDARRAY,
+    "numpy dtype": _DTYPE,
+    "_codecs encode": _ENCODE,
+}
+_DTYPES = frozenset({"u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "b1"})
+_PUSH = frozenset(
+    {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "BINFLOAT", "FLOAT"}
+    | {"BINUNICODE", "UNICODE", "BINBYTES", "SHORT_BINBYTES"}
+)
+_PUSH_TEXT = frozenset(["BINSTRING", "SHORT_BINSTRING", "STRING"])
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+
+
+def read_plain_pickle(data: bytes) -> dict[str, Any]:
+    """The dict in a pickle of protocol 2 or below: arrays, lists and plain values; Python 2's texts come as bytes.
+
+    Raises:
+        NotPlain: it is damaged, or asks for anything but plain data.
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STOP":
+                return _finished(machine.pop())
+            machine.do(opcode.name, argument)
+    except NotPlain:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise NotPlain(f"damaged: {error}") from None
+    raise NotPlain("damaged: it ends too early")
+
+
+class _Machine:
+    """The stack, and what was put aside."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # what lay on the stack before each mark
+        self.memo: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        return self.stack.pop()
+
+    def do(self, name: str, argument: Any) -> None:
+        """One opcode; those that are not named here are refused."""
+        stack = self.stack
+        if name in _PUSH:
+            stack.append(argument)
+        elif name in _PUSH_TEXT:
+            stack.append(argument.encode("latin-1"))
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MARK":
+            self.below.append(stack)
+            self.stack = []
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[int(argument)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[int(argument)])
+        elif name == "GLOBAL":
+            stack.append(_known(argument))
+        elif name != "PROTO":
+            self._build(name)
+
+    def _build(self, name: str) -> None:
+        match name:
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                self.stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name])
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                num = int(name[-1])
+                self.stack[-num:] = [tuple(self.stack[-num:])]
+            case "TUPLE" | "LIST" | "DICT":
+                items = self._since_mark()  # self.stack is another one from here
+                self.stack.append(tuple(items) if name == "TUPLE" else items if name == "LIST" else _dict(items))
+            case "APPEND" | "APPENDS":
+                items = self._since_mark() if name == "APPENDS" else [self.stack.pop()]
+                _expect(self.stack[-1], list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._since_mark() if name == "SETITEMS" else [self.stack.pop(-2), self.stack.pop()]
+                _expect(self.stack[-1], dict).update(_dict(items))
+            case "REDUCE":
+                arguments, function = self.stack.pop(), self.stack.pop()
+                self.stack.append(_made(function, arguments))
+            case "BUILD":
+                state = self.stack.pop()
+                _tell(self.stack[-1], state)
+            case _:
+                raise NotPlain(f"it asks for {name}, which plain data does not need")
+
+    def _since_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+
+def _known(name: str) -> str:
+    if name not in _NAMES:
+        raise NotPlain(f"it names {name.replace(' ', '.')}, which is not plain data; nothing of it was run")
+    return f"function {_NAMES[name]}"
+
+
+def _made(function: Any, arguments: Any) -> Any:
+    if function == f"function {_ARRAY}":
+        return _Array()
+    if function == f"function {_DTYPE}" and _text(arguments[0]).lstrip("<>|=") in _DTYPES:
+        return _Dtype(_text(arguments[0]).lstrip("<>|="))
+    if function == f"function {_ENCODE}" and isinstance(arguments[0], str):
+        return arguments[0].encode("latin-1")
+    raise NotPlain(f"it calls {function}, which is not plain data")
+
+
+def _tell(thing: Any, state: Any) -> None:
+    """Give an array or a dtype the state that a pickle keeps of it."""
+    if isinstance(thing, _Dtype):
+        order = _text(state[1])
+        thing.name = ("<" if order in "|=" else order) + thing.name
+    elif isinstance(thing, _Array):
+        _, shape, dtype, is_fortran, data = state
+        values = np.frombuffer(_expect(data, bytes), np.dtype(_expect(dtype, _Dtype).name))
+        thing.value = values.reshape(tuple(map(int, shape)), order="F" if is_fortran else "C")
+    else:
+        raise NotPlain("it changes something that is not plain data")
+
+
+def _finished(value: Any) -> dict[str, Any]:
+    """The dict with its arrays in place; deeper nesting, which could be endless, is refused unseen."""
+    return {key: _plain(one) for key, one in _expect(value, dict).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Array):
+        return value.value
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, (str, bytes, int, float, type(None))):
+            raise NotPlain(f"it holds a {type(one).__name__} where numbers and texts belong")
+    return value
+
+
+def _dict(items: list[Any]) -> dict[str, Any]:
+    return dict(zip(map(_text, items[::2]), items[1::2], strict=True))
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else _expect(value, str)
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise NotPlain(f"damaged: {type(value).__name__} where {kind.__name__} belongs")
+    return value
