@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
 
 EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
@@ -42,10 +44,12 @@ def parser() -> argparse.ArgumentParser:
     command("demo", "the whole road on handwritten digits that need no download")
     run = command("run", "ingest a folder, train, and promote the model if it is better")
     run.add_argument("source", nargs="?", help=SOURCE)
+    run.add_argument("--executor", metavar="WHERE", help=executors.HELP)
     ingest = command("ingest", "only read a source into data/raw and version it")
     ingest.add_argument("source", nargs="?", help=SOURCE)
     check = command("check", "look at a source as `run` would, report what is wrong with it, and write nothing")
     check.add_argument("source", help=SOURCE.partition(";")[0])
+    check.add_argument("--executor", metavar="WHERE", help=executors.HELP)
     promote = command("promote", "only register a trained model, and let it serve if it is better")
     promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
     predict = command("predict", "tag a folder of pictures with the model that serves")
@@ -78,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     project = find_project()
     console.attach()
+    if where := getattr(arguments, "executor", None):
+        os.environ[executors.VARIABLE] = executors.check_name(where)  # read by the stage, which DVC starts
     match arguments.command:
         case "demo":
             from flows.demo import demo

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
 
 
@@ -28,18 +29,31 @@ def _parser() -> argparse.ArgumentParser:
     normalize.add_argument("--out", default="data/normalized", metavar="FOLDER")
     normalize.add_argument("--params", default="params.yaml", metavar="FILE")
     normalize.add_argument("--workers", type=int, default=None, metavar="N", help="processes; one a processor")
+    normalize.add_argument("--executor", default=None, metavar="WHERE", help=executors.HELP)
     normalize.set_defaults(run=_normalize)
     return parser
 
 
 def _normalize(options: argparse.Namespace) -> str:
-    from imageset.normalize import normalize, read_params
-    from imageset.progress import Progress
+    sys.meta_path.insert(0, _NoPandas())
+    with executors.open_executor(options.executor, options.workers) as crew:
+        # Imported only now, while the workers import what they need.
+        from imageset.normalize import normalize, read_params
+        from imageset.progress import Progress
 
-    params = read_params(options.params)
-    with Progress("normalize") as progress:
-        summary = normalize(options.raw, options.out, params, workers=options.workers, progress=progress)
+        params = read_params(options.params)
+        with Progress("normalize") as progress:
+            summary = normalize(options.raw, options.out, params, progress=progress, executor=crew)
     return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
+
+
+class _NoPandas:
+    """pyarrow imports pandas, in half a second, to ask whether our lists are its series; here nothing uses it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 if __name__ == "__main__":

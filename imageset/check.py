@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from imageset import store
 from imageset.decode import DecodeSpec, Rejected
+from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
 from imageset.labels import count_names
 from imageset.pixels import look
-from imageset.pool import TIMEOUT_S, map_stream
+from imageset.pool import TIMEOUT_S, Crew, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
 from imageset.sources import Source, open_source, passed_over_text
@@ -102,6 +103,7 @@ def check_source(
     workers: int | None = None,
     timeout_s: float = TIMEOUT_S,
     progress: Progress | None = None,
+    executor: str | None = None,
 ) -> CheckReport:
     """Read and decode every picture of a source and report what was found; nothing is written.
 
@@ -113,7 +115,8 @@ def check_source(
     spec = DecodeSpec(LOOK_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
-        _look_at_all(source, rows, thumbnails, workers, timeout_s, progress or Silent())
+        with open_executor(executor, workers) as crew:
+            _look_at_all(source, rows, thumbnails, crew, timeout_s, progress or Silent())
         thumbnails.close()
         return _report(
             source, pa.Table.from_pylist(rows, _SCHEMA), Path(folder), near_duplicate_bits, max_reject_fraction
@@ -124,13 +127,13 @@ def _look_at_all(
     source: Source,
     rows: list[dict[str, Any]],
     thumbnails: _Thumbnails,
-    workers: int | None,
+    crew: Crew,
     timeout_s: float,
     progress: Progress,
 ) -> None:
     progress.begin(total=len(source))
     work = partial(look, spec=thumbnails.spec)
-    for row, seen in map_stream(_readable(source, rows), work, workers=workers, timeout_s=timeout_s):
+    for row, seen in map_stream(_readable(source, rows), work, timeout_s=timeout_s, crew=crew):
         progress.advance()
         if isinstance(seen, Rejected):
             row["reason"], row["detail"] = seen.reason, seen.detail

@@ -27,8 +27,9 @@ from imageset.sniff import is_cut, sniff
 
 __all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
 
-# Raised whenever decoding gives other pixels for the same bytes: stores of an earlier decoder are not taken over.
-DECODER_VERSION = 3
+# Raised whenever decoding gives other pixels, or another perceptual hash, for the same bytes: stores of an earlier
+# decoder are not taken over.
+DECODER_VERSION = 4
 
 # Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
 MIN_SIDE_PX = 4

@@ -31,7 +31,7 @@ class Earlier:
         index = store.index
         self._image_ids = index["image_id"].combine_chunks()
         self._shards, self._rows = index["shard"].to_numpy(), index["row"].to_numpy()
-        for row in pq.read_table(store.path / REJECTED).to_pylist():
+        for row in pq.ParquetFile(store.path / REJECTED).read().to_pylist():
             if row["image_id"] is not None and row["reason"] in _LASTING:
                 self._refused[row["image_id"]] = row["reason"], row["detail"]
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,12 @@ from imageset.atomic import replacing_folder, write_text
 from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
 from imageset.earlier import Earlier
 from imageset.errors import UserError
+from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
 from imageset.params import check_keys, load_section
-from imageset.pixels import Batch, Facts, develop, headers
-from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Workers, run_all
+from imageset.pixels import Batch, Facts, carried, develop, develop_afar, headers, write_batch
+from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Crew, run_all
 from imageset.progress import Progress, Silent
 from imageset.report import write_report
 from imageset.split import SPLITS, SplitRule, assign
@@ -104,10 +106,12 @@ def normalize(
     workers: int | None = None,
     timeout_s: float = TIMEOUT_S,
     progress: Progress | None = None,
+    executor: Crew | str | None = None,
 ) -> NormalizeSummary:
     """Turn the raw data into a normalized dataset at out_dir, which appears whole or not at all.
 
-    `params` is the section `normalize` of params.yaml; `workers` the number of processes, one a processor if None.
+    `params` is the section `normalize` of params.yaml; `executor` an open one, or as open_executor takes it
+    together with `workers`: the number of processes or threads, one a processor if None.
 
     Raises:
         UserError: wrong parameters, no raw data, fewer than two classes, an empty split, or more than
@@ -121,7 +125,7 @@ def normalize(
     num_judged = len(rows) + num_harmful(refused)
     splits = place_in_splits(rows, rule)
     check_splits(rows, splits)
-    with Workers(workers) as pool:
+    with nullcontext(executor) if isinstance(executor, Crew) else open_executor(executor, workers) as pool:
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replacing_folder(out_dir) as folder:
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
@@ -239,7 +243,7 @@ def check_splits(rows: pa.Table, splits: list[str]) -> None:
 
 
 def decide_spec(
-    params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Workers, timeout_s: float, progress: Progress
+    params: Mapping[str, Any], raw_dir: Path, rows: pa.Table, pool: Crew, timeout_s: float, progress: Progress
 ) -> DecodeSpec:
     """The decode parameters, with `auto` settled by the pictures' headers."""
     size, channels = params["size_px"], params["channels"]
@@ -253,7 +257,7 @@ def decide_spec(
 
 
 def _measure(
-    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float, progress: Progress
+    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Crew, timeout_s: float, progress: Progress
 ) -> tuple[int, int]:
     """(size in px, channels): the size by the median of a sample, one channel only if every picture is grey.
 
@@ -283,10 +287,12 @@ def _measure(
 
 
 def _headers(
-    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Workers, timeout_s: float
+    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: Crew, timeout_s: float
 ) -> Iterator[Header | Rejected]:
     work = partial(headers, max_pixels=params["max_pixels"])
     batches = _batches(rows, np.zeros(len(rows), np.int64), raw_dir, "", 0, timeout_s)
+    if pool.remote:
+        batches = map(carried, batches)
     for outcome in run_all(pool, work, batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * pool.num):
         for part in outcome:
             yield from [part] if isinstance(part, Rejected) else part
@@ -299,7 +305,7 @@ class Work:
     raw_dir: Path
     folder: Path
     spec: DecodeSpec
-    pool: Workers
+    pool: Crew
     timeout_s: float
     earlier: Earlier
     progress: Progress
@@ -403,16 +409,28 @@ def _batches(
 def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts) -> None:
     """Have the batches decoded; their pictures are the rows `todo`, in order."""
     position = 0
-    for outcome in run_all(
-        work.pool, partial(develop, spec=work.spec), batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * work.pool.num
-    ):
+    for part in _developed(work, batches):
+        rows = todo[position : position + len(part.widths)]
+        facts.put(rows, part)
+        position += len(rows)
+        work.progress.advance(len(rows))
+
+
+def _developed(work: Work, batches: Iterator[Batch]) -> Iterator[Facts]:
+    """Have the pixels written; yield the facts of each batch, or of each picture of one that killed its worker."""
+    task: Callable[[Batch], Any] = partial(develop, spec=work.spec)
+    if work.pool.remote:
+        task, batches = partial(develop_afar, spec=work.spec), map(carried, batches)
+    for outcome in run_all(work.pool, task, batches, alone=Batch.alone, ahead=CHUNKS_AHEAD * work.pool.num):
         for part in outcome:
             if isinstance(part, Rejected):
-                part = Facts.empty(1, work.spec.channels)._replace(refused={0: (part.reason, part.detail)})
-            rows = todo[position : position + len(part.widths)]
-            facts.put(rows, part)
-            position += len(rows)
-            work.progress.advance(len(rows))
+                yield Facts.empty(1, work.spec.channels)._replace(refused={0: (part.reason, part.detail)})
+            elif work.pool.remote:
+                batch, pixels, facts = part
+                write_batch(batch, pixels)
+                yield facts
+            else:
+                yield part
 
 
 def _close_gaps(path: Path, good: np.ndarray, spec: DecodeSpec) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from imageset.decode import DecodeSpec, Header, Rejected, measure, read_header
 from imageset.errors import UserError
-from imageset.phash import phashes
-from imageset.worker import timer
+from imageset.phash import MOST_SIDE, column_waves, hashes, phashes
+from imageset.worker import limit_memory, timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Batch:
         out_file: the shard of pixels.
         out_offsets: where each picture's pixels begin in it.
         timeout_s: for one picture.
+        contents: their bytes, where the raw shard is out of the worker's reach.
     """
 
     raw_file: str
@@ -36,6 +37,7 @@ class Batch:
     out_file: str
     out_offsets: list[int]
     timeout_s: float
+    contents: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -51,6 +53,7 @@ class Batch:
                 self.out_file,
                 [self.out_offsets[one]],
                 self.timeout_s,
+                None if self.contents is None else [self.contents[one]],
             )
             for one in range(len(self))
         ]
@@ -108,6 +111,24 @@ def develop(batch: Batch, spec: DecodeSpec) -> Facts:
     Raises:
         UserError: the raw shard does not hold the bytes that were ingested.
     """
+    pixels, facts = _developed(batch, spec)
+    write_batch(batch, pixels)
+    return facts
+
+
+def develop_afar(batch: Batch, spec: DecodeSpec) -> tuple[Batch, np.ndarray, Facts]:
+    """The same for a batch that carries its bytes; (the batch without them, what write_batch wants, the facts)."""
+    pixels, facts = _developed(batch, spec)
+    return replace(batch, contents=None), pixels, facts
+
+
+def carried(batch: Batch) -> Batch:
+    """The batch with its bytes, fit to travel to another machine."""
+    return replace(batch, contents=list(_contents(batch)))
+
+
+def _developed(batch: Batch, spec: DecodeSpec) -> tuple[np.ndarray, Facts]:
+    limit_memory(spec.max_pixels)
     pixels = np.zeros((len(batch), *spec.shape), np.uint8)
     facts = Facts.empty(len(batch), spec.channels)
     for position, data in enumerate(_contents(batch)):
@@ -117,13 +138,13 @@ def develop(batch: Batch, spec: DecodeSpec) -> Facts:
         except Rejected as rejected:
             facts.refused[position] = rejected.reason, rejected.detail
     timer(0)
-    _write(batch, pixels)
     _summarize(pixels, facts)
-    return facts
+    return pixels, facts
 
 
 def headers(batch: Batch, max_pixels: int) -> list[Header | Rejected]:
     """Read the headers of a batch."""
+    limit_memory(max_pixels)
     found: list[Header | Rejected] = []
     for data in _contents(batch):
         timer(batch.timeout_s)
@@ -141,12 +162,21 @@ def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
     Raises:
         Rejected: it cannot be decoded.
     """
+    limit_memory(spec.max_pixels)
     pixels, width, height = measure(data, spec)
     return width, height, int(phashes(pixels[None].astype(np.float32))[0]), pixels
 
 
 def _contents(batch: Batch) -> Iterator[bytes]:
-    """The bytes of each picture, read in one go where they lie close together, and never believed unseen."""
+    """The bytes of each picture, never believed unseen."""
+    for image_id, data in zip(batch.image_ids, batch.contents or _read(batch), strict=True):
+        if hashlib.sha256(data).digest() != image_id:
+            raise _rotten(batch)
+        yield data
+
+
+def _read(batch: Batch) -> Iterator[bytes]:
+    """The bytes of each picture, in one go where they lie close together."""
     try:
         descriptor = os.open(batch.raw_file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -156,11 +186,8 @@ def _contents(batch: Batch) -> Iterator[bytes]:
         span = b""
         if end - start <= 2 * sum(batch.sizes) + 2048 * len(batch):
             span = os.pread(descriptor, end - start, start)
-        for image_id, offset, size in zip(batch.image_ids, batch.offsets, batch.sizes, strict=True):
-            data = span[offset - start : offset - start + size] if span else os.pread(descriptor, size, offset)
-            if hashlib.sha256(data).digest() != image_id:
-                raise _rotten(batch)
-            yield data
+        for offset, size in zip(batch.offsets, batch.sizes, strict=True):
+            yield span[offset - start : offset - start + size] if span else os.pread(descriptor, size, offset)
     finally:
         os.close(descriptor)
 
@@ -172,7 +199,7 @@ def _rotten(batch: Batch) -> UserError:
     )
 
 
-def _write(batch: Batch, pixels: np.ndarray) -> None:
+def write_batch(batch: Batch, pixels: np.ndarray) -> None:
     """(N, H, W, C) to their places; neighbours in one go."""
     descriptor = os.open(batch.out_file, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -194,20 +221,27 @@ def _pwrite(descriptor: int, pixels: np.ndarray, offset: int) -> None:
 
 
 def _summarize(pixels: np.ndarray, facts: Facts) -> None:
-    """Fill in hashes and exact sums; in single precision a row's sum is exact up to 2^24."""
+    """Fill in hashes and exact sums: down up to 256 squares a sum is exact in single precision (below 2^24)."""
     num, side, _, channels = pixels.shape
+    kind = np.float32 if side <= MOST_SIDE else np.float64
     step = max(1, (1 << 18) // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
-    pick = np.tile(np.eye(channels, dtype=np.float32), (side, 1))  # (S*C, C)
-    buffer = np.empty((min(step, num), *pixels.shape[1:]), np.float32)  # used again: new memory costs more
+    buffer = np.empty((min(step, num), *pixels.shape[1:]), kind)  # used again: new memory costs more
+    ones = np.ones((1, side), kind)
+    waves = []
     for first in range(0, num, step):
         some = slice(first, first + step)
         values = buffer[: len(pixels[some])]
         np.copyto(values, pixels[some])
-        facts.phashes[some] = phashes(values)
-        rows = values.reshape(-1, side * channels)  # (n*S, S*C)
-        facts.sums[some] = (rows @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
-        squares = rows.astype(np.float64) ** 2 if side > 256 else np.multiply(rows, rows, out=rows)
-        facts.square_sums[some] = (squares @ pick).reshape(-1, side, channels).sum(1, dtype=np.float64)
+        waves.append(column_waves(values))
+        rows = values.reshape(len(values), side, -1)  # (n, S, S*C)
+        facts.sums[some] = _by_channel(ones @ rows, channels)
+        facts.square_sums[some] = _by_channel(ones @ np.multiply(rows, rows, out=rows), channels)
+    facts.phashes[:] = hashes(np.concatenate(waves), channels)
     for position in facts.refused:
         for column in facts[:5]:
             column[position] = 0
+
+
+def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
+    """(n, 1, S*C) -> float64 (n, C)."""
+    return np.asarray(sums.reshape(len(sums), -1, channels).sum(1, dtype=np.float64))

@@ -1,7 +1,8 @@
 """Work on pictures in processes of their own, where a crash or a hang costs one picture.
 
-`Workers` is a `concurrent.futures.Executor` whose threads each own one `imageset.worker` process. The processes
-are started by exec (never forked from a program that holds threads or a GPU) and import only numpy and Pillow.
+A `Crew` is whoever does the work: a `concurrent.futures.Executor`. That of `Workers` are threads that each own one
+`imageset.worker` process. The processes are started by exec (never forked from a program that holds threads or a
+GPU) and import only numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +25,7 @@ import numpy as np
 
 from imageset.decode import DecodeSpec, decode
 from imageset.quality import Rejected
-from imageset.worker import receive, run, send
+from imageset.worker import lift_pillows_own_limit, receive, run, send
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -33,6 +35,7 @@ TIMEOUT_S = 60.0
 CHUNK_ITEMS = 64
 CHUNK_BYTES = 4 << 20
 CHUNKS_AHEAD = 3  # per worker
+SECONDS_BETWEEN_CHECKS = 10.0
 
 
 class WorkerDied(Exception):
@@ -52,14 +55,41 @@ def num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Workers(Executor):
-    """`num` worker processes (None or 0: one a processor) behind the interface of concurrent.futures."""
+class Crew(Executor):
+    """An executor as this module needs it; see imageset.executors for the others.
+
+    Attributes:
+        num: tasks it works on at once.
+        remote: whether the files of this machine are out of its reach.
+    """
+
+    num: int = 1
+    remote: bool = False
+
+    def check(self) -> None:
+        """Called now and then while a result is waited for; raises UserError when none will come."""
+
+
+class Threads(ThreadPoolExecutor, Crew):
+    """Threads of this process: the decoders let go of Python's lock. A crash or a hang is not contained."""
 
     def __init__(self, num: int | None = None) -> None:
         self.num = max(1, num or num_cpus())
+        super().__init__(self.num, thread_name_prefix="imageset", initializer=lift_pillows_own_limit)
+
+
+class Workers(Crew):
+    """`num` worker processes (None or 0: one a processor) behind the interface of concurrent.futures.
+
+    They are started at once: while they import their libraries the caller can do something else.
+    """
+
+    def __init__(self, num: int | None = None) -> None:
+        self.num = max(1, num or num_cpus())
+        self._idle = [_start() for _ in range(self.num)]
         self._threads = ThreadPoolExecutor(self.num, thread_name_prefix="imageset")
         self._own = threading.local()
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes: set[subprocess.Popen[bytes]] = set(self._idle)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -105,7 +135,7 @@ class Workers(Executor):
             with self._lock:
                 if self._closed:
                     raise WorkerDied("crashed", "the pool is closed")
-                process = self._own.process = _start()
+                process = self._own.process = self._idle.pop() if self._idle else _start()
                 self._processes.add(process)
         return process
 
@@ -145,7 +175,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(
-    executor: Executor, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]], ahead: int
+    crew: Crew, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]], ahead: int
 ) -> Iterator[list[R | Rejected]]:
     """Yield the outcome of each task, in order; at most `ahead` tasks are in memory.
 
@@ -153,27 +183,37 @@ def run_all(
     result, or, when it kills again, Rejected("crashed") or Rejected("timeout").
     """
     pending: deque[tuple[T, Future[R]]] = deque()
+
+    def first() -> list[R | Rejected]:
+        task, future = pending.popleft()
+        try:
+            return [_result(crew, future)]
+        except WorkerDied:
+            # One at a time, and nothing beside it: where a Dask worker dies, whatever it held is blamed.
+            _finish(crew, [other for _, other in pending])
+            return [_last_result(crew, crew.submit(work, part)) for part in alone(task)]
+
     for task in tasks:
-        pending.append((task, executor.submit(work, task)))
+        pending.append((task, crew.submit(work, task)))
         if len(pending) >= ahead:
-            yield _outcome(executor, work, alone, *pending.popleft())
+            yield first()
     while pending:
-        yield _outcome(executor, work, alone, *pending.popleft())
+        yield first()
 
 
-def _outcome(
-    executor: Executor, work: Callable[[T], R], alone: Callable[[T], list[T]], task: T, future: Future[R]
-) -> list[R | Rejected]:
+def _result(crew: Crew, future: Future[R]) -> R:
+    _finish(crew, [future])
+    return future.result()
+
+
+def _finish(crew: Crew, futures: list[Future[R]]) -> None:
+    while wait(futures, SECONDS_BETWEEN_CHECKS).not_done:
+        crew.check()
+
+
+def _last_result(crew: Crew, future: Future[Any]) -> Any:
     try:
-        return [future.result()]
-    except WorkerDied:
-        again = [executor.submit(work, part) for part in alone(task)]
-        return [_last_result(part) for part in again]
-
-
-def _last_result(future: Future[Any]) -> Any:
-    try:
-        return future.result()
+        return _result(crew, future)
     except WorkerDied as death:
         return Rejected(death.reason, death.detail)
 
@@ -198,10 +238,11 @@ def map_stream(
     *,
     workers: int | None = None,
     timeout_s: float = TIMEOUT_S,
+    crew: Crew | None = None,
 ) -> Iterator[tuple[K, T | Rejected]]:
-    """Apply a picklable function to each picture's bytes in worker processes; order kept, memory constant.
+    """Apply a picklable function to each picture's bytes; order kept, memory constant.
 
-    `workers` is the number of processes; None or 0 means one a processor.
+    That is done by `crew`, or else in `workers` processes; None or 0 means one a processor.
     """
     keys: deque[list[K]] = deque()
 
@@ -211,7 +252,7 @@ def map_stream(
             yield [data for _, data in chunk]
 
     work = partial(_apply, function, timeout_s)
-    with Workers(workers) as pool:
+    with nullcontext(crew) if crew else Workers(workers) as pool:
         for outcome in run_all(pool, work, chunks(), alone=_singles, ahead=CHUNKS_AHEAD * pool.num):
             results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
             yield from zip(keys.popleft(), results, strict=True)

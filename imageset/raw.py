@@ -387,7 +387,7 @@ def _identity(raw_dir: Path) -> dict[str, Any] | None:
 def _read(raw_dir: Path) -> pa.Table:
     path = raw_dir / RECORDS
     try:
-        return pq.read_table(path, memory_map=False).select(SCHEMA.names).cast(SCHEMA)
+        return pq.ParquetFile(path).read(SCHEMA.names).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException):
         raise UserError(
             f"{path}: missing or damaged; restore it with `dvc checkout`, "

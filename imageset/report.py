@@ -6,7 +6,6 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -21,7 +20,7 @@ from imageset import raw, store
 from imageset.decode import DecodeSpec, Rejected, decode
 from imageset.judge import Refusal
 from imageset.labels import MULTI_LABEL, names_of
-from imageset.pool import run_all
+from imageset.pool import Crew, run_all
 from imageset.quality import REASONS, plain
 from imageset.split import SPLITS
 from imageset.worker import run
@@ -57,7 +56,7 @@ def write_report(
     index: pa.Table,
     refused: Sequence[Refusal],
     warnings: Sequence[str],
-    pool: Executor,
+    pool: Crew,
     timeout_s: float,
 ) -> None:
     """Write folder/dataset.html; the folder holds the shards of pixels already."""
@@ -201,9 +200,7 @@ def _near(index: pa.Table, pixels: _Pixels) -> str:
     )
 
 
-def _refusals(
-    refused: Sequence[Refusal], raw_dir: Path, spec: DecodeSpec, pool: Executor, timeout_s: float
-) -> str:
+def _refusals(refused: Sequence[Refusal], raw_dir: Path, spec: DecodeSpec, pool: Crew, timeout_s: float) -> str:
     if not refused:
         return "<h2>Refused</h2><p>Nothing.</p>"
     by_reason: dict[str, list[Refusal]] = {}
@@ -229,7 +226,7 @@ def _refusals(
 
 
 def _decoded(
-    image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: Executor, timeout_s: float
+    image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: Crew, timeout_s: float
 ) -> dict[str, np.ndarray]:
     """Pixels of pictures that are not in the store, decoded in the workers."""
     data = [content for _, content in raw.read_bytes(raw_dir, image_ids)] if image_ids else []

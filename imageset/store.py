@@ -136,7 +136,7 @@ class ImageStore:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise _broken(path / MANIFEST, f"not a dataset of the format {FORMAT}")
         try:
-            index = pq.read_table(path / INDEX).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+            index = pq.ParquetFile(path / INDEX).read(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
         except (OSError, KeyError, ValueError, pa.ArrowException):
             raise _broken(path / INDEX, "missing or damaged") from None
         try:

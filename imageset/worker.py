@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import struct
 import sys
@@ -17,7 +18,9 @@ from typing import IO, Any
 from imageset.quality import Rejected
 
 LENGTH = struct.Struct("<Q")
-_is_worker = False
+# Of memory a worker may take: the longest way, from palette with transparency to RGB, holds 16 bytes a pixel.
+BYTES_A_PIXEL, BYTES_BESIDES = 16, 768 << 20
+_is_worker = _is_limited = False
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -67,10 +70,29 @@ def timer(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def main() -> None:
-    """Serve until the parent closes the pipe; what libraries print goes nowhere."""
+def limit_memory(max_pixels: int) -> None:
+    """Let this worker take no more memory than a picture of so many pixels may need; more raises MemoryError.
+
+    Where this process is no worker of ours nothing happens.
+    """
+    if _is_limited:
+        most = BYTES_A_PIXEL * max_pixels + BYTES_BESIDES
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard < 0 else min(most, hard), hard))
+
+
+def become_worker() -> None:
+    """From now on a hang ends this process (see timer), and max_pixels is the only limit of its kind."""
     global _is_worker
     _is_worker = True
+    lift_pillows_own_limit()
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe; what libraries print goes nowhere."""
+    global _is_limited
+    become_worker()
+    _is_limited = sys.platform == "linux"  # elsewhere the limit is not kept, or counts otherwise
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
@@ -78,7 +100,6 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     questions = sys.stdin.buffer
-    _lift_pillows_own_limit()
     while True:
         try:
             function, arguments = receive(questions)
@@ -94,7 +115,7 @@ def main() -> None:
             return
 
 
-def _lift_pillows_own_limit() -> None:
+def lift_pillows_own_limit() -> None:
     """max_pixels is the limit; Pillow's own, global one would stand in its way."""
     from PIL import Image
 

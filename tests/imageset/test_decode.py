@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -174,3 +176,22 @@ def test_fast_fidelity_lets_the_jpeg_decoder_scale() -> None:
     data = picture_bytes(photo.resize((800, 600), Image.Resampling.BICUBIC), "JPEG")
     exact, fast = (decode(data, DecodeSpec(32, 3, "stretch", "bilinear", 10**6, one)) for one in ("exact", "fast"))
     assert 0 < np.abs(exact.astype(int) - fast).mean() < 3
+
+
+def test_libtorch_without_its_python_package_resizes_as_torch_does_and_imports_nothing() -> None:
+    script = (
+        "import sys, numpy as np\n"
+        "from imageset import resize\n"
+        "pixels = np.random.default_rng(0).integers(0, 256, (61, 47, 3), np.uint8)\n"
+        "for some in (pixels, pixels[:, :, :1], pixels.transpose(1, 0, 2)[::-1]):\n"
+        "    for mode in resize.MODES:\n"
+        "        for width, height in ((16, 16), (90, 33), (1, 2)):\n"
+        "            ours = resize.resize(some, width, height, mode)\n"
+        "            resized.append((ours, np.ascontiguousarray(some), width, height, mode))\n"
+        "assert 'torch' not in sys.modules\n"
+        "for ours, *arguments in resized:\n"
+        "    np.testing.assert_array_equal(ours, resize._resize_by_torch(*arguments))\n"
+        "print(len(resized))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", "resized = []\n" + script], capture_output=True, text=True)
+    assert done.stdout == "18\n", done.stderr

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from imageset.decode import DecodeSpec
-from imageset.pool import decode_stream, map_stream
+from imageset.pool import Workers, decode_stream, map_stream
 from imageset.quality import Rejected
+from imageset.worker import limit_memory
 
 SPEC = DecodeSpec(8, 1, "stretch", "bilinear", 10**6)
 
@@ -22,6 +25,9 @@ def grey(value: int) -> bytes:
 
 
 def act(data: bytes) -> bytes:
+    if data == b"fill":
+        limit_memory(max_pixels=1_000_000)
+        return bytes(2 << 30)
     if data == b"die":
         os._exit(7)
     if data == b"hang":
@@ -51,6 +57,14 @@ def test_a_crash_and_a_hang_cost_one_picture_each() -> None:
         6: "timeout",
     }
     assert all(outcomes[n] == b"FINE" for n in range(9) if n not in (3, 6))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
+def test_a_picture_that_wants_too_much_memory_gets_an_error_and_not_the_machine() -> None:
+    with Workers(1) as pool:
+        with pytest.raises(MemoryError):
+            pool.submit(act, b"fill").result()
+        assert pool.submit(act, b"fine").result() == b"FINE"
 
 
 def test_only_a_few_pictures_are_read_ahead() -> None:
