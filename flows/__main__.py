@@ -50,13 +50,15 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", "look at a source as `run` would, report what is wrong with it, and write nothing")
     check.add_argument("source", help=SOURCE.partition(";")[0])
     check.add_argument("--executor", metavar="WHERE", help=executors.HELP)
-    check.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
     promote = command("promote", "only register a trained model, and let it serve if it is better")
     promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
-    predict = command("predict", "tag a folder of pictures with the model that serves")
-    predict.add_argument("source", help="folder of pictures, sub-folders included; only read")
-    predict.add_argument("--out", required=True, metavar="FILE.parquet", help="file to write, one row a picture")
+    predict = command("predict", "tag pictures with the model that serves")
+    predict.add_argument("source", help="folder, archive, table ...: what ingest takes, labels or not; only read")
+    predict.add_argument("--out", required=True, metavar="FILE",
+                         help="table to write, one row a picture: .parquet, .csv or .jsonl")  # fmt: skip
     predict.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
+    predict.add_argument("--new-only", action="store_true",
+                         help="only pictures that stand in no table this model version wrote before")  # fmt: skip
     up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
@@ -93,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "check":
             from flows.checks import report
 
-            print(report(arguments.source, project, arguments.json))
+            print(report(arguments.source, project))
         case "up":
             from flows.up import up
 
@@ -130,7 +132,7 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
             with prefect_api(project):
                 from flows.predict import predict
 
-                print(predict(arguments.source, arguments.out, arguments.model))
+                print(predict(arguments.source, arguments.out, arguments.model, arguments.new_only))
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

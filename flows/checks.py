@@ -10,26 +10,18 @@ from imageset.errors import UserError
 
 
 def check_source(source: str | None, project: Path) -> None:
-    """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
-    from imageset.normalize import read_params
+    """Raise UserError if a source, or (None) the one of last time, cannot be ingested."""
     from imageset.sources import open_source
 
-    read_params(project / PARAMS)
     open_source(source or versioning.last_source(project))
 
 
-def report(source: str, project: Path, json_file: Path | None = None) -> str:
-    """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
-    import json
-
+def report(source: str, project: Path) -> str:
+    """What `convoy check` prints: every picture decoded and judged, nothing written."""
     from imageset import check
-    from imageset.atomic import write_text
     from imageset.normalize import read_params
     from imageset.progress import Progress
-    from imageset.split import SplitRule
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
     params = read_params(project / PARAMS)
     with Progress("check") as progress:
         found = check.check_source(
@@ -37,35 +29,24 @@ def report(source: str, project: Path, json_file: Path | None = None) -> str:
             max_pixels=params["max_pixels"],
             max_reject_fraction=params["max_reject_fraction"],
             near_duplicate_bits=params["near_duplicate_bits"],
-            on_leak=params["on_leak"],
-            min_test_per_class=params["min_test_per_class"],
-            rule=SplitRule(**params["split"]),
             progress=progress,
         )
-    if json_file is not None:
-        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
     return found.text()
 
 
-def check_prediction(source: str, out: str) -> int:
-    """The number of pictures below the folder `source`.
+def check_prediction(source: str, out: str) -> None:
+    """Raise UserError where `source` holds no pictures, or `out` cannot be written."""
+    from flows.pictures import open_pictures
+    from flows.tables import ENDINGS
 
-    Raises:
-        UserError: no such folder, no picture in it, or `out` cannot be written.
-    """
-    from imageset.sources import find_pictures
-
-    folder, target = Path(source), Path(out)
-    if not folder.is_dir():
-        wrong = "not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {wrong}; name a folder of pictures")
+    target = Path(out)
     if target.is_dir():
         raise UserError(f"{target}: is a folder; name the file to write, e.g. {target / 'predictions.parquet'}")
-    if target.suffix.lower() != ".parquet":
-        raise UserError(f"{target}: predictions are written as Parquet; name a file that ends in .parquet")
+    if target.suffix.lower() not in ENDINGS:
+        raise UserError(
+            f"{target}: predictions are written as Parquet, CSV or JSON lines; name a file that ends in .parquet, "
+            ".csv or .jsonl"
+        )
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder to write {target.name} into; make it first")
-    num_pictures = sum(1 for _ in find_pictures(folder))
-    if num_pictures == 0:
-        raise UserError(f"{folder}: holds no pictures (sub-folders included); name a folder that does")
-    return num_pictures
+    open_pictures(source)

@@ -1,34 +1,25 @@
-"""Predict: the champion tags a folder of pictures, one row a picture, whatever becomes of it."""
+"""Predict: the champion tags the pictures of a source, one row a picture, whatever becomes of it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
 from flows import console, registry
+from flows.answers import Answers
 from flows.checks import check_prediction
-from flows.project import NORMALIZED, find_project, stage_params
+from flows.project import CACHE, NORMALIZED, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
-from imageset.atomic import replacing
+from flows.tables import predict_table
 from imageset.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from lightning_modules.bundle import Bundle
-    from lightning_modules.scoring import Scored
 
 logger = console.get_logger(__name__)
 
-ROWS_A_GROUP = 4096  # rows that are held in memory before they are written
+PARTS = CACHE / "predictions"
 
 
 @dataclass(frozen=True)
@@ -39,36 +30,32 @@ class Predicted:
     version: Version
     num_rows: int
     num_errors: int
+    num_abstained: int = 0
 
     def __str__(self) -> str:
         return f"{self.out}: {self.num_rows:,} rows by {self.version}, {self.num_errors:,} of them errors"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture on its way through the network: who it is, and why it could not be read."""
-
-    uri: str
-    image_id: str | None
-    error: str | None = None
-
-
 @flow
-def predict(source: str, out: str, model: str | None = None) -> Predicted:
-    """Write one row for each picture below `source` into the Parquet file `out`.
+def predict(source: str, out: str, model: str | None = None, new_only: bool = False) -> Predicted:
+    """Write one row for each picture of `source` into the table `out`.
+
+    What this version of the model was asked before is not computed again, and a run that was killed goes on where
+    it stopped; the table is the same, byte for byte, as if neither had happened.
 
     Args:
-        source: folder of pictures, sub-folders included; it is only read.
-        out: file to write, whole or not at all; its folder must exist.
+        source: what ingest takes: a folder, an archive, a table ...; it is only read.
+        out: Parquet, CSV or JSON lines by its ending; written whole or not at all; its folder must exist.
         model: registered name; None for the one named like the dataset in data/normalized.
+        new_only: only pictures that stand in no table which this version wrote before.
 
     Raises:
-        UserError: no such folder, no picture in it, nowhere to write, or no model that serves.
+        UserError: no such source, no picture in it, nowhere to write, or no model that serves.
     """
     project = find_project()
-    num_pictures = check_prediction(source, out)
+    check_prediction(source, out)
     version = find_model(model or dataset_name(project), project)
-    return tag(source, out, version, num_pictures, project)
+    return tag(source, out, version, project, new_only)
 
 
 def dataset_name(project: Path) -> str:
@@ -96,93 +83,26 @@ def find_model(name: str, project: Path) -> Version:
 
 
 @task
-def tag(source: str, out: str, version: Version, num_pictures: int, project: Path) -> Predicted:
-    """Score the pictures as they are read and write the rows as they come."""
+def tag(source: str, out: str, version: Version, project: Path, new_only: bool) -> Predicted:
+    """Answer the source part by part, then put the parts together."""
+    from flows.pictures import open_pictures
     from lightning_modules.bundle import load_bundle
-    from lightning_modules.scoring import score
+    from lightning_modules.engines import PyTorchEngine
 
-    params = stage_params(project, "predict")
     registry.connect(project)
     bundle = load_bundle(version.uri)
+    answers = Answers(bundle, PyTorchEngine(bundle), version, stage_params(project, "predict"))
+    pictures, parts = open_pictures(source), answers.parts(project / PARTS)
     again = ", again: the file is replaced" if Path(out).exists() else ""
-    logger.info("predict: %s tags %s pictures%s", version, f"{num_pictures:,}", again)
-    with console.progress("predict", logger) as progress:
-        progress.begin(num_pictures)
-        scored = score(bundle, read_pictures(Path(source)), batch_size=params["batch_size"], workers=None)
-        rows = (row_of(one, bundle, version, params["top_k"]) for one in counted(scored, progress))
-        num_rows, num_errors = write_rows(Path(out), rows)
-    logger.info("predict: %s rows in %s, %s of them errors", f"{num_rows:,}", out, f"{num_errors:,}")
-    return Predicted(Path(out), version, num_rows, num_errors)
+    logger.info("predict: %s tags %s pictures%s", version, f"{len(pictures):,}", again)
+    with parts.alone(wait=_say_who_is_at_it), console.progress("predict", logger) as progress:
+        progress.begin(len(pictures))
+        counts = predict_table(pictures, answers, parts, Path(out), progress, new_only=new_only)
+    if answers.num_taken_over:
+        logger.info("predict: %s of them were answered before, taken over", f"{answers.num_taken_over:,}")
+    logger.info("predict: %s rows in %s, %s of them errors", f"{counts.num_rows:,}", out, f"{counts.num_errors:,}")
+    return Predicted(Path(out), version, counts.num_rows, counts.num_errors, counts.num_abstained)
 
 
-def read_pictures(folder: Path) -> Iterator[tuple[Picture, bytes]]:
-    """(picture, its bytes), in the order of their names. One that cannot be read goes on as no bytes at all,
-    with the reason, so that its row stays where it belongs."""
-    from imageset.quality import Rejected
-    from imageset.sources import find_pictures
-
-    for file in find_pictures(folder):
-        try:
-            data = file.read()
-        except Rejected as rejected:
-            yield Picture(file.uri, None, f"{rejected.reason}: {rejected.detail}"), b""
-        except OSError as error:
-            yield Picture(file.uri, None, f"unreadable: {error.strerror or error}"), b""
-        else:
-            yield Picture(file.uri, hashlib.sha256(data).hexdigest()), data
-
-
-def row_of(scored: Scored[Picture], bundle: Bundle, version: Version, top_k: int) -> dict[str, Any]:
-    """One row of the output; see `schema`."""
-    picture = scored.key
-    row: dict[str, Any] = {
-        "uri": picture.uri, "image_id": picture.image_id, "label": None, "probability": None, "top_k": None,
-        "model_name": version.name, "model_version": version.number,
-        "dataset_fingerprint": bundle.info.dataset["fingerprint"],
-        "status": "error", "error": picture.error or f"{scored.reason}: {scored.detail}",
-    }  # fmt: skip
-    if scored.probabilities is None:
-        return row
-    best = scored.probabilities.argsort(kind="stable")[::-1][:top_k]
-    top = [{"label": bundle.info.classes[i], "probability": float(scored.probabilities[i])} for i in best]
-    return {**row, **top[0], "top_k": top, "status": "ok", "error": None}
-
-
-def schema() -> pa.Schema:
-    """The columns of a prediction file."""
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.float32()
-    return pa.schema([
-        ("uri", text),  # the picture's path below the folder
-        ("image_id", text),  # SHA-256 of its bytes; null where they could not be read
-        ("label", text),
-        ("probability", number),
-        ("top_k", pa.list_(pa.struct([("label", text), ("probability", number)]))),
-        ("model_name", text),
-        ("model_version", pa.int64()),
-        ("dataset_fingerprint", text),
-        ("status", text),  # ok | error
-        ("error", text),  # reason code: detail
-    ])  # fmt: skip
-
-
-def write_rows(out: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, int]:
-    """Write rows to a Parquet file that appears whole or not at all; returns (rows, rows with an error)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows, num_rows, num_errors = iter(rows), 0, 0
-    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema(), compression="zstd") as writer:
-        while group := list(islice(rows, ROWS_A_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema()))
-            num_rows += len(group)
-            num_errors += sum(row["status"] == "error" for row in group)
-    return num_rows, num_errors
-
-
-def counted(items: Iterable[Any], progress: Any) -> Iterator[Any]:
-    """The items, each told to the progress."""
-    for item in items:
-        progress.advance()
-        yield item
+def _say_who_is_at_it() -> None:
+    logger.info("predict: another prediction by this model is under way; waiting for it")

@@ -37,17 +37,6 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls"),
     "split": ("split", "subset", "partition", "fold", "set"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
-    "time": (
-        "time",
-        "date",
-        "datetime",
-        "timestamp",
-        "taken",
-        "taken_at",
-        "date_taken",
-        "captured_at",
-        "acquired",
-    ),
 }
 SAYABLE = (*GUESSES, "separator", "labels")  # what may stand behind the question mark
 SEPARATORS = ("|", ";", ",")
@@ -71,6 +60,9 @@ class Labels:
     multi_label: bool
     note: str
     read: Callable[[Row], str | None]
+
+
+UNLABELLED = Labels((), False, "no labels", lambda row: None)
 
 
 def choose_columns(shown: str, names: list[str], said: Mapping[str, str]) -> dict[str, str | None]:

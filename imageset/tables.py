@@ -22,13 +22,12 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from imageset.columns import choose_columns, choose_labels
+from imageset.columns import UNLABELLED, choose_columns, choose_labels
 from imageset.errors import UserError
 from imageset.labels import count_names
 from imageset.layouts import SPLIT_OF_FOLDER, split_of_path
 from imageset.quality import Rejected
 from imageset.sources import SourcePicture, echo, read_file, slug
-from imageset.times import parse_time
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 64
@@ -76,29 +75,34 @@ class TableSource:
         schema = _same_schema(self._files)
         roles = dict(parse_qsl(said, keep_blank_values=True))
         self._columns = choose_columns(shown, schema.names, roles)
-        self._labels = choose_labels(shown, schema, self._columns, roles, self._distinct)
+        try:
+            self._labels, self.problem = choose_labels(shown, schema, self._columns, roles, self._distinct), None
+        except UserError as error:
+            if to_learn:
+                raise
+            self._labels, self.problem = UNLABELLED, str(error)
         self.multi_label = self._labels.multi_label
         labels: Counter[str | None] = Counter()
         self.splits: Counter[str] = Counter()
-        for file, batch in self._batches("split", labels=True):
+        roles_read = ("split",) if self._labels.columns else ("path", "split")  # no column at all has no rows
+        for file, batch in self._batches(*roles_read, labels=True):
             labels.update(map(self._labels.read, batch))
             self.splits.update(split for split in (self._split(row, file) for row in batch) if split is not None)
         self._num = labels.total()
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_names(labels.elements(), self.multi_label)
-        self.problem = self._problem()
+        self.problem = self.problem or self._problem()
         if to_learn and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourcePicture]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
-        for file, batch in self._batches("path", "split", "group", "time", labels=True):
+        for file, batch in self._batches("path", "split", "group", labels=True):
             for row in batch:
                 uri, read = self._picture(row, numbers[file], file)
                 group = row.get(self._columns["group"] or "")
                 named = None if group is None else str(group)
-                time = parse_time(row.get(self._columns["time"] or ""))
-                yield SourcePicture(uri, self._labels.read(row), named, self._split(row, file), read, time)
+                yield SourcePicture(uri, self._labels.read(row), named, self._split(row, file), read)
                 numbers[file] += 1
 
     def __len__(self) -> int:

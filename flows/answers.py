@@ -1,0 +1,140 @@
+"""What one version of a model says of pictures, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.parts import Part, Parts, Picture, Row, cut
+from flows.registry import Version
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from imageset.progress import Progress
+    from lightning_modules.bundle import Bundle
+    from lightning_modules.engines import Engine
+
+FORMAT = 1  # of a part's rows and of how they come about
+Key = tuple[str, str]  # (part, image_id)
+
+
+class Answers:
+    """A version of a model on the engine that runs it.
+
+    Args:
+        params: the section `predict` of params.yaml.
+        workers: processes that decode; None: one a processor.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        version: Version,
+        params: Mapping[str, Any],
+        workers: int | None = None,
+    ) -> None:
+        self.bundle, self.engine, self.version, self.workers = bundle, engine, version, workers
+        self.batch_size, self.top_k = int(params["batch_size"]), int(params["top_k"])
+        self.abstain_below: float | None = getattr(bundle.info, "abstain_below", None)
+        self.num_taken_over = 0
+
+    def parts(self, folder: Path) -> Parts:
+        """The parts of this version below `folder`; others where anything differs that may change an answer."""
+        from imageset.decode import DECODER_VERSION
+        from lightning_modules.engines import versions
+
+        said = {
+            "format": FORMAT, "bundle": [self.bundle.digest, asdict(self.bundle.info)],
+            "model": [self.version.name, self.version.number], "decoder": DECODER_VERSION,
+            "engine": [self.engine.name, self.engine.precision, self.engine.num_at_once or self.batch_size],
+            "versions": versions(self.engine.name, self.engine.precision), "top_k": self.top_k,
+        }  # fmt: skip
+        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return Parts(folder / f"{self.version.name}-{self.version.number}-{key[:8]}", key)
+
+    def facts(self) -> dict[str, str]:
+        """What is said of a table as a whole, in its metadata."""
+        return {
+            "model": str(self.version), "bundle": self.bundle.digest,
+            "engine": self.engine.name, "precision": self.engine.precision,
+        }  # fmt: skip
+
+    def answer(self, pictures: Iterable[tuple[Picture, bytes]], parts: Parts, progress: Progress) -> list[str]:
+        """Write every part that is not there yet; returns the names of all, in order."""
+        from lightning_modules.scoring import score
+
+        names: list[str] = []
+        waiting: dict[str, Part] = {}
+
+        def unanswered() -> Iterator[tuple[Key, bytes]]:
+            for part, files in cut(pictures, parts.key):
+                names.append(part.name)
+                if parts.path(part.name).is_file() or part.name in waiting:
+                    self.num_taken_over += len(part.pictures)
+                    progress.advance(len(part.pictures))
+                    continue
+                waiting[part.name] = part
+                yield from self._open(part, files, parts, progress)
+                if part.is_whole:
+                    parts.write(waiting.pop(part.name))
+
+        for scored in score(
+            self.bundle, unanswered(), batch_size=self.batch_size, workers=self.workers, engine=self.engine
+        ):
+            name, image_id = scored.key
+            error = None if scored.probabilities is not None else f"{scored.reason}: {scored.detail}"
+            progress.advance(self._settle(waiting[name], image_id, self._said(scored.probabilities, error)))
+            if waiting[name].is_whole:
+                parts.write(waiting.pop(name))
+        assert not waiting
+        return names
+
+    def _open(
+        self, part: Part, files: list[bytes], parts: Parts, progress: Progress
+    ) -> Iterator[tuple[Key, bytes]]:
+        """What a part needs from the network; the rest of its rows is filled in."""
+        asked: set[str] = set()
+        for number, (picture, data) in enumerate(zip(part.pictures, files, strict=True)):
+            if picture.image_id is None:
+                part.rows[number] = self._row(picture, self._said(None, picture.error))
+            elif earlier := parts.earlier(picture.image_id):
+                part.rows[number] = self._row(picture, earlier)
+                self.num_taken_over += 1
+            elif picture.image_id not in asked:
+                asked.add(picture.image_id)
+                yield (part.name, picture.image_id), data
+                continue
+            else:
+                continue
+            progress.advance()
+
+    def _settle(self, part: Part, image_id: str, answer: Row) -> int:
+        """Write an answer into the rows of all pictures of these bytes; returns how many they are."""
+        numbers = [n for n, picture in enumerate(part.pictures) if picture.image_id == image_id]
+        for number in numbers:
+            part.rows[number] = self._row(part.pictures[number], answer)
+        return len(numbers)
+
+    def _said(self, probabilities: np.ndarray | None, error: str | None) -> Row:
+        """The columns ANSWER: the best classes, nothing where the model is not sure enough, or an error."""
+        if probabilities is None:
+            return {"label": None, "probability": None, "top_k": None, "status": "error", "error": error}
+        best = (-probabilities).argsort(kind="stable")[: self.top_k]
+        top = [{"label": self.bundle.info.classes[i], "probability": float(probabilities[i])} for i in best]
+        answer: Row = {**top[0], "top_k": top, "status": "ok", "error": None}
+        if self.abstain_below is not None and top[0]["probability"] < self.abstain_below:
+            answer |= {"label": None, "status": "abstained"}
+        return answer
+
+    def _row(self, picture: Picture, answer: Row) -> Row:
+        return {
+            "uri": picture.uri, "image_id": picture.image_id,
+            "model_name": self.version.name, "model_version": self.version.number,
+            "dataset_fingerprint": self.bundle.info.dataset["fingerprint"], **answer,
+        }  # fmt: skip

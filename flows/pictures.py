@@ -1,0 +1,75 @@
+"""The pictures of any source that ingest takes, on their way to a prediction: nothing needs a label here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flows.parts import Picture
+from imageset.errors import UserError
+from imageset.quality import Rejected
+from imageset.sources import find_pictures, open_source
+
+Named = tuple[str, Callable[[], bytes]]  # uri, what reads the bytes
+
+
+class Pictures:
+    """What a source holds, in its own fixed order, each with its bytes.
+
+    Attributes:
+        folder: where the files lie, if the source is a folder of them.
+    """
+
+    def __init__(self, num: int, walk: Callable[[], Iterator[Named]], folder: Path | None):
+        self._num, self._walk, self.folder = num, walk, folder
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __iter__(self) -> Iterator[tuple[Picture, bytes]]:
+        """(picture, its bytes). One that cannot be read goes on as no bytes at all, with the reason, so that its
+        row stays where it belongs."""
+        for uri, read in self._walk():
+            yield _read(uri, read)
+
+    def find(self, uris: set[str]) -> Iterator[tuple[Picture, bytes]]:
+        """Some of them, once each, in the source's order; no other one is read."""
+        left = set(uris)
+        for uri, read in self._walk():
+            if uri in left:
+                left.remove(uri)
+                yield _read(uri, read)
+            if not left:
+                return
+
+
+def open_pictures(source: str) -> Pictures:
+    """Understand a source.
+
+    Raises:
+        UserError: it does not exist, or holds no pictures.
+    """
+    folder = Path(source).expanduser()
+    if "://" not in source and folder.is_dir() and any(find_pictures(folder)):  # never a list of all its files
+        pictures = Pictures(sum(1 for _ in find_pictures(folder)), lambda: _walk_folder(folder), folder)
+    else:
+        found = open_source(source, to_learn=False)
+        pictures = Pictures(len(found), lambda: ((one.uri, one.read) for one in found), None)
+    if not len(pictures):
+        raise UserError(f"{source}: holds no pictures (sub-folders included); name a source that does")
+    return pictures
+
+
+def _walk_folder(folder: Path) -> Iterator[Named]:
+    return ((file.uri, file.read) for file in find_pictures(folder))
+
+
+def _read(uri: str, read: Callable[[], bytes]) -> tuple[Picture, bytes]:
+    try:
+        data = read()
+    except Rejected as rejected:
+        return Picture(uri, None, f"{rejected.reason}: {rejected.detail}"), b""
+    except OSError as error:
+        return Picture(uri, None, f"unreadable: {error.strerror or error}"), b""
+    return Picture(uri, hashlib.sha256(data).hexdigest()), data
