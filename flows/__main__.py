@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", "look at a source as `run` would, report what is wrong with it, and write nothing")
     check.add_argument("source", help=SOURCE.partition(";")[0])
     check.add_argument("--executor", metavar="WHERE", help=executors.HELP)
+    check.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
     promote = command("promote", "only register a trained model, and let it serve if it is better")
     promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
     predict = command("predict", "tag pictures with the model that serves")
@@ -95,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "check":
             from flows.checks import report
 
-            print(report(arguments.source, project))
+            print(report(arguments.source, project, arguments.json))
         case "up":
             from flows.up import up
 

@@ -10,18 +10,26 @@ from imageset.errors import UserError
 
 
 def check_source(source: str | None, project: Path) -> None:
-    """Raise UserError if a source, or (None) the one of last time, cannot be ingested."""
+    """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
+    from imageset.normalize import read_params
     from imageset.sources import open_source
 
+    read_params(project / PARAMS)
     open_source(source or versioning.last_source(project))
 
 
-def report(source: str, project: Path) -> str:
-    """What `convoy check` prints: every picture decoded and judged, nothing written."""
+def report(source: str, project: Path, json_file: Path | None = None) -> str:
+    """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
+    import json
+
     from imageset import check
+    from imageset.atomic import write_text
     from imageset.normalize import read_params
     from imageset.progress import Progress
+    from imageset.split import SplitRule
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
     params = read_params(project / PARAMS)
     with Progress("check") as progress:
         found = check.check_source(
@@ -29,8 +37,13 @@ def report(source: str, project: Path) -> str:
             max_pixels=params["max_pixels"],
             max_reject_fraction=params["max_reject_fraction"],
             near_duplicate_bits=params["near_duplicate_bits"],
+            on_leak=params["on_leak"],
+            min_test_per_class=params["min_test_per_class"],
+            rule=SplitRule(**params["split"]),
             progress=progress,
         )
+    if json_file is not None:
+        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
     return found.text()
 
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,23 +15,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imageset import store
 from imageset.decode import DecodeSpec, Rejected
+from imageset.errors import UserError
 from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
 from imageset.labels import count_names
+from imageset.normalize import check_splits, complete, dated, small_classes
 from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, Crew, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
 from imageset.sources import Source, open_source, passed_over_text
-from imageset.ties import Ties, find_leaks, settle_leaks, tie
+from imageset.split import SPLITS, SplitRule, assign
+from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 
 LOOK_SIZE_PX = 32  # what perceptual hashes are made of
 EXAMPLES = 5  # of each reason, in the printed report
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
+    + [("time", pa.timestamp("us"))]
     + [("phash", pa.uint64()), ("side", pa.int32()), ("row", pa.int32()), ("shard", pa.int32())]
 )
 
@@ -45,13 +50,15 @@ class CheckReport:
     num_pictures: int
     num_sound: int
     classes: dict[str, int]  # sound pictures of each class
-    splits: dict[str, int]
+    splits: dict[str, int]  # that the source itself makes
     refused: list[Refusal]
     passed_over: dict[str, int]
     short_sides_px: tuple[int, float, int] | None  # smallest, median, largest
     max_reject_fraction: float
     near_duplicates: list[list[str]] = field(default_factory=list)  # uris of pictures that look alike
     warnings: list[str] = field(default_factory=list)  # e.g. leaks between the source's own splits
+    run_splits: dict[str, int] = field(default_factory=dict)  # what `convoy run` would make of it
+    split_problem: str | None = None  # why it could not
 
     @property
     def stops(self) -> str | None:
@@ -64,7 +71,16 @@ class CheckReport:
                 f"{harmful:,} of {self.num_pictures:,} pictures are refused, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
-        return None
+        return self.split_problem
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was found, for JSON."""
+        counts = {"reasons": reason_counts(self.refused), "stops": self.stops}
+        return (
+            {one.name: getattr(self, one.name) for one in fields(self)}
+            | counts
+            | {"refused": [asdict(one) for one in self.refused]}
+        )
 
     def text(self) -> str:
         """The report for a person."""
@@ -91,7 +107,11 @@ class CheckReport:
             for group in self.near_duplicates[:EXAMPLES]:
                 yield "  " + ", ".join(map(plain, group[:EXAMPLES]))
         yield from (f"warning: {warning}" for warning in self.warnings)
-        yield f"convoy run would stop: {self.stops}" if self.stops else "convoy run would take it"
+        if self.stops:
+            yield f"convoy run would stop: {self.stops}"
+        else:
+            places = ", ".join(f"{split} {num:,}" for split, num in self.run_splits.items())
+            yield "convoy run would take it" + (f": {places}" if places else "")
 
 
 def check_source(
@@ -100,12 +120,17 @@ def check_source(
     max_pixels: int = 178_956_970,
     max_reject_fraction: float = 0.05,
     near_duplicate_bits: int | None = 4,
+    on_leak: str = "warn",
+    min_test_per_class: int = 0,
+    rule: SplitRule | None = None,
     workers: int | None = None,
     timeout_s: float = TIMEOUT_S,
     progress: Progress | None = None,
     executor: str | None = None,
 ) -> CheckReport:
     """Read and decode every picture of a source and report what was found; nothing is written.
+
+    With `rule` the report says how a first `convoy run` would divide the pictures.
 
     Raises:
         UserError: there is no such source.
@@ -118,9 +143,12 @@ def check_source(
         with open_executor(executor, workers) as crew:
             _look_at_all(source, rows, thumbnails, crew, timeout_s, progress or Silent())
         thumbnails.close()
-        return _report(
-            source, pa.Table.from_pylist(rows, _SCHEMA), Path(folder), near_duplicate_bits, max_reject_fraction
-        )
+        records = pa.Table.from_pylist(rows, _SCHEMA)
+        judged = _judged(complete(records, rule) if rule else records, rule)
+        ties = tie(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
+        report = _report(source, records, *judged, ties, max_reject_fraction)
+        _foretell(report, judged[0], ties, rule, on_leak, min_test_per_class, source.multi_label)
+        return report
 
 
 def _look_at_all(
@@ -182,6 +210,7 @@ def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
             "label": picture.label,
             "split": picture.split,
             "group": picture.group,
+            "time": picture.time,
             "shard": 0,
             "image_id": None,
             "reason": None,
@@ -199,22 +228,27 @@ def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
             yield row, data
 
 
-def _report(
-    source: Source, records: pa.Table, folder: Path, near_duplicate_bits: int | None, max_reject_fraction: float
-) -> CheckReport:
-    sound = records.filter(records["reason"].is_null())
+def _judged(records: pa.Table, rule: SplitRule | None) -> tuple[pa.Table, list[Refusal]]:
+    """(the pictures that are kept, what is refused)."""
+    sound = with_ages(records.filter(records["reason"].is_null()), [0])
     positions, refused = judge(sound)
-    refused += [
-        Refusal(**row)
-        for row in records.filter(records["reason"].is_valid())
-        .select(["uri", "image_id", "reason", "detail"])
-        .to_pylist()
-    ]
     kept = sound.take(pa.array(positions))
-    ties = tie(kept, kept["phash"].to_numpy(), near_duplicate_bits, folder)
-    leaks = find_leaks(kept["split"].to_pylist(), ties)
+    if rule is not None and rule.by == "time":
+        kept = dated(kept, refused)
+    bad = records.filter(records["reason"].is_valid()).select(["uri", "image_id", "reason", "detail"])
+    return kept, refused + [Refusal(**row) for row in bad.to_pylist()]
+
+
+def _report(
+    source: Source,
+    records: pa.Table,
+    kept: pa.Table,
+    refused: list[Refusal],
+    ties: Ties,
+    max_reject_fraction: float,
+) -> CheckReport:
     splits = Counter(split for split in kept["split"].to_pylist() if split)
-    sides = sound["side"].to_numpy()
+    sides = records["side"].drop_null().to_numpy()
     return CheckReport(
         source=source.describe(),
         problem=source.problem,
@@ -227,8 +261,42 @@ def _report(
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
         near_duplicates=_near_groups(kept["uri"].to_pylist(), ties),
-        warnings=settle_leaks(kept, leaks, "warn")[2],
     )
+
+
+def _foretell(
+    report: CheckReport,
+    kept: pa.Table,
+    ties: Ties,
+    rule: SplitRule | None,
+    on_leak: str,
+    min_test: int,
+    multi_label: bool,
+) -> None:
+    """Add what a first `convoy run` would make of the pictures: leaks, splits, and why it would stop."""
+    made = kept["split"].to_pylist()
+    leaks = find_leaks(made, ties)
+    report.warnings += settle_copies(report.refused, "warn") + settle_leaks(kept, leaks, "warn")[2]
+    if rule is None or not len(kept):
+        return
+    try:
+        settle_copies(report.refused, on_leak)
+        drop = settle_leaks(kept, leaks, on_leak)[0]
+        splits = assign(ties.keys, ties.source_groups, made, rule, ties.times)
+        kept = kept.append_column("placed", pa.array(splits)).take(
+            pa.array(np.setdiff1d(np.arange(len(kept)), drop))
+        )
+        check_splits(kept, kept["placed"].to_pylist())
+    except UserError as error:
+        report.split_problem = str(error)
+        return
+    placed = Counter(kept["placed"].to_pylist())
+    report.run_splits = {split: placed[split] for split in SPLITS}
+    counts = {split: Counter(dict.fromkeys(report.classes, 0)) for split in SPLITS}
+    for split in SPLITS:
+        labels = kept.filter(pc.field("placed") == split)["label"].to_pylist()
+        counts[split].update(count_names(labels, multi_label))
+    report.warnings += small_classes(counts, min_test)
 
 
 def _near_groups(uris: list[str], ties: Ties) -> list[list[str]]:

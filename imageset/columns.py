@@ -37,6 +37,17 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls"),
     "split": ("split", "subset", "partition", "fold", "set"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
+    "time": (
+        "time",
+        "date",
+        "datetime",
+        "timestamp",
+        "taken",
+        "taken_at",
+        "date_taken",
+        "captured_at",
+        "acquired",
+    ),
 }
 SAYABLE = (*GUESSES, "separator", "labels")  # what may stand behind the question mark
 SEPARATORS = ("|", ";", ",")

@@ -31,7 +31,8 @@ def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
 
     `records` has the columns image_id, uri, label, split, reason and detail. Of rows with the same bytes one is
     kept: the one that came in the test split, else in validation, else the first by uri; none where their labels
-    (or, where a picture has several, their sets of labels) disagree.
+    (or, where a picture has several, their sets of labels) disagree. The others are refused as "duplicate", or as
+    "leak" where the source put them into another split.
     """
     refused = _refused_before(records)
     codes = records["image_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
@@ -89,14 +90,19 @@ def _one_of(same: list[tuple[int, dict[str, Any]]], refused: list[Refusal]) -> l
         ]
         return []
     labelled.sort(key=_preference)
-    refused += [
-        _refusal(row, "duplicate", f"the same bytes as {labelled[0][1]['uri']}") for _, row in labelled[1:]
-    ]
+    refused += [_copy_of(labelled[0][1], row) for _, row in labelled[1:]]
     return [position for position, _ in labelled[:1]]
 
 
 def _named(label: str) -> str:
     return label or "with nothing"  # a picture may bear none of several labels
+
+
+def _copy_of(kept: dict[str, Any], row: dict[str, Any]) -> Refusal:
+    detail = f"the same bytes as {kept['uri']}"
+    if row["split"] is None or row["split"] == kept["split"]:
+        return _refusal(row, "duplicate", detail)
+    return _refusal(row, "leak", f"{detail} of the {kept['split']} split")
 
 
 def _preference(one: tuple[int, dict[str, Any]]) -> tuple[int, str]:

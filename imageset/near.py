@@ -27,6 +27,8 @@ def near_groups(
     `tied` is such a result from before: what it ties together stays together.
     """
     parents = np.arange(len(phashes)) if tied is None else tied.copy()
+    if not len(phashes):
+        return parents
     for one, other in _candidates(phashes, max_bits):
         apart = _roots(parents, one) != _roots(parents, other)  # what is joined already needs no other look
         one, other = one[apart], other[apart]

@@ -36,8 +36,9 @@ from imageset.pixels import Batch, Facts, carried, develop, develop_afar, header
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Crew, run_all
 from imageset.progress import Progress, Silent
 from imageset.report import write_report
-from imageset.split import SPLITS, SplitRule, assign
-from imageset.ties import ON_LEAK, Ties, find_leaks, settle_leaks, tie
+from imageset.split import SPLITS, SplitRule, assign, found_in_uris
+from imageset.ties import ON_LEAK, Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
+from imageset.times import parse_time
 
 KNOWN_PARAMS: Mapping[str, Any] = {
     "size_px": (int, str),
@@ -47,6 +48,13 @@ KNOWN_PARAMS: Mapping[str, Any] = {
     "max_pixels": int,
     "max_reject_fraction": float,
     "split": {"seed": int, "val": float, "test": float},
+}
+OPTIONAL_SPLIT: Mapping[str, Any] = {
+    "by": "hash",
+    "val_from": None,
+    "test_from": None,
+    "group": None,
+    "time": None,
 }
 # Keys that may be left out, and what that means: that nothing of the kind is done.
 OPTIONAL_PARAMS: Mapping[str, Any] = {
@@ -121,8 +129,10 @@ def normalize(
     rule = SplitRule(**params["split"])
     raw_dir, progress = Path(raw_dir), progress or Silent()
     name, multi_label = raw.read_source(raw_dir)["name"], raw.is_multi_label(raw_dir)
-    rows, refused = read_rows(raw_dir)
+    rows, refused = read_rows(raw_dir, rule)
+    copies = settle_copies(refused, params["on_leak"])
     num_judged = len(rows) + num_harmful(refused)
+    check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
     splits = place_in_splits(rows, rule)
     check_splits(rows, splits)
     with nullcontext(executor) if isinstance(executor, Crew) else open_executor(executor, workers) as pool:
@@ -134,7 +144,8 @@ def normalize(
             ties = tie(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"].to_pylist(), ties)
             drop, leaked, warnings = settle_leaks(rows, leaks, params["on_leak"])
-            splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule)
+            warnings = copies + warnings
+            splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule, ties.times)
             index = make_index(rows, splits, ties, facts)
             index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
             check_splits(index, index["split"].to_pylist())
@@ -169,7 +180,10 @@ def read_params(path: str | Path) -> dict[str, Any]:
 def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with what was left out filled in; UserError for a wrong key or a value out of range."""
     params = dict(OPTIONAL_PARAMS) | dict(params)
+    if isinstance(params.get("split"), Mapping):
+        params["split"] = dict(OPTIONAL_SPLIT) | params["split"]
     known = dict(KNOWN_PARAMS) | {
+        "split": dict(KNOWN_PARAMS["split"]) | dict.fromkeys(OPTIONAL_SPLIT),  # SplitRule checks these
         "fidelity": str,
         "near_duplicate_bits": (int, type(None)),
         "on_leak": str,
@@ -196,21 +210,44 @@ def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("params.yaml: normalize.max_pixels: must be positive")
     if not 0 <= params["max_reject_fraction"] <= 1:
         raise UserError("params.yaml: normalize.max_reject_fraction: must be from 0 to 1")
+    SplitRule(**params["split"])
     return params
 
 
 # ---- read ------------------------------------------------------------------------------------------------------
 
 
-def read_rows(raw_dir: Path) -> tuple[pa.Table, list[Refusal]]:
+def read_rows(raw_dir: Path, rule: SplitRule) -> tuple[pa.Table, list[Refusal]]:
     """The pictures to decode, one row for each picture's bytes, in raw order, and what is refused unseen."""
-    records = raw.read_records(raw_dir)
+    records = with_ages(complete(raw.read_records(raw_dir), rule), raw.first_shards(raw_dir))
     records = records.filter(pc.invert(records["absent"]))  # type: ignore[attr-defined]
     kept, refused = judge(records)
-    rows = records.take(pa.array(kept)).select(
-        ["image_id", "uri", "label", "group", "split", "shard", "offset", "size"]
-    )
+    rows = records.take(pa.array(kept))
+    if rule.by == "time":
+        rows = dated(rows, refused)
+    rows = rows.drop_columns(["absent", "reason", "detail"])
     return rows.sort_by([("shard", "ascending"), ("offset", "ascending")]).combine_chunks(), refused
+
+
+def complete(records: pa.Table, rule: SplitRule) -> pa.Table:
+    """Records with the group and the time that the rule finds in their uris, where the source says none."""
+    for name, pattern in (("group", rule.group), ("time", rule.time)):
+        if pattern is not None:
+            found = found_in_uris(pattern, records["uri"].to_pylist(), name)
+            values = found if name == "group" else [parse_time(one) for one in found]
+            column = records.column_names.index(name)
+            known = pa.array(values, records.schema.field(name).type)
+            both = pc.coalesce(records[name].combine_chunks(), known)  # type: ignore[attr-defined]
+            records = records.set_column(column, records.schema.field(column), both)
+    return records
+
+
+def dated(rows: pa.Table, refused: list[Refusal]) -> pa.Table:
+    """The rows that have a time, or a split from the source; `refused` gets the others."""
+    known = pc.or_(rows["time"].is_valid(), rows["split"].is_valid())  # type: ignore[attr-defined]
+    for row in rows.filter(pc.invert(known)).select(["uri", "image_id"]).to_pylist():  # type: ignore[attr-defined]
+        refused.append(Refusal(row["uri"], row["image_id"], "undated", "no time; params.yaml: normalize.split.by"))
+    return rows.filter(known)
 
 
 # ---- split -----------------------------------------------------------------------------------------------------
@@ -218,7 +255,8 @@ def read_rows(raw_dir: Path) -> tuple[pa.Table, list[Refusal]]:
 
 def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
     """The split of every row."""
-    return assign(rows["image_id"].to_pylist(), rows["group"].to_pylist(), rows["split"].to_pylist(), rule)
+    image_ids, groups, made = (rows[column].to_pylist() for column in ("image_id", "group", "split"))
+    return assign(image_ids, groups, made, rule, rows["since"].to_numpy())
 
 
 def check_splits(rows: pa.Table, splits: list[str]) -> None:
@@ -491,7 +529,7 @@ def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[s
 
 def make_index(rows: pa.Table, splits: list[str], ties: Ties, facts: Facts) -> pa.Table:
     """The table of store.INDEX_SCHEMA."""
-    columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "uri")}
+    columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "time", "uri")}
     columns |= {
         "group": pa.array(ties.groups, pa.string()),
         "split": pa.array(splits, pa.string()),

@@ -14,7 +14,8 @@ REASONS = {
     "unlabelled": "the picture lies in no class folder",
     "label_conflict": "the same bytes carry two labels",
     "duplicate": "the same bytes with the same label are kept once",
-    "leak": "a picture of the training split that looks like one of another split",
+    "leak": "a picture whose copy or look-alike stands in another split of the source",
+    "undated": "the split goes by time, and nothing says when the picture was taken",
     "crashed": "decoding the picture killed its worker",
     "timeout": "decoding the picture took too long",
 }

@@ -2,7 +2,8 @@
 
 data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<ending>, at most 256 MB each; immutable
 data/raw/records.parquet       one row a (uri, image_id) ever seen; `absent` where the source no longer has it
-data/raw/source.json           the source's name and kind; "multi_label": true where a picture has several labels
+data/raw/source.json           the source's name and kind; "multi_label": true where a picture has several labels;
+                               "first_shards": with which shard each ingest began
 
 A second ingest of the same source packs only new bytes; where nothing changed no file is touched. New shards
 appear whole, by rename, before the table that points to them; what a killed ingest left behind is removed by the
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
+        ("time", pa.timestamp("us")),  # when the picture was taken, UTC; null where the source does not say
         ("shard", pa.int32()),
         ("offset", pa.int64()),  # of the picture's bytes in the shard
         ("size", pa.int64()),
@@ -114,7 +116,7 @@ def ingest(
         return _add(source, raw_dir, identity, _read(raw_dir), progress)
     with replacing_folder(raw_dir) as fresh:
         summary = _add(source, fresh, identity, SCHEMA.empty_table(), progress)
-        write_text(fresh / SOURCE, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        _write_source(fresh, identity, [0])
     return summary
 
 
@@ -144,6 +146,15 @@ def read_records(raw_dir: str | Path) -> pa.Table:
     """
     read_source(raw_dir)
     return _read(Path(raw_dir))
+
+
+def first_shards(raw_dir: str | Path) -> list[int]:
+    """The number of the first shard of each ingest that brought new bytes, ascending."""
+    try:
+        noted = json.loads((Path(raw_dir) / SOURCE).read_text()).get("first_shards")
+    except (OSError, ValueError, AttributeError):
+        return [0]
+    return sorted({int(number) for number in noted}) if noted else [0]
 
 
 def read_bytes(raw_dir: str | Path, image_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -213,6 +224,8 @@ def _add(
     progress.begin(total=len(source))
     with _Packer(folder, first=_next_shard(earlier)) as packer:
         rows = [row for row in (_row(picture, places, packer, progress) for picture in source) if row]
+    if packer.num_written and (folder / SOURCE).is_file():
+        _write_source(folder, identity, [*first_shards(folder), _next_shard(earlier)])
     present = pa.Table.from_pylist(rows, SCHEMA)
     progress.end()
     table = _merged(present, earlier)
@@ -249,6 +262,7 @@ def _row(
         "label": picture.label,
         "group": picture.group,
         "split": picture.split,
+        "time": picture.time,
         "absent": False,
     }
     progress.advance()
@@ -283,6 +297,11 @@ def _merged(present: pa.Table, earlier: pa.Table) -> pa.Table:
     absent = absent.set_column(column, SCHEMA.field(column), pa.array([True] * len(absent), pa.bool_()))
     table = pa.concat_tables([present, absent]).sort_by([("uri", "ascending"), ("image_id", "ascending")])
     return table.combine_chunks()
+
+
+def _write_source(folder: Path, identity: dict[str, str], first_shards: list[int]) -> None:
+    note = identity | {"first_shards": sorted(set(first_shards))}
+    write_text(folder / SOURCE, json.dumps(note, indent=1, sort_keys=True) + "\n")
 
 
 def _places(table: pa.Table) -> dict[str, _Place]:
@@ -387,7 +406,10 @@ def _identity(raw_dir: Path) -> dict[str, Any] | None:
 def _read(raw_dir: Path) -> pa.Table:
     path = raw_dir / RECORDS
     try:
-        return pq.ParquetFile(path).read(SCHEMA.names).cast(SCHEMA)
+        table = pq.ParquetFile(path).read()
+        if "time" not in table.column_names:  # of an ingest before there were times
+            table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
+        return table.select(SCHEMA.names).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException):
         raise UserError(
             f"{path}: missing or damaged; restore it with `dvc checkout`, "

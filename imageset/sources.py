@@ -13,6 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -55,7 +56,7 @@ MAX_PICTURE_BYTES = 255_000_000
 
 @dataclass(frozen=True, slots=True)
 class SourcePicture:
-    """One picture of a source, its bytes not yet read.
+    """One picture of a source, its bytes not yet read; `time` is when it was taken, UTC without a zone.
 
     `read()` returns the bytes; it raises Rejected("unreadable" | "bomb") when the file may not be read or is far
     too large, and OSError when reading fails in a way that trying again may cure.
@@ -66,6 +67,7 @@ class SourcePicture:
     group: str | None
     split: str | None
     read: Callable[[], bytes] = field(repr=False, compare=False)
+    time: datetime | None = None
 
 
 class Source(Protocol):

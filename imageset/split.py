@@ -1,54 +1,153 @@
-"""A split that stays: each picture's place depends on its own group or identity, never on its neighbours."""
+"""A split that stays: each picture's place depends on its own group or identity, never on its neighbours.
+
+By hash: the salted hash of a picture's group, else of its bytes, says where it goes. By time: two fixed dates cut
+the pictures into train, val and test. Either way a picture stays where it is when others come or go; what exactly
+is promised for groups is said in imageset.ties.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 
 from imageset.errors import UserError
+from imageset.times import parse_time
 
 SPLITS = ("train", "val", "test")
+BY = ("hash", "time")
+_WHERE = "params.yaml: normalize.split"
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """Fractions of the validation and the test split, and the salt of the hash."""
+    """How pictures are divided.
+
+    Attributes:
+        seed: the salt of the hash.
+        val, test: fractions of the pictures, by hash.
+        by: "hash" or "time".
+        val_from, test_from: by time: pictures from here on are for validation, and from there on for testing.
+        group: regular expression over the uri whose first group names the picture's group, where the source names
+            none.
+        time: the same for the time, where the source says none.
+    """
 
     seed: int
     val: float
     test: float
+    by: str = "hash"
+    val_from: str | None = None
+    test_from: str | None = None
+    group: str | None = None
+    time: str | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1):
             raise UserError(
                 f"split: val {self.val:g} and test {self.test:g} must be above 0 and leave something for training"
             )
+        if self.by not in BY:
+            raise UserError(f"{_WHERE}.by: must be one of {', '.join(BY)}, not {self.by!r}")
+        for name in ("group", "time"):
+            _check_pattern(name, getattr(self, name))
+        dates = [_cut_date(name, getattr(self, name)) for name in ("val_from", "test_from")]
+        if self.by == "hash" and any(dates):
+            raise UserError(f"{_WHERE}: val_from and test_from are for `by: time`; remove them, or say by: time")
+        if self.by == "time":
+            if None in dates:
+                raise UserError(f"{_WHERE}: `by: time` needs val_from and test_from, e.g. val_from: '2024-01-31'")
+            if not dates[0] < dates[1]:  # type: ignore[operator]
+                raise UserError(f"{_WHERE}: val_from {self.val_from} must be before test_from {self.test_from}")
+
+    @property
+    def cuts(self) -> np.ndarray:
+        """datetime64[us] (2,): where validation and testing begin."""
+        return np.array([parse_time(self.val_from), parse_time(self.test_from)], "datetime64[us]")
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON."""
-        return {"seed": self.seed, "val": self.val, "test": self.test}
+        """A plain dictionary, for JSON, without what is not set."""
+        every = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in every.items() if value is not None}
 
 
-def assign(image_ids: list[str], groups: list[str | None], made: list[str | None], rule: SplitRule) -> list[str]:
-    """Return the split of every picture, by the hash of its group, else of its bytes.
+def _check_pattern(name: str, pattern: str | None) -> None:
+    if pattern is None:
+        return
+    try:
+        num_groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UserError(f"{_WHERE}.{name}: not a regular expression: {error}: {pattern!r}") from None
+    if num_groups < 1:
+        raise UserError(f"{_WHERE}.{name}: {pattern!r} holds no group; put brackets around the part that counts")
 
-    A split that the source came with is respected. A source that was divided into train and test only has its
-    validation split cut from train by the hash (and likewise a missing test split); its test pictures stay.
+
+def _cut_date(name: str, value: object) -> datetime | None:
+    if isinstance(value, date):
+        raise UserError(f"{_WHERE}.{name}: put the date in quotes ('{value}'); DVC takes no date without")
+    found = parse_time(value)
+    if value is not None and found is None:
+        raise UserError(f"{_WHERE}.{name}: not a date: {value!r}; write it like '2024-01-31'")
+    return found
+
+
+def found_in_uris(pattern: str, uris: Iterable[str], name: str) -> list[str | None]:
+    """What the pattern's first group finds in each uri.
+
+    Raises:
+        UserError: it finds nothing in any of them.
     """
-    points = _points(image_ids, groups, rule.seed)
+    search, example = re.compile(pattern).search, None
+    found: list[str | None] = []
+    for uri in uris:
+        match = search(uri)
+        found.append(match[1] if match else None)
+        example = example or uri
+    if found and not any(found):
+        raise UserError(f"{_WHERE}.{name}: {pattern!r} is found in no uri, e.g. not in {example!r}")
+    return found
+
+
+def assign(
+    image_ids: list[str],
+    groups: list[str | None],
+    made: list[str | None],
+    rule: SplitRule,
+    times: np.ndarray | None = None,
+) -> list[str]:
+    """Return the split of every picture: by the hash of its group, else of its bytes, or by its time.
+
+    `times` is datetime64[us] (N,), the same throughout a group; NaT goes to train. A split that the source came
+    with is respected. A source that was divided into train and test only has its validation split cut from train
+    (and likewise a missing test split); its test pictures stay.
+    """
+    in_val, in_test = _by_time(times, rule) if rule.by == "time" else _by_hash(image_ids, groups, rule)
     chosen = np.full(len(image_ids), "train", dtype="<U5")
     if "val" not in made:
-        chosen[(points >= rule.test) & (points < rule.test + rule.val)] = "val"
+        chosen[in_val] = "val"
     if "test" not in made:
-        chosen[points < rule.test] = "test"
+        chosen[in_test] = "test"
     if not any(made):
         return chosen.tolist()
     return [
         split if split in ("val", "test") else place for split, place in zip(made, chosen.tolist(), strict=True)
     ]
+
+
+def _by_hash(image_ids: list[str], groups: list[str | None], rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
+    points = _points(image_ids, groups, rule.seed)
+    return (points >= rule.test) & (points < rule.test + rule.val), points < rule.test
+
+
+def _by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
+    assert times is not None
+    val_from, test_from = rule.cuts
+    return (times >= val_from) & (times < test_from), times >= test_from
 
 
 def _points(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:

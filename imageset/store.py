@@ -40,6 +40,7 @@ INDEX_SCHEMA = pa.schema(
         ("label", pa.string()),
         ("split", pa.string()),
         ("group", pa.string()),
+        ("time", pa.timestamp("us")),  # when it was taken, UTC; null where nobody says
         ("uri", pa.string()),
         ("width", pa.int32()),  # px, of the picture itself
         ("height", pa.int32()),
@@ -70,6 +71,18 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     text = buffer.getvalue()[10:].rstrip()
     body = text + b" " * (HEADER_BYTES - 10 - len(text) - 1) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
+
+
+def read_index(path: Path) -> pa.Table:
+    """A table of INDEX_SCHEMA; the column `time` is null in one that was written before there were times.
+
+    Raises:
+        OSError, KeyError, ValueError, pa.ArrowException: there is none, or it is damaged.
+    """
+    table = pq.ParquetFile(path).read()
+    if "time" not in table.column_names:
+        table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
+    return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
 
 
 def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) -> str:
@@ -136,7 +149,7 @@ class ImageStore:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise _broken(path / MANIFEST, f"not a dataset of the format {FORMAT}")
         try:
-            index = pq.ParquetFile(path / INDEX).read(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+            index = read_index(path / INDEX)
         except (OSError, KeyError, ValueError, pa.ArrowException):
             raise _broken(path / INDEX, "missing or damaged") from None
         try:

@@ -28,6 +28,7 @@ from imageset.labels import count_names
 from imageset.layouts import SPLIT_OF_FOLDER, split_of_path
 from imageset.quality import Rejected
 from imageset.sources import SourcePicture, echo, read_file, slug
+from imageset.times import parse_time
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 64
@@ -97,12 +98,13 @@ class TableSource:
 
     def __iter__(self) -> Iterator[SourcePicture]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
-        for file, batch in self._batches("path", "split", "group", labels=True):
+        for file, batch in self._batches("path", "split", "group", "time", labels=True):
             for row in batch:
                 uri, read = self._picture(row, numbers[file], file)
                 group = row.get(self._columns["group"] or "")
                 named = None if group is None else str(group)
-                yield SourcePicture(uri, self._labels.read(row), named, self._split(row, file), read)
+                time = parse_time(row.get(self._columns["time"] or ""))
+                yield SourcePicture(uri, self._labels.read(row), named, self._split(row, file), read, time)
                 numbers[file] += 1
 
     def __len__(self) -> int:

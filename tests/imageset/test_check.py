@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import tarfile
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from imageset.check import check_source
-from tests.imageset.pictures import make_folder, noise, snapshot
+from imageset.normalize import normalize
+from imageset.raw import ingest
+from imageset.split import SplitRule
+from tests.imageset.pictures import PARAMS, make_folder, noise, snapshot
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 HOSTILE = SHARED / "hostile"
@@ -43,6 +47,24 @@ def test_a_broken_mount_is_announced(tmp_path: Path) -> None:
         file.write_bytes(bytes(100))
     report = check_source(source, workers=1)
     assert report.stops == "3 of 6 pictures are refused, more than max_reject_fraction 0.05"
+
+
+def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set", num_each=2)
+    for file in source.rglob("*.png"):
+        file.write_bytes(b"")
+    report = check_source(source, rule=SplitRule(0, 0.2, 0.2), workers=1)
+    assert (report.num_pictures, report.num_sound) == (4, 0) and "4 of 4 pictures are refused" in str(report.stops)
+
+
+def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "set")
+    report = check_source(source, rule=SplitRule(**PARAMS["split"]), workers=1)
+    ingest(source, tmp_path / "raw")
+    summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1)
+    assert report.run_splits == summary.counts
+    assert report.text().endswith("convoy run would take it: train 21, val 8, test 11")
+    assert json.loads(json.dumps(report.to_dict()))["run_splits"] == summary.counts
 
 
 def test_a_single_class_can_be_looked_at(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_store_of_several_labels_gives_them_as_columns_of_0_and_1(smears: Any,
     summary = ingest(in_columns(folder, labels), tmp_path / "raw")
     assert "364 pictures in 3 labels" in summary.describe()
     assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {
-        "kind": "table", "multi_label": True, "name": "columns",
+        "first_shards": [0], "kind": "table", "multi_label": True, "name": "columns",
     }  # fmt: skip
     done = normalize(tmp_path / "raw", tmp_path / "out", PARAMS | {"min_test_per_class": 50}, workers=2)
     store = ImageStore.open(tmp_path / "out")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, date, datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imageset.errors import UserError
-from imageset.split import SplitRule, assign
+from imageset.split import SplitRule, assign, found_in_uris
+from imageset.times import parse_time
 
 RULE = SplitRule(seed=0, val=0.15, test=0.15)
 
@@ -53,3 +56,80 @@ def test_a_split_made_by_the_source_is_respected_and_validation_cut_from_train()
 def test_impossible_fractions_are_refused() -> None:
     with pytest.raises(UserError, match="leave something for training"):
         SplitRule(0, 0.5, 0.5)
+
+
+TIMED = SplitRule(0, 0.15, 0.15, by="time", val_from="2024-01-01", test_from="2024-06-01 12:00")
+
+
+def test_a_split_by_time_is_cut_at_its_dates() -> None:
+    days = [
+        "2019-05-01",
+        "2023-12-31T23:59:59",
+        "2024-01-01",
+        "2024-06-01T11:59:59",
+        "2024-06-01T12:00",
+        "2030-01-01",
+    ]
+    times = np.array([*days, "NaT"], "datetime64[us]")
+    splits = assign(ids(7), [None] * 7, [None] * 7, TIMED, times)
+    assert splits == ["train", "train", "val", "val", "test", "test", "train"]
+
+
+def test_a_split_by_time_respects_what_the_source_made() -> None:
+    times = np.array(["2024-07-01", "2019-01-01", "2024-02-01"], "datetime64[us]")
+    assert assign(ids(3), [None] * 3, ["train", "test", "train"], TIMED, times) == ["train", "test", "val"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"by": "day"}, "split.by: must be one of hash, time"),
+        ({"by": "time"}, "needs val_from and test_from"),
+        ({"by": "time", "val_from": "2024-06-01", "test_from": "2024-01-01"}, "must be before test_from"),
+        ({"by": "time", "val_from": "soon", "test_from": "2024-01-01"}, "val_from: not a date: 'soon'"),
+        ({"by": "time", "val_from": date(2024, 1, 1), "test_from": "2025"}, "put the date in quotes"),
+        ({"val_from": "2024-01-01"}, "are for `by: time`"),
+        ({"group": "a(b"}, "not a regular expression"),
+        ({"group": "ab"}, "holds no group"),
+    ],
+)
+def test_a_wrong_rule_is_explained_in_one_line(said: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("(", r"\(")) as caught:
+        SplitRule(0, 0.15, 0.15, **said)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_finds_groups_in_uris_and_says_when_it_finds_none() -> None:
+    uris = ["00006/00001_00029.ppm", "00006/00002_00000.ppm", "readme.ppm"]
+    assert found_in_uris(r"(\d+/\d+)_\d+\.ppm", uris, "group") == ["00006/00001", "00006/00002", None]
+    with pytest.raises(UserError, match=r"found in no uri, e\.g\. not in '00006/00001_00029"):
+        found_in_uris("(patient)", uris, "group")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("2024-06-01", datetime(2024, 6, 1)),
+        ("20240601", datetime(2024, 6, 1)),
+        ("2024", datetime(2024, 1, 1)),
+        (2024, datetime(2024, 1, 1)),
+        ("2024-06", datetime(2024, 6, 1)),
+        ("2024:06:01 12:30:05", datetime(2024, 6, 1, 12, 30, 5)),
+        ("20240601_123005", datetime(2024, 6, 1, 12, 30, 5)),
+        ("2024-06-01T12:30:05.25+02:00", datetime(2024, 6, 1, 10, 30, 5, 250000)),
+        ("2024-06-01T12:30Z", datetime(2024, 6, 1, 12, 30)),
+        (1717243805, datetime(2024, 6, 1, 12, 10, 5)),
+        ("1717243805000", datetime(2024, 6, 1, 12, 10, 5)),
+        (date(2024, 6, 1), datetime(2024, 6, 1)),
+        (datetime(2024, 6, 1, 12, tzinfo=timezone(timedelta(hours=2))), datetime(2024, 6, 1, 10)),
+        (datetime(2024, 6, 1, 12, tzinfo=UTC), datetime(2024, 6, 1, 12)),
+        ("2024-13-01", None),
+        ("06/01/2024", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+        (True, None),
+    ],
+)
+def test_a_time_is_understood_however_it_is_spelled(said: object, meant: datetime | None) -> None:
+    assert parse_time(said) == meant
