@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 MIN_CORRELATION = 0.98  # of the normalized pixels; a recompressed or rescaled copy is far above, a sibling below
-_PAIRS_AT_ONCE = 1 << 22
+# What a million near-black pictures may cost: where more than so many hashes share a band, each is compared with
+# its neighbours in the order of their bits only; a picture that proved unlike so many that its hash suggested is
+# left alone.
+MOST_SHARING, NEIGHBOURS, MOST_UNLIKE = 2_000, 64, 64
+_PAIRS_AT_ONCE = 1 << 18
 _CONFIRMED_AT_ONCE = 256
 
 
@@ -29,13 +33,23 @@ def near_groups(
     parents = np.arange(len(phashes)) if tied is None else tied.copy()
     if not len(phashes):
         return parents
-    for one, other in _candidates(phashes, max_bits):
+    num_unlike = np.zeros(len(phashes), np.int32)
+
+    def open_questions(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         apart = _roots(parents, one) != _roots(parents, other)  # what is joined already needs no other look
-        one, other = one[apart], other[apart]
+        still = apart & (num_unlike[one] < MOST_UNLIKE) & (num_unlike[other] < MOST_UNLIKE)
+        return one[still], other[still]
+
+    for pairs in _candidates(phashes, max_bits):
+        one, other = open_questions(*pairs)
         for start in range(0, len(one), _CONFIRMED_AT_ONCE):
             some = slice(start, start + _CONFIRMED_AT_ONCE)
-            sure = confirm(one[some], other[some])
-            _join(parents, one[some][sure], other[some][sure])
+            a, b = open_questions(one[some], other[some])
+            if len(a):
+                sure = confirm(a, b)
+                _join(parents, a[sure], b[sure])
+                for unlike in (a[~sure], b[~sure]):
+                    np.add.at(num_unlike, unlike, 1)
     return _roots(parents, np.arange(len(phashes)))
 
 
@@ -46,19 +60,21 @@ def _candidates(phashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray
     yield first[inverse[twins]], twins
     edges = np.linspace(0, 64, max_bits + 2).astype(int)
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        band = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        for one, other in _pairs_of_equals(band[order]):
+        turned = (unique << np.uint64(64 - high)) | (unique >> np.uint64(high % 64))  # the band's bits come first
+        order = np.argsort(turned)
+        for one, other in _pairs_of_equals(turned[order] >> np.uint64(64 - (high - low))):
             one, other = order[one], order[other]
             close = np.bitwise_count(unique[one] ^ unique[other]) <= max_bits
             yield first[one[close]], first[other[close]]
 
 
 def _pairs_of_equals(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of positions of equal neighbours in sorted values, in pieces that fit into memory."""
+    """The pairs of positions of equal neighbours in sorted values, in pieces that fit into memory."""
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ np.uint64(1)) != 0)
     ends = np.append(starts[1:], len(values))
     after = np.repeat(ends, ends - starts) - np.arange(len(values)) - 1  # partners that follow each position
+    crowded = np.repeat(ends - starts > MOST_SHARING, ends - starts)
+    after[crowded] = np.minimum(after[crowded], NEIGHBOURS)
     begin = 0
     total = np.cumsum(after)
     while begin < len(values):

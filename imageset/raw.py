@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +29,16 @@ import pyarrow.parquet as pq
 from imageset.atomic import replacing, replacing_folder, sync_file, write_text
 from imageset.errors import UserError
 from imageset.labels import count_names
+from imageset.ledger import Ledger, Place
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
 from imageset.sources import PICTURE_ENDINGS, Source, SourcePicture, open_source, passed_over_text
 
 MAX_SHARD_BYTES = 256_000_000
 RECORDS, SOURCE = "records.parquet", "source.json"
+LEDGER = ".ledger.partial"
 _BLOCK = 512  # tar's unit
+_REPEATED = ["label", "group", "split", "shard", "absent", "reason"]
 
 SCHEMA = pa.schema(
     [
@@ -113,9 +117,9 @@ def ingest(
     identity: dict[str, Any] = {"name": name or source.name, "kind": source.kind}
     identity |= {"multi_label": True} if source.multi_label else {}
     if _identity(raw_dir) == identity:
-        return _add(source, raw_dir, identity, _read(raw_dir), progress)
+        return _add(source, raw_dir, identity, raw_dir / RECORDS, progress)
     with replacing_folder(raw_dir) as fresh:
-        summary = _add(source, fresh, identity, SCHEMA.empty_table(), progress)
+        summary = _add(source, fresh, identity, None, progress)
         _write_source(fresh, identity, [0])
     return summary
 
@@ -208,56 +212,54 @@ class ShardReader:
 # ---- adding ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Place:
-    shard: int
-    offset: int
-    size: int
-
-
 def _add(
-    source: Source, folder: Path, identity: dict[str, Any], earlier: pa.Table, progress: Progress
+    source: Source, folder: Path, identity: dict[str, Any], earlier: Path | None, progress: Progress
 ) -> IngestSummary:
-    _remove_leftovers(folder, earlier)
-    places = _places(earlier)
-    num_known = len(places)
-    progress.begin(total=len(source))
-    with _Packer(folder, first=_next_shard(earlier)) as packer:
-        rows = [row for row in (_row(picture, places, packer, progress) for picture in source) if row]
-    if packer.num_written and (folder / SOURCE).is_file():
-        _write_source(folder, identity, [*first_shards(folder), _next_shard(earlier)])
-    present = pa.Table.from_pylist(rows, SCHEMA)
-    progress.end()
-    table = _merged(present, earlier)
-    changed = not table.equals(earlier)
-    if changed:
-        with replacing(folder / RECORDS) as temporary:
-            pq.write_table(
-                table,
-                temporary,
-                compression="zstd",
-                use_dictionary=["label", "group", "split", "shard", "absent", "reason"],
-            )
-    classes = count_names(present["label"].to_pylist(), source.multi_label)
+    with _open_ledger(folder, earlier) as ledger:
+        _remove_leftovers(folder, ledger.shards)
+        progress.begin(total=len(source))
+        labels: Counter[str | None] = Counter()
+        num_unreadable = 0
+        with _Packer(folder, first=max(ledger.shards, default=-1) + 1) as packer:
+            for row in (_row(picture, ledger, packer, progress) for picture in source):
+                if row is not None:
+                    ledger.add(row)
+                    labels[row["label"]] += 1
+                    num_unreadable += "image_id" not in row
+        if packer.num_written and (folder / SOURCE).is_file():
+            _write_source(folder, identity, [*first_shards(folder), max(ledger.shards, default=-1) + 1])
+        progress.end()
+        changed = ledger.differs()
+        if changed:
+            with replacing(folder / RECORDS) as temporary:
+                num_absent = ledger.write(temporary, compression="zstd", use_dictionary=_REPEATED)
+        else:
+            num_absent = ledger.num_absent()
     return IngestSummary(
         **identity,
-        num_pictures=len(present),
-        num_new=len(places) - num_known,
-        num_known=len(set(present["image_id"].to_pylist()) - {None}) - (len(places) - num_known),
-        num_absent=sum(table["absent"].to_pylist()),
-        num_unreadable=present["image_id"].null_count,
+        num_pictures=labels.total(),
+        num_new=ledger.num_new,
+        num_known=ledger.num_known,
+        num_absent=num_absent,
+        num_unreadable=num_unreadable,
         num_shards=packer.num_written,
         changed=changed,
-        classes=dict(sorted(classes.items())),
+        classes=dict(sorted(count_names(labels.elements(), source.multi_label).items())),
         passed_over=dict(sorted(source.passed_over.items())),
     )
 
 
-def _row(
-    picture: SourcePicture, places: dict[str, _Place], packer: _Packer, progress: Progress
-) -> dict[str, object] | None:
+def _open_ledger(folder: Path, earlier: Path | None) -> Ledger:
+    try:
+        return Ledger(folder / LEDGER, SCHEMA, earlier)
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        (folder / LEDGER).unlink(missing_ok=True)
+        raise _damaged(folder) from None
+
+
+def _row(picture: SourcePicture, ledger: Ledger, packer: _Packer, progress: Progress) -> dict[str, Any] | None:
     """One row of the table; the bytes go to a shard unless they are in one. None for a file that has vanished."""
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "uri": picture.uri,
         "label": picture.label,
         "group": picture.group,
@@ -272,11 +274,12 @@ def _row(
         return None
     except Rejected as rejected:
         return row | {"reason": rejected.reason, "detail": rejected.detail}
-    image_id = hashlib.sha256(data).hexdigest()
-    if image_id not in places:
-        places[image_id] = packer.pack(f"{image_id}{_ending(picture.uri)}", data)
-    place = places[image_id]
-    return row | {"image_id": image_id, "shard": place.shard, "offset": place.offset, "size": place.size}
+    digest = hashlib.sha256(data)
+    place = ledger.find(digest.digest())
+    if place is None:
+        place = packer.pack(f"{digest.hexdigest()}{_ending(picture.uri)}", data)
+        ledger.put(digest.digest(), place)
+    return row | {"image_id": digest.hexdigest()} | place._asdict()
 
 
 def _ending(uri: str) -> str:
@@ -284,40 +287,16 @@ def _ending(uri: str) -> str:
     return ending if ending in PICTURE_ENDINGS else ".bin"
 
 
-def _merged(present: pa.Table, earlier: pa.Table) -> pa.Table:
-    """What is there now, and what was there once, marked absent; by uri, then image_id."""
-    keys = set(zip(present["uri"].to_pylist(), present["image_id"].to_pylist(), strict=True))
-    gone = [
-        number
-        for number, key in enumerate(zip(earlier["uri"].to_pylist(), earlier["image_id"].to_pylist(), strict=True))
-        if key not in keys and key[1] is not None
-    ]
-    absent = earlier.take(pa.array(gone, pa.int64()))
-    column = SCHEMA.get_field_index("absent")
-    absent = absent.set_column(column, SCHEMA.field(column), pa.array([True] * len(absent), pa.bool_()))
-    table = pa.concat_tables([present, absent]).sort_by([("uri", "ascending"), ("image_id", "ascending")])
-    return table.combine_chunks()
-
-
 def _write_source(folder: Path, identity: dict[str, str], first_shards: list[int]) -> None:
     note = identity | {"first_shards": sorted(set(first_shards))}
     write_text(folder / SOURCE, json.dumps(note, indent=1, sort_keys=True) + "\n")
 
 
-def _places(table: pa.Table) -> dict[str, _Place]:
-    columns = (table[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
-    return {image_id: _Place(*place) for image_id, *place in zip(*columns, strict=True) if image_id is not None}
-
-
-def _next_shard(table: pa.Table) -> int:
-    return max((number for number in table["shard"].to_pylist() if number is not None), default=-1) + 1
-
-
-def _remove_leftovers(folder: Path, table: pa.Table) -> None:
+def _remove_leftovers(folder: Path, shards: set[int]) -> None:
     """Remove what a killed ingest left: temporary files, and shards that no row points to."""
-    known = {shard_name(number) for number in table["shard"].unique().to_pylist() if number is not None}
+    known = {shard_name(number) for number in shards} | {LEDGER}
     for file in folder.iterdir():
-        if file.name.endswith(".partial") or (file.suffix == ".tar" and file.name not in known):
+        if file.name not in known and (file.name.endswith(".partial") or file.suffix == ".tar"):
             file.unlink()
 
 
@@ -330,7 +309,7 @@ class _Packer:
         self._size = 0
         self.num_written = 0
 
-    def pack(self, member: str, data: bytes) -> _Place:
+    def pack(self, member: str, data: bytes) -> Place:
         """Append one member, and say where its bytes lie."""
         header = _header(member, len(data))
         padding = -len(data) % _BLOCK
@@ -339,7 +318,7 @@ class _Packer:
             self._finish()
         if self._file is None:
             self._file, self._size = self._partial().open("wb"), 0
-        place = _Place(self._number, self._size + len(header), len(data))
+        place = Place(self._number, self._size + len(header), len(data))
         self._file.write(header)
         self._file.write(data)
         self._file.write(bytes(padding))
@@ -411,7 +390,11 @@ def _read(raw_dir: Path) -> pa.Table:
             table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException):
-        raise UserError(
-            f"{path}: missing or damaged; restore it with `dvc checkout`, "
-            f"or remove {raw_dir} and ingest the source again"
-        ) from None
+        raise _damaged(raw_dir) from None
+
+
+def _damaged(raw_dir: Path) -> UserError:
+    return UserError(
+        f"{raw_dir / RECORDS}: missing or damaged; restore it with `dvc checkout`, "
+        f"or remove {raw_dir} and ingest the source again"
+    )

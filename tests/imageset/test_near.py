@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from imageset import near
 from imageset.errors import UserError
 from imageset.near import near_groups
 from imageset.normalize import NormalizeSummary, normalize
@@ -123,3 +124,21 @@ def test_classes_with_few_test_pictures_are_named(tmp_path: Path) -> None:
     ingest(tmp_path / "set", tmp_path / "raw")
     summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS | {"min_test_per_class": 3}, workers=1)
     assert len(summary.warnings) == 1 and "wasp" in summary.warnings[0] and "ant" not in summary.warnings[0]
+
+
+def test_pictures_that_all_hash_nearly_alike_do_not_cost_the_square_of_their_number() -> None:
+    bits = np.random.default_rng(0).integers(0, 64, (6, 20_000)).astype(np.uint64)
+    dark = np.bitwise_or.reduce(np.uint64(1) << bits, axis=0)  # few bits set: a thousand share a band's zeros
+    num_compared, num_confirmed = 0, 0
+
+    def none_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        nonlocal num_confirmed
+        num_confirmed += len(one)
+        return np.zeros(len(one), bool)
+
+    for one, _ in near._candidates(dark, 4):
+        num_compared += len(one)
+    assert (near_groups(dark, 4, none_alike) == np.arange(len(dark))).all()
+    assert num_compared < len(dark) * 5 * near.MOST_SHARING / 2 < len(dark) ** 2 * 5 / 2
+    assert 0 < num_confirmed <= len(dark) * near.MOST_UNLIKE + 1
+    assert len(np.unique(near_groups(dark, 4, all_alike))) < len(dark) / 100
