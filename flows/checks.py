@@ -12,10 +12,15 @@ from imageset.errors import UserError
 def check_source(source: str | None, project: Path) -> None:
     """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
     from imageset.normalize import read_params
+    from imageset.remote import check_remote, is_remote
     from imageset.sources import open_source
 
     read_params(project / PARAMS)
-    open_source(source or versioning.last_source(project))
+    source = source or versioning.last_source(project)
+    if is_remote(source):
+        check_remote(source)  # to open it is to fetch it, and that is for the flow
+    else:
+        open_source(source)
 
 
 def report(source: str, project: Path, json_file: Path | None = None) -> str:
@@ -51,6 +56,7 @@ def check_prediction(source: str, out: str) -> None:
     """Raise UserError where `source` holds no pictures, or `out` cannot be written."""
     from flows.pictures import open_pictures
     from flows.tables import ENDINGS
+    from imageset.remote import check_remote, is_remote
 
     target = Path(out)
     if target.is_dir():
@@ -62,4 +68,7 @@ def check_prediction(source: str, out: str) -> None:
         )
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder to write {target.name} into; make it first")
-    open_pictures(source)
+    if is_remote(source):
+        check_remote(source)
+    else:
+        open_pictures(source)

@@ -46,13 +46,13 @@ class Ingested:
 
 @task(**RETRIED)
 def read_source(source: str, project: Path) -> IngestSummary:
-    """Copy the pictures, byte for byte, into shards. Tried again when a disk or a share stumbles."""
+    """Copy the pictures, byte for byte, into shards. Tried again when a disk, a share or a server stumbles."""
     from imageset.raw import ingest as ingest_source
     from imageset.sources import open_source
 
-    found = open_source(source)
-    logger.info("ingest: %s", found.describe())
     with console.progress("ingest", logger) as progress:
+        found = open_source(source, progress=progress)
+        logger.info("ingest: %s", found.describe())
         summary = ingest_source(found, project / RAW, progress=progress)
     logger.info("ingest: %s", summary.describe())
     return summary

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
+
+from imageset import remote
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
 
-# A disk or a network share that stumbles; a missing file or a full disk is not mended by waiting.
-PASSING = {
-    errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.ENETDOWN,
-    errno.ENETRESET, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
-}  # fmt: skip
-
 
 def may_pass(error: object) -> bool:
     """True for an error of the network, a file system or a server that may be gone a little later."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in PASSING
-    return getattr(error, "error_code", None) in {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR"}  # MLflow's
+    of_mlflow = getattr(error, "error_code", None) in {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR"}
+    return of_mlflow or remote.may_pass(error)
 
 
 def if_it_may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:

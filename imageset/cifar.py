@@ -48,6 +48,11 @@ def find_cifar(path: Path) -> CifarSource | None:
     return None
 
 
+def names_cifar(name: str) -> bool:
+    """Whether a file of this name may be one of CIFAR's."""
+    return bool(_TEN.match(name) or _HUNDRED.match(name)) or name in _NAME_FILES
+
+
 def _are_cifar(names: set[str]) -> bool:
     """Whether files of these names are one of the four forms (the names of CIFAR-100's Python form are common)."""
     if any(_TEN.match(name) for name in names):

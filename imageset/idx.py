@@ -119,6 +119,21 @@ def _open(file: Path) -> gzip.GzipFile:
     return gzip.open(file, "rb") if zipped else file.open("rb")  # type: ignore[return-value]
 
 
+def names_pictures(name: str) -> bool:
+    """Whether a file of this name is IDX pictures, if it is IDX at all."""
+    return "idx" in name and bool(_PICTURES.match(name))
+
+
+def names_labels(name: str) -> bool:
+    """Whether a file of this name is IDX labels, if it is IDX at all."""
+    return "idx1" in name and "labels" in name
+
+
+def labels_name(name: str) -> str:
+    """What the file of labels is called that belongs to a file of pictures."""
+    return re.sub("idx[34]", "idx1", name.replace("images", "labels"))
+
+
 def _picture_files(path: Path) -> list[Path]:
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     named = [file for file in candidates if _PICTURES.match(file.name) and file.is_file()]
@@ -134,7 +149,7 @@ def _is_pictures(file: Path) -> bool:
 
 
 def _labels_file(file: Path) -> Path:
-    name = re.sub("idx[34]", "idx1", file.name.replace("images", "labels"))
+    name = labels_name(file.name)
     for candidate in (name, name.removesuffix(".gz"), f"{name}.gz"):
         if (file.parent / candidate).is_file():
             return file.parent / candidate

@@ -29,7 +29,7 @@ class Progress:
         stream: TextIO | None = None,
         seconds_between_lines: float = SECONDS_BETWEEN_LINES,
     ) -> None:
-        self.name, self.unit = name, unit
+        self.name, self.unit, self._unit = name, unit, unit
         self._stream = stream
         self._pause_s = seconds_between_lines
         self._what, self._total, self._done = name, None, 0  # type: tuple[str, int | None, int]
@@ -37,9 +37,10 @@ class Progress:
         self._spoke = False
         self._bar: Any = None
 
-    def begin(self, total: int | None = None, step: str = "") -> None:
+    def begin(self, total: int | None = None, step: str = "", unit: str | None = None) -> None:
         """Start (the next step of) the work; `total` is the number of units, or None when nobody knows."""
         self.end()
+        self._unit = unit or self.unit
         self._what = f"{self.name}: {step}" if step else self.name
         self._total, self._done, self._spoke = total, 0, False
         self._said_at = time.monotonic()
@@ -50,7 +51,7 @@ class Progress:
             self._bar = tqdm(
                 total=total,
                 desc=self._what,
-                unit=f" {self.unit}",
+                unit=f" {self._unit}",
                 file=stream,
                 leave=False,
                 mininterval=0.2,
@@ -77,7 +78,7 @@ class Progress:
     def _say(self) -> None:
         done = f"{self._done:,}/{self._total:,}" if self._total else f"{self._done:,}"
         share = f" ({100 * self._done // self._total}%)" if self._total else ""
-        print(f"{self._what}: {done} {self.unit}{share}", file=self._stream or sys.stderr, flush=True)
+        print(f"{self._what}: {done} {self._unit}{share}", file=self._stream or sys.stderr, flush=True)
         self._said_at, self._spoke = time.monotonic(), True
 
     def __enter__(self) -> Progress:
@@ -95,7 +96,7 @@ class Silent(Progress):
     def __init__(self) -> None:
         super().__init__("")
 
-    def begin(self, total: int | None = None, step: str = "") -> None: ...
+    def begin(self, total: int | None = None, step: str = "", unit: str | None = None) -> None: ...
 
     def advance(self, num: int = 1) -> None: ...
 

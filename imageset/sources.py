@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: folders, archives, tables, IDX files, scikit-learn's digits.
+"""Where labelled pictures come from: folders, archives, tables, IDX and CIFAR files, by path, URL or name.
 
 `open_source` looks at a source once, cheaply, and either understands it (`describe()` echoes what was understood)
 or raises UserError. Iterating then yields one SourcePicture after another, always in the same order. A source is
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 from imageset.errors import UserError
 from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES, SPLIT_OF_FOLDER, understand
+from imageset.progress import Progress
 from imageset.quality import Rejected, plain
 
 # What is picked up from a folder; the last line only to be refused by name, not passed over in silence.
@@ -75,7 +77,7 @@ class Source(Protocol):
 
     Attributes:
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
-        kind: "folder", "archive", "table", "idx" or "digits".
+        kind: "folder", "archive", "table", "idx", "cifar" or "digits".
         multi_label: whether a picture's label is a set of names (imageset.labels).
         passed_over: how many files were not taken for pictures, by cause.
         classes: number of pictures of each class (of each label name).
@@ -100,19 +102,21 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Source:
-    """Understand a source: a folder, an archive, a table, IDX files (by path), or "sklearn://digits".
+def open_source(
+    spec: str | os.PathLike[str], *, to_learn: bool = True, progress: Progress | None = None
+) -> Source:
+    """Understand a source by its path, its URL, or its name ("sklearn://digits", "torchvision://FashionMNIST").
 
     `to_learn=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
+    `progress` hears of what has to be fetched first.
 
     Raises:
         UserError: it does not exist, or nothing to learn from is in it.
+        ConnectionError: a remote one does not answer, or breaks off again and again.
     """
     text = os.fspath(spec)
-    if text.startswith("sklearn://"):
-        from imageset.digits import open_digits
-
-        return open_digits(text)
+    if "://" in text:
+        return _open_url(text, to_learn, progress)
     from imageset.tables import is_table, open_table
 
     if is_table(text):
@@ -125,6 +129,21 @@ def open_source(spec: str | os.PathLike[str], *, to_learn: bool = True) -> Sourc
             return open_pattern(text, to_learn=to_learn)
         raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
     return open_path(path, to_learn=to_learn)
+
+
+def _open_url(text: str, to_learn: bool, progress: Progress | None) -> Source:
+    if text.startswith("sklearn://"):
+        from imageset.digits import open_digits
+
+        return open_digits(text)
+    if text.startswith("file://"):
+        path, _, said = text.removeprefix("file://").removeprefix("localhost").partition("?")
+        if not path.startswith("/"):
+            raise UserError(f"{text}: names another machine; a file here is file:///folder/name")
+        return open_source(unquote(path) + (f"?{said}" if said else ""), to_learn=to_learn)
+    from imageset.remote import open_remote
+
+    return open_remote(text, to_learn=to_learn, progress=progress)
 
 
 def open_path(path: Path, *, to_learn: bool = True) -> Source:
@@ -167,6 +186,15 @@ def echo(source: Source, shown: str, extra: str = "") -> str:
 
 
 # ---- files ----------------------------------------------------------------------------------------------------
+
+
+class NamedFile(Protocol):
+    """A file with its path relative to the source; `read()` gives its bytes and raises as SourcePicture says."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def read(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +324,7 @@ class FolderSource:
         self,
         shown: str,
         name: str,
-        files: Sequence[PictureFile],
+        files: Sequence[NamedFile],
         passed_over: Counter[str],
         notes: Mapping[str, bytes],
         *,
@@ -323,7 +351,7 @@ class FolderSource:
     def describe(self) -> str:
         return echo(self, self.shown, self._layout.note)
 
-    def _count(self, file: PictureFile) -> bool:
+    def _count(self, file: NamedFile) -> bool:
         """Count a picture by its place; False where it is passed over."""
         place = self._layout.place(file.uri)
         if place is None:

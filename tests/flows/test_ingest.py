@@ -1,0 +1,53 @@
+"""A URL goes through the flow as a folder does: noted, remembered, tried again."""
+
+import shutil
+
+import pytest
+
+from flows.ingest import portable, read_source
+from imageset import remote
+from imageset.errors import UserError
+from imageset.raw import read_records
+from tests.conftest import convoy, make_project, write_pictures
+from tests.imageset.servers import http_site
+
+
+@pytest.fixture
+def digits_zip(tmp_path) -> bytes:
+    write_pictures(tmp_path / "digits", "01", num_each=10)
+    return (tmp_path / shutil.make_archive(str(tmp_path / "digits"), "zip", tmp_path / "digits")).read_bytes()
+
+
+def test_convoy_ingests_a_url_and_remembers_it(tmp_path, prefect_server, digits_zip):
+    (tmp_path / "project").mkdir()
+    project = make_project(tmp_path / "project")
+    with http_site() as site:
+        site.files["/sets/digits.zip"] = digits_zip
+        site.faults["/sets/digits.zip"] = [503, 503, "cut"]  # the look before the flow, then two attempts
+        done = convoy(project, "ingest", f"{site.url}/sets/digits.zip", PREFECT_API_URL=prefect_server)
+        assert done.returncode == 0, done.stdout
+        assert "digits: 20 pictures in 2 classes, 20 new" in done.stdout
+        assert f"source: {site.url}/sets/digits.zip" in (project / "data" / "raw.dvc").read_text()
+        again = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+        assert "20 pictures in 2 classes, nothing new" in again.stdout, again.stdout
+        site.files.clear()
+        gone = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+        assert gone.returncode == 2 and "digits.zip: no such file" in gone.stdout.splitlines()[-1]
+    assert len(read_records(project / "data" / "raw")) == 20
+
+
+def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_server, digits_zip, monkeypatch):
+    monkeypatch.setattr(remote, "RETRY_PAUSES_S", ())
+    task = read_source.with_options(retry_delay_seconds=0)
+    with http_site() as site:
+        site.files["/digits.zip"], site.faults["/digits.zip"] = digits_zip, [503, "cut"]
+        assert task(f"{site.url}/digits.zip", tmp_path).num_new == 20
+        assert site.requests["/digits.zip"] == 3
+        with pytest.raises(UserError, match="no such file"):
+            task(f"{site.url}/other.zip", tmp_path)
+        assert site.requests["/other.zip"] == 1
+
+
+def test_a_url_is_noted_as_it_is(tmp_path):
+    assert portable("s3://bucket/set?label=x", tmp_path) == "s3://bucket/set?label=x"
+    assert portable(str(tmp_path / "set"), tmp_path) == "set"
