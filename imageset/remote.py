@@ -64,9 +64,9 @@ _NO_CREDENTIALS = {
 
 
 def is_remote(spec: str) -> bool:
-    """Whether this is a URL that fsspec is to open."""
+    """Whether this is a URL, or a public set's name, that may have to be fetched."""
     scheme = _scheme(spec)
-    return scheme is not None and scheme not in _OURS
+    return scheme is not None and scheme not in ("file", "sklearn")
 
 
 def may_pass(error: object) -> bool:
@@ -86,6 +86,11 @@ def check_remote(spec: str) -> None:
 
     What may pass by itself is left for the attempt that counts.
     """
+    if _scheme(spec) == "torchvision":
+        from imageset.public import check_public
+
+        check_public(spec)
+        return
     try:
         _Place.of(_without_roles(spec)[0]).check()
     except ConnectionError:

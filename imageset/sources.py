@@ -77,7 +77,7 @@ class Source(Protocol):
 
     Attributes:
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
-        kind: "folder", "archive", "table", "idx", "cifar" or "digits".
+        kind: "folder", "archive", "table", "idx", "cifar", "public" or "digits".
         multi_label: whether a picture's label is a set of names (imageset.labels).
         passed_over: how many files were not taken for pictures, by cause.
         classes: number of pictures of each class (of each label name).
@@ -136,6 +136,10 @@ def _open_url(text: str, to_learn: bool, progress: Progress | None) -> Source:
         from imageset.digits import open_digits
 
         return open_digits(text)
+    if text.startswith("torchvision://"):
+        from imageset.public import open_public
+
+        return open_public(text)
     if text.startswith("file://"):
         path, _, said = text.removeprefix("file://").removeprefix("localhost").partition("?")
         if not path.startswith("/"):

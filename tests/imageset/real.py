@@ -25,7 +25,8 @@ def first_of_each_folder(name: str, num_each: int, num_folders: int) -> dict[str
     with tarfile.open(archive(name)) as source:
         for member in source:
             folder = str(PurePosixPath(member.name).parent)
-            if not member.isfile() or member.name.endswith(".csv") or counts[folder] == num_each:
+            is_picture = PurePosixPath(member.name).suffix.lower() in (".jpg", ".jpeg", ".ppm")
+            if not (member.isfile() and is_picture) or counts.get(folder) == num_each:
                 continue
             if folder not in counts and len(counts) == num_folders:
                 break

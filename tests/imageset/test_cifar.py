@@ -40,10 +40,18 @@ def planes(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).reshape(len(pixels), -1)
 
 
+KEYS = (
+    b"data labels filenames batch_label label_names num_vis num_cases_per_batch fine_labels coarse_labels "
+    b"fine_label_names coarse_label_names"
+).split()
+
+
 def python_2_pickle(value: Any) -> bytes:
-    """Protocol 2 as in the original files, which name numpy's module as it was called then."""
-    data = pickle.dumps(value, protocol=2)
-    return data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    """Protocol 2 as in the original files: keys are Python 2's texts, numpy's module is called as it was then."""
+    data = pickle.dumps(value, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    for key in KEYS:
+        data = data.replace(b"X" + len(key).to_bytes(4, "little") + key, b"U" + bytes([len(key)]) + key)
+    return data
 
 
 def ten(folder: Path, pictures: tuple[np.ndarray, np.ndarray], form: str) -> Path:
@@ -57,14 +65,14 @@ def ten(folder: Path, pictures: tuple[np.ndarray, np.ndarray], form: str) -> Pat
             (folder / f"{name}.bin").write_bytes(records.tobytes())
         else:
             content = {
-                b"batch_label": b"training batch 1 of 5", b"labels": theirs.tolist(), b"data": some,
-                b"filenames": [f"plane_s_{number:06d}.png".encode() for number in range(10)],
+                "batch_label": b"training batch 1 of 5", "labels": theirs.tolist(), "data": some,
+                "filenames": [f"plane_s_{number:06d}.png".encode() for number in range(10)],
             }  # fmt: skip
             (folder / name).write_bytes(python_2_pickle(content))
     if form == "bin":
         (folder / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n\n")
     else:
-        meta = {b"num_cases_per_batch": 10, b"label_names": [one.encode() for one in CLASSES], b"num_vis": 3072}
+        meta = {"num_cases_per_batch": 10, "label_names": list(CLASSES), "num_vis": 3072}
         (folder / "batches.meta").write_bytes(python_2_pickle(meta))
     (folder / "readme.html").write_text("<html>")
     return folder

@@ -1,0 +1,209 @@
+"""Public sets by name, as torchvision knows and fetches them: torchvision://FashionMNIST, torchvision://Flowers102.
+
+torchvision downloads, checks the MD5 that it knows, and unpacks; here that happens in a folder beside the target,
+which is renamed when every split could be opened. Sets that are files on disk give those files' own bytes; sets
+that are arrays give PNG. They stay in .cache/torchvision, or in $TORCH_HOME/datasets where that is set.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from imageset.errors import UserError
+from imageset.params import nearest
+from imageset.png import encode_png
+from imageset.remote import attempts, may_pass
+from imageset.sources import SourcePicture, echo, read_file, slug
+
+SCHEME = "torchvision://"
+
+Splits = Mapping[str | None, Mapping[str, Any]]  # our split -> what torchvision's class is called with
+
+_TRAIN_FLAG: Splits = {"train": {"train": True}, "test": {"train": False}}
+_TWO: Splits = {"train": {"split": "train"}, "test": {"split": "test"}}
+_THREE: Splits = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
+_NONE: Splits = {None: {}}
+
+SETS: Mapping[str, Splits] = {
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"), _TRAIN_FLAG),
+    **dict.fromkeys(("Food101", "GTSRB", "LFWPeople", "STL10", "SVHN"), _TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _THREE),
+    **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397"), _NONE),
+    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
+    "EMNIST": _TRAIN_FLAG,  # which of its six sets: ?split=letters
+    "Imagenette": {"train": {"split": "train"}, "val": {"split": "val"}},
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "QMNIST": {"train": {"what": "train"}, "test": {"what": "test"}},
+}
+_OPTIONS = {"EMNIST": {"split": "balanced"}}
+_KEPT = frozenset({"self", "root", "train", "download", "transform", "target_transform", "transforms", "loader"})
+
+
+def check_public(spec: str) -> tuple[str, dict[str, str]]:
+    """Return (name, options) of "torchvision://NAME?option=value".
+
+    Raises:
+        UserError: no such set, or no such option of it.
+    """
+    name, _, query = spec.removeprefix(SCHEME).rstrip("/").partition("?")
+    if name not in SETS:
+        close = {one.lower(): one for one in SETS}
+        hint = nearest(name, SETS) if name.lower() not in close else f"did you mean '{close[name.lower()]}'?"
+        raise UserError(f"{SCHEME}{name}: no set of torchvision that is known here; {hint}")
+    return name, _OPTIONS.get(name, {}) | dict(parse_qsl(query))
+
+
+def open_public(spec: str) -> PublicSource:
+    """The source "torchvision://NAME"; fetches it where it is not there yet.
+
+    Raises:
+        UserError: no such set or option, or its home does not have it any more.
+        ConnectionError: it could not be fetched; trying again may help.
+    """
+    name, options = check_public(spec)
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, name)
+    taken = _KEPT | {key for how in SETS[name].values() for key in how}
+    allowed = [key for key in inspect.signature(kind.__init__).parameters if key not in taken]
+    for key in options:
+        if key not in allowed:
+            hint = nearest(key, allowed) if allowed else "it has none"
+            raise UserError(f"{spec}: '{key}' is no option of {name}; {hint}")
+    folder = _home() / "-".join([name, *map(slug, options.values())])
+    if not folder.is_dir():
+        _fetch(spec, kind, options, SETS[name], folder)
+    return PublicSource(spec, folder, _open_splits(spec, kind, options, SETS[name], folder, download=False))
+
+
+class PublicSource:
+    """A set of torchvision.datasets with all its splits."""
+
+    kind = "public"
+    multi_label = False
+
+    def __init__(self, spec: str, folder: Path, splits: Mapping[str | None, Any]) -> None:
+        self._spec, self._folder, self._splits = spec, folder, splits
+        self.name = slug(folder.name)
+        self.problem: str | None = None
+        self.passed_over: Counter[str] = Counter()
+        self._names = {split: _class_names(dataset) for split, dataset in splits.items()}
+        self._files = {split: _files(dataset) for split, dataset in splits.items()}
+        self._labels = {split: self._read_labels(split) for split in splits}
+        self.classes = Counter(label for labels in self._labels.values() for label in labels)
+        self.splits = Counter({split: len(labels) for split, labels in self._labels.items() if split})
+
+    def __iter__(self) -> Iterator[SourcePicture]:
+        for split, labels in self._labels.items():
+            files = self._files[split]
+            for number, label in enumerate(labels):
+                if files is not None:
+                    uri, read = self._file(files[number][0])
+                else:
+                    uri = f"{split or 'all'}/{number:06d}.png"
+                    read = partial(_png, self._splits[split], number)
+                yield SourcePicture(uri, label, None, split, read)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._labels.values()))
+
+    def describe(self) -> str:
+        return echo(self, self._spec, f"in {self._folder}")
+
+    def _file(self, file: Path) -> tuple[str, Callable[[], bytes]]:
+        return file.absolute().relative_to(self._folder.absolute()).as_posix(), partial(read_file, file)
+
+    def _read_labels(self, split: str | None) -> list[str]:
+        dataset, names, files = self._splits[split], self._names[split], self._files[split]
+        if files is not None:
+            numbers: Sequence[Any] = [label for _, label in files]
+        else:
+            found = (getattr(dataset, key, None) for key in ("targets", "labels", "y"))
+            numbers = next((one for one in found if one is not None and len(one) == len(dataset)), None)  # type: ignore[arg-type]
+            if numbers is None:
+                numbers = [dataset[number][1] for number in range(len(dataset))]
+        return [names[int(one)] if 0 <= int(one) < len(names) else str(int(one)) for one in numbers]
+
+
+def _home() -> Path:
+    set_by_hand = os.environ.get("TORCH_HOME")
+    return Path(set_by_hand).expanduser() / "datasets" if set_by_hand else Path(".cache") / "torchvision"
+
+
+def _fetch(spec: str, kind: Any, options: Mapping[str, str], splits: Splits, folder: Path) -> None:
+    """Let torchvision make the folder; it is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        attempts(spec, lambda: _open_splits(spec, kind, options, splits, temporary, download=True))
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_splits(
+    spec: str, kind: Any, options: Mapping[str, str], splits: Splits, folder: Path, *, download: bool
+) -> dict[str | None, Any]:
+    """torchvision's dataset of each split.
+
+    Raises:
+        UserError: torchvision says why not.
+        ConnectionError: a download failed in a way that may pass.
+    """
+    try:
+        return {split: kind(folder, **how, **options, download=download) for split, how in splits.items()}
+    except HTTPError:
+        raise  # its status tells
+    except URLError as error:
+        raise ConnectionError(str(error.reason)) from None
+    except ValueError as error:
+        raise UserError(f"{spec}: {' '.join(str(error).split())}") from None
+    except (RuntimeError, ModuleNotFoundError) as error:
+        text = " ".join(str(error).split())
+        gone = any(f"HTTP Error {status}" in text for status in (401, 403, 404, 410))
+        broke_off = download and any(sign in text for sign in ("corrupted", "Error downloading"))
+        if broke_off and not gone:
+            raise ConnectionError(text) from None
+        raise UserError(f"{spec}: {text}") from None
+    except OSError as error:
+        if download or may_pass(error):
+            raise
+        raise UserError(f"{spec}: {folder} is damaged ({error}); remove it, and it is fetched again") from None
+
+
+def _class_names(dataset: Any) -> list[str]:
+    """The names by number; several names of one class (Imagenette) with commas between; none: called by number."""
+    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []
+    return [", ".join(one) if isinstance(one, tuple) else str(one) for one in names]
+
+
+def _files(dataset: Any) -> list[tuple[Path, int]] | None:
+    """(file, label) of each picture where torchvision's object says them (it has no one way), or None."""
+    for key in ("samples", "_samples"):
+        pairs = getattr(dataset, key, None)
+        if pairs and isinstance(pairs[0][0], (str, Path)):
+            return [(Path(pair[0]), int(pair[1])) for pair in pairs]
+    for key in ("_image_files", "_images"):
+        files, labels = getattr(dataset, key, None), getattr(dataset, "_labels", None)
+        if files and labels is not None and isinstance(files[0], (str, Path)):
+            return [(Path(file), int(label)) for file, label in zip(files, labels, strict=True)]
+    return None
+
+
+def _png(dataset: Any, number: int) -> bytes:
+    picture = dataset[number][0]
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+    return encode_png(np.asarray(picture))
