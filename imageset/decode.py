@@ -14,12 +14,13 @@ way a picture takes depends on its bytes and the DecodeSpec alone.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin, features
+from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin, features
 
 from imageset import jpeg, resize
 from imageset.quality import Rejected
@@ -176,6 +177,35 @@ def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
     except Exception as error:
         raise _refusal(error, data, format_name) from None
     return np.ascontiguousarray(pixels.reshape(spec.shape)), *picture.size
+
+
+def salvage(data: bytes, spec: DecodeSpec) -> np.ndarray:
+    """Like decode, but of a damaged or tiny picture what can be shown of it: for a person, never for a dataset.
+
+    Raises:
+        Rejected: nothing of it can be shown.
+    """
+    try:
+        return decode(data, spec)
+    except Rejected as rejected:
+        if rejected.reason not in ("truncated", "undecodable", "too_small"):
+            raise
+    with _SALVAGING:  # Pillow keeps this setting for the whole process
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            picture = Image.open(io.BytesIO(data), formats=(sniff(data),))
+            if picture.width * picture.height > spec.max_pixels:
+                raise Rejected("bomb")
+            picture.load()
+            pixels = np.asarray(_fit(_eight_bits(_upright(picture), spec.channels), spec))
+            return np.ascontiguousarray(pixels.reshape(spec.shape))
+        except Exception as error:
+            raise Rejected("undecodable", type(error).__name__) from None
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+_SALVAGING = threading.Lock()
 
 
 def _open(data: bytes, format_name: str, max_pixels: int) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from imageset import raw, store
-from imageset.decode import DecodeSpec, Rejected, decode
+from imageset.decode import DecodeSpec, Rejected, salvage
 from imageset.judge import Refusal
 from imageset.labels import MULTI_LABEL, names_of
 from imageset.pool import Crew, run_all
@@ -26,26 +26,61 @@ from imageset.split import SPLITS
 from imageset.worker import run
 
 REPORT = "dataset.html"
-CLASSES_SHOWN, PICTURES_A_CLASS = 100, 24
+CLASSES_LISTED = 200  # in the table of class balance, the largest first
+CLASSES_SHOWN, PICTURES_A_CLASS, PICTURES_IN_ALL = 100, 24, 1000  # on contact sheets
 REFUSED_A_REASON, GROUPS_SHOWN, PICTURES_A_GROUP = 12, 30, 8
-THUMB_PX = 64
+SHEETS_BYTES = 4 << 20  # no further contact sheet after so much
+THUMB_PX = 80
+SMALL_PX = 40  # up to here pictures are shown pixel by pixel
+# Of these nothing can be shown, or a look at them may end a worker again.
+_NEVER_SHOWN = frozenset({"empty", "not_an_image", "bomb", "unsupported", "crashed", "timeout"})
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c2430;background:#f6f7f9;margin:0}
-main{max-width:1080px;margin:0 auto;padding:24px 20px 60px}
-h1{font-size:26px;margin:8px 0}h2{font-size:19px;margin:34px 0 10px}h3{font-size:15px;margin:18px 0 6px}
-.facts{display:flex;flex-wrap:wrap;gap:10px}.facts div{background:#fff;border:1px solid #dde2e8;border-radius:8px;
-padding:8px 14px}.facts b{display:block;font-size:19px}.small{color:#5b6675;font-size:13px}
-table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #dde2e8}
-td,th{padding:4px 10px;text-align:left;border-bottom:1px solid #edf0f3;font-weight:400}th{color:#5b6675}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.bar{display:flex;height:14px;min-width:1px}.bar i{display:block;height:14px}
-.train{background:#3465a4}.val{background:#f0a030}.test{background:#4e9a52}
-img{image-rendering:auto;max-width:100%;border-radius:4px;vertical-align:top}
-.strip{display:flex;flex-wrap:wrap;gap:8px;margin:6px 0}figure{margin:0;width:112px}
-figure img,figure .none{width:64px;height:64px;display:block}figure .none{background:#e5e8ec;border-radius:4px}
-figcaption{font-size:11px;color:#5b6675;overflow-wrap:anywhere}
-.key span{display:inline-block;width:10px;height:10px;margin:0 4px 0 12px;border-radius:2px}
+:root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--line:#e1e5ea;--text:#1b2430;--soft:#5d6978;
+--train:#3f74bd;--val:#e39a33;--test:#3f9d70;--warn:#fff4dc;--warn-line:#ecc776}
+@media(prefers-color-scheme:dark){:root{--page:#14181e;--card:#1d232b;--line:#303945;--text:#e6eaf0;--soft:#9aa7b6;
+--train:#6b9fe4;--val:#edae55;--test:#5fbf91;--warn:#3a2f17;--warn-line:#7a622c}}
+*{box-sizing:border-box}html{scroll-behavior:smooth;scroll-padding-top:56px}
+body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif;color:var(--text);
+background:var(--page);margin:0}
+nav{position:sticky;top:0;z-index:1;background:var(--card);border-bottom:1px solid var(--line);overflow-x:auto;
+white-space:nowrap;padding:10px max(16px,calc(50% - 540px))}
+nav a{color:var(--soft);text-decoration:none;margin-right:20px}nav a:hover{color:var(--text)}
+nav b{margin-right:24px}main{max-width:1112px;margin:0 auto;padding:20px 16px 64px}
+h1{font-size:28px;line-height:1.2;margin:10px 0 16px;overflow-wrap:anywhere}
+h2{font-size:19px;margin:40px 0 10px}h3{font-size:15px;margin:0 0 8px;overflow-wrap:anywhere}
+h3 span,.small{color:var(--soft);font-size:13px;font-weight:400}p{margin:6px 0}
+.small{overflow-wrap:anywhere}.card{background:var(--card);border:1px solid var(--line);border-radius:12px;
+padding:14px 16px;margin:10px 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(158px,1fr));gap:10px;margin:12px 0}
+.facts div{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:10px 14px;
+color:var(--soft);font-size:13px}.facts b{display:block;font-size:16px;white-space:nowrap;
+color:var(--text);line-height:1.3}
+.warn{background:var(--warn);border:1px solid var(--warn-line);border-radius:12px;padding:10px 14px;margin:10px 0;
+overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%}td,th{padding:5px 10px 5px 0;text-align:left;font-weight:400;
+border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}th{color:var(--soft);font-size:13px}
+th.n,td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.name{overflow-wrap:anywhere;min-width:80px}td.wide{width:52%;padding-right:0}
+.bar{display:flex;height:14px;border-radius:4px;overflow:hidden}
+.bar i{display:block;min-width:1px}
+.bar.tall{height:22px}
+.train{background:var(--train)}.val{background:var(--val)}.test{background:var(--test)}
+.key span{display:inline-block;width:11px;height:11px;margin:0 5px 0 14px;border-radius:3px}
+.key span:first-child{margin-left:0}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(78px,1fr));gap:6px}
+.sheet i{aspect-ratio:1;border-radius:6px;background:var(--s) no-repeat;background-size:auto 100%}
+.strip{display:flex;flex-wrap:wrap;gap:6px}
+figure img,figure .none{width:80px;height:80px;border-radius:6px;display:block}
+.groups{display:grid;gap:10px;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,290px),1fr))}.groups .card{margin:0}
+.groups .strip{gap:4px}.groups figure{width:82px;margin-right:0}
+figure{margin:0 6px 8px 0;width:112px}figure .none{border:1px dashed var(--line);color:var(--soft);display:grid;
+place-items:center;font-size:11px}
+figcaption{font-size:11px;line-height:1.35;color:var(--soft);overflow-wrap:anywhere;margin-top:3px}
+figcaption b{color:var(--text);font-weight:600;display:block}
+@media(max-width:600px){.split{display:none}td.wide{width:36%}.facts{grid-template-columns:repeat(2,1fr)}
+figure{width:96px}h1{font-size:23px}}
 """
 
 
@@ -59,23 +94,34 @@ def write_report(
     pool: Crew,
     timeout_s: float,
 ) -> None:
-    """Write folder/dataset.html; the folder holds the shards of pixels already."""
+    """Write folder/dataset.html; the folder holds the shards of pixels already.
+
+    However large the dataset, the page stays below about 8 MB: what is left out is counted.
+    """
     spec = DecodeSpec.from_dict(manifest["decode"])
     pixels = _Pixels(folder, index)
-    parts = [
-        _head(manifest, index, spec, warnings),
-        _balance(manifest),
-        _sizes(index),
-        _sheets(manifest, index, pixels),
-        _near(index, pixels),
-        _refusals(refused, raw_dir, spec, pool, timeout_s),
-    ]
+    sections = {
+        "Classes": _balance(manifest),
+        "Sizes": _sizes(index),
+        "Pictures": _sheets(manifest, index, pixels),
+        "Near duplicates": _near(index, pixels),
+        "Refused": _refusals(refused, raw_dir, spec, pool, timeout_s),
+    }
+    sections = {name: text for name, text in sections.items() if text}
+    links = "".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
+    body = "".join(f'<section id="{_anchor(name)}">{text}</section>\n' for name, text in sections.items())
     title = escape(plain(manifest["name"]))
     (folder / REPORT).write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n",
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{_STYLE}</style></head>\n<body><nav><b>{title}</b>{links}</nav>\n<main>"
+        f"{_head(manifest, index, spec, warnings)}\n{body}</main></body></html>\n",
         encoding="utf-8",
     )
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
 
 
 class _Pixels:
@@ -97,43 +143,56 @@ def _head(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec, warnin
     facts = {
         "pictures": f"{len(index):,}",
         "labels" if manifest["task"] == MULTI_LABEL else "classes": f"{len(manifest['classes']):,}",
-        **{split: f"{manifest['num_pictures'][split]:,}" for split in SPLITS},
         "refused": f"{sum(manifest['rejected'].values()):,}",
-        "normalized to": f"{spec.size} x {spec.size} x {spec.channels}",
-        "mean": ", ".join(f"{one:.3f}" for one in manifest["mean"]),
-        "std": ", ".join(f"{one:.3f}" for one in manifest["std"]),
+        "px, normalized": f"{spec.size} x {spec.size} x {spec.channels}",
+        "mean": " ".join(f"{one:.3f}" for one in manifest["mean"]),
+        "std": " ".join(f"{one:.3f}" for one in manifest["std"]),
     }
     boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items())
-    notes = "".join(f"<p>Warning: {escape(plain(warning))}</p>" for warning in warnings)
+    notes = "".join(f"<p class=warn>{escape(plain(warning))}</p>" for warning in warnings)
+    counts = manifest["num_pictures"]
+    bars = "".join(f'<i class={split} style="flex:{counts[split]}"></i>' for split in SPLITS)
+    key = "".join(
+        f"<span class={split}></span>{split} {counts[split]:,} ({counts[split] / len(index):.1%})"
+        for split in SPLITS
+    )
+    rule = ", ".join(f"{name} {value}" for name, value in manifest["split"].items())
     return (
         f"<h1>{escape(plain(manifest['name']))}</h1><div class=facts>{boxes}</div>{notes}"
-        f"<p class=small>fingerprint {manifest['fingerprint']}; fit {spec.fit}, {spec.interpolation}, "
-        f"fidelity {spec.fidelity}</p>"
+        f"<div class=card><div class='bar tall'>{bars}</div><p class='small key'>{key}</p></div>"
+        f"<p class=small>split: {escape(plain(rule))}; fit {spec.fit}, {spec.interpolation}, "
+        f"fidelity {spec.fidelity}; fingerprint {manifest['fingerprint']}</p>"
     )
 
 
 def _balance(manifest: Mapping[str, Any]) -> str:
     counts = manifest["counts"]
     totals = {label: sum(counts[split][label] for split in SPLITS) for label in manifest["classes"]}
-    most = max(totals.values())
-    rows = []
-    for label, total in totals.items():
-        bars = "".join(
-            f'<i class={split} style="width:{100 * counts[split][label] / most:.2f}%"></i>' for split in SPLITS
-        )
-        numbers = "".join(f"<td class=n>{counts[split][label]:,}</td>" for split in SPLITS)
-        rows.append(
-            f"<tr><td>{escape(plain(label))}</td><td class=n>{total:,}</td>{numbers}"
-            f'<td style="width:55%"><div class=bar>{bars}</div></td></tr>'
-        )
+    listed = sorted(totals, key=lambda label: (-totals[label], label))[:CLASSES_LISTED]
+    rows = "".join(_balance_row(label, counts, max(totals.values())) for label in listed)
+    more = len(totals) - len(listed)
+    heads = "".join(f"<th class='n split'>{split}" for split in SPLITS)
+    note = "; a picture counts for each of its labels" if manifest["task"] == MULTI_LABEL else ""
     key = "".join(f"<span class={split}></span>{split}" for split in SPLITS)
-    key += "; a picture counts for each of its labels" if manifest["task"] == MULTI_LABEL else ""
     return (
-        f"<h2>Class balance</h2><p class='small key'>{key}</p><table><tr><th>class<th>pictures"
-        + "".join(f"<th>{split}" for split in SPLITS)
-        + "<th></tr>"
-        + "".join(rows)
-        + "</table>"
+        f"<h2>Class balance</h2><p class='small key'>{key}{note}</p><div class=card><table>"
+        f"<tr><th>class<th class=n>pictures{heads}<th></tr>{rows}</table>"
+        + (f"<p class=small>and {more:,} more classes, none of them larger</p>" if more else "")
+        + "</div>"
+    )
+
+
+def _balance_row(label: str, counts: Mapping[str, Mapping[str, int]], most: int) -> str:
+    bars = "".join(
+        f'<i class={split} style="width:{100 * counts[split][label] / most:.2f}%"></i>'
+        for split in SPLITS
+        if counts[split][label]
+    )
+    numbers = "".join(f"<td class='n split'>{counts[split][label]:,}</td>" for split in SPLITS)
+    total = sum(counts[split][label] for split in SPLITS)
+    return (
+        f"<tr><td class=name>{escape(plain(label))}</td><td class=n>{total:,}</td>{numbers}"
+        f"<td class=wide><div class=bar>{bars}</div></td></tr>"
     )
 
 
@@ -146,14 +205,14 @@ def _sizes(index: pa.Table) -> str:
         if num:
             name = f"{low:,} to {high - 1:,}" if high < 1 << 31 else f"{low:,} and more"
             rows.append(
-                f'<tr><td>{name} px</td><td class=n>{num:,}</td><td style="width:70%"><div class=bar>'
+                f"<tr><td class=name>{name} px</td><td class=n>{num:,}</td><td class=wide><div class=bar>"
                 f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>'
             )
     common = Counter(zip(index["width"].to_pylist(), index["height"].to_pylist(), strict=True)).most_common(5)
     shapes = ", ".join(f"{width} x {height} ({num:,})" for (width, height), num in common)
     return (
         f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
-        f"<table>{''.join(rows)}</table>"
+        f"<div class=card><table>{''.join(rows)}</table></div>"
     )
 
 
@@ -163,17 +222,35 @@ def _sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _Pixels) -> st
     labels, several = index["label"].to_pylist(), manifest["task"] == MULTI_LABEL
     chosen: dict[str, list[int]] = {label: [] for label in manifest["classes"][:CLASSES_SHOWN]}
     chosen |= {"": []} if several else {}
+    each = min(PICTURES_A_CLASS, PICTURES_IN_ALL // len(chosen))
     for number in order:
         for name in (names_of(labels[number]) or [""]) if several else [labels[number]]:
-            if name in chosen and len(chosen[name]) < PICTURES_A_CLASS:
+            if name in chosen and len(chosen[name]) < each:
                 chosen[name].append(number)
-    parts = [
-        f"<h3>{escape(plain(label or 'none of them'))}</h3>{_image(_sheet([pixels[number] for number in some]))}"
-        for label, some in chosen.items()
-        if some
-    ]
-    more = len(manifest["classes"]) - CLASSES_SHOWN
-    return "<h2>Contact sheets</h2>" + "".join(parts) + (f"<p>and {more:,} more classes</p>" if more > 0 else "")
+    parts: list[str] = []
+    for label, some in chosen.items():
+        if some and sum(map(len, parts)) < SHEETS_BYTES:
+            parts.append(_sheet(label, [pixels[number] for number in some]))
+    more = len(manifest["classes"]) + several - len(parts)
+    return (
+        "<h2>Contact sheets</h2><p class=small>some pictures of each class, as the network sees them</p>"
+        + "".join(parts)
+        + (f"<p>and {more:,} more classes</p>" if more > 0 else "")
+    )
+
+
+def _sheet(label: str, pictures: list[np.ndarray]) -> str:
+    """One JPEG holds all thumbnails side by side; each cell shows its part, so that they wrap."""
+    strip = Image.new("RGB", (THUMB_PX * len(pictures), THUMB_PX))
+    for number, picture in enumerate(pictures):
+        strip.paste(_thumb(picture), (number * THUMB_PX, 0))
+    parts = [100 * number / max(1, len(pictures) - 1) for number in range(len(pictures))]
+    cells = "".join(f'<i style="background-position:{part:.4g}% 0"></i>' for part in parts)
+    name = escape(plain(label or "none of them"))
+    return (
+        f'<div class=card><h3>{name}</h3><div class=sheet role=img aria-label="pictures of {name}" '
+        f'style="--s:url({_jpeg_url(strip)})">{cells}</div></div>'
+    )
 
 
 def _near(index: pa.Table, pixels: _Pixels) -> str:
@@ -185,18 +262,20 @@ def _near(index: pa.Table, pixels: _Pixels) -> str:
         return ""
     uris, splits = index["uri"].to_pylist(), index["split"].to_pylist()
     shown = sorted(groups.values(), key=lambda group: (-len(group), group))[:GROUPS_SHOWN]
-    strips = [
-        "<div class=strip>"
-        + "".join(
-            _figure(pixels[number], f"{uris[number]} ({splits[number]})") for number in group[:PICTURES_A_GROUP]
+    cards = []
+    for group in shown:
+        figures = [_figure(pixels[number], uris[number], splits[number]) for number in group[:PICTURES_A_GROUP]]
+        more = len(group) - len(figures)
+        cards.append(
+            f"<div class='card'><div class=strip>{''.join(figures)}</div>"
+            + (f"<p class=small>and {more:,} more</p>" if more else "")
+            + "</div>"
         )
-        + "</div>"
-        for group in shown
-    ]
-    total = sum(map(len, groups.values()))
+    total, left = sum(map(len, groups.values())), len(groups) - len(shown)
     return (
-        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(groups):,} groups, each in one "
-        f"split; the largest {len(shown)} are shown</p>" + "".join(strips)
+        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(groups):,} groups of look-alikes; "
+        f"each group stays in one split</p><div class=groups>{''.join(cards)}</div>"
+        + (f"<p>and {left:,} more groups</p>" if left else "")
     )
 
 
@@ -204,65 +283,70 @@ def _refusals(refused: Sequence[Refusal], raw_dir: Path, spec: DecodeSpec, pool:
     if not refused:
         return "<h2>Refused</h2><p>Nothing.</p>"
     by_reason: dict[str, list[Refusal]] = {}
-    for one in sorted(refused, key=lambda one: (one.reason, one.uri)):
+    for one in sorted(refused, key=lambda one: (one.reason, one.image_id or "", one.uri)):
         by_reason.setdefault(one.reason, []).append(one)
     shown = {reason: some[:REFUSED_A_REASON] for reason, some in by_reason.items()}
     ids = {
         one.image_id
-        for some in shown.values()
+        for reason, some in shown.items()
         for one in some
-        if one.image_id and one.reason in ("duplicate", "label_conflict", "leak", "unlabelled")
+        if one.image_id and reason not in _NEVER_SHOWN
     }
-    thumbs = _decoded(sorted(ids), raw_dir, spec, pool, timeout_s)
+    thumbs = _glimpses(sorted(ids), raw_dir, spec, pool, timeout_s)
     parts = []
     for reason, some in shown.items():
-        strip = "".join(_figure(thumbs.get(one.image_id or ""), f"{one.uri}: {one.detail}") for one in some)
+        strip = "".join(_figure(thumbs.get(one.image_id or ""), one.uri, one.detail) for one in some)
         more = len(by_reason[reason]) - len(some)
         parts.append(
-            f"<h3>{reason}: {len(by_reason[reason]):,}</h3><p class=small>{REASONS[reason]}</p>"
-            f"<div class=strip>{strip}</div>" + (f"<p class=small>and {more:,} more</p>" if more else "")
+            f"<div class=card><h3>{reason}: {len(by_reason[reason]):,} <span>{REASONS[reason]}</span></h3>"
+            f"<div class=strip>{strip}</div>"
+            + (f"<p class=small>and {more:,} more</p>" if more else "")
+            + "</div>"
         )
-    return "<h2>Refused</h2>" + "".join(parts)
+    return (
+        "<h2>Refused</h2><p class=small>of a damaged picture what can still be decoded is shown; all rows are in "
+        "rejected.parquet</p>" + "".join(parts)
+    )
 
 
-def _decoded(
+def _glimpses(
     image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: Crew, timeout_s: float
 ) -> dict[str, np.ndarray]:
-    """Pixels of pictures that are not in the store, decoded in the workers."""
-    data = [content for _, content in raw.read_bytes(raw_dir, image_ids)] if image_ids else []
-    work = partial(_decode_one, spec=spec, timeout_s=timeout_s)
-    outcomes = run_all(pool, work, data, alone=lambda task: [task], ahead=4)
+    """Pixels of pictures that are not in the store, decoded in the workers as far as that goes."""
+    if not image_ids:
+        return {}
+    contents = (content for _, content in raw.read_bytes(raw_dir, image_ids))
+    work = partial(_glimpse, spec=spec, timeout_s=timeout_s)
+    outcomes = run_all(pool, work, contents, alone=lambda task: [task], ahead=4)
     found = zip(image_ids, (outcome[0] for outcome in outcomes), strict=True)
     return {image_id: pixels for image_id, pixels in found if not isinstance(pixels, Rejected)}
 
 
-def _decode_one(data: bytes, spec: DecodeSpec, timeout_s: float) -> np.ndarray | Rejected:
-    result: np.ndarray | Rejected = run(partial(decode, spec=spec), [data], timeout_s)[0]
+def _glimpse(data: bytes, spec: DecodeSpec, timeout_s: float) -> np.ndarray | Rejected:
+    result: np.ndarray | Rejected = run(partial(salvage, spec=spec), [data], timeout_s)[0]
     return result
 
 
-def _figure(pixels: np.ndarray | None, caption: str) -> str:
-    picture = "<div class=none></div>" if pixels is None else _image(_thumb(pixels))
-    return f"<figure>{picture}<figcaption>{escape(plain(caption))}</figcaption></figure>"
+def _figure(pixels: np.ndarray | None, name: str, note: str) -> str:
+    picture = "<div class=none>no picture</div>"
+    if pixels is not None:
+        picture = f'<img alt="" src="{_jpeg_url(_thumb(pixels))}">'
+    return f"<figure>{picture}<figcaption><b>{_short(name)}</b> {_short(note)}</figcaption></figure>"
+
+
+def _short(text: str) -> str:
+    """Escaped, and of a very long text its end: that is where the name of a file stands."""
+    text = plain(text)
+    return escape(text if len(text) <= 90 else "…" + text[-89:])
 
 
 def _thumb(pixels: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return picture.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    how = Image.Resampling.NEAREST if pixels.shape[0] <= SMALL_PX else Image.Resampling.BILINEAR
+    return picture.resize((THUMB_PX, THUMB_PX), how)
 
 
-def _sheet(pictures: Iterable[np.ndarray]) -> Image.Image:
-    thumbs = [_thumb(pixels) for pixels in pictures]
-    across, gap = 12, 4
-    down = max(1, -(-len(thumbs) // across))
-    step = THUMB_PX + gap
-    sheet = Image.new("RGB", (across * step - gap, down * step - gap), (246, 247, 249))
-    for number, thumb in enumerate(thumbs):
-        sheet.paste(thumb, (number % across * step, number // across * step))
-    return sheet
-
-
-def _image(picture: Image.Image) -> str:
+def _jpeg_url(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=88)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    picture.save(buffer, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

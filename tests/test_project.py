@@ -69,3 +69,10 @@ def test_importing_what_every_command_needs_loads_nothing_heavy_and_writes_nothi
     )  # fmt: skip
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_names_every_reason_to_refuse_a_picture():
+    from imageset.quality import REASONS
+
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    assert {code: rows.get(code) for code in REASONS} == REASONS
