@@ -14,10 +14,18 @@ import pyarrow.parquet as pq
 from imageset.decode import DECODER_VERSION, DecodeSpec
 from imageset.errors import UserError
 from imageset.pixels import Facts
-from imageset.store import HEADER_BYTES, REJECTED, ImageStore, shard_name
+from imageset.store import HEADER_BYTES, LEAKS, REJECTED, ImageStore, read_index, shard_name
 
 # Refusals that another look at the same bytes would not change ("unsupported" may: a decoder was installed).
 _LASTING = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb"})
+
+
+def _known(store: ImageStore) -> pa.Table:
+    """The index, and what was dropped as a leak: its pixels lie in the shards too."""
+    if not (store.path / LEAKS).is_file():
+        return store.index
+    both = pa.concat_tables([store.index, read_index(store.path / LEAKS)])
+    return both.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
 
 
 class Earlier:
@@ -28,7 +36,7 @@ class Earlier:
         self._refused: dict[str, tuple[str, str]] = {}
         if store is None:
             return
-        index = store.index
+        self._index = index = _known(store)
         self._image_ids = index["image_id"].combine_chunks()
         self._shards, self._rows = index["shard"].to_numpy(), index["row"].to_numpy()
         for row in pq.ParquetFile(store.path / REJECTED).read().to_pylist():
@@ -43,7 +51,7 @@ class Earlier:
             if store.spec != spec or store.manifest.get("decoder") != DECODER_VERSION:
                 return cls(None, spec)
             return cls(store, spec)
-        except (UserError, OSError, pa.ArrowException):
+        except (UserError, OSError, KeyError, ValueError, pa.ArrowException):
             return cls(None, spec)
 
     def find_rows(self, image_ids: pa.ChunkedArray) -> np.ndarray:
@@ -65,7 +73,7 @@ class Earlier:
         """What is known of rows of the earlier index."""
         if self._store is None:
             return Facts.empty(0, self._spec.channels)
-        index, channels = self._store.index, self._store.spec.channels
+        index, channels = self._index, self._store.spec.channels
         widths, heights, phashes = (index[column].to_numpy() for column in ("width", "height", "phash"))
         sums, square_sums = (
             index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)

@@ -147,13 +147,14 @@ def normalize(
             warnings = copies + warnings
             splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule, ties.times)
             index = make_index(rows, splits, ties, facts)
+            leaks_index = index.take(pa.array(drop, pa.int64()))
             index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
             check_splits(index, index["split"].to_pylist())
             refused += leaked
             manifest = make_manifest(name, index, refused, spec, rule, multi_label)
             warnings += small_classes(manifest["counts"], params["min_test_per_class"])
             write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
-            write_tables(folder, manifest, index, refused)
+            write_tables(folder, manifest, index, leaks_index, refused)
     return NormalizeSummary(
         name,
         manifest["num_pictures"],
@@ -549,9 +550,13 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
-def write_tables(folder: Path, manifest: Mapping[str, Any], index: pa.Table, refused: list[Refusal]) -> None:
-    """Write index, refusals and, last, the manifest."""
-    pq.write_table(index, folder / store.INDEX, compression="zstd", use_dictionary=["label", "split", "group"])
+def write_tables(
+    folder: Path, manifest: Mapping[str, Any], index: pa.Table, leaks: pa.Table, refused: list[Refusal]
+) -> None:
+    """Write index, leaks, refusals and, last, the manifest."""
+    for table, name in ((index, store.INDEX), (leaks, store.LEAKS)):
+        if table is index or len(table):
+            pq.write_table(table, folder / name, compression="zstd", use_dictionary=["label", "split", "group"])
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist(
         [{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names} for one in refused],

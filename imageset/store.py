@@ -3,6 +3,7 @@
 images-00000.npy ...  uint8 (n, H, W, C), numpy's own format
 index.parquet         one row a picture (INDEX_SCHEMA)
 rejected.parquet      one row a refused picture (REJECTED_SCHEMA)
+leaks.parquet         rows like the index's, of pictures that were dropped as leaks: decoded once, in no split
 dataset.html          the dataset for a person (imageset.report)
 dataset.json          the manifest, written last
 """
@@ -30,6 +31,7 @@ from imageset.split import SPLITS
 
 FORMAT = "convoy-imageset-1"
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
+LEAKS = "leaks.parquet"  # only where there are some
 HEADER_BYTES = 128  # numpy's header, padded so that the pixels always begin here
 
 INDEX_SCHEMA = pa.schema(

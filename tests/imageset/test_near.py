@@ -17,7 +17,7 @@ from imageset.near import near_groups
 from imageset.normalize import NormalizeSummary, normalize
 from imageset.raw import ingest
 from imageset.store import ImageStore
-from tests.imageset.pictures import PARAMS, make_folder
+from tests.imageset.pictures import PARAMS, make_folder, snapshot
 
 
 def all_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -116,6 +116,17 @@ def test_a_leak_between_given_splits_is_named_or_dropped_or_fatal(tmp_path: Path
     assert reasons == ["leak"] * 5 and summary.warnings == [] and store.counts["test"] == 40
     with pytest.raises(UserError, match=r"5 pictures look like.*drop_from_train"):
         run(tmp_path, source, on_leak="fail")
+
+
+def test_a_leak_that_was_dropped_is_not_decoded_again(tmp_path: Path) -> None:
+    source = make_divided(tmp_path / "set")
+    before, _ = run(tmp_path, source, on_leak="drop_from_train")
+    pixels = snapshot(tmp_path / "out")
+    again, store = run(tmp_path, source, on_leak="drop_from_train")
+    assert (before.num_decoded, again.num_decoded) == (85, 0) and snapshot(tmp_path / "out") == pixels
+    assert not any("leak" in uri for uri in store.index["uri"].to_pylist())
+    warned, store = run(tmp_path, source, on_leak="warn")
+    assert warned.num_decoded == 0 and sum(store.counts.values()) == 85
 
 
 def test_classes_with_few_test_pictures_are_named(tmp_path: Path) -> None:
