@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _normalize(options: argparse.Namespace) -> str:
     sys.meta_path.insert(0, _NoPandas())
+    _give_freed_memory_back()
     with executors.open_executor(options.executor, options.workers) as crew:
         # Imported only now, while the workers import what they need.
         from imageset.normalize import normalize, read_params
@@ -45,6 +51,14 @@ def _normalize(options: argparse.Namespace) -> str:
         with Progress("normalize") as progress:
             summary = normalize(options.raw, options.out, params, progress=progress, executor=crew)
     return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
+
+
+def _give_freed_memory_back() -> None:
+    """Arrow's allocator keeps what was freed, and so does glibc's once it has seen large blocks; call early."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 class _NoPandas:

@@ -66,6 +66,7 @@ OPTIONAL_PARAMS: Mapping[str, Any] = {
 
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
+ROWS_ASKED_EARLY = 1000
 MAX_SHARD_BYTES = 128 << 20  # of pixels
 BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
 BATCH_PIXEL_BYTES = 8 << 20
@@ -133,13 +134,13 @@ def normalize(
     copies = settle_copies(refused, params["on_leak"])
     num_judged = len(rows) + num_harmful(refused)
     check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
-    splits = place_in_splits(rows, rule)
-    check_splits(rows, splits)
+    check_early(rows, rule)
     with nullcontext(executor) if isinstance(executor, Crew) else open_executor(executor, workers) as pool:
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replacing_folder(out_dir) as folder:
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
             rows, facts, num_decoded = write_pixels(work, rows, refused)
+            del work  # and with it the earlier index
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
             ties = tie(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"].to_pylist(), ties)
@@ -148,7 +149,9 @@ def normalize(
             splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule, ties.times)
             index = make_index(rows, splits, ties, facts)
             leaks_index = index.take(pa.array(drop, pa.int64()))
-            index = index.take(pa.array(np.setdiff1d(np.arange(len(rows)), drop)))
+            del rows, facts
+            if drop:
+                index = index.take(pa.array(np.setdiff1d(np.arange(len(index)), drop)))
             check_splits(index, index["split"].to_pylist())
             refused += leaked
             manifest = make_manifest(name, index, refused, spec, rule, multi_label)
@@ -258,6 +261,13 @@ def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
     """The split of every row."""
     image_ids, groups, made = (rows[column].to_pylist() for column in ("image_id", "group", "split"))
     return assign(image_ids, groups, made, rule, rows["since"].to_numpy())
+
+
+def check_early(rows: pa.Table, rule: SplitRule) -> None:
+    """check_splits before anything is decoded; where a few rows go into every split no others are asked."""
+    some = rows.take(pa.array(np.arange(0, len(rows), max(1, len(rows) // ROWS_ASKED_EARLY))))
+    if set(place_in_splits(some, rule)) < set(SPLITS) or len(some["label"].unique()) < 2:
+        check_splits(rows, place_in_splits(rows, rule))
 
 
 def check_splits(rows: pa.Table, splits: list[str]) -> None:
@@ -377,7 +387,7 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
 
 def _but(rows: np.ndarray, refused: Mapping[int, object], first: int) -> np.ndarray:
     """The rows that are not refused; those are counted from `first`."""
-    return np.array([row for row in rows.tolist() if first + row not in refused], np.int64)
+    return rows[~np.isin(first + rows, np.fromiter(refused, np.int64, len(refused)))] if refused else rows
 
 
 def _plan(rows: pa.Table, spec: DecodeSpec) -> list[tuple[int, int]]:
@@ -433,7 +443,7 @@ def _batches(
     number = np.floor(np.cumsum(cost)).astype(np.int64)
     starts = np.flatnonzero((np.diff(number, prepend=-1) != 0) | (np.diff(shards, prepend=-1) != 0))
     for start, end in zip(starts.tolist(), np.append(starts[1:], len(sizes)).tolist(), strict=False):
-        image_ids = [bytes.fromhex(one) for one in rows["image_id"].slice(start, end - start).to_pylist()]
+        image_ids = _digests(rows["image_id"].slice(start, end - start))
         yield Batch(
             str(raw_dir / raw.shard_name(int(shards[start]))),
             image_ids,
@@ -443,6 +453,11 @@ def _batches(
             out_offsets[start:end].tolist(),
             timeout_s,
         )
+
+
+def _digests(image_ids: pa.ChunkedArray) -> list[bytes]:
+    digests = bytes.fromhex("".join(image_ids.to_pylist()))
+    return [digests[start : start + 32] for start in range(0, len(digests), 32)]
 
 
 def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts) -> None:
@@ -574,9 +589,8 @@ def make_manifest(
     bearers = pa.table({"split": index["split"].take(pa.array(positions)), "label": names})
     classes = sorted(names.unique().to_pylist())
     mean, std = _statistics(index, spec)
-    counted = bearers.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
-    by_split = Counter({(one["split"], one["label"]): one["count_all"] for one in counted})
-    pictures = Counter(index["split"].to_pylist())
+    by_split = {split: _counts(bearers.filter(pc.equal(bearers["split"], split))["label"]) for split in SPLITS}  # type: ignore[attr-defined]
+    pictures = _counts(index["split"])
     return {
         "format": store.FORMAT,
         "name": name,
@@ -584,7 +598,7 @@ def make_manifest(
         "classes": classes,
         "mean": mean,
         "std": std,
-        "counts": {split: {label: by_split[split, label] for label in classes} for split in SPLITS},
+        "counts": {split: {label: by_split[split][label] for label in classes} for split in SPLITS},
         "num_pictures": {split: pictures[split] for split in SPLITS},
         "rejected": reason_counts(refused),
         "decode": spec.to_dict(),
@@ -594,8 +608,12 @@ def make_manifest(
     }
 
 
+def _counts(values: pa.ChunkedArray) -> Counter[str]:
+    return Counter({one["values"]: one["counts"] for one in values.value_counts().to_pylist()})
+
+
 def _statistics(index: pa.Table, spec: DecodeSpec) -> tuple[list[float], list[float]]:
-    training = index.filter(pc.field("split") == "train")
+    training = index.filter(pc.equal(index["split"], "train"))  # type: ignore[attr-defined]
     sums, squares = (
         training[column].combine_chunks().flatten().to_numpy().reshape(-1, spec.channels).sum(0).tolist()
         for column in ("sums", "square_sums")

@@ -100,8 +100,15 @@ def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) ->
         lines = pc.binary_join_element_wise(  # type: ignore[attr-defined]
             batch["image_id"], batch["label"], batch["split"], ends, "\0"
         )
-        digest.update("".join(lines.to_pylist()).encode())
+        digest.update(_text(lines))
     return digest.hexdigest()
+
+
+def _text(lines: pa.StringArray) -> memoryview:
+    """All strings of an array, one after the other, in UTF-8."""
+    _, offsets, data = lines.buffers()
+    ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
+    return memoryview(data)[ends[0] : ends[-1]]
 
 
 class ImageStore:
@@ -165,7 +172,7 @@ class ImageStore:
         """The pictures of "train", "val" or "test"."""
         if name not in SPLITS:
             raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
-        return StoreSplit(self, self.index.filter(pc.field("split") == name))
+        return StoreSplit(self, self.index.filter(pc.equal(self.index["split"], name)))  # type: ignore[attr-defined]
 
     def shard(self, number: int) -> np.ndarray:
         """The pixels of one shard as a read-only memory map, uint8 (n, H, W, C)."""
@@ -180,9 +187,10 @@ class ImageStore:
         _, names = borne(self.index["label"].unique(), self.multi_label)
         if not set(names.to_pylist()) <= set(self.classes):
             raise _broken(self.path / INDEX, f"holds labels that {MANIFEST} does not know")
-        rows = self.index.group_by("shard").aggregate([("row", "max"), ("row", "min")]).to_pylist()
-        for row in rows:
-            self._check_shard(row["shard"], row["row_min"], row["row_max"])
+        shards, rows = self.index["shard"].to_numpy(), self.index["row"].to_numpy()
+        for number in np.unique(shards).tolist():
+            inside = rows[shards == number]
+            self._check_shard(number, int(inside.min()), int(inside.max()))
 
     def _check_shard(self, number: int, first_row: int, last_row: int) -> None:
         path = self.path / shard_name(number)
