@@ -28,7 +28,7 @@ from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, Crew, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
-from imageset.sources import Source, open_source, passed_over_text
+from imageset.sources import Source, open_source
 from imageset.split import SPLITS, SplitRule, assign
 from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 
@@ -88,7 +88,7 @@ class CheckReport:
 
     def _lines(self) -> Iterator[str]:
         yield self.source
-        yield f"sound: {self.num_sound:,} of {self.num_pictures:,} pictures{passed_over_text(self.passed_over)}"
+        yield f"sound: {self.num_sound:,} of {self.num_pictures:,} pictures"
         if self.short_sides_px:
             low, median, high = self.short_sides_px
             yield f"short side: {low:,} to {high:,} px, half of them below {median:,.0f}"

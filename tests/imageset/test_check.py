@@ -107,7 +107,7 @@ def _taken(uri: str) -> bool:
 
 @needs_hostile
 def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
-    (tmp_path / "ok.png").write_bytes(noise(1))
+    (tmp_path / "ok.png").write_bytes(noise(777))
     subprocess.run(
         ["bash", str(HOSTILE / "make_fs.sh"), str(tmp_path / "set" / "trap"), str(tmp_path / "ok.png")],
         check=True,
@@ -118,6 +118,13 @@ def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
     assert report.passed_over == {"links": 8, "hidden": 1, "devices, sockets and FIFOs": 2}
     reasons = Counter(one.reason for one in report.refused)
     assert reasons["bomb"] == 1 and reasons["duplicate"] >= 22 and report.num_sound == 3
+    make_folder(tmp_path / "set", num_each=20, first=1)
+    found = ingest(tmp_path / "set", tmp_path / "raw")
+    assert found.num_unreadable == 1 and found.num_new == 43  # 20 GB of nothing are not read
+    summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1)
+    assert (
+        summary.rejected == {"bomb": 1, "duplicate": reasons["duplicate"]} and sum(summary.counts.values()) == 43
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
