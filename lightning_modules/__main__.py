@@ -1,4 +1,4 @@
-"""`python -m lightning_modules fit|test`: the stages that train and test a network."""
+"""`python -m lightning_modules fit|test|explain`: the stages that train, test and look into a network."""
 
 import argparse
 import sys
@@ -10,17 +10,22 @@ from imageset.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run one stage in the current folder; 2 and one line on stderr where a user's input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
-    parser.add_argument("stage", choices=["fit", "test"], help="fit: train; test: measure on the test split")
+    parser.add_argument("stage", choices=["fit", "test", "explain"],
+                        help="fit: train; test: measure on the test split; explain: what it sees")  # fmt: skip
     stage = parser.parse_args(argv).stage
     try:
         if stage == "fit":
             from lightning_modules.fit import fit
 
             fit(Path.cwd())
-        else:
+        elif stage == "test":
             from lightning_modules.evaluate import test
 
             test(Path.cwd())
+        else:
+            from lightning_modules.explain import explain
+
+            explain(Path.cwd())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,17 +75,25 @@ class StageCLI(LightningCLI):
 
 
 def build_stage(
-    stage: str, model: type[LightningModule] | Any, data: type[LightningDataModule], path: Path
+    stage: str,
+    model: type[LightningModule] | Any,
+    data: type[LightningDataModule],
+    path: Path,
+    own: Collection[str] = (),
 ) -> StageCLI:
     """The stage's section of params.yaml as objects: `.trainer`, `.model`, `.datamodule`, `.config`.
+
+    Args:
+        own: keys of the section that the stage reads itself.
 
     Raises:
         UserError: the file, a key, a class path or a value is wrong; the message names it.
     """
     quiet_lightning()
     section = load_section(path, stage)
-    for key in section.keys() - TOP_KEYS:  # LightningCLI passes over an unknown key that holds nothing
-        raise UserError(f"{path}: {stage}: unknown key '{key}'; {nearest(key, TOP_KEYS)}")
+    for key in section.keys() - TOP_KEYS.union(own):  # LightningCLI passes over an unknown key that holds nothing
+        raise UserError(f"{path}: {stage}: unknown key '{key}'; {nearest(key, TOP_KEYS.union(own))}")
+    section = {key: value for key, value in section.items() if key not in own}
     parser_class = type("Parser", (StageParser,), {"stage": stage})
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of arguments it is not asked to read
     try:

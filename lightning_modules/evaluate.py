@@ -1,26 +1,26 @@
 """The stage `evaluate`: the trained bundle on the test split; numbers, pictures, and both into MLflow."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from imageset.atomic import write_bytes
 from imageset.errors import UserError
+from imageset.store import ImageStore, StoreSplit
 from lightning_modules.bundle import Bundle
 from lightning_modules.classifier import Classifier, Normalize
 from lightning_modules.cli import build_stage
 from lightning_modules.datamodule import ImageDataModule
-from lightning_modules.tracking import TrackedRun, connect
+from lightning_modules.logged import key, log_files, log_numbers, training_run
+from lightning_modules.slices import check_columns
+from lightning_modules.verdict import KNOWN, Seen, Settings, Verdict, judge
 
 
 class BundleClassifier(Classifier):
-    """A trained bundle as a LightningModule that only tests, and keeps what it predicted.
+    """A trained bundle as a LightningModule that only tests, and keeps the logits.
 
     Args:
         bundle: folder of the bundle.
@@ -32,13 +32,21 @@ class BundleClassifier(Classifier):
         self.folder = Path(bundle)
         self.normalize = Normalize(self.bundle.info.mean, self.bundle.info.std)
         self.network = self.bundle.network
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.logits: dict[str, list[Tensor]] = {"test": [], "val": []}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
         self._log("test", logits, labels)
-        self.seen.append((logits.float().softmax(1).cpu(), labels.cpu()))
+        self.logits["test"].append(logits.float().cpu())
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.logits["val"].append(self(batch[0]).float().cpu())
+
+    def seen(self, name: str, split: StoreSplit) -> Seen:
+        """What it said of a split, in the split's order."""
+        rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
+        return Seen(split, torch.cat(rows).numpy(), self.bundle.info.temperature)
 
 
 def test(project: Path) -> None:
@@ -47,110 +55,57 @@ def test(project: Path) -> None:
     Raises:
         UserError: a wrong setting, no bundle, or one whose classes are not those of the dataset.
     """
-    cli = build_stage("evaluate", BundleClassifier, ImageDataModule, project / "params.yaml")
+    path = project / "params.yaml"
+    settings = Settings.read(path)
+    cli = build_stage("evaluate", BundleClassifier, ImageDataModule, path, own=KNOWN)
     model, store = cli.model, cli.datamodule.store
+    check_columns(settings.slices, store.index)
+    check_fits(model, store)
+    cli.trainer.test(model, cli.datamodule, verbose=False)
+    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    cli.trainer.validate(model, cli.datamodule, verbose=False)
+
+    seen = {name: model.seen(name, store.split(name)) for name in ("test", "val")}
+    verdict = judge(seen["test"], seen["val"], settings)
+    lightnings = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
+    verdict.metrics["test"] = lightnings | verdict.metrics["test"]
+    report = project / "data" / "models" / "report"
+    for name, content in verdict.files.items():
+        write_bytes(report / name, content)
+    write_bytes(project / "metrics.json", (json.dumps(verdict.metrics, indent=2, allow_nan=False) + "\n").encode())
+    log(project, model.folder, verdict, report)
+    print(f"evaluate: {verdict.summary()}; metrics.json and {report.relative_to(project)} written", flush=True)
+
+
+def check_fits(model: BundleClassifier, store: ImageStore) -> None:
+    """Raise UserError for a dataset of other classes than the bundle's, or without test pictures."""
     if tuple(model.bundle.info.classes) != tuple(store.classes):
         raise UserError(
             f"{model.folder}: trained for the classes {list(model.bundle.info.classes)}, the dataset has "
             f"{list(store.classes)}; train again with `dvc repro -f train`"
         )
-    cli.trainer.test(model, cli.datamodule, verbose=False)
-    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    probabilities = torch.cat([p for p, _ in model.seen]).numpy()
-    labels = torch.cat([y for _, y in model.seen]).numpy()
-
-    confusion = confusion_matrix(labels, probabilities.argmax(1), len(store.classes))
-    metrics = summary(values, confusion, store.classes) | {"num_test": len(labels)}
-    report = project / "data" / "models" / "report"
-    report.mkdir(parents=True, exist_ok=True)
-    write_bytes(report / "predictions.csv", predictions_csv(store, labels, probabilities))
-    write_bytes(report / "confusion_matrix.png", confusion_png(confusion, store.classes))
-    write_bytes(project / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    log_report(project, model.folder, metrics, report)
-    print(
-        f"evaluate: test accuracy {metrics['test']['accuracy']:.4f}, test loss {metrics['test']['loss']:.4f} "
-        f"over {len(labels)} pictures; metrics.json and {report.relative_to(project)} written",
-        flush=True,
-    )
+    if not store.counts["test"]:
+        raise UserError(f"{store.path}: no test pictures; raise normalize.split.test in params.yaml")
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts int64 (num_classes, num_classes): row = true class, column = predicted class."""
-    cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
-
-
-def summary(values: dict[str, float], confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The numbers of metrics.json. A class without test pictures has no recall."""
-    right = confusion.diagonal()
-    recall = {name: float(right[i] / confusion[i].sum()) for i, name in enumerate(classes) if confusion[i].sum()}
-    # no metric is called `error`: DVC takes that name for a revision that failed to load
-    test = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
-    test["macro_recall"] = float(np.mean(list(recall.values())))
-    return {"test": test, "recall": recall}
-
-
-def predictions_csv(store: Any, labels: np.ndarray, probabilities: np.ndarray) -> bytes:
-    """One row a test picture; the columns `actual` and `predicted` feed DVC's confusion plot."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "actual", "predicted", "probability"])
-    for image_id, label, row in zip(store.split("test").image_ids, labels, probabilities, strict=True):
-        best = int(row.argmax())
-        writer.writerow([image_id, store.classes[label], store.classes[best], f"{row[best]:.6f}"])
-    return text.getvalue().encode()
-
-
-def confusion_png(confusion: np.ndarray, classes: tuple[str, ...]) -> bytes:
-    """The confusion matrix as a picture: colour = share of the true class, number = pictures."""
-    from matplotlib.figure import Figure
-
-    side = min(24.0, 2.5 + 0.45 * len(classes))
-    figure = Figure(figsize=(side, side), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=90)
-    axes.set_yticks(ticks, classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("actual")
-    axes.set_title(f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right")
-    if len(classes) <= 40:
-        for row, column in np.argwhere(confusion):
-            dark = share[row, column] > 0.5
-            axes.text(
-                column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8,
-                color="white" if dark else "black",
-            )  # fmt: skip
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def log_report(project: Path, bundle: Path, metrics: dict[str, Any], report: Path) -> None:
-    """The test metrics and pictures, into the MLflow run of the training.
+def log(project: Path, bundle: Path, verdict: Verdict, report: Path) -> None:
+    """The test metrics and the report, into the MLflow run of the training.
 
     Raises:
         UserError: MLflow does not have that run (any more).
     """
-    from mlflow.exceptions import MlflowException
-
-    note = json.loads((bundle / "run.json").read_text())
-    client = connect(project)
-    try:
-        run = TrackedRun(client, client.get_run(note["run_id"]))
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow has no run {note['run_id']}, which trained {bundle}; train again with `dvc repro -f train`"
-        ) from error
-    flat = {f"test_{name}": value for name, value in metrics["test"].items()}
-    run.log_metrics(flat | {"num_test": metrics["num_test"]}, step=0)
-    run.log_metrics({f"recall_{key(name)}": value for name, value in metrics["recall"].items()}, step=0)
-    for path in sorted(report.iterdir()):
-        client.log_artifact(run.run_id, str(path), "report")
+    run = training_run(project, bundle)
+    log_numbers(run, flat(verdict.metrics))
+    log_files(run, [report / name for name in verdict.files], "report")
 
 
-def key(name: str) -> str:
-    """A class name as part of a metric's name: MLflow takes letters, digits and `_-. /` only."""
-    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """metrics.json with MLflow's flat names: `test_accuracy`, `test_accuracy_low`, `recall_CLASS`, ..."""
+    numbers: dict[str, float] = {f"test_{name}": value for name, value in metrics["test"].items()}
+    for name, interval in metrics["interval"].items():
+        numbers |= {f"test_{name}_{end}": value for end, value in interval.items()}
+    for name in ("recall", "precision", "f1", "auroc", "average_precision"):
+        numbers |= {f"{name}_{key(label)}": value for label, value in metrics.get(name, {}).items()}
+    for column, values in metrics["slices"].items():
+        numbers |= {f"slice_{key(column)}_{key(value)}": one["accuracy"] for value, one in values.items()}
+    return numbers | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}

@@ -4,14 +4,20 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
+from sklearn.metrics import average_precision_score
 
 from imageset.errors import UserError
-from imageset.raw import read_bytes
+from imageset.raw import ingest, read_bytes
+from imageset.sources import open_source
 from imageset.store import ImageStore
 from lightning_modules.bundle import Bundle, load_bundle
-from lightning_modules.evaluate import confusion_matrix, key, summary
-from lightning_modules.scoring import score
+from lightning_modules.logged import key
+from lightning_modules.scoring import Scorer, score
+from lightning_modules.suspects import issues_csv
 from lightning_modules.tracking import connect
+from lightning_modules.verdict import Seen, Settings, judge, suspicious
+from tests.conftest import ROOT
 from tests.lightning_modules.conftest import run_stage, set_params
 
 
@@ -39,10 +45,104 @@ def test_the_accuracy_is_that_of_the_predictions_written_beside_it(trained):
     assert right / len(rows) == pytest.approx(metrics(trained)["test"]["accuracy"], abs=1e-6)
 
 
-def test_the_confusion_matrix_is_a_picture_in_the_run(trained):
+def test_the_report_that_dvc_keeps_is_in_the_run_too(trained):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    kept = list(stages["evaluate"]["outs"])
+    assert [path for path in kept if not (trained / path).is_file()] == []
     client, run = run_of(trained)
-    assert "report/confusion_matrix.png" in [f.path for f in client.list_artifacts(run.info.run_id, "report")]
+    logged = {f"data/models/{file.path}" for file in client.list_artifacts(run.info.run_id, "report")}
+    assert set(kept) <= logged
     assert (trained / "data/models/report/confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_number_is_finite_and_none_is_called_error(trained):
+    def leaves(tree, path=()):
+        for name, value in tree.items():
+            yield from leaves(value, (*path, name)) if isinstance(value, dict) else [((*path, name), value)]
+
+    found = list(leaves(metrics(trained)))
+    assert all(np.isfinite(value) for _, value in found)
+    assert not any("error" in path for path, _ in found)
+    assert {"accuracy", "loss", "macro_recall", "macro_f1", "macro_auroc", "top_5_accuracy", "ece"} <= set(
+        metrics(trained)["test"]
+    )
+
+
+def test_each_interval_holds_its_number(trained):
+    numbers = metrics(trained)
+    for name, interval in numbers["interval"].items():
+        assert interval["low"] <= numbers["test"][name] + 1e-6 and numbers["test"][name] <= interval["high"] + 1e-6
+
+
+def test_the_temperature_of_the_bundle_makes_its_probabilities_more_honest(trained):
+    test = metrics(trained)["test"]
+    assert test["temperature"] == Bundle.load(trained / "data/models/classifier").info.temperature != 1
+    assert test["ece"] < test["ece_uncalibrated"]
+
+
+def test_the_probabilities_of_the_report_are_those_that_are_served(trained):
+    store = ImageStore.open(trained / "data/normalized")
+    split = store.split("test")
+    scorer = Scorer(Bundle.load(trained / "data/models/classifier"))
+    served = scorer.probabilities(split.batch(np.arange(len(split)))).max(axis=1)
+    with (trained / "data/models/report/predictions.csv").open() as file:
+        written = [float(row["probability"]) for row in csv.DictReader(file)]
+    assert np.allclose(served, written, atol=1e-4)
+
+
+def test_likely_label_errors_are_found_and_ingest_reads_the_table(trained, tmp_path):
+    store = ImageStore.open(trained / "data/normalized")
+    test, val = (store.split(name) for name in ("test", "val"))
+    scorer = Scorer(Bundle.load(trained / "data/models/classifier"))
+    seen = [Seen(one, scorer.split_logits(one, 64), scorer.temperature) for one in (test, val)]
+    swapped = np.arange(0, len(test), 10)
+    test.labels[swapped] = (test.labels[swapped] + 1) % 10
+    rows = suspicious(seen)
+    found = {row[0] for row in rows} & {test.uris[i] for i in swapped}
+    assert len(found) > 0.7 * len(swapped) and len(rows) < 2 * len(swapped)
+
+    pictures = shutil.copytree(trained / "data/digits", tmp_path / "digits")
+    (pictures / "review.csv").write_bytes(issues_csv(rows))
+    read = list(open_source(str(pictures / "review.csv")))
+    assert [(one.uri, one.label) for one in read] == [(row[0], row[1]) for row in rows]
+    assert read[0].read().startswith(b"\x89PNG")
+
+
+def test_pictures_with_several_labels_are_judged_label_by_label(digits_project, tmp_path):
+    project = shutil.copytree(digits_project, tmp_path / "project")
+    names = [["curved", "odd"], ["curved"], ["curved", "even"], ["odd"], ["even"]]
+    pictures = sorted((project / "data/digits").rglob("*.png"))[::5]
+    with (project / "data/digits/labels.csv").open("w") as file:
+        file.write("path,labels\n")
+        for i, path in enumerate(pictures):
+            file.write(f"{path.relative_to(project / 'data/digits')},{'|'.join(names[i % 5])}\n")
+    shutil.rmtree(project / "data/raw")
+    ingest(open_source(str(project / "data/digits/labels.csv")), project / "data/raw")
+    code, output = run_stage(project, "normalize", "imageset")
+    assert code == 0, output
+    store = ImageStore.open(project / "data/normalized")
+    assert store.multi_label
+    settings = Settings.read(project / "params.yaml")
+    draws = np.random.default_rng(0)
+    seen = []
+    for name in ("test", "val"):
+        labels = store.split(name).labels
+        seen.append(Seen(store.split(name), 4.0 * labels - 2 + draws.normal(0, 1.5, labels.shape), 1.0))
+    verdict = judge(*seen, settings)
+    numbers = verdict.metrics["test"]
+    labels = store.split("test").labels
+    assert numbers["map"] == pytest.approx(average_precision_score(labels, seen[0].logits, average="macro"))
+    assert numbers["exact_match"] == pytest.approx(((seen[0].logits >= 0) == labels).all(axis=1).mean())
+    assert 0.5 < numbers["macro_f1"] < 1 and set(verdict.metrics["average_precision"]) == {"curved", "even", "odd"}
+    assert all(content.startswith(b"\x89PNG") for name, content in verdict.files.items() if name.endswith("png"))
+
+
+def test_a_slice_by_a_column_that_there_is_not_is_named(trained, tmp_path):
+    project = shutil.copytree(trained, tmp_path / "project")
+    set_params(project, evaluate__slices=["gruop"])
+    code, output = run_stage(project, "test")
+    assert code == 2
+    assert "evaluate.slices: no column 'gruop'; did you mean 'group'?" in output
 
 
 def test_pictures_score_the_same_from_their_files_as_in_the_test(trained):
@@ -130,18 +230,6 @@ def test_an_unknown_key_of_evaluate_is_named(trained, tmp_path):
     code, output = run_stage(project, "test")
     assert code == 2
     assert "evaluate: unknown key 'data.batchsize'; did you mean 'data.batch_size'?" in output
-
-
-def test_rows_of_the_confusion_matrix_are_the_true_classes():
-    confusion = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), 3)
-    assert confusion.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
-
-
-def test_a_class_without_test_pictures_has_no_recall():
-    values = {"test_accuracy": 0.5, "test_loss": 1.0}
-    numbers = summary(values, np.array([[1, 1, 0], [0, 0, 0], [0, 0, 2]]), ("a", "b", "c"))
-    assert numbers["recall"] == {"a": 0.5, "c": 1.0}
-    assert numbers["test"]["macro_recall"] == 0.75
 
 
 def test_a_class_name_that_mlflow_would_refuse_is_spelled_for_it():

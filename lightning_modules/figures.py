@@ -1,0 +1,132 @@
+"""Pictures of a test as PNG: the confusion matrix, the reliability diagram, the worst mistakes."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lightning_modules.calibration import Reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TILE_PX, TEXT_PX, GAP_PX, ACROSS = 96, 12, 10, 10
+
+
+def confusion_png(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
+    """The confusion matrix as a picture: colour = share of the true class, number = pictures."""
+    title = f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right"
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    return _table_png(confusion, share, classes, classes, ("predicted", "actual"), title)
+
+
+def labels_png(counts: np.ndarray, labels: Sequence[str]) -> bytes:
+    """Of each label of a picture with several: how often it was rightly said, wrongly said, missed. int (C, 3)."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    columns = ("rightly said", "wrongly said", "missed")
+    return _table_png(counts, share, labels, columns, ("", "label"), "labels of the test pictures")
+
+
+def reliability_png(before: Reliability, after: Reliability, temperature: float) -> bytes:
+    """How often the network was right, by how sure it was, before and after temperature scaling."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    titles = (f"as trained, ECE {before.ece:.3f}", f"temperature {temperature:.2f}, ECE {after.ece:.3f}")
+    for axes, bins, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
+        there = bins.count > 0
+        width = 1 / len(bins.count)
+        axes.bar((np.arange(len(there)) + 0.5) * width, bins.count / bins.count.max(), width, color="#e3e8ee")
+        axes.plot([0, 1], [0, 1], color="#888", linewidth=1)
+        axes.plot(bins.confidence[there], bins.accuracy[there], "o-", color="#3465a4", markersize=4)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="how sure", ylabel="how often right", title=title)
+        axes.set_aspect("equal")
+    return png_of(figure)
+
+
+def gallery_png(images: np.ndarray, captions: Sequence[Sequence[str]]) -> bytes:
+    """Pictures in rows of ten, each with lines of text under it; without pictures one line that says so.
+
+    Args:
+        images: uint8 (n, H, W, 1 or 3).
+        captions: of each picture, equally many lines.
+    """
+    font = _font()
+    lines = max((len(caption) for caption in captions), default=1)
+    step = TILE_PX + GAP_PX, TILE_PX + GAP_PX + lines * (TEXT_PX + 3)
+    across, down = min(ACROSS, max(4, len(images))), max(1, -(-len(images) // ACROSS))
+    page = Image.new("RGB", (across * step[0] + GAP_PX, down * step[1] + GAP_PX), "white")
+    pen = ImageDraw.Draw(page)
+    if not len(images):
+        pen.text((GAP_PX, GAP_PX), "no mistakes", fill="black", font=font)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP_PX + number % ACROSS * step[0], GAP_PX + number // ACROSS * step[1]
+        page.paste(enlarged(image, TILE_PX), (left, top))
+        for row, text in enumerate(caption):
+            place = (left, top + TILE_PX + 2 + row * (TEXT_PX + 3))
+            pen.text(place, _cut(text, font, TILE_PX), fill="black", font=font)
+    return encoded(page)
+
+
+def enlarged(image: np.ndarray, side_px: int) -> Image.Image:
+    """uint8 (H, W, 1 or 3) -> a square of `side_px`; small pictures keep their pixels visible."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    way = Image.Resampling.NEAREST if max(picture.size) <= side_px else Image.Resampling.LANCZOS
+    return picture.resize((side_px, side_px), way)
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """PNG bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def png_of(figure: "Figure") -> bytes:
+    """PNG bytes of a figure, the same each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _table_png(
+    counts: np.ndarray,
+    share: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis_names: tuple[str, str],
+    title: str,
+) -> bytes:
+    from matplotlib.figure import Figure
+
+    size = [min(24.0, 2.5 + 0.45 * len(names)) for names in (columns, rows)]
+    figure = Figure(figsize=(max(size[0], 4.0), size[1]), dpi=110, layout="constrained")
+    axes: Any = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal" if len(rows) == len(columns) else "auto")
+    axes.set_xticks(range(len(columns)), [_plain(name) for name in columns], rotation=90)
+    axes.set_yticks(range(len(rows)), [_plain(name) for name in rows])
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1], title=title)
+    if len(rows) <= 40:
+        for row, column in np.argwhere(counts):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
+    return png_of(figure)
+
+
+def _plain(name: str) -> str:
+    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
+
+
+def _font() -> Any:
+    """The font that comes with matplotlib: it knows more alphabets than Pillow's own."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", TEXT_PX)
+
+
+def _cut(text: str, font: Any, width_px: int) -> str:
+    while text and font.getlength(text) > width_px:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    return text

@@ -1,0 +1,99 @@
+"""What a classifier got right: pure functions of labels, predictions and probabilities.
+
+A number that is undefined (the recall of a class without pictures) is left out; nothing here returns NaN.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts int64 (num_classes, num_classes): row = true class, column = predicted class."""
+    cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def per_class(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each class: {"recall": {class: value}, ...}.
+
+    A class without pictures has no recall and no F1, a class that was never predicted no precision.
+    """
+    return rates(confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0), classes)
+
+
+def rates(
+    right: np.ndarray, given: np.ndarray, said: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """As `per_class`, from how often each class was rightly said, was given, and was said; (num_classes,) each."""
+    return {
+        "recall": _defined(classes, right, given),
+        "precision": _defined(classes, right, said),
+        "f1": _defined(classes, 2 * right, np.where(given > 0, given + said, 0)),
+    }
+
+
+def macro(right: np.ndarray, given: np.ndarray, said: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over the classes that have pictures, of recall, precision and F1; each array is (..., num_classes).
+
+    A class that was never predicted counts with precision 0: not to name it is no way to be precise.
+    """
+    there = given > 0
+    num = np.maximum(there.sum(axis=-1), 1)
+    return {
+        "macro_recall": (right / np.maximum(given, 1) * there).sum(axis=-1) / num,
+        "macro_precision": (right / np.maximum(said, 1) * there).sum(axis=-1) / num,
+        "macro_f1": (2 * right / np.maximum(given + said, 1) * there).sum(axis=-1) / num,
+    }
+
+
+def top_k_right(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """bool (n,): whether the true class is among the k classes with the highest scores (n, C)."""
+    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    right: np.ndarray = (best == labels[:, None]).any(axis=1)
+    return right
+
+
+def auroc(positive: np.ndarray, scores: np.ndarray) -> float | None:
+    """Chance that a positive has a higher score than a negative, ties half; None without one of each.
+
+    Source: the rank sum of Mann and Whitney, 1947.
+    """
+    num_positive = int(positive.sum())
+    num_negative = len(positive) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    above = ranks[positive.astype(bool)].sum() - num_positive * (num_positive + 1) / 2
+    return float(above / (num_positive * num_negative))
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float | None:
+    """Precision at each new recall, from the highest score down, weighted by what it adds; None without positives.
+
+    Source: M. Zhu, "Recall, Precision and Average Precision", 2004; equal scores are taken together.
+    """
+    if not positive.sum():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order].astype(np.int64))
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    precision, recall = found[ends] / (ends + 1), found[ends] / found[-1]
+    return float((np.diff(recall, prepend=0) * precision).sum())
+
+
+def each_class(measure: Any, positive: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """`auroc` or `average_precision` of every class against the rest; positive and scores are (n, C)."""
+    values = {name: measure(positive[:, i], scores[:, i]) for i, name in enumerate(classes)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def mean(name: str, values: dict[str, float]) -> dict[str, float]:
+    """{name: their mean}, or nothing where there are no values."""
+    return {name: float(np.mean(list(values.values())))} if values else {}
+
+
+def _defined(classes: Sequence[str], part: np.ndarray, whole: np.ndarray) -> dict[str, float]:
+    return {name: float(part[i] / whole[i]) for i, name in enumerate(classes) if whole[i]}

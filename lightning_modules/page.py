@@ -1,0 +1,97 @@
+"""One HTML page that needs nothing but itself: pictures inside, no scripts, for a phone as for a wide screen."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+
+from imageset.quality import plain
+
+_STYLE = """
+:root{color-scheme:light dark;--paper:#f6f7f9;--card:#fff;--ink:#1c2430;--soft:#5b6675;--rule:#dde2e8;
+--bar:#3465a4}
+@media(prefers-color-scheme:dark){:root{--paper:#14171c;--card:#1d2229;--ink:#e6e9ee;--soft:#9aa5b4;--rule:#333b46;
+--bar:#6f9fdc}}
+*{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0}
+main{max-width:760px;margin:0 auto;padding:16px 14px 48px}h1{font-size:24px;line-height:1.25;margin:8px 0}
+h2{font-size:19px;margin:0 0 6px}h3{font-size:15px;margin:14px 0 4px}p{margin:6px 0}
+section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px;margin:14px 0}
+.soft,figcaption{color:var(--soft);font-size:14px}
+img{max-width:100%;height:auto;border-radius:4px;display:block;image-rendering:pixelated}img.curve{background:#fff;
+image-rendering:auto}
+figure{margin:10px 0}.row{display:flex;flex-wrap:wrap;gap:10px}.row figure{margin:4px 0;width:calc(50% - 5px);
+max-width:192px}figcaption{overflow-wrap:anywhere;margin-top:2px}
+.numbers{overflow-x:auto}.numbers table{border-collapse:collapse;font:11px/1 ui-monospace,monospace}
+.numbers td{width:30px;height:26px;text-align:center;border:1px solid var(--rule);padding:0}
+.bars{display:grid;grid-template-columns:minmax(60px,max-content) 1fr max-content;gap:4px 10px;align-items:center}
+.bars span{overflow-wrap:anywhere}.bars div{background:var(--bar);height:14px;min-width:1px;border-radius:2px}
+.bars b{font-weight:400;font-variant-numeric:tabular-nums}
+.big{font-size:26px;font-weight:600}
+"""
+
+
+def page(title: str, lead: str, sections: Iterable[str]) -> bytes:
+    """The whole document."""
+    name = escape(plain(title))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width,initial-scale=1"><title>{name}</title><style>{_STYLE}</style></head>\n'
+        f"<body><main><h1>{name}</h1><p class=soft>{escape(plain(lead))}</p>\n"
+        + "\n".join(sections)
+        + "\n</main></body></html>\n"
+    ).encode()
+
+
+def section(title: str, sentence: str, *parts: str) -> str:
+    """One card: a heading, one plain sentence, and what there is to see."""
+    return f"<section><h2>{escape(title)}</h2><p>{escape(plain(sentence))}</p>{''.join(parts)}</section>"
+
+
+def figure(png: bytes, caption: str, curve: bool = False) -> str:
+    """A picture with a line under it."""
+    data = base64.b64encode(png).decode()
+    style = " class=curve" if curve else ""
+    text = escape(plain(caption))
+    image = f'<img{style} alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+
+
+def row(figures: Sequence[str]) -> str:
+    """Figures beside each other, two on a phone."""
+    return f"<div class=row>{''.join(figures)}</div>"
+
+
+def heading(text: str) -> str:
+    """A smaller heading inside a card."""
+    return f"<h3>{escape(plain(text))}</h3>"
+
+
+def note(text: str) -> str:
+    """A soft line."""
+    return f"<p class=soft>{escape(plain(text))}</p>"
+
+
+def number(value: str, meaning: str) -> str:
+    """One number that counts, and what it means."""
+    return f"<p><span class=big>{escape(value)}</span> {escape(plain(meaning))}</p>"
+
+
+def numbers(pixels: np.ndarray) -> str:
+    """A patch of a picture, uint8 (h, w), as the numbers that it is, each on its own grey."""
+    rows = "".join("<tr>" + "".join(_cell(value) for value in line) + "</tr>" for line in pixels.tolist())
+    return f"<div class=numbers><table>{rows}</table></div>"
+
+
+def _cell(value: int) -> str:
+    ink = "#000" if value > 127 else "#fff"
+    return f'<td style="background:rgb({value},{value},{value});color:{ink}">{value}</td>'
+
+
+def bars(values: Sequence[tuple[str, float]]) -> str:
+    """Names with their probabilities."""
+    lines = (
+        f'<span>{escape(plain(name))}</span><div style="width:{100 * value:.1f}%"></div><b>{value:.3f}</b>'
+        for name, value in values
+    )
+    return f"<div class=bars>{''.join(lines)}</div>"

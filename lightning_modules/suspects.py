@@ -1,0 +1,61 @@
+"""Pictures whose label is probably wrong, for a person to look at: a table that `convoy ingest` reads back.
+
+Source: C. Northcutt, L. Jiang, I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021,
+arXiv:1911.00068, as cleanlab implements it. It wants probabilities of pictures that the network was not trained
+on: those of the validation and test splits are; training pictures would take a training for each fold.
+"""
+
+import csv
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+COLUMNS = ("path", "label", "suggested", "probability", "split", "image_id")
+
+
+def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Positions of pictures whose label is probably wrong, the most suspicious first.
+
+    Args:
+        labels: int (n,), or 0 and 1 (n, C) where a picture bears several.
+        probabilities: float (n, C), of a network that was not trained on these pictures.
+    """
+    if not len(labels):
+        return np.empty(0, np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with few pictures: there is nothing to do about it here
+        if labels.ndim == 2:
+            from cleanlab.multilabel_classification.filter import find_label_issues as find_among_several
+
+            given = [np.flatnonzero(row).tolist() for row in labels]
+            found = find_among_several(
+                given,
+                probabilities,
+                filter_by="low_self_confidence",
+                return_indices_ranked_by="self_confidence",
+                n_jobs=1,
+            )
+        else:
+            from cleanlab.filter import find_label_issues
+
+            found = find_label_issues(
+                labels,
+                probabilities,
+                filter_by="low_self_confidence",
+                return_indices_ranked_by="self_confidence",
+                n_jobs=1,
+            )
+    return np.asarray(found, np.int64)
+
+
+def issues_csv(rows: Sequence[tuple[str, str, str, float, str, str]]) -> bytes:
+    """The table: where the picture lay, the label it bears, the one that the network suggests, the probability
+    that the network gives to the label it bears, its split, its id. `convoy ingest` takes `path` and `label`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for path, label, suggested, probability, split, image_id in rows:
+        writer.writerow([path, label, suggested, f"{probability:.6f}", split, image_id])
+    return text.getvalue().encode()
