@@ -100,6 +100,7 @@ class PublicSource:
         self.passed_over: Counter[str] = Counter()
         self._names = {split: _class_names(dataset) for split, dataset in splits.items()}
         self._files = {split: _files(dataset) for split, dataset in splits.items()}
+        self._pixels = {split: _pixels(dataset) for split, dataset in splits.items()}
         self._labels = {split: self._read_labels(split) for split in splits}
         self.classes = Counter(label for labels in self._labels.values() for label in labels)
         self.splits = Counter({split: len(labels) for split, labels in self._labels.items() if split})
@@ -112,7 +113,7 @@ class PublicSource:
                     uri, read = self._file(files[number][0])
                 else:
                     uri = f"{split or 'all'}/{number:06d}.png"
-                    read = partial(_png, self._splits[split], number)
+                    read = partial(_png, self._splits[split], self._pixels[split], number)
                 yield SourcePicture(uri, label, None, split, read)
 
     def __len__(self) -> int:
@@ -202,7 +203,20 @@ def _files(dataset: Any) -> list[tuple[Path, int]] | None:
     return None
 
 
-def _png(dataset: Any, number: int) -> bytes:
+def _pixels(dataset: Any) -> np.ndarray | None:
+    """uint8 (N, H, W) or (N, H, W, 3) where torchvision's object keeps its pictures so: one by one is slow."""
+    data: Any = getattr(dataset, "data", None)
+    pixels = data.numpy() if hasattr(data, "numpy") else data  # a tensor in the MNIST family
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or len(pixels) != len(dataset):
+        return None
+    if pixels.ndim == 4 and pixels.shape[1] == 3:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    return pixels if pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3) else None
+
+
+def _png(dataset: Any, pixels: np.ndarray | None, number: int) -> bytes:
+    if pixels is not None:
+        return encode_png(np.ascontiguousarray(pixels[number]))
     picture = dataset[number][0]
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
