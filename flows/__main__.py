@@ -14,7 +14,8 @@ from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
 
 EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
-SOURCE = "folder with one sub-folder a class, IDX files, or sklearn://digits; without it the source of last time"
+SOURCE = ("folder with one sub-folder a class, archive, table, URL, torchvision://NAME ...; "
+          "without it the source of last time")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -136,7 +136,7 @@ def check_source(
         UserError: there is no such source.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = open_source(source, to_learn=False)
+        source = open_source(source, to_learn=False, progress=progress)
     spec = DecodeSpec(LOOK_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, _Thumbnails(Path(folder), spec) as thumbnails:

@@ -234,8 +234,8 @@ class _Place:
         """{path relative to here: number of bytes} of every file below, hidden ones left out, sorted."""
         found = attempts(self.url, partial(self.fs.find, self.path, detail=True))
         root = self.path.rstrip("/") + "/"
-        named = {path.removeprefix(root): info.get("size") for path, info in found.items()}
-        return {name: named[name] for name in sorted(named) if name and not _is_hidden(name)}
+        below = {path.removeprefix(root): info for path, info in found.items() if path.startswith(root)}
+        return {name: below[name].get("size") for name in sorted(below) if name and not _is_hidden(name)}
 
     def glob(self) -> list[_Place]:
         """The places that a pattern names."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -101,6 +102,17 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-200])
     with pytest.raises(UserError, match=r"set\.tar\.gz: damaged archive"):
         list(open_source(archive))
+
+
+def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
+    archive = pack(make_folder(tmp_path / "set", num_each=2), tmp_path / "set.zip")
+    data = bytearray(archive.read_bytes())
+    for sign, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags of both headers of each member
+        for found in re.finditer(re.escape(sign), bytes(data)):
+            data[found.start() + offset] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(UserError, match=r"set\.zip: is encrypted; unpack it yourself"):
+        open_source(archive)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -343,7 +343,9 @@ def test_archives_tables_and_shards_of_a_bucket_are_understood(
     assert check_source(f"s3://{bucket}/sets/cars", workers=1).num_sound == 6
 
 
-@pytest.mark.parametrize("path", ["no-such-bucket/sets", "things/no-such-folder", "things/no-such-file.zip"])
+@pytest.mark.parametrize(
+    "path", ["no-such-bucket/sets", "things/no-such-folder", "things/no-such-file.zip", "things/sets/car"]
+)
 def test_what_is_not_in_a_bucket_is_said_in_one_line(bucket: str, path: str) -> None:
     with pytest.raises(UserError, match=rf"^s3://{path}: (holds no files|no such file or folder)") as caught:
         open_source(f"s3://{path}")
