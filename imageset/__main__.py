@@ -40,8 +40,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _normalize(options: argparse.Namespace) -> str:
-    sys.meta_path.insert(0, _NoPandas())
-    _give_freed_memory_back()
     with executors.open_executor(options.executor, options.workers) as crew:
         # Imported only now, while the workers import what they need.
         from imageset.normalize import normalize, read_params
@@ -70,5 +68,7 @@ class _NoPandas:
             raise ImportError(name)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # not where `main` is called: this is for a whole process
+    sys.meta_path.insert(0, _NoPandas())
+    _give_freed_memory_back()
     sys.exit(main())
