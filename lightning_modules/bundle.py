@@ -1,8 +1,8 @@
 """What is registered: one folder that says everything a prediction needs.
 
 `weights.safetensors` holds the network's weights, `bundle.json` the network's class and arguments, the classes
-by name, how pictures are decoded and normalized, and which data it was trained on. The digest of the weights is
-written into `bundle.json` and checked on loading; nothing is unpickled.
+by name, how pictures are decoded and normalized, how sure it is, and from which data, code and environment it is.
+It names the digest of the weights and of its own content; both are checked on loading, and nothing is unpickled.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import importlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, MANIFEST = "weights.safetensors", "bundle.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no digest of the manifest
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class BundleInfo:
         dataset: {"name", "fingerprint", "digest"} of the training data; digest is DVC's.
         metrics: of the best epoch on the validation split.
         temperature: what logits are divided by before they become probabilities, see `calibration`.
+        abstain_below: where the best probability is lower there is no answer; None: always an answer.
+        git_commit: the commit that was checked out when it was trained.
+        lock_sha256: digest of requirements.lock.
+
+    A field that has a default may be missing: bundles that were written before there was such a field load.
     """
 
     network: dict[str, Any]
@@ -46,12 +51,16 @@ class BundleInfo:
     std: tuple[float, ...]
     dataset: dict[str, str]
     metrics: dict[str, float]
-    temperature: float = 1.0  # as in a bundle that was saved before there was one
+    temperature: float = 1.0
+    abstain_below: float | None = None
+    git_commit: str | None = None
+    lock_sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A network with all it needs; `network` is in evaluation mode and returns logits."""
+    """A network with all it needs; `network` is in evaluation mode and returns logits, `digest` is the SHA-256 of
+    the manifest's content, the digest of the weights included."""
 
     info: BundleInfo
     network: "nn.Module"
@@ -74,23 +83,39 @@ class Bundle:
         from safetensors.torch import load
 
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        weights = _read(folder / WEIGHTS)
-        digest = hashlib.sha256(weights).hexdigest()
-        if digest != manifest["weights_sha256"]:
-            raise UserError(
-                f"{folder / WEIGHTS}: these are not the weights that {MANIFEST} names; get the bundle again"
-            )
-        info = BundleInfo(**{k: _tuples(v) for k, v in manifest["info"].items()})
+        info, digest = check_bundle(folder)
         network = make_network(info.network, len(info.mean), len(info.classes))
         try:
-            network.load_state_dict(load(weights))
+            network.load_state_dict(load(_read(folder / WEIGHTS)))
         except (SafetensorError, RuntimeError) as error:
             raise UserError(
                 f"{folder / WEIGHTS}: the weights do not fit {info.network['class_path']}; "
                 "was its code changed since? train again with `dvc repro -f train`"
             ) from error
         return cls(info, network.eval(), digest)
+
+
+def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
+    """The words of a bundle and its digest, once both digests are found right. Needs no PyTorch.
+
+    Raises:
+        UserError: the folder is no bundle, or not the one that was saved.
+    """
+    manifest = _read_manifest(folder)
+    weights = folder / WEIGHTS
+    if hashlib.sha256(_read(weights)).hexdigest() != manifest["weights_sha256"]:
+        raise UserError(f"{weights}: these are not the weights that {MANIFEST} names; get the bundle again")
+    words = {name: _tuples(value) for name, value in manifest["info"].items()}
+    unknown = sorted(words.keys() - {field.name for field in fields(BundleInfo)})
+    if unknown:
+        raise UserError(f"{folder / MANIFEST}: says {', '.join(unknown)}, which only a later Convoy understands")
+    return BundleInfo(**words), manifest_digest(manifest)
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, without what it says about itself."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module") -> None:
@@ -105,6 +130,7 @@ def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module") -> None:
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": asdict(info),
     }
+    manifest["sha256"] = manifest_digest(manifest)
     write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -148,8 +174,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); train again with `dvc repro -f train`") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in range(1, FORMAT + 1):
         raise UserError(f"{path}: not a bundle of format {FORMAT}; train again with `dvc repro -f train`")
+    if manifest["format"] > 1 and manifest.get("sha256") != manifest_digest(manifest):
+        raise UserError(f"{path}: was changed after it was written; get the bundle again")
     return manifest
 
 

@@ -25,7 +25,7 @@ ALWAYS = {
     "num_sanity_val_steps": 0,
     "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
 }
-TOP_KEYS = {"seed_everything", "stop_at_error", "trainer", "data", "model"}
+TOP_KEYS = {"seed_everything", "stop_at_error", "abstain_below", "trainer", "data", "model"}
 HIDDEN = ("help", "config", "print_config")  # what LightningCLI adds for a command line
 
 
@@ -72,6 +72,7 @@ class StageCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--stop_at_error", type=float | None, default=None)
+        parser.add_argument("--abstain_below", type=float | None, default=None)
 
 
 def build_stage(

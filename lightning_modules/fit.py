@@ -25,6 +25,7 @@ from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFin
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.provenance import changes, git_commit, lock_digest
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
 from lightning_modules.tracking import TrackedRun, connect, experiment_id
@@ -136,6 +137,8 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
         page = project / config["data"]["store"] / "dataset.html"
         if page.exists():
             client.log_artifact(run.run_id, str(page), "dataset")
+        write_bytes(work.folder / "changes.patch", changes(project))
+        client.log_artifact(run.run_id, str(work.folder / "changes.patch"), "source")
         work.remember(run.run_id)
     return run
 
@@ -196,6 +199,9 @@ def finish(
         std=store.std,
         dataset=dict(dataset),
         metrics={name: row[name] for name in ("val_loss", "val_accuracy")},
+        abstain_below=config["abstain_below"],
+        git_commit=git_commit(project),
+        lock_sha256=lock_digest(project),
     )
     info = replace(info, temperature=temperature(Bundle(info, cli.model.network, ""), store, config))
     output = project / "data" / "models" / "classifier"

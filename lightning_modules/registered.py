@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from imageset.store import ImageStore
@@ -14,11 +16,15 @@ from lightning_modules.bundle import MANIFEST, WEIGHTS, BundleInfo
 from lightning_modules.tracking import TrackedRun
 
 REQUIRED = ("jsonargparse", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pytorch-lightning", "pyyaml",
-            "safetensors", "torch", "torchvision")  # fmt: skip
+            "safetensors", "simplejpeg", "torch", "torchvision")  # fmt: skip
+SEEN = "training/pictures.parquet"  # artifact of the run: what the model learnt from
 
 
 def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore) -> str:
-    """Log the bundle in `bundle` to the run as a pyfunc model; returns its URI, `models:/m-...`."""
+    """Log the bundle in `bundle` to the run as a pyfunc model, and beside it which pictures it learnt from.
+
+    Returns the model's URI, `models:/m-...`.
+    """
     import shutil
     import tempfile
 
@@ -26,9 +32,14 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
     signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        inputs=Schema([
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.string, "path", required=False),
+            ColSpec(AnyType(), "pixels", required=False),
+        ]),
         outputs=Schema([
             ColSpec(DataType.string, "label", required=False),
             ColSpec(DataType.double, "probability", required=False),
@@ -38,6 +49,9 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
     )  # fmt: skip
     example = pd.DataFrame({"image": [png(image) for image in example_images(store)]})
     with tempfile.TemporaryDirectory() as scratch:
+        seen = Path(scratch) / Path(SEEN).name
+        pq.write_table(seen_pictures(store), seen, compression="zstd")
+        run.client.log_artifact(run.run_id, str(seen), Path(SEEN).parent.name)
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         for name in (WEIGHTS, MANIFEST):
@@ -54,6 +68,14 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
                 metadata={"dataset": info.dataset, "classes": list(info.classes)},
             )
     return f"models:/{logged.model_id}"
+
+
+def seen_pictures(store: ImageStore) -> pa.Table:
+    """`image_id`, `group` and `phash` of the training split: enough to tell whether a picture of another dataset,
+    one that belongs with it, or one that looks like it was learnt from."""
+    rows = store.split("train").rows
+    image_id = pa.array([bytes.fromhex(one) for one in rows["image_id"].to_pylist()], pa.binary(32))
+    return pa.table({"image_id": image_id, "group": rows["group"], "phash": rows["phash"]})
 
 
 def example_images(store: ImageStore) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""The code of the registered MLflow model: picture bytes in, label and probability out.
+"""The code of the registered MLflow model: pictures in, label and probability out.
 
 MLflow runs this file when it loads the model (models from code), so nothing is unpickled.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,15 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+ROOT = "CONVOY_PICTURES"  # environment: the folder below which a server may read paths
+IN_A_SERVER = "__pyfunc_model_path__"  # environment: set by `mlflow models serve` before it loads the model
+INPUTS = ("image", "path", "pixels")
+OUTPUTS = ("label", "probability", "status", "error")
+
 
 class ServedClassifier(PythonModel):
-    """Column `image` (file bytes of a picture) -> columns `label`, `probability`, `status`, `error`."""
+    """One of the columns `image` (bytes of a picture file; base64 in JSON), `path` (of a picture file) or `pixels`
+    (0..255, (H, W) or (H, W, 1, 3 or 4)) -> columns `label`, `probability`, `status`, `error`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the bundle that lies among the model's artifacts."""
@@ -25,24 +33,99 @@ class ServedClassifier(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row for each picture, in order; one that cannot be read has status `error` and the reason."""
+        """One row for each picture, in order. `status` is `ok`, `abstained` (not sure enough: no label) or `error`
+        (cannot be read, with the reason)."""
         from imageset.decode import Rejected, decode
 
         rows: list[dict[str, Any]] = []
-        for data in model_input["image"]:
+        for given in model_input.to_dict("records"):
             try:
-                image = decode(data, self.bundle.spec)
+                image = decode(picture_bytes(given), self.bundle.spec)
             except Rejected as rejected:
                 error = f"{rejected.reason}: {rejected.detail}"
                 rows.append({"label": None, "probability": None, "status": "error", "error": error})
-                continue
-            probabilities = self.scorer.probabilities(image[np.newaxis])[0]
-            best = int(probabilities.argmax())
-            rows.append({
-                "label": self.bundle.info.classes[best], "probability": float(probabilities[best]),
-                "status": "ok", "error": None,
-            })  # fmt: skip
-        return pd.DataFrame(rows, columns=["label", "probability", "status", "error"])
+            else:
+                rows.append(self._row(self.scorer.probabilities(image[np.newaxis])[0]))
+        return pd.DataFrame(rows, columns=list(OUTPUTS))
+
+    def _row(self, probabilities: np.ndarray) -> dict[str, Any]:
+        best = int(probabilities.argmax())
+        probability, threshold = float(probabilities[best]), self.bundle.info.abstain_below
+        if threshold is not None and probability < threshold:
+            return {"label": None, "probability": probability, "status": "abstained", "error": None}
+        return {"label": self.bundle.info.classes[best], "probability": probability, "status": "ok", "error": None}
+
+
+def picture_bytes(given: dict[str, Any]) -> bytes:
+    """The bytes of a picture file from one row of the input.
+
+    Raises:
+        Rejected: the row names none, or more than one; the path may not or cannot be read; the pixels are none.
+    """
+    from imageset.quality import Rejected
+
+    there = [name for name in INPUTS if not _is_missing(given.get(name))]
+    if len(there) != 1:
+        raise Rejected("unreadable", f"a row needs one of the columns {', '.join(INPUTS)}; it has {len(there)}")
+    value = given[there[0]]
+    if there[0] == "path":
+        return read_path(str(value))
+    if there[0] == "pixels":
+        return as_png(value)
+    return bytes(value)
+
+
+def read_path(path: str) -> bytes:
+    """The bytes of a file. Whoever calls a server must not learn what lies on its disks: there, paths are read
+    only below the folder that the environment variable CONVOY_PICTURES names.
+
+    Raises:
+        Rejected: it may not be read, or cannot.
+    """
+    from imageset.quality import Rejected
+    from imageset.sources import read_file
+
+    allowed = os.environ.get(ROOT)
+    if allowed is None and IN_A_SERVER in os.environ:
+        raise Rejected("unreadable", f"this server reads no paths; it would below a folder named by {ROOT}")
+    if allowed is not None and not Path(path).resolve().is_relative_to(Path(allowed).resolve()):
+        raise Rejected("unreadable", f"only paths below the folder that {ROOT} names are read")
+    try:
+        return read_file(Path(path))
+    except OSError as error:
+        raise Rejected("unreadable", f"{error.strerror or error}") from None
+
+
+def as_png(pixels: Any) -> bytes:
+    """Numbers 0..255, (H, W) or (H, W, 1, 3 or 4), as a PNG file: so they take the way of every picture.
+
+    Raises:
+        Rejected: another shape, other numbers.
+    """
+    import io
+
+    from PIL import Image
+
+    from imageset.quality import Rejected
+
+    nested = isinstance(pixels, np.ndarray) and pixels.dtype == object
+    try:
+        array = np.asarray(pixels.tolist() if nested else pixels)
+    except ValueError:
+        raise Rejected("undecodable", "pixels: the rows are not of one length") from None
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
+        raise Rejected("undecodable", f"pixels: shape {array.shape}; (H, W) or (H, W, 1, 3 or 4) is needed")
+    if array.dtype.kind not in "uif" or not ((array >= 0) & (array <= 255) & (array == np.floor(array))).all():
+        raise Rejected("undecodable", "pixels: whole numbers from 0 to 255 are needed")
+    buffer = io.BytesIO()
+    Image.fromarray(array.astype(np.uint8)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 set_model(ServedClassifier())

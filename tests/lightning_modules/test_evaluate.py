@@ -3,6 +3,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from sklearn.metrics import average_precision_score
@@ -11,7 +12,7 @@ from imageset.errors import UserError
 from imageset.raw import ingest, read_bytes
 from imageset.sources import open_source
 from imageset.store import ImageStore
-from lightning_modules.bundle import Bundle, load_bundle
+from lightning_modules.bundle import Bundle, load_bundle, manifest_digest
 from lightning_modules.logged import key
 from lightning_modules.scoring import Scorer, score
 from lightning_modules.suspects import issues_csv
@@ -193,6 +194,44 @@ def test_weights_that_were_changed_are_refused(bundle_folder):
         Bundle.load(bundle_folder)
 
 
+def test_a_manifest_that_was_changed_is_refused(bundle_folder):
+    path = bundle_folder / "bundle.json"
+    path.write_text(path.read_text().replace('"channels": 1', '"channels": 3'))
+    with pytest.raises(UserError, match=r"bundle\.json: was changed after it was written"):
+        Bundle.load(bundle_folder)
+
+
+def test_a_bundle_written_before_there_were_all_these_fields_still_loads(bundle_folder):
+    path = bundle_folder / "bundle.json"
+    manifest = json.loads(path.read_text())
+    later = ("temperature", "abstain_below", "git_commit", "lock_sha256")
+    info = {name: value for name, value in manifest["info"].items() if name not in later}
+    path.write_text(json.dumps({"format": 1, "weights_sha256": manifest["weights_sha256"], "info": info}))
+    old = Bundle.load(bundle_folder).info
+    assert (old.temperature, old.abstain_below, old.git_commit) == (1.0, None, None)
+
+
+def test_a_field_that_only_a_later_convoy_knows_is_named(bundle_folder):
+    path = bundle_folder / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["info"]["mood"] = "good"
+    path.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
+    with pytest.raises(UserError, match="says mood, which only a later Convoy understands"):
+        Bundle.load(bundle_folder)
+
+
+def test_the_bundle_says_which_data_code_and_environment_it_is_from(trained):
+    info = Bundle.load(trained / "data/models/classifier").info
+    store = ImageStore.open(trained / "data/normalized")
+    assert info.dataset["fingerprint"] == store.fingerprint and len(info.dataset["digest"]) == 32
+    assert set(info.metrics) == {"val_loss", "val_accuracy"}
+    client, run = run_of(trained)
+    seen = client.download_artifacts(run.info.run_id, "training/pictures.parquet")
+    assert pq.read_table(seen)["image_id"].to_pylist() == [
+        bytes.fromhex(one) for one in store.split("train").image_ids
+    ]
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": 99}'])
 def test_a_manifest_that_is_no_manifest_is_refused(bundle_folder, content):
     (bundle_folder / "bundle.json").write_bytes(content)
@@ -210,6 +249,7 @@ def test_a_bundle_of_other_classes_is_refused(trained, tmp_path):
     manifest = project / "data/models/classifier/bundle.json"
     content = json.loads(manifest.read_text())
     content["info"]["classes"][0] = "zero"
+    content["sha256"] = manifest_digest(content)
     manifest.write_text(json.dumps(content))
     code, output = run_stage(project, "test")
     assert code == 2
