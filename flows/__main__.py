@@ -53,7 +53,28 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--executor", metavar="WHERE", help=executors.HELP)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
     promote = command("promote", "only register a trained model, and let it serve if it is better")
-    promote.add_argument("run_id", nargs="?", metavar="RUN", help="MLflow's run id; without it the last training")
+    promote.add_argument("run_id", nargs="?", metavar="RUN",
+                         help="MLflow's run id, or how it begins; without it the last training")  # fmt: skip
+    promote.add_argument("--dry-run", action="store_true", help="only compare and say what would be done")
+    promote.add_argument("--override", metavar="REASON", help="let it serve whatever the comparison says; the "
+                         "reason goes into the ledger")  # fmt: skip
+    rollback = command("rollback", "let the version that served before serve again")
+    rollback.add_argument(
+        "--model", metavar="NAME", help="registered model; without it the one of data/normalized"
+    )
+    rollback.add_argument("--reason", metavar="TEXT", help="why; it goes into the ledger")
+    verify = command("verify", "train a run once more, from its commit, and say whether its metrics agree")
+    verify.add_argument("run_id", metavar="RUN", help="MLflow's run id, or how it begins")
+    verify.add_argument("--tolerance", type=float, default=0.0, metavar="X",
+                        help="how far a metric may be off; default: not at all")  # fmt: skip
+    compare = command("compare", "two runs side by side: parameters, data, metrics, pictures that changed sides")
+    compare.add_argument("one", metavar="RUN", help="MLflow's run id, or how it begins")
+    compare.add_argument("other", metavar="RUN", help="the run to compare it with")
+    compare.add_argument("--page", type=Path, metavar="FILE.html", help="also write it as a page")
+    history = command("history", "every decision about what serves, or what served on a date")
+    history.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
+    history.add_argument("--model", metavar="NAME", help="one registered model; without it all")
+    command("status", "what serves, since when, on which data, what ran last, what comes next, what is wrong")
     predict = command("predict", "tag pictures with the model that serves")
     predict.add_argument("source", help="folder, archive, table ...: what ingest takes, labels or not; only read")
     predict.add_argument("--out", required=True, metavar="FILE",
@@ -98,6 +119,29 @@ def _run(arguments: argparse.Namespace) -> int:
             from flows.checks import report
 
             print(report(arguments.source, project, arguments.json))
+        case "rollback":
+            from flows.project import dataset_name
+            from flows.rollback import rollback
+
+            print(rollback(project, arguments.model or dataset_name(project), arguments.reason))
+        case "compare":
+            from flows.compare import compare
+
+            print(compare(project, arguments.one, arguments.other, arguments.page))
+        case "verify":
+            from flows.verify import verify
+
+            verified = verify(project, arguments.run_id, arguments.tolerance)
+            print(verified)
+            return 0 if verified.agrees else 1
+        case "history":
+            from flows.history import history
+
+            print(history(project, arguments.model, arguments.at))
+        case "status":
+            from flows.status import status
+
+            print(status(project))
         case "up":
             from flows.up import up
 
@@ -125,10 +169,15 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
 
                     print(pipeline(arguments.source))
         case "promote":
+            if arguments.dry_run:
+                from flows.promote import rehearse
+
+                print(rehearse(arguments.run_id))
+                return
             with prefect_api(project):
                 from flows.promote import promote
 
-                print(promote(arguments.run_id))
+                print(promote(arguments.run_id, arguments.override))
         case "predict":
             check_prediction(arguments.source, arguments.out)
             with prefect_api(project):

@@ -3,6 +3,7 @@
 UserError (imageset)     one line, exit status 2
 ├── StageFailed          a DVC stage ended with an error; carries the status that `convoy` exits with
 ├── Busy                 somebody else is at work in this project
+├── Overtaken            another model became champion while this one was compared
 └── NoChampion           nothing is registered that could predict
 ConnectionError
 └── ServerAway           MLflow's server does not answer; the one error of ours that is retried
@@ -23,6 +24,10 @@ class StageFailed(UserError):
 
 class Busy(UserError):
     """Another run holds the project."""
+
+
+class Overtaken(UserError):
+    """The champion is not the one that the newcomer was compared with."""
 
 
 class NoChampion(UserError):

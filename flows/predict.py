@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, task
 
-from flows import console, registry
+from flows import console, moves, registry
 from flows.answers import Answers
 from flows.checks import check_prediction
-from flows.project import CACHE, NORMALIZED, find_project, stage_params
+from flows.project import CACHE, dataset_name, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
 from flows.tables import predict_table
-from imageset.errors import UserError
 
 logger = console.get_logger(__name__)
 
@@ -58,28 +56,12 @@ def predict(source: str, out: str, model: str | None = None, new_only: bool = Fa
     return tag(source, out, version, project, new_only)
 
 
-def dataset_name(project: Path) -> str:
-    """The name of the dataset in data/normalized, which is the name of its model.
-
-    Raises:
-        UserError: there is no dataset, or it is broken.
-    """
-    path = project / NORMALIZED / "dataset.json"
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["name"])
-    except FileNotFoundError:
-        raise UserError(
-            f"{NORMALIZED}: no dataset here, so no model of that name; train one with `convoy run FOLDER`, "
-            "or name a registered model with --model"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); run `dvc repro -f normalize`, or use --model") from None
-
-
 @task(**RETRIED)
 def find_model(name: str, project: Path) -> Version:
     """The version of `name` that serves now; its number is pinned for the whole batch."""
-    return registry.require_champion(registry.connect(project), name)
+    client = registry.connect(project)
+    moves.settle_if_needed(client, project)
+    return registry.require_champion(client, name)
 
 
 @task

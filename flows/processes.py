@@ -29,14 +29,17 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **ours, **changes}
 
 
-def lines_of(command: Sequence[str], *, cwd: Path, finished: Callable[[int], None]) -> Iterator[str]:
+def lines_of(
+    command: Sequence[str], *, cwd: Path, finished: Callable[[int], None], **changes: str
+) -> Iterator[str]:
     """Run a command and yield what it prints, stdout and stderr together, line by line.
 
-    `finished` is called with its exit status after the last line. Whatever exception ends the iteration
-    early (a cancelled flow, Ctrl-C, a closed generator), the whole process group is stopped first.
+    `finished` is called with its exit status after the last line; `changes` go into its environment. Whatever
+    exception ends the iteration early (a cancelled flow, Ctrl-C, a closed generator), the whole process group is
+    stopped first.
     """
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment(), text=True, errors="backslashreplace", bufsize=1,
+        command, cwd=cwd, env=environment(**changes), text=True, errors="backslashreplace", bufsize=1,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from imageset.errors import UserError
@@ -17,7 +19,15 @@ PARAMS = Path("params.yaml")
 
 # What the flows read from params.yaml; the stages know their own sections.
 KNOWN: dict[str, dict[str, Any]] = {
-    "promote": {"min_gain": (int, float)},
+    "promote": {
+        "metric": str,
+        "min_gain": float,
+        "confidence": float,
+        "resamples": int,
+        "max_class_drop": (float, NoneType),
+        "max_ece_rise": (float, NoneType),
+        "max_slowdown": (float, NoneType),
+    },
     "predict": {"batch_size": int, "top_k": int},
 }
 
@@ -41,3 +51,38 @@ def stage_params(project: Path, stage: str) -> dict[str, Any]:
         UserError: a key is unknown, missing or of another type.
     """
     return load_params(project / PARAMS, stage, KNOWN[stage])
+
+
+def dataset_name(project: Path) -> str:
+    """The name of the dataset in data/normalized, which is the name of its model.
+
+    Raises:
+        UserError: there is no dataset, or it is broken.
+    """
+    path = project / NORMALIZED / "dataset.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["name"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{NORMALIZED}: no dataset here, so no model of that name; train one with `convoy run FOLDER`, "
+            "or name a registered model with --model"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: broken ({error}); run `dvc repro -f normalize`, or use --model") from None
+
+
+def promotion_params(project: Path) -> dict[str, Any]:
+    """The rules of a promotion.
+
+    Raises:
+        UserError: as `stage_params`, or a metric or a confidence that there is not.
+    """
+    from lightning_modules.comparison import check_metric
+
+    params = stage_params(project, "promote")
+    check_metric(params["metric"], where=f"{project / PARAMS}: promote.metric")
+    if not 0.5 <= params["confidence"] < 1:
+        raise UserError(f"{project / PARAMS}: promote.confidence is {params['confidence']:g}; give 0.5 to 0.999")
+    if params["resamples"] < 100:
+        raise UserError(f"{project / PARAMS}: promote.resamples is {params['resamples']}; give 100 or more")
+    return params

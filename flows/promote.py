@@ -1,25 +1,43 @@
-"""Promote: a finished training becomes a registered version; it serves if it beats the one that does."""
+"""Promote: a finished training becomes a registered version; it serves if it proves better than what does."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, registry, versioning
-from flows.project import CLASSIFIER, NORMALIZED, RAW, find_project, stage_params
-from flows.registry import Version
+from flows import console, evidence, ledger, moves, registry, versioning
+from flows.errors import Busy, Overtaken
+from flows.evidence import Verdict
+from flows.project import CLASSIFIER, find_project, promotion_params
+from flows.registry import CHALLENGER, CHAMPION, DECISION, PREVIOUS, ROLLED_BACK, Version
 from flows.retries import RETRIED
 from imageset.errors import UserError
 
 if TYPE_CHECKING:
-    from imageset.store import ImageStore
     from lightning_modules.bundle import Bundle
 
 logger = console.get_logger(__name__)
+
+ATTEMPTS = 3  # another promotion may come first; the comparison is then made anew with the one that won
+
+QUESTION = "convoy.question"  # tag of a version: what it was compared with, on what, by which rules
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A finished training whose model loads."""
+
+    name: str
+    run_id: str
+    model_uri: str
+    version: Version | None  # None: not registered yet
+
+    def __str__(self) -> str:
+        return str(self.version) if self.version else f"{self.name} (run {self.run_id})"
 
 
 @dataclass(frozen=True)
@@ -30,34 +48,65 @@ class Decision:
     serves: bool
     reason: str
     new: bool = True  # False: it was decided before
+    report: str = ""  # the checks as a Markdown table
 
     def __str__(self) -> str:
         return f"{self.version} {'serves' if self.serves else 'does not serve'}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a promotion would do."""
+
+    newcomer: Newcomer
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        would = "would serve" if self.verdict.wins else "would not serve"
+        return f"{self.newcomer} {would}: {self.verdict.reason}\n{self.verdict.table()}".rstrip()
+
+
 @flow
-def promote(run_id: str | None = None) -> Decision:
+def promote(run_id: str | None = None, override: str | None = None) -> Decision:
     """Register the model of a training and make it the champion if it is better.
 
     Newcomer and champion are scored now, by the same code on the same test pictures.
 
     Args:
-        run_id: MLflow's id of the training; None for the one in data/models/classifier.
+        run_id: MLflow's id of the training, or how it begins; None for the one in data/models/classifier.
+        override: a person's reason to let it serve whatever the comparison says; it goes into the ledger.
 
     Raises:
         UserError: there is no such run, it did not finish, its metrics are no numbers, its model does not
             load, or it was trained on other data than data/normalized holds.
     """
     project = find_project()
-    newcomer = register(run_id or trained_run(project), project)
-    if newcomer.decision is not None:
-        return _already(newcomer, project)
-    champion = find_champion(newcomer.name, project)
-    if champion is None or champion.number == newcomer.number:
-        decision = Decision(newcomer, True, f"the first model of {newcomer.name}")
-        return decide(decision, {}, project)
-    gain = compare(newcomer, champion, project)
-    return decide(gain.decision(), gain.facts(), project)
+    newcomer = find_newcomer(run_id or trained_run(project), project)
+    for _ in range(ATTEMPTS):
+        champion = find_champion(newcomer.name, project)
+        if champion is not None and newcomer.version is not None and champion.number == newcomer.version.number:
+            return _already(champion, True)
+        if newcomer.version is not None and not override and _is_answered(newcomer.version, champion, project):
+            return _already(newcomer.version, False)
+        verdict = judge(newcomer, champion, project, override)
+        try:
+            return decide(newcomer, champion, verdict, project)
+        except Overtaken as overtaken:
+            logger.info("promote: %s; comparing again", overtaken)
+            newcomer = find_newcomer(newcomer.run_id, project)
+    raise Busy(f"the champion of {newcomer.name} changed {ATTEMPTS} times during the comparison; try again later")
+
+
+def rehearse(run_id: str | None) -> Rehearsal:
+    """The comparison of `promote` without writing anything.
+
+    Raises:
+        UserError: as `promote`.
+    """
+    project = find_project()
+    newcomer = find_newcomer.fn(run_id or trained_run(project), project)
+    champion = find_champion.fn(newcomer.name, project)
+    return Rehearsal(newcomer, judge.fn(newcomer, champion, project, None))
 
 
 def trained_run(project: Path) -> str:
@@ -76,21 +125,17 @@ def trained_run(project: Path) -> str:
 
 
 @task(**RETRIED)
-def register(run_id: str, project: Path) -> Version:
-    """The registered version of a run: made now, after the model was loaded, or found."""
+def find_newcomer(run_id: str, project: Path) -> Newcomer:
+    """The model of a run, loaded once to see that it can be."""
     from lightning_modules.bundle import load_bundle
 
     client = registry.connect(project)
+    moves.settle_if_needed(client, project)
     run = registry.finished_run(client, run_id)
     model_uri = registry.model_of_run(run)
-    bundle = load_bundle(model_uri)
-    name = _dataset(bundle)
-    found = registry.version_of_run(client, name, run_id)
-    if found is not None:
-        return found
-    version = registry.register(client, name, run_id, model_uri)
-    logger.info("promote: run %s is now %s", run_id, version)
-    return version
+    name = _dataset(load_bundle(model_uri))
+    evidence.check_name(name, run.info.run_id, project)
+    return Newcomer(name, run.info.run_id, model_uri, registry.version_of_run(client, name, run.info.run_id))
 
 
 @task(**RETRIED)
@@ -99,112 +144,97 @@ def find_champion(name: str, project: Path) -> Version | None:
     return registry.champion(registry.connect(project), name)
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Two models on the same test pictures."""
-
-    newcomer: Version
-    champion: Version
-    newcomer_right: int
-    champion_right: int
-    num_test: int
-    min_gain: float
-
-    def decision(self) -> Decision:
-        """The newcomer serves if its accuracy is higher by more than `min_gain`."""
-        new, old = self.newcomer_right / self.num_test, self.champion_right / self.num_test
-        wins = new - old > self.min_gain
-        reason = (
-            f"test accuracy {new:.4f} against {old:.4f} of version {self.champion.number} "
-            f"on the same {self.num_test} pictures: {'more' if wins else 'not more'} than "
-            f"{self.min_gain:g} better"
-        )
-        return Decision(self.newcomer, wins, reason)
-
-    def facts(self) -> dict[str, str]:
-        """The numbers, as tags of the version."""
-        return {
-            "convoy.test_accuracy": f"{self.newcomer_right / self.num_test:.6f}",
-            "convoy.compared_with_version": str(self.champion.number),
-            "convoy.compared_accuracy": f"{self.champion_right / self.num_test:.6f}",
-            "convoy.num_test": str(self.num_test),
-        }
-
-
 @task
-def compare(newcomer: Version, champion: Version, project: Path) -> Gain:
-    """Score both on the test split of data/normalized, from the pictures' own bytes."""
-    from imageset.store import ImageStore
-    from lightning_modules.bundle import load_bundle
-
+def judge(newcomer: Newcomer, champion: Version | None, project: Path, override: str | None) -> Verdict:
+    """Whether the newcomer should serve, with the numbers."""
     registry.connect(project)
-    store = ImageStore.open(project / NORMALIZED)
-    bundles = [load_bundle(version.uri) for version in (newcomer, champion)]
-    _check_same_data(bundles[0], store, newcomer)
-    min_gain = float(stage_params(project, "promote")["min_gain"])
-    new, old = (num_right(bundle, store, project) for bundle in bundles)
-    return Gain(newcomer, champion, new, old, len(store.split("test")), min_gain)
-
-
-def num_right(bundle: Bundle, store: ImageStore, project: Path) -> int:
-    """How many test pictures a bundle names rightly. Classes are compared by name; a picture that it
-    cannot read counts as wrong.
-
-    Raises:
-        UserError: a probability is not a number.
-    """
-    import numpy as np
-
-    from imageset.raw import read_bytes
-    from lightning_modules.scoring import score
-
-    split = store.split("test")
-    label_of = dict(zip(split.image_ids, (store.classes[label] for label in split.labels), strict=True))
-    batch_size = int(stage_params(project, "predict")["batch_size"])
-    items = read_bytes(project / RAW, list(label_of))
-    right = 0
-    with console.progress("promote", logger) as progress:
-        progress.begin(len(label_of), step="scoring")
-        for scored in score(bundle, items, batch_size=batch_size, workers=None):
-            progress.advance()
-            if scored.probabilities is None:
-                continue
-            if not np.isfinite(scored.probabilities).all():
-                raise UserError("the model gives probabilities that are no numbers; it cannot be promoted")
-            right += bundle.info.classes[int(scored.probabilities.argmax())] == label_of[scored.key]
-    return right
+    if champion is None:
+        evidence.check_that_it_predicts(newcomer.model_uri)
+        verdict = Verdict(True, f"the first model of {newcomer.name}")
+    else:
+        verdict = evidence.compare(newcomer.model_uri, newcomer.run_id, champion, project)
+    if override:
+        return replace(verdict, wins=True, reason=f"{override} (by hand; the comparison: {verdict.reason})")
+    return verdict
 
 
 @task(**RETRIED)
-def decide(decision: Decision, facts: dict[str, str], project: Path) -> Decision:
-    """Move the aliases and write down why."""
+def decide(newcomer: Newcomer, champion: Version | None, verdict: Verdict, project: Path) -> Decision:
+    """Register the newcomer, see that what is registered predicts, write the decision down, move the aliases."""
     client = registry.connect(project)
-    version = decision.version
-    if decision.serves:
-        registry.crown(client, version)
-    facts = {**facts, "convoy.git_commit": versioning.git_commit(project) or "none"}
-    registry.note(client, version, decision.reason, facts)
-    verdict = "serves now" if decision.serves else "stays a challenger"
-    logger.info("promote: %s %s: %s", version, verdict, decision.reason)
+    with moves.only_mover(project):
+        moves.settle(client, project)
+        version = registry.version_of_run(client, newcomer.name, newcomer.run_id)
+        if version is None:
+            version = registry.register(client, newcomer.name, newcomer.run_id, newcomer.model_uri)
+            logger.info("promote: run %s is now %s", newcomer.run_id, version)
+        digest = evidence.check_that_it_predicts(version.uri)
+        entry = {
+            "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
+            "serves": verdict.wins, "reason": verdict.reason, "champion": champion.number if champion else None,
+            "bundle": digest, "numbers": verdict.numbers, "commit": versioning.git_commit(project),
+            "tags": _tags(verdict, champion, project, again=ROLLED_BACK in version.tags),
+        }  # fmt: skip
+        expected = {CHAMPION: champion.number} if champion else {}
+        line = moves.move(client, project, entry, expected, lambda before: _after(before, version, verdict.wins))
+    logger.info("promote: %s %s: %s", version, "serves now" if verdict.wins else "stays a challenger",
+                verdict.reason)  # fmt: skip
+    decision = Decision(version, verdict.wins, verdict.reason, report=verdict.table())
+    _publish(client, decision, line)
     return decision
 
 
-def _already(version: Version, project: Path) -> Decision:
-    champion = find_champion(version.name, project)
-    serves = champion is not None and champion.number == version.number
+def _after(before: dict[str, int], version: Version, wins: bool) -> dict[str, int]:
+    """The aliases after a decision."""
+    if not wins:
+        return {**before, CHALLENGER: version.number}
+    after = {alias: number for alias, number in before.items() if number != version.number}
+    if CHAMPION in before:
+        after[PREVIOUS] = before[CHAMPION]
+    return {**after, CHAMPION: version.number}
+
+
+def _tags(verdict: Verdict, champion: Version | None, project: Path, again: bool) -> dict[str, str]:
+    """What the decision leaves at the version; MLflow's UI shows it there."""
+    numbers = {f"convoy.{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
+               if isinstance(value, int | float)}  # fmt: skip
+    compared = {"convoy.compared_with_version": str(champion.number)} if champion else {}
+    cleared = {ROLLED_BACK: ""} if again and verdict.wins else {}
+    question = _question(champion, project)
+    return {**numbers, **compared, **cleared, QUESTION: question, DECISION: verdict.reason}
+
+
+def _question(champion: Version | None, project: Path) -> str:
+    """What a decision is an answer to: the champion, the test pictures, and the rules."""
+    data = evidence.fingerprint(project)
+    return json.dumps([champion.number if champion else None, data, promotion_params(project)], sort_keys=True)
+
+
+def _is_answered(version: Version, champion: Version | None, project: Path) -> bool:
+    """The same question has the same answer; and what was rolled back comes back only by hand."""
+    return bool(version.tags.get(ROLLED_BACK)) or version.tags.get(QUESTION) == _question(champion, project)
+
+
+def _already(version: Version, serves: bool) -> Decision:
+    reason = version.tags.get(ROLLED_BACK) or version.decision or ""
     state = "already serves" if serves else "was compared before and does not serve"
-    logger.info("promote: %s %s (%s); skipped", version, state, version.decision)
-    return Decision(version, serves, version.decision or "", new=False)
+    if version.tags.get(ROLLED_BACK) and not serves:
+        state = "was rolled back and serves again only with --override"
+    logger.info("promote: %s %s (%s); skipped", version, state, reason)
+    return Decision(version, serves, reason, new=False)
+
+
+def _publish(client: Any, decision: Decision, line: ledger.Entry) -> None:
+    """The decision as artifacts of MLflow's run and of Prefect's."""
+    from prefect.artifacts import create_markdown_artifact
+
+    page = f"# {decision}\n\n{decision.report}\n"
+    folder = f"promotion/{line['number']:04d}"
+    client.log_text(decision.version.run_id, page, f"{folder}/decision.md")
+    record = json.dumps(line, indent=2, ensure_ascii=False)
+    client.log_text(decision.version.run_id, record, f"{folder}/ledger.json")
+    create_markdown_artifact(page, key="promotion", description=str(decision))
 
 
 def _dataset(bundle: Bundle) -> str:
     return str(bundle.info.dataset["name"])
-
-
-def _check_same_data(bundle: Bundle, store: ImageStore, newcomer: Version) -> None:
-    trained_on = bundle.info.dataset["fingerprint"]
-    if trained_on != store.fingerprint:
-        raise UserError(
-            f"{newcomer} (run {newcomer.run_id}) was trained on other data than {NORMALIZED} holds now; "
-            "check out its dvc.lock and run `dvc checkout`, or train again with `dvc repro`"
-        )

@@ -1,13 +1,15 @@
 """The only user of MLflow's model registry: what serves, what came before, what asks to serve.
 
 A registered model is named like its dataset. Its aliases: `champion` serves, `previous` served before it,
-`challenger` was compared and did not win (or is being compared).
+`challenger` was compared and did not win. flows.moves moves them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)  # in the order in which they move
 DECISION = "convoy.decision"  # the version tag that is written last: a decision that is complete
+ROLLED_BACK = "convoy.rolled_back"  # the version tag of what was taken out of service: when, by whom, why
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLflow says either for "no such alias"
 
 
@@ -33,6 +37,7 @@ class Version:
     number: int
     run_id: str
     decision: str | None = None  # why it serves or does not, once that is decided
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -85,20 +90,39 @@ def version_of_run(client: MlflowClient, name: str, run_id: str) -> Version | No
     return max((_version(entry) for entry in found), key=lambda version: version.number, default=None)
 
 
+def find_run(client: MlflowClient, run_id: str) -> Run:
+    """The run with this id, or the only one whose id begins so.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+    found: list[Run] = []
+    if re.fullmatch(r"[0-9a-f]{4,31}", run_id):
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(run.info.run_id[:12] for run in found)
+        raise UserError(f"{len(found)} runs begin with {run_id!r} ({names}); write more of the id")
+    raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists the runs there are")
+
+
 def finished_run(client: MlflowClient, run_id: str) -> Run:
     """A run that may be promoted: it finished, and all its metrics are numbers.
 
     Raises:
         UserError: there is no such run, it did not finish, or a metric is not finite.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists the runs there are") from None
+    run = find_run(client, run_id)
+    run_id = run.info.run_id
     if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
         state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
         raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
@@ -124,8 +148,8 @@ def model_of_run(run: Run) -> str:
 
 
 def register(client: MlflowClient, name: str, run_id: str, model_uri: str) -> Version:
-    """Make the model a new version of `name`, with the alias `challenger`. The caller has loaded it before:
-    MLflow would register a model that is not there as READY."""
+    """Make the model a new version of `name`, without an alias. The caller has loaded it before: MLflow would
+    register a model that is not there as READY."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -135,29 +159,46 @@ def register(client: MlflowClient, name: str, run_id: str, model_uri: str) -> Ve
             raise
     model_id = model_uri.removeprefix("models:/")
     source = client.get_logged_model(model_id).artifact_location
-    version = _version(client.create_model_version(name, source, run_id, model_id=model_id))
-    client.set_registered_model_alias(name, CHALLENGER, str(version.number))
-    return version
+    return _version(client.create_model_version(name, source, run_id, model_id=model_id))
 
 
-def crown(client: MlflowClient, version: Version) -> None:
-    """Make `version` the champion and the champion before it `previous`.
+def version(client: MlflowClient, name: str, number: int) -> Version | None:
+    """A version by its number, or None."""
+    from mlflow.exceptions import MlflowException
 
-    The steps are in an order in which the one that serves changes at once, and all can be repeated.
-    """
-    serving = champion(client, version.name)
-    if serving is not None and serving.number != version.number:
-        client.set_registered_model_alias(version.name, PREVIOUS, str(serving.number))
-    client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
-    challenger = _by_alias(client, version.name, CHALLENGER)
-    if challenger is not None and challenger.number == version.number:
-        client.delete_registered_model_alias(version.name, CHALLENGER)
+    try:
+        return _version(client.get_model_version(name, str(number)))
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
 
 
-def note(client: MlflowClient, version: Version, decision: str, facts: dict[str, str]) -> None:
-    """Write a decision and its numbers to the version; the decision last."""
-    for key, value in {**facts, DECISION: decision}.items():
-        client.set_model_version_tag(version.name, str(version.number), key, value)
+def aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Which version each of our aliases names; one that is not set has no entry."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return {}
+        raise
+    return {alias: int(found[alias]) for alias in ALIASES if alias in found}
+
+
+def set_alias(client: MlflowClient, name: str, alias: str, number: int | None) -> None:
+    """Let an alias name a version, or (None) no version. Only flows.moves calls it."""
+    if number is None:
+        client.delete_registered_model_alias(name, alias)
+    else:
+        client.set_registered_model_alias(name, alias, str(number))
+
+
+def set_tags(client: MlflowClient, name: str, number: int, tags: Mapping[str, str]) -> None:
+    """Write tags to a version, the decision last: where it stands, all stand."""
+    for key, value in sorted(tags.items(), key=lambda item: item[0] == DECISION):
+        client.set_model_version_tag(name, str(number), key, value)
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
@@ -172,7 +213,8 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
 
 
 def _version(entry: ModelVersion) -> Version:
-    return Version(entry.name, int(entry.version), entry.run_id or "", (entry.tags or {}).get(DECISION))
+    tags = dict(entry.tags or {})
+    return Version(entry.name, int(entry.version), entry.run_id or "", tags.get(DECISION), tags)
 
 
 def _quoted(name: str) -> str:

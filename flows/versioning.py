@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from flows.processes import lines_of
 from flows.project import CACHE, RAW
 from imageset.atomic import write_text
 from imageset.errors import EXIT_STATUS, UserError
+from lightning_modules.provenance import git_commit
+
+__all__ = ["add_raw", "check_out", "git_commit", "last_source", "only_one", "repro", "reproduce"]
 
 logger = console.get_logger(__name__)
 
@@ -106,6 +110,56 @@ def _failure(done: Reproduction) -> UserError:
     return StageFailed("; ".join(said) or f"dvc repro ended with status {done.status}", status=1)
 
 
+def check_out(project: Path, commit: str, patch: Path | None, folder: Path) -> Path:
+    """The project as it was at a commit with a patch on top, in a new folder that shares git's objects and DVC's
+    cache; returns the project's place in there. The project itself is not touched.
+
+    Raises:
+        UserError: the commit is not here, the patch does not fit, or the raw data is neither here nor on a remote.
+    """
+    top, prefix = _git(project, "rev-parse", "--show-toplevel"), _git(project, "rev-parse", "--show-prefix")
+    _git(project, "clone", "--quiet", "--shared", "--no-checkout", top, str(folder))
+    try:
+        _git(folder, "checkout", "--quiet", "--detach", commit)
+    except UserError:
+        raise UserError(f"commit {commit} is not in this repository; `git fetch` it first") from None
+    if patch is not None and patch.stat().st_size:
+        _git(folder, "apply", "--whitespace=nowarn", str(patch))
+    copy = folder / prefix
+    own = project / ".dvc" / "config.local"  # remotes and their keys
+    if own.exists():
+        shutil.copy(own, copy / ".dvc" / own.name)
+    cache = "".join(lines_of([*DVC, "cache", "dir"], cwd=project, finished=lambda status: None)).strip()
+    _dvc(copy, "config", "--local", "cache.dir", str((project / cache).resolve()))
+    _bring_raw(copy)
+    return copy
+
+
+def _bring_raw(copy: Path) -> None:
+    pointer = f"{RAW.as_posix()}.dvc"
+    if not (copy / pointer).exists():
+        raise UserError(f"the run's commit has no {pointer}, so its data is not known; it cannot be verified")
+    try:
+        _dvc(copy, "checkout", "--quiet", pointer)
+    except UserError:
+        _dvc(copy, "pull", "--quiet", pointer)
+
+
+def reproduce(folder: Path, changes: Mapping[str, str]) -> None:
+    """Run all stages, whatever DVC knows of them already; nothing goes into its cache.
+
+    Raises:
+        StageFailed: a stage failed.
+    """
+    done = Reproduction()
+    command = [*DVC, "repro", "--force", "--no-commit"]
+    for line in lines_of(command, cwd=folder, finished=lambda status: setattr(done, "status", status), **changes):
+        done.read(line)
+        logger.info(line, extra=QUIET if _is_for_the_log(line) else None)
+    if done.status:
+        raise _failure(done)
+
+
 def add_raw(project: Path, source: str, name: str) -> bool:
     """Version data/raw with DVC and note where it came from; True if the data or its source is new.
 
@@ -140,11 +194,19 @@ def last_source(project: Path) -> str:
     return source
 
 
-def git_commit(project: Path) -> str | None:
-    """The commit that is checked out, or None outside git or before the first commit."""
-    done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], cwd=project, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    return done.stdout.strip() or None
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints.
+
+    Raises:
+        UserError: it fails, for the reason it gives, or is not there.
+    """
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"git cannot be run: {error.strerror}") from None
+    if done.returncode != 0:
+        raise UserError(f"git {arguments[0]} failed: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout.strip()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFin
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
-from lightning_modules.provenance import changes, git_commit, lock_digest
+from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
 from lightning_modules.tracking import TrackedRun, connect, experiment_id
@@ -126,7 +126,9 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
     """The MLflow run of this training, with its parameters and its dataset."""
     client = connect(project)
     experiment = experiment_id(client, dataset["name"], project)
+    commit = git_commit(project)
     tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
+    tags |= {COMMIT: commit} if commit else {}
     earlier = work.run_id
     network = config["model"]["network"]["class_path"].rpartition(".")[-1]
     name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+COMMIT, PATCH = "convoy.git_commit", "source/changes.patch"  # a run's tag and artifact
 LOCK = "requirements.lock"
 STATE = ("*.py", "*.yaml", "*.dvc", "dvc.lock", LOCK)  # what a reproduction needs; never a folder of pictures
 

@@ -41,28 +41,9 @@ def test_a_model_without_champion_is_none_too(client, digits):
 def test_without_champion_the_models_that_serve_are_named(client, digits):
     with pytest.raises(NoChampion, match="convoy run FOLDER"):
         registry.require_champion(client, "flowers")
-    registry.crown(client, digits[0])
+    registry.set_alias(client, "digits", registry.CHAMPION, 1)
     with pytest.raises(NoChampion, match="--model: digits"):
         registry.require_champion(client, "flowers")
-
-
-def test_the_first_champion_has_no_previous(client, digits):
-    registry.crown(client, digits[0])
-    assert aliases(client) == {"champion": 1}
-
-
-def test_the_champion_before_becomes_previous(client, digits):
-    registry.crown(client, digits[0])
-    client.set_registered_model_alias("digits", "challenger", "2")
-    registry.crown(client, digits[1])
-    assert aliases(client) == {"champion": 2, "previous": 1}
-
-
-def test_crowning_the_champion_again_changes_nothing(client, digits):
-    registry.crown(client, digits[0])
-    registry.crown(client, digits[1])
-    registry.crown(client, digits[1])
-    assert aliases(client) == {"champion": 2, "previous": 1}
 
 
 def test_a_version_is_found_by_its_run(client, digits):
@@ -71,9 +52,32 @@ def test_a_version_is_found_by_its_run(client, digits):
 
 
 def test_a_decision_is_read_back(client, digits):
-    registry.note(client, digits[0], "because", {"convoy.num_test": "3"})
-    assert registry.version_of_run(client, "digits", "a").decision == "because"
-    assert client.get_model_version("digits", "1").tags["convoy.num_test"] == "3"
+    registry.set_tags(client, "digits", 1, {registry.DECISION: "because", "convoy.num_test": "3"})
+    found = registry.version_of_run(client, "digits", "a")
+    assert (found.decision, found.tags["convoy.num_test"]) == ("because", "3")
+
+
+def test_aliases_are_set_and_taken_away(client, digits):
+    assert registry.aliases(client, "digits") == registry.aliases(client, "nothing") == {}
+    registry.set_alias(client, "digits", "champion", 2)
+    assert registry.aliases(client, "digits") == {"champion": 2}
+    registry.set_alias(client, "digits", "champion", None)
+    registry.set_alias(client, "digits", "champion", None)
+    assert registry.aliases(client, "digits") == {}
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(client):
+    whole = run(client)
+    assert registry.find_run(client, whole[:10]).info.run_id == whole
+
+
+def test_a_beginning_that_fits_several_runs_is_refused(client, monkeypatch):
+    experiment = client.create_experiment("many")
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    found = client.search_runs([experiment])
+    monkeypatch.setattr(type(client), "search_runs", lambda *arguments, **named: found)
+    with pytest.raises(UserError, match=f"2 runs begin with 'abcd' .*{runs[0][:12]}"):
+        registry.find_run(client, "abcd")
 
 
 def test_an_unknown_run_is_named(client):

@@ -1,0 +1,198 @@
+"""Compare two runs: what went in, what came out, and which test pictures changed sides; as text and as a page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import registry
+from flows.project import NORMALIZED
+from imageset.atomic import write_text
+from imageset.errors import UserError
+from lightning_modules.provenance import COMMIT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PREDICTIONS = "report/predictions.csv"  # artifact that the stage `evaluate` leaves
+SHOWN = 20  # rows of a table on the screen; the page has all
+MEASURED = ("test_", "num_test", "best_")
+RECALL = "recall_"
+
+Row = tuple[str, str, str]  # what, in the one run, in the other
+Change = tuple[str, str, str, str]  # image_id, actual, predicted by the one, by the other
+Table = dict[str, tuple[str, str]]  # image_id -> actual, predicted
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two runs, side by side; only what differs is in the tables, but for the metrics, which are all there.
+
+    Attributes:
+        won, lost: pictures that only the other, only the one names rightly.
+        num_shared: test pictures that both were tested on; None where a run has no table of predictions.
+    """
+
+    one: str
+    other: str
+    inputs: list[Row]
+    params: list[Row]
+    metrics: list[Row]
+    recalls: list[Row]
+    won: list[Change]
+    lost: list[Change]
+    num_shared: int | None
+
+    def __str__(self) -> str:
+        lines = [f"{'':<26}{self.one[:12]:<22}{self.other[:12]}"]
+        for title, rows in self.tables():
+            lines += [title, *(f"  {what:<24}{one:<22}{other}" for what, one, other in rows[:SHOWN])]
+            lines += [f"  ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        return "\n".join([*lines, self.sides()])
+
+    def tables(self) -> Iterator[tuple[str, list[Row]]]:
+        """The tables that hold something, with their titles."""
+        titles = {"data and code": self.inputs, "parameters that differ": self.params, "metrics": self.metrics,
+                  "recall of each class": self.recalls}  # fmt: skip
+        return ((title, rows) for title, rows in titles.items() if rows)
+
+    def sides(self) -> str:
+        """How many pictures changed sides, in one line."""
+        if self.num_shared is None:
+            return "pictures: one of the runs was not evaluated"
+        return (
+            f"pictures: of {self.num_shared:,} that both were tested on, {len(self.won):,} are right only in "
+            f"{self.other[:12]}, {len(self.lost):,} only in {self.one[:12]}"
+        )
+
+
+def compare(project: Path, one: str, other: str, page: Path | None = None) -> Compared:
+    """Compare two runs, and write the page if one is asked for.
+
+    Raises:
+        UserError: no such run, or the page cannot be written.
+    """
+    client = registry.connect(project)
+    runs = [registry.find_run(client, run_id) for run_id in (one, other)]
+    tables = [_predictions(client, run) for run in runs]
+    won, lost, num_shared = _sides(*tables)
+    params = [run.data.params for run in runs]
+    metrics = [{name: f"{value:.4f}" for name, value in run.data.metrics.items()} for run in runs]
+    found = Compared(
+        runs[0].info.run_id, runs[1].info.run_id,
+        inputs=_rows(*(_inputs(run) for run in runs)),
+        params=_different(*params),
+        metrics=_rows(*(_some(values, MEASURED) for values in metrics)),
+        recalls=_different(*(_some(values, (RECALL,)) for values in metrics)),
+        won=won, lost=lost, num_shared=num_shared,
+    )  # fmt: skip
+    if page is not None:
+        _write_page(project, found, page)
+    return found
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    tags = run.data.tags
+    digests = ", ".join(one.dataset.digest[:12] for one in run.inputs.dataset_inputs) if run.inputs else ""
+    return {"status": run.info.status, "data": f"{tags.get('convoy.dataset', '?')} {digests}".strip(),
+            "commit": tags.get(COMMIT, "none")[:12]}  # fmt: skip
+
+
+def _some(values: Mapping[str, str], beginnings: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if name.startswith(beginnings)}
+
+
+def _rows(one: Mapping[str, str], other: Mapping[str, str]) -> list[Row]:
+    return [(name, one.get(name, "-"), other.get(name, "-")) for name in sorted(one.keys() | other.keys())]
+
+
+def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[Row]:
+    return [row for row in _rows(one, other) if row[1] != row[2]]
+
+
+def _predictions(client: MlflowClient, run: Run) -> Table | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = Path(client.download_artifacts(run.info.run_id, PREDICTIONS)).read_text(encoding="utf-8")
+    except (MlflowException, OSError):
+        return None
+    return {row["image_id"]: (row["actual"], row["predicted"]) for row in csv.DictReader(io.StringIO(text))}
+
+
+def _sides(one: Table | None, other: Table | None) -> tuple[list[Change], list[Change], int | None]:
+    if one is None or other is None:
+        return [], [], None
+    won: list[Change] = []
+    lost: list[Change] = []
+    shared = sorted(one.keys() & other.keys())
+    for image_id in shared:
+        (actual, first), (_, second) = one[image_id], other[image_id]
+        if (first == actual) != (second == actual):
+            (lost if first == actual else won).append((image_id, actual, first, second))
+    return won, lost, len(shared)
+
+
+# ---- the page --------------------------------------------------------------------------------------------------
+
+STYLE = """
+body { font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222 }
+h1 { font-size: 1.3em } h2 { font-size: 1.05em; margin-top: 1.8em }
+table { border-collapse: collapse }
+td, th { text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #ddd }
+figure { display: inline-block; margin: .4em .8em .4em 0; font-size: .8em; vertical-align: top; width: 8.5em }
+img { width: 8em; image-rendering: pixelated; background: #eee; display: block }
+"""
+
+
+def _write_page(project: Path, found: Compared, page: Path) -> None:
+    if page.suffix.lower() != ".html" or not page.parent.is_dir():
+        raise UserError(f"{page}: name a file that ends in .html, in a folder that exists")
+    thumbnails = _thumbnails(project, [row[0] for row in found.won + found.lost])
+    heads = f"<tr><th></th><th>{escape(found.one[:12])}</th><th>{escape(found.other[:12])}</th></tr>"
+    parts = [f"<h1>{escape(found.one[:12])} and {escape(found.other[:12])}</h1><p>{escape(found.sides())}</p>"]
+    for title, rows in found.tables():
+        cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        parts.append(f"<h2>{escape(title)}</h2><table>{heads}{cells}</table>")
+    for title, changed in ((f"right only in {found.other[:12]}", found.won),
+                           (f"right only in {found.one[:12]}", found.lost)):  # fmt: skip
+        figures = "".join(_figure(row, thumbnails.get(row[0])) for row in changed)
+        parts.append(f"<h2>{len(changed):,} pictures {escape(title)}</h2>{figures}")
+    head = f"<!doctype html><meta charset=utf-8><title>compare</title><style>{STYLE}</style>"
+    write_text(page, f"{head}{''.join(parts)}\n")
+
+
+def _figure(row: Change, png: bytes | None) -> str:
+    image_id, actual, first, second = row
+    image = f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">' if png else ""
+    return (
+        f"<figure>{image}<figcaption title={escape(image_id)}>{escape(actual)}: first {escape(first)}, "
+        f"then {escape(second)}</figcaption></figure>"
+    )
+
+
+def _thumbnails(project: Path, image_ids: list[str]) -> dict[str, bytes]:
+    """The pictures as data/normalized has them; none of those that it does not hold (any more)."""
+    import numpy as np
+
+    from imageset.png import encode_png
+    from imageset.store import ImageStore
+
+    try:
+        split = ImageStore.open(project / NORMALIZED).split("test")
+    except UserError:
+        return {}
+    places = {image_id: place for place, image_id in enumerate(split.image_ids)}
+    here = [image_id for image_id in image_ids if image_id in places]
+    if not here:
+        return {}
+    images = split.batch(np.array([places[one] for one in here]))
+    return {one: encode_png(image[..., 0] if image.shape[2] == 1 else image)
+            for one, image in zip(here, images, strict=True)}  # fmt: skip

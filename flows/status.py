@@ -1,0 +1,210 @@
+"""Status: what serves since when, on which data, what ran last, what comes next, what is wrong, how to mend it.
+
+Read from files and tables as they lie there, without MLflow or Prefect, which take seconds to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows import ledger
+from flows.history import last_change, shown
+from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
+from flows.server import Addresses
+from imageset.errors import UserError
+from lightning_modules.tracking import tracking_uri
+
+TIMEOUT_S = 1.5  # for a server's answer
+RUNS = """
+SELECT flow.name, flow_run.name, flow_run.state_type, coalesce(flow_run.start_time, flow_run.expected_start_time),
+       flow_run.end_time, flow_run_state.message
+FROM flow_run JOIN flow ON flow.id = flow_run.flow_id
+LEFT JOIN flow_run_state ON flow_run_state.id = flow_run.state_id
+WHERE flow_run.parent_task_run_id IS NULL
+ORDER BY 4
+"""
+FAILED = ("FAILED", "CRASHED")
+Run = tuple[str, str, str, str, str | None, str | None]  # flow, name, state, start, end, message
+
+
+def status(project: Path) -> str:
+    """What `convoy status` prints."""
+    wrong: list[str] = []
+    lines = [*serving(project, wrong), *data(project, wrong), *runs(project, wrong), *work(project, wrong)]
+    up = Addresses.read(project)
+    where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else "not running; start it with `convoy up`"
+    lines.append(f"{'servers':<10}{where}")
+    lines += [f"{'wrong':<10}{one}" for one in wrong] or [f"{'wrong':<10}nothing"]
+    return "\n".join(lines)
+
+
+def serving(project: Path, wrong: list[str]) -> Iterator[str]:
+    """One line a registered model with a champion."""
+    try:
+        entries = ledger.read(project)
+    except UserError as error:
+        wrong.append(str(error))
+        entries = []
+    champions = read_champions(project, wrong)
+    if not champions:
+        yield f"{'serving':<10}nothing; train with `convoy run FOLDER`"
+    for model, number in champions.items():
+        change = last_change(entries, model, datetime.now(UTC))
+        since = "; the ledger does not say since when"
+        if change is not None and change["after"].get("champion") == number:
+            since = f" since {shown(change['done'])}: {change['reason']}"
+        elif change is not None:
+            says = change["after"].get("champion")
+            wrong.append(f"{model}: version {number} serves, the ledger says {says}: somebody moved the alias by "
+                         "hand; `convoy promote RUN` and `convoy rollback` keep both alike")  # fmt: skip
+        yield f"{'serving':<10}{model} version {number}{since}"
+    for entry in ledger.unfinished(entries):
+        wrong.append(f"a decision about {entry['model']} version {entry['version']} was cut short; "
+                     "the next promote, predict or rollback carries it out")  # fmt: skip
+
+
+def read_champions(project: Path, wrong: list[str]) -> dict[str, int]:
+    """Which version of which model has the alias `champion`."""
+    uri = tracking_uri(project)
+    try:
+        if uri.startswith("sqlite:///"):
+            return _champions_in_file(Path(uri.removeprefix("sqlite:///")))
+        if uri.startswith(("http://", "https://")):
+            return _champions_of_server(uri)
+        from mlflow import MlflowClient
+
+        models = MlflowClient(uri, uri).search_registered_models()
+        return {one.name: int(one.aliases["champion"]) for one in models if "champion" in one.aliases}
+    except (sqlite3.Error, OSError, ValueError) as error:
+        wrong.append(f"MLflow at {uri} cannot be read ({error}); start it, or set MLFLOW_TRACKING_URI to another")
+        return {}
+
+
+def _champions_in_file(path: Path) -> dict[str, int]:
+    if not path.exists():
+        return {}
+    query = "SELECT name, version FROM registered_model_aliases WHERE alias = 'champion' ORDER BY name"
+    return {name: int(number) for name, number in _rows(path, query)}
+
+
+def _champions_of_server(uri: str) -> dict[str, int]:
+    url = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/search?max_results=1000"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        models = json.load(response).get("registered_models", [])
+    found = {one["name"]: {a["alias"]: int(a["version"]) for a in one.get("aliases", [])} for one in models}
+    return {name: aliases["champion"] for name, aliases in sorted(found.items()) if "champion" in aliases}
+
+
+def data(project: Path, wrong: list[str]) -> Iterator[str]:
+    """The dataset that the next training uses, and its version."""
+    import yaml
+
+    try:
+        pointer = yaml.safe_load((project / f"{RAW}.dvc").read_text(encoding="utf-8"))
+        raw, meta = str(pointer["outs"][0]["md5"]), pointer.get("meta") or {}
+    except FileNotFoundError:
+        yield f"{'data':<10}nothing was ingested yet"
+        return
+    except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
+        wrong.append(f"{RAW}.dvc: not readable ({error}); run `convoy run FOLDER` again")
+        return
+    line = f"{meta.get('name', 'data')}, raw version {raw[:12]}, from {meta.get('source', 'an unknown source')}"
+    try:
+        manifest = json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))
+        num = sum(sum(split.values()) for split in manifest["counts"].values())
+        line += f"; normalized: {num:,} pictures, fingerprint {manifest['fingerprint'][:12]}"
+    except FileNotFoundError:
+        wrong.append(f"{NORMALIZED} is not there; `dvc repro` makes it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong.append(f"{NORMALIZED}/dataset.json: broken ({error}); run `dvc repro -f normalize`")
+    yield f"{'data':<10}{line}"
+
+
+def runs(project: Path, wrong: list[str]) -> Iterator[str]:
+    """What ran last, what failed last, and what comes next, as Prefect noted it."""
+    try:
+        found = read_runs(project)
+    except (sqlite3.Error, OSError, ValueError, KeyError) as error:
+        wrong.append(f"Prefect's runs cannot be read ({error})")
+        return
+    began = [run for run in found if run[2] not in ("SCHEDULED", "PENDING")]
+    if not began:
+        yield f"{'last run':<10}none"
+        return
+    yield f"{'last run':<10}{_run(began[-1])}"
+    failures = [run for run in began if run[2] in FAILED]
+    if failures:
+        yield f"{'failed':<10}{_run(failures[-1])}"
+        later = [run for run in began if run[0] == failures[-1][0] and run[3] > failures[-1][3]]
+        if not any(run[2] == "COMPLETED" for run in later):
+            wrong.append(f"{failures[-1][0]} failed last time and has not been well since; call it again")
+    coming = [run for run in found if run[2] == "SCHEDULED" and _time(run[3]) > datetime.now(UTC)]
+    if coming:
+        yield f"{'next':<10}{coming[0][0]} at {_local(coming[0][3])}"
+
+
+def read_runs(project: Path) -> list[Run]:
+    """All flow runs, the oldest first: of the server that PREFECT_API_URL names, else of the project's file."""
+    api = os.environ.get("PREFECT_API_URL")
+    if api is None:
+        path = project / CACHE / "prefect.db"
+        return [tuple(row) for row in _rows(path, RUNS)] if path.exists() else []
+    found, flows = _post(f"{api}/flow_runs/filter", sort="START_TIME_DESC"), _post(f"{api}/flows/filter")
+    names = {one["id"]: one["name"] for one in flows}
+    rows = [
+        (names.get(one["flow_id"], "?"), one["name"], one["state_type"],
+         one["start_time"] or one["expected_start_time"], one["end_time"], (one["state"] or {}).get("message"))
+        for one in found if one["parent_task_run_id"] is None
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: str(row[3]))
+
+
+def work(project: Path, wrong: list[str]) -> Iterator[str]:
+    """A training that was not finished."""
+    kept = sorted((project / CACHE / "train").glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if kept:
+        when = datetime.fromtimestamp(kept[-1].stat().st_mtime).astimezone().isoformat(sep=" ", timespec="seconds")
+        yield f"{'pending':<10}a training that stopped at {when}; `dvc repro` goes on with it"
+    elif not (project / CLASSIFIER / "run.json").exists() and (project / NORMALIZED / "dataset.json").exists():
+        wrong.append(
+            f"{CLASSIFIER} is not there; `dvc repro` trains it, `dvc checkout` brings back an earlier one"
+        )
+
+
+def _run(run: Run) -> str:
+    flow, name, state, start, end, message = run
+    took = f", {(_time(end) - _time(start)).total_seconds():.0f} s" if end else ""
+    why = f": {' '.join(message.split())[:200]}" if message and state in FAILED else ""
+    return f"{flow} ({name}) {state.lower()}, began {_local(start)}{took}{why}"
+
+
+def _time(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _local(text: str) -> str:
+    return _time(text).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Rows of an SQLite file that others may be writing to; nothing is written."""
+    uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT_S)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def _post(url: str, **body: Any) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        return json.load(response)

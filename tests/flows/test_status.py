@@ -1,0 +1,134 @@
+import json
+import sqlite3
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from flows import ledger, moves, registry
+from flows.status import status
+
+
+def lines_of(project) -> dict[str, str]:
+    """The lines by their first word; the last one of each."""
+    return dict(line.split(maxsplit=1) for line in status(project).splitlines())
+
+
+@pytest.fixture
+def serving(project):
+    """A project in which version 1 of `digits` was promoted."""
+    client = registry.connect(project)
+    client.create_registered_model("digits")
+    for run in ("a", "b"):
+        client.create_model_version("digits", "/nowhere", run)
+    entry = {"event": ledger.DECISION, "model": "digits", "version": 1, "serves": True, "reason": "the first"}
+    with moves.only_mover(project):
+        moves.move(client, project, entry, {}, lambda before: {"champion": 1})
+    return project
+
+
+def test_an_empty_project_serves_nothing_and_nothing_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said = lines_of(tmp_path)
+    assert said["serving"].startswith("nothing") and said["data"] == "nothing was ingested yet"
+    assert (said["last"], said["wrong"]) == ("run  none", "nothing")
+
+
+def test_what_serves_since_when_and_why(serving):
+    assert lines_of(serving)["serving"].startswith("digits version 1 since 20")
+    assert lines_of(serving)["serving"].endswith(": the first")
+
+
+def test_an_alias_that_somebody_moved_by_hand_is_named(serving):
+    registry.connect(serving).set_registered_model_alias("digits", "champion", "2")
+    said = lines_of(serving)
+    assert said["serving"] == "digits version 2; the ledger does not say since when"
+    assert "version 2 serves, the ledger says 1" in said["wrong"]
+
+
+def test_a_decision_that_was_cut_short_and_a_ledger_that_was_changed_are_named(serving):
+    path = serving / ledger.LEDGER
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    assert "cut short" in lines_of(serving)["wrong"]
+    path.write_text(path.read_text().replace("the first", "another"))
+    ledger_line = '{"number": 2, "follows": "x"}\n'
+    path.write_text(path.read_text() + ledger_line)
+    assert "line 2 does not follow" in lines_of(serving)["wrong"]
+
+
+def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkeypatch):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            aliases = [{"alias": "champion", "version": "7"}]
+            self.wfile.write(json.dumps({"registered_models": [{"name": "cats", "aliases": aliases}]}).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    assert lines_of(project)["serving"].startswith("cats version 7")
+    server.shutdown()
+    server.server_close()
+    assert "cannot be read" in lines_of(project)["wrong"]
+
+
+def prefect_database(project, *runs) -> None:
+    """Prefect's file with flow runs (name, state, start, message)."""
+    (project / ".cache").mkdir(exist_ok=True)
+    with sqlite3.connect(project / ".cache/prefect.db") as database:
+        database.execute("CREATE TABLE flow (id, name)")
+        database.execute("CREATE TABLE flow_run (id, flow_id, name, state_type, state_id, start_time, end_time,"
+                         " expected_start_time, parent_task_run_id)")  # fmt: skip
+        database.execute("CREATE TABLE flow_run_state (id, message)")
+        database.execute("INSERT INTO flow VALUES (1, 'pipeline')")
+        for number, (name, state, start, message) in enumerate(runs):
+            began = None if state == "SCHEDULED" else start
+            database.execute("INSERT INTO flow_run VALUES (?, 1, ?, ?, ?, ?, ?, ?, NULL)",
+                             (number, name, state, number, began, began, start))  # fmt: skip
+            database.execute("INSERT INTO flow_run_state VALUES (?, ?)", (number, message))
+
+
+def test_the_last_run_the_last_failure_and_the_next_run(project):
+    prefect_database(
+        project,
+        ("quick-fox", "COMPLETED", "2026-03-01 02:00:00.000000", "All states completed."),
+        ("slow-hen", "FAILED", "2026-03-02 02:00:00.000000", "UserError: data/raw: gone"),
+        ("next-owl", "SCHEDULED", "2999-03-03 02:00:00.000000", None),
+    )
+    said = lines_of(project)
+    assert said["last"].startswith("run  pipeline (slow-hen) failed, began 2026-03-02")
+    assert said["failed"].endswith("UserError: data/raw: gone")
+    assert said["next"].startswith("pipeline at 2999-03-03")
+    assert "pipeline failed last time" in said["wrong"]
+
+
+def test_a_failure_that_was_mended_is_not_wrong_any_more(project):
+    prefect_database(
+        project,
+        ("slow-hen", "CRASHED", "2026-03-02 02:00:00.000000", "killed"),
+        ("quick-fox", "COMPLETED", "2026-03-03 02:00:00.000000", None),
+    )
+    said = lines_of(project)
+    assert said["failed"].startswith("pipeline (slow-hen) crashed") and said["wrong"] == "nothing"
+
+
+def test_a_training_that_was_not_finished_is_named(project):
+    (project / ".cache/train/abc").mkdir(parents=True)
+    (project / ".cache/train/abc/last.ckpt").write_bytes(b"")
+    assert "`dvc repro` goes on with it" in lines_of(project)["pending"]
+
+
+def test_the_tables_are_those_that_prefect_makes(project):
+    import sqlalchemy
+    from prefect.server.database.orm_models import Base
+
+    (project / ".cache").mkdir()
+    engine = sqlalchemy.create_engine(f"sqlite:///{project / '.cache/prefect.db'}")
+    tables = [Base.metadata.tables[name] for name in ("flow", "flow_run", "flow_run_state")]
+    Base.metadata.create_all(engine, tables=tables)
+    engine.dispose()
+    assert lines_of(project)["last"] == "run  none" and lines_of(project)["wrong"] == "nothing"
