@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench up
+.PHONY: demo test lint bench kill up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -22,6 +22,9 @@ lint: .venv/ready
 
 bench: .venv/ready  ## what the README claims, measured beside the peers
 	for file in benchmarks/*.py; do python $$file || exit 1; done
+
+kill: .venv/ready  ## kill ingest and normalize at random moments; what comes of the next run must be the same
+	python -m tests.kill
 
 up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C
 	convoy up

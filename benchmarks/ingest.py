@@ -4,7 +4,9 @@
 
 Needs the real pictures of ../shared/datasets (photos.tar.gz, cifar10.tar.gz). Every measurement is the median of
 `repeats` runs, ours and the peer's in turn. "whole command" counts from the start of a fresh process to its end,
-on both sides; "steady" leaves out the peer's start and imports but not ours.
+on both sides; "steady peer" leaves out the peer's start and imports but not ours. Memory is what a command and its
+workers hold of their own at the peak (RssAnon of /proc, summed, looked at every 20 ms), for 500,000 pictures
+against 50,000, measured once. About ten minutes on two quiet processors; half of that is the memory.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +58,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ingest.json")
+    parser.add_argument("--without-memory", action="store_true", help="leave out what is slowest")
     options = parser.parse_args()
     if not DATASETS.is_dir():
         raise SystemExit(f"error: {DATASETS} is missing; this benchmark measures on its pictures")
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), options.repeats)
+        results = measure(Path(folder), options.repeats, with_memory=not options.without_memory)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     for one in results:
@@ -69,12 +73,12 @@ def main() -> None:
         )
 
 
-def measure(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure(work: Path, repeats: int, with_memory: bool) -> list[dict[str, Any]]:
     """All results."""
     photos, cifar = make_photos(work), make_cifar(work)
-    results = []
+    results = [difference(photos), near_duplicates()]
     for name, source, size, goal in (
-        ("1,002 photographs to 224 px", photos, 224, 2.5),
+        ("6,012 photographs to 224 px", photos, 224, 2.5),
         ("60,000 CIFAR-10 JPEGs to 32 px", cifar, 32, 8.0),
     ):
         num = sum(1 for file in source.rglob("*") if file.is_file())
@@ -89,10 +93,9 @@ def measure(work: Path, repeats: int) -> list[dict[str, Any]]:
         results += [
             result(f"{name}, whole command", rate, whole, goal, "pictures/s"),
             result(f"{name}, steady peer", rate, loop, goal, "pictures/s"),
+            one_percent(name, source, size, work, statistics.median(ours), repeats),
         ]
-    results.append(one_percent(cifar, work, repeats))
-    results.append(difference(photos))
-    return results
+    return results + (memory(work) if with_memory else [])
 
 
 def result(name: str, ours: float, peer: float, goal: float, unit: str) -> dict[str, Any]:
@@ -107,26 +110,136 @@ def result(name: str, ours: float, peer: float, goal: float, unit: str) -> dict[
     }
 
 
-def one_percent(source: Path, work: Path, repeats: int) -> dict[str, Any]:
-    """The share of a full run that 1% of new pictures costs, as runs per full run."""
+def one_percent(name: str, source: Path, size: int, work: Path, full_s: float, repeats: int) -> dict[str, Any]:
+    """How many full runs take as long as one after 1% of new pictures came."""
     files = sorted(file for file in source.rglob("*") if file.is_file())
-    full, added = [], []
+    raw = ingested(source, work)
+    normalize(raw, work / "out", size)
+    added = []
     for number in range(repeats):
-        raw = ingested(source, work)
-        shutil.rmtree(work / "out", ignore_errors=True)
-        full.append(normalize(raw, work / "out", 32, fresh=False))
         for file in files[::100]:
             copy = file.with_name(f"new{number}_{file.name}")
-            copy.write_bytes(file.read_bytes() + b"%d" % number)
+            copy.write_bytes(file.read_bytes() + b"new%d" % number)
         ingested(source, work)
-        added.append(normalize(raw, work / "out", 32, fresh=False))
+        added.append(normalize(raw, work / "out", size, fresh=False))
     return result(
-        "1% new pictures: full runs in the time of one such run",
-        1 / statistics.median(added),
-        1 / statistics.median(full),
-        33.3,
-        "runs/s",
+        f"{name}, full runs in the time of 1% new", 1 / statistics.median(added), 1 / full_s, 33.3, "runs/s"
     )
+
+
+def near_duplicates() -> dict[str, Any]:
+    """A million perceptual hashes grouped, a tenth of them near others; five minutes are allowed."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from imageset.near import near_groups
+
+    num, random = 1_000_000, np.random.default_rng(0)
+    phashes = random.integers(0, 2**64, num, np.uint64)
+    one_bit = np.uint64(1) << random.integers(0, 64, num // 10).astype(np.uint64)
+    phashes[: num // 10] = phashes[-num // 10 :] ^ one_bit
+    start = time.perf_counter()
+    groups = near_groups(phashes, 4, lambda one, other: np.ones(len(one), bool))
+    seconds = time.perf_counter() - start
+    assert (groups != np.arange(num)).sum() >= num // 10
+    return result("1,000,000 perceptual hashes grouped", num / seconds, num / 300, 1.0, "hashes/s")
+
+
+MANY = """
+import sys
+from collections import Counter
+import pyarrow.parquet as pq
+import numpy as np
+from imageset.sources import SourcePicture
+
+class Many:
+    name, kind, multi_label, problem = "many", "folder", False, None
+    passed_over, classes, splits = Counter(), Counter(), Counter()
+
+    def __init__(self, raw, num):
+        self.num = num
+        table = pq.ParquetFile(raw + "/records.parquet").read(["label", "offset", "size", "shard"])
+        self.labels = table["label"].unique().to_pylist()
+        self.codes = table["label"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int8)
+        self.places = [table[name].to_numpy().astype(np.int64) for name in ("shard", "offset", "size")]
+        self.files = [open(f"{raw}/shard-{shard:05d}.tar", "rb") for shard in range(self.places[0].max() + 1)]
+
+    def __len__(self):
+        return self.num
+
+    def describe(self):
+        return "many"
+
+    def __iter__(self):
+        for number in range(self.num):
+            turn, one = divmod(number, 50_000)
+            label = self.labels[self.codes[one]]
+            yield SourcePicture(f"{label}/{number:06d}.jpg", label, None, None, lambda: self.read(turn, one))
+
+    def read(self, turn, one):
+        shard, offset, size = (int(column[one]) for column in self.places)
+        self.files[shard].seek(offset)
+        return self.files[shard].read(size) + b"%d" % turn
+
+many, to = Many(sys.argv[1], int(sys.argv[2])), sys.argv[3]
+if sys.argv[4] == "ingest":
+    from imageset.raw import ingest
+    ingest(many, to)
+else:
+    from imageset.check import check_source
+    check_source(many)
+"""
+
+
+def memory(work: Path) -> list[dict[str, Any]]:
+    """The peak at 50,000 pictures over that at 500,000, of ingest, normalize and check."""
+    if not Path("/proc/self/task").is_dir():
+        return []
+    source, params = work / "raw-cifar", write_params(work, 32, near_duplicate_bits=4)
+    peaks: dict[str, list[float]] = {"ingest": [], "normalize": [], "check": []}
+    for num in (50_000, 500_000):
+        raw, many = work / f"many-{num}", [sys.executable, "-c", MANY, str(source), str(num)]
+        stage = [sys.executable, "-m", "imageset", "normalize", "--raw", raw, "--out", work / "out"]
+        shutil.rmtree(work / "out", ignore_errors=True)
+        peaks["ingest"].append(peak_mb([*many, str(raw), "ingest"]))
+        peaks["normalize"].append(peak_mb([*stage, "--params", params]))
+        peaks["check"].append(peak_mb([*many, "-", "check"]))
+        shutil.rmtree(raw)
+    return [
+        result(f"memory of {name}, 500,000 against 50,000 pictures", 1 / large, 1 / small, 0.91, "1/MB")
+        for name, (small, large) in peaks.items()
+    ]
+
+
+def peak_mb(command: list[Any]) -> float:
+    """The most memory that a command and its children hold of their own at any time."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, sum(map(anonymous_kb, family(process.pid))))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"error: {command[:3]} ended with status {process.returncode}")
+    return peak / 1000
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its children."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):  # it has ended
+                found += map(int, task.read_text().split())
+    return found
+
+
+def anonymous_kb(pid: int) -> int:
+    """Memory of its own that a process holds; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def difference(photos: Path) -> dict[str, Any]:
@@ -138,7 +251,7 @@ def difference(photos: Path) -> dict[str, Any]:
 
     spec = decode.DecodeSpec(224, 3, "crop", "bilinear", PARAMS["max_pixels"])  # type: ignore[arg-type]
     sums, quick = [], decode._measure_jpeg
-    for file in sorted(photos.rglob("0_*.jpg")):
+    for file in sorted(photos.rglob("00_*.jpg")):
         ours = decode.decode(file.read_bytes(), spec).astype(float)
         decode._measure_jpeg = lambda data, spec: None  # type: ignore[assignment]
         sums.append(float(np.abs(ours - decode.decode(file.read_bytes(), spec)).mean()))
@@ -150,16 +263,22 @@ def difference(photos: Path) -> dict[str, Any]:
 
 def normalize(raw: Path, out: Path, size: int, fresh: bool = True) -> float:
     """Seconds of the whole command."""
-    import yaml
-
     if fresh:
         shutil.rmtree(out, ignore_errors=True)
-    params = raw.parent / "params.yaml"
-    params.write_text(yaml.safe_dump({"normalize": PARAMS | {"size_px": size}}))
+    params = write_params(raw.parent, size)
     command = [sys.executable, "-m", "imageset", "normalize", "--raw", raw, "--out", out, "--params", params]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     return time.perf_counter() - start
+
+
+def write_params(folder: Path, size: int, **others: Any) -> Path:
+    """A params.yaml."""
+    import yaml
+
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({"normalize": PARAMS | {"size_px": size} | others}))
+    return path
 
 
 def image_folder(source: Path, size: int) -> tuple[float, float]:
@@ -183,14 +302,14 @@ def ingested(source: Path, work: Path) -> Path:
 
 
 def make_photos(work: Path) -> Path:
-    """The photographs six times, each time under new bytes, in two classes."""
+    """The photographs 36 times, each time under new bytes, in two classes."""
     unpack("photos.tar.gz", work / "photos-once")
     target = work / "photos"
     for number, file in enumerate(sorted((work / "photos-once").rglob("*.JPEG"))):
-        for turn in range(6):
-            copy = target / "ab"[number % 2] / f"{turn}_{number:04d}.jpg"
+        for turn in range(36):
+            copy = target / "ab"[number % 2] / f"{turn:02d}_{number:04d}.jpg"
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes() + b"%d" % turn)
+            copy.write_bytes(file.read_bytes() + b"%02d" % turn)
     return target
 
 
