@@ -399,3 +399,30 @@ def test_reading_ahead_ends_when_nobody_reads_on(tmp_path: Path) -> None:
     next(pictures)
     pictures.close()
     assert not [one for one in threading.enumerate() if one.name.startswith("read-ahead")]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "passes"),
+    [
+        ("SlowDown", 503, True),
+        ("InternalError", 500, True),
+        ("RequestTimeout", 400, True),
+        ("AccessDenied", 403, False),
+        ("ExpiredToken", 400, False),
+        ("NoSuchKey", 404, False),
+    ],
+)
+def test_what_s3_says_is_sorted_into_what_may_pass_and_what_will_not(code: str, status: int, passes: bool) -> None:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    asked = []
+
+    def read() -> bytes:
+        asked.append(code)
+        raise translate_boto_error(ClientError(answer, "GetObject"))  # type: ignore[arg-type]
+
+    with pytest.raises(ConnectionError if passes else UserError, match=r"^s3://b/x: "):
+        remote.attempts("s3://b/x", read)
+    assert len(asked) == (4 if passes else 1)
