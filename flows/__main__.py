@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
+    explain = command("explain", "show on one page what the trained network does to a picture")
+    explain.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
+    explain.add_argument("--run", metavar="RUN", help="MLflow's run id; without it the model that serves")
+    explain.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
     kernels = command("kernels", "show what a filter does to a picture: picture, matrix, feature map in one PNG",
                       epilog="works in any folder.")  # fmt: skip
     kernels.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
@@ -142,6 +146,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from flows.status import status
 
             print(status(project))
+        case "explain":
+            from flows.explain import explain
+
+            print(explain(arguments.image, arguments.run, arguments.out, project))
         case "up":
             from flows.up import up
 

@@ -104,7 +104,7 @@ class Eye:
 
     def input(self, images: np.ndarray) -> Tensor:
         """uint8 (N, H, W, C) -> what the network sees, float32 (N, C, H, W)."""
-        x: Tensor = self.normalize(torch.from_numpy(np.ascontiguousarray(images)))
+        x: Tensor = self.normalize(torch.from_numpy(np.require(images, requirements=("C", "W"))))
         return x.contiguous()
 
     @torch.no_grad()
@@ -183,14 +183,19 @@ def explain(project: Path) -> None:
           f"{kept:.1%} of the probability", flush=True)  # fmt: skip
 
 
-def explain_picture(bundle: Bundle, image: np.ndarray, name: str, model: str, params: dict[str, Any]) -> bytes:
-    """The page for one picture, uint8 (H, W, C) as the bundle's decoder gives it."""
+def explain_picture(
+    bundle: Bundle, image: np.ndarray, name: str, model: str, params: dict[str, Any]
+) -> tuple[bytes, tuple[str, float]]:
+    """The page for one picture, uint8 (H, W, C) as the bundle decodes it; its class, and how surely."""
     eye = Eye(bundle)
     traced, effort = plan(eye, image, params)
     report = Report([], {})
     one_picture(report, eye, image, name, traced, effort)
     shifts(report, eye, image[None])
-    return page.page(f"{name}, seen by {model}", "One picture on its way through the network.", report.sections)
+    html = page.page(f"{name}, seen by {model}", "One picture on its way through the network.", report.sections)
+    probabilities = eye.probabilities(image[None])[0]
+    best = int(probabilities.argmax())
+    return html, (bundle.info.classes[best], float(probabilities[best]))
 
 
 def plan(eye: Eye, image: np.ndarray, params: dict[str, Any]) -> tuple[Trace, Effort]:
