@@ -41,7 +41,7 @@ def copy(served, tmp_path) -> Path:
 
 def test_a_folder_of_pictures_becomes_a_registered_champion(served):
     assert "ingest: digits-few: 150 pictures in 3 classes" in served.output
-    for stage in ("normalize", "train", "evaluate"):
+    for stage in ("normalize", "train", "evaluate", "explain"):
         assert f"Running stage '{stage}':" in served.output
     assert "digits-few version 1 serves: the first model of digits-few" in served.output
     assert "git add" not in served.output and "Traceback" not in served.output
@@ -58,7 +58,7 @@ def test_the_second_run_does_nothing_and_says_so(served, command):
     status, said = command(served.folder, "run")
     assert status == 0, said
     assert "nothing new" in said
-    assert "stages up to date, skipped: normalize, train, evaluate" in said
+    assert "stages up to date, skipped: normalize, train, evaluate, explain" in said
     assert "digits-few version 1 already serves" in said
     assert (served.folder / "dvc.lock").read_text() == lock
 

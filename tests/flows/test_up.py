@@ -86,7 +86,7 @@ def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_n
         assert "COMPLETED" in log, (project / ".cache/up/worker.log").read_text()
         said = prefect(f"http://127.0.0.1:{ports[1]}/api", env, "flow-run", "logs", run_id)
         assert "Stage 'train' didn't change, skipping" in said
-        assert "stages up to date, skipped: normalize, train, evaluate" in said
+        assert "stages up to date, skipped: normalize, train, evaluate, explain" in said
     finally:
         up.send_signal(signal.SIGTERM)
         status = up.wait(60)
