@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import registry
-from flows.project import CLASSIFIER, NORMALIZED, PARAMS
+from flows.project import CLASSIFIER, NORMALIZED, PARAMS, dataset_name
 from imageset.atomic import write_bytes
 from imageset.errors import UserError
 
@@ -90,18 +89,10 @@ def find_model(run_id: str | None, project: Path) -> tuple[Bundle, str]:
     if run_id is not None:
         client = registry.connect(project)
         return load_bundle(registry.model_of_run(registry.finished_run(client, run_id))), f"run {run_id}"
-    name = dataset_name(project)
-    version = registry.champion(registry.connect(project), name) if name else None
+    there = (project / NORMALIZED / "dataset.json").is_file()
+    version = registry.champion(registry.connect(project), dataset_name(project)) if there else None
     if version is not None:
         return load_bundle(version.uri), str(version)
     if not (project / CLASSIFIER).is_dir():
         raise UserError(f"{CLASSIFIER}: no model yet; train one with `convoy run FOLDER`, or name one with --run")
     return Bundle.load(project / CLASSIFIER), f"the model in {CLASSIFIER}"
-
-
-def dataset_name(project: Path) -> str | None:
-    """The name of the dataset in data/normalized, if there is one: its model is called so too."""
-    try:
-        return str(json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
