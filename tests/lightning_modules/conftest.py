@@ -35,7 +35,7 @@ def stage(project: Path, module: str, name: str, **popen) -> subprocess.Popen:
 def run_stage(project: Path, name: str, module: str = "lightning_modules") -> tuple[int, str]:
     """Run a stage to its end; returns its exit status and all it printed."""
     process = stage(project, module, name)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return process.returncode, output
 
 
