@@ -161,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
     """Call one flow. What is plainly wrong is said before a server is started for it."""
-    from flows.checks import check_prediction, check_source
+    from flows.checks import check_prediction, check_run, check_source
     from flows.server import prefect_api
 
     match arguments.command:
@@ -182,6 +182,8 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
 
                 print(rehearse(arguments.run_id))
                 return
+            if arguments.run_id:
+                check_run(arguments.run_id, project)
             with prefect_api(project):
                 from flows.promote import promote
 

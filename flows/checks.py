@@ -9,6 +9,13 @@ from flows.project import PARAMS
 from imageset.errors import UserError
 
 
+def check_run(run_id: str, project: Path) -> None:
+    """Raise UserError if a run cannot be promoted, whatever it is compared with."""
+    from flows import registry
+
+    registry.model_of_run(registry.finished_run(registry.connect(project), run_id))
+
+
 def check_source(source: str | None, project: Path) -> None:
     """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
     from imageset.normalize import read_params

@@ -83,7 +83,7 @@ def verify(project: Path, run_id: str, tolerance: float = 0.0) -> Verified:
         logger.info("verify: commit %s is checked out; running all stages", commit[:12])
         versioning.reproduce(copy, {"MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}"})
         again = _measured(_run_of(copy))
-        same = _weights(project, run) == _weights_in(copy / CLASSIFIER)
+        same = _weights(run) == _weights_in(copy / CLASSIFIER)
     return Verified(run.info.run_id, commit, _measured(run), again, same, tolerance)
 
 
@@ -107,10 +107,10 @@ def _measured(run: Run) -> dict[str, float]:
     return {name: value for name, value in run.data.metrics.items() if name.startswith(MEASURED)}
 
 
-def _weights(project: Path, run: Run) -> str:
+def _weights(run: Run) -> str:
     from mlflow.artifacts import download_artifacts
 
-    return _weights_in(Path(download_artifacts(f"{registry.model_of_run(run)}/artifacts/bundle")))
+    return _weights_in(Path(download_artifacts(registry.model_of_run(run))) / "artifacts" / "bundle")
 
 
 def _weights_in(bundle: Path) -> str:

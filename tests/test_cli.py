@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,21 @@ def test_a_server_of_prefect_that_is_away_is_named(empty_project, tmp_path):
     assert done.returncode == 2
     assert done.stdout.startswith("error: Prefect's server at http://127.0.0.1:9/api does not answer")
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["promote", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["promote", "abcdef", "--dry-run"], "MLflow has no run 'abcdef'"),
+        (["verify", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["compare", "abcdef", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["rollback", "--model", "cats"], "no model 'cats' serves"),
+        (["rollback"], "data/normalized: no dataset here"),
+        (["history"], "nothing was decided yet"),
+    ],
+)
+def test_what_is_not_there_is_one_line(empty_project, empty_mlflow_db, monkeypatch, arguments, said, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_mlflow_db, empty_project / "mlflow.db")
+    assert said in error_of(arguments, capsys)
