@@ -52,9 +52,9 @@ h2{font-size:19px;margin:40px 0 10px}h3{font-size:15px;margin:0 0 8px;overflow-w
 h3 span,.small{color:var(--soft);font-size:13px;font-weight:400}p{margin:6px 0}
 .small{overflow-wrap:anywhere}.card{background:var(--card);border:1px solid var(--line);border-radius:12px;
 padding:14px 16px;margin:10px 0}
-.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(158px,1fr));gap:10px;margin:12px 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(162px,1fr));gap:10px;margin:12px 0}
 .facts div{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:10px 14px;
-color:var(--soft);font-size:13px}.facts b{display:block;font-size:16px;white-space:nowrap;
+color:var(--soft);font-size:13px}.facts b{display:block;font-size:15px;letter-spacing:-.02em;white-space:nowrap;
 color:var(--text);line-height:1.3}
 .warn{background:var(--warn);border:1px solid var(--warn-line);border-radius:12px;padding:10px 14px;margin:10px 0;
 overflow-wrap:anywhere}
