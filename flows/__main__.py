@@ -82,6 +82,21 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
     predict.add_argument("--new-only", action="store_true",
                          help="only pictures that stand in no table this model version wrote before")  # fmt: skip
+    predict.add_argument(
+        "--review", type=int, metavar="N", help="also copy the N pictures most worth a label to OUT.review"
+    )
+    predict.add_argument(
+        "--tag",
+        choices=("xmp", "sidecar"),
+        help="also write labels as XMP into copies of the pictures in OUT.tagged",
+    )
+    predict.add_argument("--executor", metavar="dask://HOST:PORT",
+                         help="a Dask scheduler whose workers decode and run the network")  # fmt: skip
+    predict.add_argument("--in-place", action="store_true", help="tag the pictures themselves, not copies")
+    predict.add_argument("--engine", choices=("auto", "openvino", "onnxruntime", "pytorch"),
+                         help="what runs the network; without it params.yaml says")  # fmt: skip
+    predict.add_argument("--precision", choices=("auto", "fp32", "bf16", "int8"),
+                         help="a faster one only if it agrees with fp32 on validation pictures")  # fmt: skip
     up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
@@ -193,7 +208,9 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
             with prefect_api(project):
                 from flows.predict import predict
 
-                print(predict(arguments.source, arguments.out, arguments.model, arguments.new_only))
+                a = arguments
+                print(predict(a.source, a.out, a.model, a.new_only, a.engine, a.precision, a.review, a.tag,
+                              a.in_place, a.executor))  # fmt: skip
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

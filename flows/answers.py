@@ -15,6 +15,7 @@ from flows.registry import Version
 if TYPE_CHECKING:
     import numpy as np
 
+    from imageset.cluster import DaskCluster
     from imageset.progress import Progress
     from lightning_modules.bundle import Bundle
     from lightning_modules.engines import Engine
@@ -28,7 +29,9 @@ class Answers:
 
     Args:
         params: the section `predict` of params.yaml.
+        seen: what was seen of the engine when it was chosen (lightning_modules.engine_choice).
         workers: processes that decode; None: one a processor.
+        cluster: whose workers decode and run the network in our place.
     """
 
     def __init__(
@@ -37,11 +40,15 @@ class Answers:
         engine: Engine,
         version: Version,
         params: Mapping[str, Any],
+        seen: str = "",
         workers: int | None = None,
+        cluster: DaskCluster | None = None,
     ) -> None:
+        self.cluster = cluster
+        self.seen = seen
         self.bundle, self.engine, self.version, self.workers = bundle, engine, version, workers
         self.batch_size, self.top_k = int(params["batch_size"]), int(params["top_k"])
-        self.abstain_below: float | None = getattr(bundle.info, "abstain_below", None)
+        self.abstain_below: float | None = bundle.info.abstain_below
         self.num_taken_over = 0
 
     def parts(self, folder: Path) -> Parts:
@@ -62,7 +69,7 @@ class Answers:
         """What is said of a table as a whole, in its metadata."""
         return {
             "model": str(self.version), "bundle": self.bundle.digest,
-            "engine": self.engine.name, "precision": self.engine.precision,
+            "engine": self.engine.name, "precision": self.engine.precision, "engine_seen": self.seen,
         }  # fmt: skip
 
     def answer(self, pictures: Iterable[tuple[Picture, bytes]], parts: Parts, progress: Progress) -> list[str]:
@@ -85,7 +92,12 @@ class Answers:
                     parts.write(waiting.pop(part.name))
 
         for scored in score(
-            self.bundle, unanswered(), batch_size=self.batch_size, workers=self.workers, engine=self.engine
+            self.bundle,
+            unanswered(),
+            batch_size=self.batch_size,
+            workers=self.workers,
+            engine=self.engine,
+            cluster=self.cluster,
         ):
             name, image_id = scored.key
             error = None if scored.probabilities is not None else f"{scored.reason}: {scored.detail}"

@@ -130,7 +130,13 @@ class Parts:
             pq.write_table(table, temporary, compression="zstd")
 
     def _read(self, name: str) -> pa.Table:
-        return pq.read_table(self.path(name), schema=SCHEMA, memory_map=False)
+        path = self.path(name) if self.path(name).is_file() else self.path(name + RETRIED)
+        return pq.read_table(path, schema=SCHEMA, memory_map=False)
+
+    def rows(self, names: Iterable[str]) -> Iterator[Row]:
+        """The rows of some parts, one after the other."""
+        for name in names:
+            yield from self.read(name).to_pylist()
 
     def names(self) -> list[str]:
         """Every part there is, in a fixed order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +34,15 @@ class Pictures:
         row stays where it belongs."""
         for uri, read in self._walk():
             yield _read(uri, read)
+
+    def path(self, uri: str) -> Path:
+        """Where a picture of a folder lies: the inverse of `imageset.sources.shown`."""
+        assert self.folder is not None
+
+        def one_byte(found: re.Match[bytes]) -> bytes:
+            return b"\\" if found[1] == b"\\" else bytes([int(found[1][1:], 16)])
+
+        return self.folder / os.fsdecode(re.sub(rb"\\(\\|x[0-9a-f]{2})", one_byte, uri.encode()))
 
     def find(self, uris: set[str]) -> Iterator[tuple[Picture, bytes]]:
         """Some of them, once each, in the source's order; no other one is read."""

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
 from flows import console, moves, registry
 from flows.answers import Answers
 from flows.checks import check_prediction
-from flows.project import CACHE, dataset_name, find_project, stage_params
+from flows.project import CACHE, NORMALIZED, dataset_name, find_project, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
+from flows.review import write_review
 from flows.tables import predict_table
+from flows.tagging import TAGGED, check_tagging, tag_pictures
+from imageset.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.parts import Parts
+    from flows.pictures import Pictures
+    from flows.tables import Counts
+    from imageset.cluster import DaskCluster
+    from imageset.progress import Progress
+    from imageset.store import StoreSplit
+    from lightning_modules.bundle import Bundle
+    from lightning_modules.engines import Engine
 
 logger = console.get_logger(__name__)
 
 PARTS = CACHE / "predictions"
+ENGINES = CACHE / "engines"
 
 
 @dataclass(frozen=True)
@@ -34,8 +51,28 @@ class Predicted:
         return f"{self.out}: {self.num_rows:,} rows by {self.version}, {self.num_errors:,} of them errors"
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is made beside the table; see `predict`."""
+
+    review: int | None = None
+    tag: str | None = None
+    in_place: bool = False
+
+
 @flow
-def predict(source: str, out: str, model: str | None = None, new_only: bool = False) -> Predicted:
+def predict(
+    source: str,
+    out: str,
+    model: str | None = None,
+    new_only: bool = False,
+    engine: str | None = None,
+    precision: str | None = None,
+    review: int | None = None,
+    tag: str | None = None,
+    in_place: bool = False,
+    executor: str | None = None,
+) -> Predicted:
     """Write one row for each picture of `source` into the table `out`.
 
     What this version of the model was asked before is not computed again, and a run that was killed goes on where
@@ -46,6 +83,11 @@ def predict(source: str, out: str, model: str | None = None, new_only: bool = Fa
         out: Parquet, CSV or JSON lines by its ending; written whole or not at all; its folder must exist.
         model: registered name; None for the one named like the dataset in data/normalized.
         new_only: only pictures that stand in no table which this version wrote before.
+        engine, precision: None: those of params.yaml; see lightning_modules.engine_choice.
+        review: also write this many pictures, most worth a person's label, into the folder OUT.review.
+        tag: "xmp" or "sidecar": also write the labels into copies of the pictures, or beside them, in OUT.tagged.
+        in_place: tag the pictures of the source themselves.
+        executor: dask://HOST:PORT: the workers of that scheduler decode and run the network.
 
     Raises:
         UserError: no such source, no picture in it, nowhere to write, or no model that serves.
@@ -53,7 +95,12 @@ def predict(source: str, out: str, model: str | None = None, new_only: bool = Fa
     project = find_project()
     check_prediction(source, out)
     version = find_model(model or dataset_name(project), project)
-    return tag(source, out, version, project, new_only)
+    params = stage_params(project, "predict")
+    params |= {name: value for name, value in (("engine", engine), ("precision", precision)) if value}
+    if executor:
+        params["engine"] = "pytorch" if params["engine"] == "auto" else params["engine"]
+    more = Extras(review, tag, in_place)
+    return answer(source, out, version, project, params, more, new_only, executor)
 
 
 @task(**RETRIED)
@@ -65,25 +112,130 @@ def find_model(name: str, project: Path) -> Version:
 
 
 @task
-def tag(source: str, out: str, version: Version, project: Path, new_only: bool) -> Predicted:
-    """Answer the source part by part, then put the parts together."""
+def answer(
+    source: str,
+    out: str,
+    version: Version,
+    project: Path,
+    params: dict[str, Any],
+    more: Extras,
+    new_only: bool,
+    executor: str | None = None,
+) -> Predicted:
+    """Answer the source part by part, put the parts together, then make what is made beside the table."""
     from flows.pictures import open_pictures
     from lightning_modules.bundle import load_bundle
-    from lightning_modules.engines import PyTorchEngine
 
+    pictures = open_pictures(source)
+    check_tagging(more.tag, more.in_place, pictures)
+    if more.review is not None and more.review < 1:
+        raise UserError(f"--review {more.review}: name how many pictures, 1 or more")
+    if more.review and Path(out).with_suffix(".review").exists():
+        raise UserError(f"{Path(out).with_suffix('.review')}: exists; move it away, or its labels would be lost")
     registry.connect(project)
     bundle = load_bundle(version.uri)
-    answers = Answers(bundle, PyTorchEngine(bundle), version, stage_params(project, "predict"))
-    pictures, parts = open_pictures(source), answers.parts(project / PARTS)
+    engine, found = choose_engine(bundle, params, project)
     again = ", again: the file is replaced" if Path(out).exists() else ""
     logger.info("predict: %s tags %s pictures%s", version, f"{len(pictures):,}", again)
-    with parts.alone(wait=_say_who_is_at_it), console.progress("predict", logger) as progress:
+    with open_cluster(executor) as cluster, console.progress("predict", logger) as progress:
+        answers = Answers(bundle, engine, version, params, found["seen"], cluster=cluster)
+        return write_all(answers, pictures, Path(out), project, more, new_only, progress)
+
+
+def write_all(
+    answers: Answers,
+    pictures: Pictures,
+    out: Path,
+    project: Path,
+    more: Extras,
+    new_only: bool,
+    progress: Progress,
+) -> Predicted:
+    """The table, its summary, and what is made beside it."""
+    parts = answers.parts(project / PARTS)
+    with parts.alone(wait=_say_who_is_at_it):
         progress.begin(len(pictures))
-        counts = predict_table(pictures, answers, parts, Path(out), progress, new_only=new_only)
-    if answers.num_taken_over:
-        logger.info("predict: %s of them were answered before, taken over", f"{answers.num_taken_over:,}")
-    logger.info("predict: %s rows in %s, %s of them errors", f"{counts.num_rows:,}", out, f"{counts.num_errors:,}")
-    return Predicted(Path(out), version, counts.num_rows, counts.num_errors, counts.num_abstained)
+        counts = predict_table(pictures, answers, parts, out, progress, new_only=new_only)
+        progress.end()
+        if answers.num_taken_over:
+            logger.info("predict: %s of them were answered before, taken over", f"{answers.num_taken_over:,}")
+        rows, errors = f"{counts.num_rows:,}", f"{counts.num_errors:,}"
+        logger.info("predict: %s rows in %s, %s of them errors", rows, out, errors)
+        publish(out, counts, answers, parts, pictures)
+        make_more(more, out, counts, answers, parts, pictures)
+    return Predicted(out, answers.version, counts.num_rows, counts.num_errors, counts.num_abstained)
+
+
+@contextmanager
+def open_cluster(executor: str | None) -> Iterator[DaskCluster | None]:
+    """The cluster that an executor names; None where none is named.
+
+    Raises:
+        UserError: it is no cluster, or cannot be reached.
+    """
+    if executor is None:
+        yield None
+        return
+    from imageset.cluster import DaskCluster
+    from imageset.executors import check_name
+
+    if not check_name(executor).startswith("dask://"):
+        raise UserError(f"--executor {executor}: here only dask://HOST:PORT is another one; leave it out")
+    with DaskCluster(executor.removeprefix("dask://")) as cluster:
+        yield cluster
+
+
+def publish(out: Path, counts: Counts, answers: Answers, parts: Parts, pictures: Pictures) -> None:
+    """The summary, as an artifact of the run."""
+    from prefect.artifacts import create_markdown_artifact
+
+    from flows.summary import markdown
+
+    title = f"{out.name}: {answers.version}"
+    page = markdown(title, counts, answers.facts(), parts.rows(counts.names), pictures, answers.bundle.spec)
+    create_markdown_artifact(page, key="predictions", description=title)
+
+
+def make_more(more: Extras, out: Path, counts: Counts, answers: Answers, parts: Parts, pictures: Pictures) -> None:
+    """What `predict` was asked for beside the table."""
+    if more.review:
+        folder = out.with_suffix(".review")
+        num = write_review(folder, pictures, parts.rows(counts.names), answers.bundle, more.review)
+        logger.info("predict: %s pictures most worth a label in %s", f"{num:,}", folder / "review.csv")
+    if more.tag:
+        target = None if more.in_place else out.with_suffix(".tagged")
+        done = tag_pictures(pictures, parts.rows(counts.names), more.tag, target)
+        num_tagged = done.pop(TAGGED, 0)
+        left = ", ".join(f"{num:,} {cause}" for cause, num in sorted(done.items()))
+        logger.info("predict: %s pictures tagged in %s%s", f"{num_tagged:,}", target or "place",
+                    f"; not tagged: {left}" if left else "")  # fmt: skip
+
+
+def choose_engine(bundle: Bundle, params: dict[str, Any], project: Path) -> tuple[Engine, dict[str, Any]]:
+    """The engine that params.yaml or the command asks for; said unless it is the plain one."""
+    from lightning_modules.engine_choice import Limits, choose
+
+    limits = Limits(params["min_agreement"], params["max_accuracy_loss"])
+    engine, found = choose(
+        bundle, params["engine"], params["precision"], validation_of(bundle, project), limits, project / ENGINES
+    )
+    refused = [f"{one} ({why})" for one, why in found["refused"].items() if params["precision"] == "auto"]
+    not_taken = f"; not taken: {', '.join(refused)}" if refused else ""
+    logger.info("predict: %s in %s: %s%s", engine.name, engine.precision, found["seen"], not_taken)
+    return engine, found
+
+
+def validation_of(bundle: Bundle, project: Path) -> StoreSplit | None:
+    """The validation split of the data that a bundle was trained on, if data/normalized still holds that."""
+    from imageset.store import ImageStore
+
+    try:
+        store = ImageStore.open(project / NORMALIZED)
+    except UserError:
+        return None
+    split = store.split("val")
+    same = store.fingerprint == bundle.info.dataset["fingerprint"] and store.classes == bundle.info.classes
+    return split if same and len(split) else None
 
 
 def _say_who_is_at_it() -> None:

@@ -28,7 +28,14 @@ KNOWN: dict[str, dict[str, Any]] = {
         "max_ece_rise": (float, NoneType),
         "max_slowdown": (float, NoneType),
     },
-    "predict": {"batch_size": int, "top_k": int},
+    "predict": {
+        "batch_size": int,
+        "top_k": int,
+        "engine": str,
+        "precision": str,
+        "min_agreement": (int, float),
+        "max_accuracy_loss": (int, float),
+    },
 }
 
 

@@ -28,8 +28,9 @@ ROWS_A_GROUP = 4096  # rows that are held in memory before they are written
 
 @dataclass
 class Counts:
-    """What stands in a table; `classes` counts the labels."""
+    """What stands in a table: its parts in order, and how many rows of each label and status."""
 
+    names: list[str] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
 
@@ -45,8 +46,10 @@ class Counts:
     def num_abstained(self) -> int:
         return self.states["abstained"]
 
-    def counting(self, parts: Parts, names: Iterable[str]) -> Counts:
-        """These counts with the rows of some parts added."""
+    @classmethod
+    def of(cls, parts: Parts, names: list[str]) -> Counts:
+        """What stands in some parts."""
+        self = cls(names)
         for table in map(parts.read, names):
             self.classes.update(table["label"].drop_null().to_pylist())
             self.states.update(table["status"].to_pylist())
@@ -68,7 +71,7 @@ def predict_table(
     if not new_only:
         return deliver(out, parts, answers.answer(pictures, parts, progress), answers.facts())
     if finished == out.absolute():  # put there by a run that was killed before it could say so
-        return Counts().counting(parts, names)
+        return Counts.of(parts, names)
     if out.exists():
         raise UserError(f"{out}: exists, and with --new-only its rows would be lost; name another file")
     names = answers.answer(not_in(parts.delivered(), pictures), parts, progress)
@@ -90,7 +93,7 @@ def deliver(out: Path, parts: Parts, names: list[str], facts: Mapping[str, str])
         parts.deliver(temporary, out, names)
     finally:
         temporary.unlink(missing_ok=True)
-    counts = Counts().counting(parts, names)
+    counts = Counts.of(parts, names)
     parts.forget_failures(names)
     return counts
 

@@ -56,6 +56,16 @@ class DaskCluster(Crew):
         inner.add_done_callback(partial(self._pass_on, future))
         return future
 
+    def prepare(self, function: Callable[..., None], *args: Any) -> None:
+        """Run function(*args) in every worker before it works for us, in those that come later too."""
+        from distributed import WorkerPlugin
+
+        class Prepare(WorkerPlugin):
+            def setup(self, worker: Any) -> None:
+                function(*args)
+
+        self._client.register_plugin(Prepare(), name=f"convoy-{function.__name__}")
+
     def check(self) -> None:
         """Raise UserError when all workers are gone: the work that was handed out would wait for ever."""
         if not self._client.scheduler_info(n_workers=-1)["workers"]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imageset.store import StoreSplit
 
 NUM_AT_ONCE = 8  # pictures of a batch on a CPU
+OPSET = 17  # of ONNX
 MAX_CALIBRATION = 300  # pictures from which the ranges of int8 are measured; NNCF's own default
 
 
@@ -168,6 +169,25 @@ class OpenVinoEngine:
         return ThreadPoolExecutor(self.num_streams)
 
 
+@torch.inference_mode()
+def embed(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """What the network's last linear layer sees, each of length 1: uint8 (N, H, W, C) -> float32 (N, features).
+
+    A network without such a layer gives its logits.
+    """
+    whole = Whole(bundle).cpu().eval()
+    seen: list[Tensor] = []
+    layers = [module for module in bundle.network.modules() if isinstance(module, nn.Linear)]
+    hook = layers[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])) if layers else None
+    try:
+        logits = whole(torch.from_numpy(np.require(images, requirements="W")))
+    finally:
+        if hook is not None:
+            hook.remove()
+    vectors = (seen[-1] if seen else logits).flatten(1).float()
+    return torch.nn.functional.normalize(vectors).numpy()
+
+
 # ---- what there is here ----------------------------------------------------------------------------------------
 
 
@@ -243,11 +263,34 @@ def _example(bundle: Bundle) -> Tensor:
 
 def _export_onnx(bundle: Bundle, folder: Path) -> None:
     module = Whole(bundle).cpu().eval()
-    torch.onnx.export(
-        module, (_example(bundle),), str(folder / "model.onnx"), dynamo=False, opset_version=17,
-        input_names=["images"], output_names=["logits"],
-        dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
-    )  # fmt: skip
+    torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pool_in_onnx, OPSET)
+    try:
+        torch.onnx.export(
+            module, (_example(bundle),), str(folder / "model.onnx"), dynamo=False, opset_version=OPSET,
+            input_names=["images"], output_names=["logits"],
+            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+        )  # fmt: skip
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::adaptive_avg_pool2d", OPSET)
+
+
+def _pool_in_onnx(graph: Any, x: Any, grid: Any) -> Any:
+    """Adaptive pooling as two products with matrices of averages: PyTorch's exporter knows only whole windows."""
+    height, width = x.type().varyingSizes()[-2:]
+    rows, columns = grid.node().t("value").tolist()
+    if (rows, columns) == (1, 1):
+        return graph.op("GlobalAveragePool", x)
+    pooled = graph.op("MatMul", graph.op("Constant", value_t=_averages(rows, height)), x)
+    return graph.op("MatMul", pooled, graph.op("Constant", value_t=_averages(columns, width).T.contiguous()))
+
+
+def _averages(num: int, length: int) -> Tensor:
+    """(num, length): row i averages the places from floor(i length / num) to ceil((i + 1) length / num)."""
+    matrix = torch.zeros(num, length)
+    for i in range(num):
+        first, end = i * length // num, -(-(i + 1) * length // num)
+        matrix[i, first:end] = 1 / (end - first)
+    return matrix
 
 
 def _convert_openvino(bundle: Bundle, folder: Path, calibration: StoreSplit | None) -> None:
@@ -265,6 +308,7 @@ def _quantized(model: Any, calibration: StoreSplit) -> Any:
     import logging
 
     with redirect_stdout(sys.stderr if sys.stderr.isatty() else Path(os.devnull).open("w")):
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # looks for a GPU on the way
         import nncf
 
         nncf.set_log_level(logging.ERROR)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from imageset.store import StoreSplit
 from lightning_modules import calibration
 from lightning_modules.bundle import Bundle
 from lightning_modules.engines import Engine, PyTorchEngine
+
+if TYPE_CHECKING:
+    from imageset.cluster import DaskCluster
 
 K = TypeVar("K", bound=Hashable)
 Decoded = tuple[K, "np.ndarray | Rejected"]
@@ -69,6 +72,7 @@ def score(
     workers: int | None,
     timeout_s: float = 60.0,
     engine: Engine | None = None,
+    cluster: DaskCluster | None = None,
 ) -> Iterator[Scored[K]]:
     """Decode and classify pictures; one result for each, in the order they came. A picture's probabilities are
     the same to the last bit whichever pictures are scored with it.
@@ -79,7 +83,13 @@ def score(
         workers: processes that decode; None: one a processor.
         timeout_s: a picture that takes longer to decode is given up.
         engine: what runs the network; None: PyTorch.
+        cluster: whose workers decode and run the network in our place.
     """
+    if cluster is not None:
+        from lightning_modules.remote import score_there
+
+        yield from score_there(cluster, bundle, items, engine or PyTorchEngine(bundle), timeout_s)
+        return
     scorer = Scorer(bundle, engine)
     num_at_once = scorer.engine.num_at_once or batch_size
     decoded = iter(decode_stream(items, bundle.spec, workers=workers, timeout_s=timeout_s))

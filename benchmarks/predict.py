@@ -1,0 +1,233 @@
+"""How fast pictures are predicted, side by side with the plain PyTorch DataLoader loop, in one run.
+
+    python benchmarks/predict.py [--repeats 3] [--pictures 334] [--out benchmarks/results/predict.json]
+
+ResNet-18 at 224 px over JPEG files to a Parquet table. Needs the photographs of ../shared (photos.tar.gz).
+Both sides read the same files and decode them in as many processes as there are processors; the seconds count from
+the first file to the finished table, imports and the network's conversion left out on both sides. Ours and the
+peer's runs take turns; the rates are medians. The weights are random, which changes no speed; how far int8 agrees
+with fp32 is measured by `convoy predict` itself, on validation pictures, before it uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS = ROOT.parent / "shared" / "datasets"
+GOALS = {"fp32": 1.8, "bf16": 3.4, "int8": 5.5}
+NUM_CPUS = len(os.sched_getaffinity(0))
+
+PEER = """
+import hashlib, sys, time
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+import torch, torchvision
+from PIL import Image
+from torchvision import transforms
+
+folder, out, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+torch.manual_seed(0)
+network = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+steps = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor(),
+                            transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))])
+
+class Files(torch.utils.data.Dataset):
+    def __init__(self):
+        self.files = sorted(folder.rglob("*.jpg"))
+    def __len__(self):
+        return len(self.files)
+    def __getitem__(self, number):
+        with Image.open(self.files[number]) as picture:
+            return steps(picture.convert("RGB")), str(self.files[number])
+
+start = time.perf_counter()
+loader = torch.utils.data.DataLoader(Files(), batch_size=64, num_workers=workers)
+rows = []
+with torch.inference_mode():
+    for images, names in loader:
+        best = torch.softmax(network(images), 1).max(1)
+        rows += [{"uri": n, "label": str(int(i)), "probability": float(p)}
+                 for n, i, p in zip(names, best.indices, best.values)]
+pq.write_table(pa.Table.from_pylist(rows), out)
+print(time.perf_counter() - start)
+"""
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=334)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "predict.json")
+    parser.add_argument(
+        "--ours", nargs=4, metavar=("FOLDER", "WORK", "ENGINE", "PRECISION"), help=argparse.SUPPRESS
+    )
+    options = parser.parse_args()
+    if options.ours:
+        print(predict(Path(options.ours[0]), Path(options.ours[1]), *options.ours[2:]))
+        return
+    if not DATASETS.is_dir():
+        raise SystemExit(f"error: {DATASETS} is missing; this benchmark measures on its pictures")
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), options.repeats, options.pictures)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    for one in results:
+        print(f"{one['name']:72} ours {one['ours']} peer {one['peer']} {one['unit']} "
+              f"ratio {one['ratio']} goal {one['goal']}")  # fmt: skip
+
+
+def measure(work: Path, repeats: int, num: int) -> list[dict[str, Any]]:
+    """One row a precision; where this machine does not have it, the row says so and holds no number."""
+    sys.path.insert(0, str(ROOT))
+    from lightning_modules.engines import missing
+
+    photos = make_photos(work, num)
+    peer: list[float] = []
+    ours: dict[str, list[float]] = {}
+    kinds = {
+        "fp32": best_engine("fp32"),
+        "bf16": best_engine("bf16"),
+        "int8": best_engine("int8"),
+        "plain": "pytorch",
+    }
+    for turn in range(repeats):
+        peer.append(seconds([sys.executable, "-c", PEER, photos, work / "peer.parquet", NUM_CPUS]))
+        for precision, engine in kinds.items():
+            if engine is not None:
+                wanted = "fp32" if precision == "plain" else precision
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--ours",
+                    photos,
+                    work / f"{precision}-{turn}",
+                    engine,
+                    wanted,
+                ]
+                ours.setdefault(precision, []).append(seconds(command))
+    theirs = num / statistics.median(peer)
+    name = f"ResNet-18 at 224 px, {num} JPEG files to Parquet"
+    results = []
+    for precision, goal in GOALS.items():
+        engine = kinds[precision]
+        if engine is None:
+            why = missing("openvino", precision) or ""
+            results.append(result(f"{name}, {precision}: not to be had here ({why})", None, theirs, goal))
+        else:
+            rate = num / statistics.median(ours[precision])
+            results.append(result(f"{name}, {precision} ({engine})", rate, theirs, goal))
+    results.append(result(f"{name}, fp32 (pytorch)", num / statistics.median(ours["plain"]), theirs, 1.0))
+    return results
+
+
+def best_engine(precision: str) -> str | None:
+    """The engine that the flow would try first."""
+    from lightning_modules.engine_choice import ENGINES
+    from lightning_modules.engines import missing
+
+    return next((name for name in ENGINES if missing(name, precision) is None), None)
+
+
+def result(name: str, ours: float | None, peer: float, goal: float) -> dict[str, Any]:
+    """One row; ratio is ours over peer, larger is better; None where there is nothing to measure."""
+    return {
+        "name": name,
+        "ours": None if ours is None else float(f"{ours:.4g}"),
+        "peer": float(f"{peer:.4g}"),
+        "ratio": None if ours is None else round(ours / peer, 2),
+        "goal": goal,
+        "unit": "pictures/s",
+    }
+
+
+def predict(photos: Path, work: Path, engine_name: str, precision: str) -> float:
+    """Seconds of the flow's own code, without Prefect around it; the parts are new each time."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from flows.answers import Answers
+    from flows.pictures import open_pictures
+    from flows.registry import Version
+    from flows.tables import predict_table
+    from imageset.progress import Silent
+    from lightning_modules.engines import make_engine
+
+    bundle = make_bundle()
+    engine = make_engine(bundle, engine_name, precision, work.parent / "engines", Calibration(photos, bundle.spec))
+    engine.logits(np.zeros((8, *bundle.spec.shape), np.uint8))
+    answers = Answers(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
+    start = time.perf_counter()
+    parts = answers.parts(work / "parts")
+    with parts.alone(wait=lambda: None):
+        predict_table(open_pictures(str(photos)), answers, parts, work / "out.parquet", Silent())
+    return time.perf_counter() - start
+
+
+class Calibration:
+    """The first photographs, in the place of a validation split."""
+
+    def __init__(self, photos: Path, spec: Any) -> None:
+        self.files, self.spec = sorted(photos.rglob("*.jpg"))[:64], spec
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, positions: Any) -> Any:
+        import numpy as np
+
+        from imageset.decode import decode
+
+        return np.stack([decode(self.files[i].read_bytes(), self.spec) for i in positions])
+
+
+def make_bundle() -> Any:
+    """ResNet-18 with the peer's weights: drawn after the same seed."""
+    import torch
+
+    from lightning_modules.bundle import Bundle, BundleInfo, make_network
+
+    torch.manual_seed(0)
+    network = {
+        "class_path": "lightning_modules.networks.TorchvisionNet",
+        "init_args": {"name": "resnet18", "stem": "standard"},
+    }
+    decode = {"size": 224, "channels": 3, "fit": "crop", "interpolation": "bilinear", "max_pixels": 178_956_970}
+    info = BundleInfo(
+        network, tuple("0123456789"), decode, (0.5,) * 3, (0.25,) * 3, {"fingerprint": "", "name": "bench"}, {}
+    )
+    return Bundle(info, make_network(network, 3, 10).eval(), "bench")
+
+
+def seconds(command: list[Any]) -> float:
+    """What a process measured of itself."""
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=ROOT)
+    return float(done.stdout.split()[-1])
+
+
+def make_photos(work: Path, num: int) -> Path:
+    """The photographs as often as needed, each time under new bytes."""
+    with tarfile.open(DATASETS / "photos.tar.gz") as file:
+        file.extractall(work / "once", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    once = sorted((work / "once").rglob("*.JPEG"))
+    target = work / "photos"
+    target.mkdir()
+    for number in range(num):
+        data = once[number % len(once)].read_bytes() + b"%d" % (number // len(once))
+        (target / f"{number:05d}.jpg").write_bytes(data)
+    return target
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A prediction for a person, an artifact of its Prefect run: counts, labels, what it is least sure of."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from flows.review import least_sure, margin
+from imageset.quality import plain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flows.pictures import Pictures
+    from flows.tables import Counts
+    from imageset.decode import DecodeSpec
+
+NUM_SHOWN = 12  # pictures
+THUMBNAIL_PX = 96
+NUM_CLASSES = 40  # labels in the histogram
+BAR = 30  # characters
+
+
+def markdown(
+    title: str, counts: Counts, facts: dict[str, str], rows: Iterable[dict[str, Any]], pictures: Pictures,
+    spec: DecodeSpec,
+) -> str:  # fmt: skip
+    """The page."""
+    lines = [f"# {title}", "", "| | |", "| --- | --- |"]
+    states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
+    lines += [f"| {name} | {num:,} |" for name, num in states.items()]
+    lines += [f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in facts.items()]
+    lines += ["", *_histogram(counts), *_least_sure(rows, pictures, spec)]
+    return "\n".join(lines) + "\n"
+
+
+def _histogram(counts: Counts) -> list[str]:
+    shown = counts.classes.most_common(NUM_CLASSES)
+    if not shown:
+        return []
+    most = shown[0][1]
+    lines = ["## Labels", "", "| label | pictures | |", "| --- | ---: | --- |"]
+    lines += [f"| {_cell(name)} | {num:,} | {'█' * max(1, round(BAR * num / most))} |" for name, num in shown]
+    left = len(counts.classes) - len(shown)
+    return [*lines, *([f"| and {left:,} more | | |"] if left else []), ""]
+
+
+def _least_sure(rows: Iterable[dict[str, Any]], pictures: Pictures, spec: DecodeSpec) -> list[str]:
+    unsure = least_sure(rows, NUM_SHOWN)
+    if not unsure:
+        return []
+    images = _thumbnails(pictures, {row["uri"]: row["image_id"] for row in unsure}, spec)
+    lines = ["## Least sure", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
+    for row in sorted(unsure, key=margin):
+        best = [f"{_cell(one['label'])} {one['probability']:.2f}" for one in row["top_k"][:2]]
+        image = images.get(row["uri"])
+        shown = f"![]({image})" if image else ""
+        lines.append(f"| {shown} | {_cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
+    return lines
+
+
+def _thumbnails(pictures: Pictures, wanted: dict[str, str], spec: DecodeSpec) -> dict[str, str]:
+    """Small JPEG files as data URIs, by uri; a picture that changed meanwhile has none."""
+    from imageset.pool import decode_stream
+    from imageset.quality import Rejected
+
+    found = ((p.uri, data) for p, data in pictures.find(set(wanted)) if p.image_id == wanted[p.uri])
+    return {
+        uri: _data_uri(image)
+        for uri, image in decode_stream(found, spec, workers=1)
+        if not isinstance(image, Rejected)
+    }
+
+
+def _data_uri(image: np.ndarray) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table: nothing in it is markup."""
+    return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "\\`")
