@@ -104,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
     explain.add_argument("--run", metavar="RUN", help="MLflow's run id; without it the model that serves")
     explain.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
+    preset = command("preset", "write a preset's values (presets/NAME.yaml) into params.yaml")
+    preset.add_argument("name", metavar="NAME", help="fast, default, best, finetune, or a file of your own")
     kernels = command("kernels", "show what a filter does to a picture: picture, matrix, feature map in one PNG",
                       epilog="works in any folder.")  # fmt: skip
     kernels.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
@@ -165,6 +167,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from flows.explain import explain
 
             print(explain(arguments.image, arguments.run, arguments.out, project))
+        case "preset":
+            from flows.preset import apply_preset
+
+            print(apply_preset(arguments.name, project))
         case "up":
             from flows.up import up
 

@@ -12,13 +12,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
     parser.add_argument("stage", choices=["fit", "test", "explain"],
                         help="fit: train; test: measure on the test split; explain: what it sees")  # fmt: skip
-    stage = parser.parse_args(argv).stage
+    parser.add_argument(
+        "--find", choices=["lr", "batch_size"], help="fit: only search for a good value, and print it"
+    )
+    arguments = parser.parse_args(argv)
     try:
-        if stage == "fit":
+        if arguments.stage == "fit" and arguments.find:
+            from lightning_modules.find import find
+
+            find(Path.cwd(), arguments.find)
+        elif arguments.stage == "fit":
             from lightning_modules.fit import fit
 
             fit(Path.cwd())
-        elif stage == "test":
+        elif arguments.stage == "test":
             from lightning_modules.evaluate import test
 
             test(Path.cwd())

@@ -1,8 +1,9 @@
 """The LightningModule: a network, how it is optimized, and what is measured."""
 
+import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.augment import random_flip, random_shift
-
-NetworkCallable = Callable[[int, int], nn.Module]  # (in_channels, num_classes) -> network
+from imageset.errors import UserError
+from lightning_modules.augment import mix, rand_augment, random_erasing, random_flip, random_shift
+from lightning_modules.bundle import make_network
+from lightning_modules.networks.weights import IMAGENET, Source, backbone_layers, for_channels, head_of, load
 
 
 class Normalize(nn.Module):
@@ -33,58 +35,180 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), kept in channels-last order in memory."""
-        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return (unit(images) - self.mean) / self.std
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 (N, H, W, C) -> float32 (N, C, H, W) from 0 to 1, kept in channels-last order in memory."""
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
 class Classifier(pl.LightningModule):
     """Trains a network on batches of an `ImageDataModule`.
 
     Args:
-        network: builds the network from (in_channels, num_classes).
+        network: {"class_path", "init_args"}, see `lightning_modules.networks.named`.
+        weights: trained weights to begin with, see `lightning_modules.networks.weights`; null: random ones.
+        mean_std: what pictures are normalized with: `dataset`, its own; `imagenet`; `auto`: what the weights have
+            seen, and the dataset's own without weights. Filters trained for one scale misread another.
+        freeze: `backbone`: only the head is trained; `gradual`: the head first, then in the first half of the
+            epochs one quarter of the layers after another, from the last to the first.
+        backbone_lr: factor of the learning rate of everything but the head.
         optimizer: builds the optimizer from the parameters.
-        warmup: part of all steps in which the learning rate rises; after it a cosine brings it to zero.
+        schedule: `cosine`, see `warmup_cosine`, or `one_cycle`, see `one_cycle`.
+        warmup: part of all steps in which the learning rate rises.
+        decay_norm_and_bias: whether weight decay pulls at biases and at the scales of normalization layers too.
+        ema: an average of the weights is kept that forgets 1 - ema a step; it is what is evaluated and registered.
+            null: none.
         label_smoothing: part of the probability that the loss spreads over all classes.
-        shift, flip: augmentation, see `lightning_modules.augment`.
+        imbalance: `weights`: the loss of a rare class counts more; `sampler`: its pictures are drawn more often;
+            either so that all classes count alike. `none`: every picture once, all alike.
+        channels_last: memory order of activations and filters; faster on most devices, the same numbers.
+        compile: torch.compile; worth its minute of start-up in a long training.
+        shift, flip, rand_augment, strength, erasing, mixup, cutmix: augmentation, see `lightning_modules.augment`.
     """
+
+    class_weights: Tensor
 
     def __init__(
         self,
-        network: NetworkCallable,
+        network: dict[str, Any],
+        weights: str | None,
+        mean_std: Literal["auto", "dataset", "imagenet"],
+        freeze: Literal["none", "backbone", "gradual"],
+        backbone_lr: float,
         optimizer: OptimizerCallable,
+        schedule: Literal["cosine", "one_cycle"],
         warmup: float,
+        decay_norm_and_bias: bool,
+        ema: float | None,
         label_smoothing: float,
+        imbalance: Literal["none", "weights", "sampler"],
+        channels_last: bool,
+        compile: bool,
         shift: float,
         flip: bool,
+        rand_augment: int,
+        strength: float,
+        erasing: float,
+        mixup: float,
+        cutmix: float,
     ) -> None:
         super().__init__()
-        self.make_network, self.make_optimizer = network, optimizer
-        self.warmup, self.label_smoothing = warmup, label_smoothing
+        parts = {"warmup": warmup, "ema": ema or 0, "label_smoothing": label_smoothing, "shift": shift,
+                 "strength": strength, "erasing": erasing}  # fmt: skip
+        for name, value in parts.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
+        if freeze != "none" and weights is None:
+            raise UserError(f"model.freeze: {freeze} keeps what was never trained; give model.weights too")
+        self.network_spec, self.make_optimizer = network, optimizer
+        self.weights, self.mean_std, self.freezing, self.backbone_lr = weights, mean_std, freeze, backbone_lr
+        self.frozen_for = -1  # the epoch that the layers are frozen for
+        self.schedule, self.warmup = schedule, warmup
+        self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
+        self.label_smoothing, self.imbalance = label_smoothing, imbalance
+        self.channels_last, self.compiled = channels_last, compile
         self.shift, self.flip = shift, flip
+        self.rand_augment, self.strength, self.erasing = rand_augment, strength, erasing
+        self.mixup, self.cutmix = mixup, cutmix
         self.seed = 0
 
-    def build(self, mean: Sequence[float], std: Sequence[float], num_classes: int) -> None:
-        """Make the network for a dataset: its channels (as many as `mean` has) and its classes."""
-        self.normalize = Normalize(mean, std)
-        self.network = self.make_network(len(mean), num_classes).to(memory_format=torch.channels_last)
+    def build(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str],
+        labels: Sequence[int] | None = None,
+        source: Source | None = None,
+        pictures: Tensor | None = None,
+    ) -> str:
+        """Make the network for a dataset: its channels (as many as `mean` has) and its classes.
+
+        Args:
+            mean, std: of the dataset; the model's attributes of these names are what it uses.
+            classes: names.
+            labels: of the training split, for `imbalance: weights`.
+            source: of trained weights.
+            pictures: uint8 (N, H, W, C) of the training split; SpeedNet computes its first layer from them.
+
+        Returns:
+            One line that says what became of the weights; empty without any.
+        """
+        seen = source.statistics if source is not None and self.mean_std == "auto" else IMAGENET
+        own = self.mean_std == "dataset" or (self.mean_std == "auto" and source is None)
+        self.mean, self.std = (tuple(mean), tuple(std)) if own else for_channels(seen, len(mean))
+        self.normalize = Normalize(self.mean, self.std)
+        self.network = make_network(self.network_spec, len(mean), len(classes))
+        said = load(self.network, source, classes) if source is not None else ""
+        whiten = getattr(self.network, "whiten", None)
+        if source is None and pictures is not None and whiten is not None:
+            whiten(self.normalize(pictures))
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        class_weights = torch.ones(len(classes))
+        if self.imbalance == "weights":
+            counts = torch.bincount(torch.as_tensor(labels), minlength=len(classes))
+            class_weights = counts.sum() / (
+                len(classes) * counts.clamp(min=1)
+            )  # their mean over the pictures is 1
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        if self.ema is not None:
+            self.average = copy.deepcopy(self.network).requires_grad_(False)
+        if self.compiled:
+            self.network.compile()
+        if self.freezing != "none":
+            self._freeze(0)
+        return said
+
+    @property
+    def served(self) -> nn.Module:
+        """The network that is evaluated and registered: the average of the weights where one is kept."""
+        return self._modules.get("average") or self.network
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> logits (N, num_classes)."""
-        return self.network(self.normalize(images))
+        """uint8 (N, H, W, C) -> logits (N, num_classes) of the network that is served."""
+        logits: Tensor = self.served(self.normalize(images))
+        return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draws (augmentation, dropout) depend on where training stands and on nothing before it."""
         place = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(hash(place) % 2**63)
+        if self.freezing == "gradual" and self.frozen_for != self.current_epoch:
+            self._freeze(self._free_quarters())
+
+    def _free_quarters(self) -> int:
+        """How many quarters of the backbone are trained in this epoch; all of them from half of the epochs on."""
+        self.frozen_for, epochs = self.current_epoch, self.trainer.max_epochs or -1
+        return min(4, 8 * self.current_epoch // epochs if epochs > 0 else self.current_epoch)
+
+    def _freeze(self, free_quarters: int) -> None:
+        """Train the head and the last quarters of the backbone; the others keep their weights and statistics."""
+        layers = backbone_layers(self.network, len(self.class_weights))
+        for number, layer in enumerate(layers):
+            free = number >= len(layers) - len(layers) * free_quarters // 4
+            layer.train(free)
+            for weight in layer.parameters(recurse=False):
+                weight.requires_grad_(free)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy of an augmented batch."""
         images, labels = batch
-        x = random_shift(self.normalize(images), self.shift)
+        x, targets = self.augment(images, F.one_hot(labels, len(self.class_weights)).float())
+        logits = self.network(x)
+        weights = targets @ self.class_weights  # (N,)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
+        self._log("train", logits, labels, F.cross_entropy(logits, targets))
+        return (loss * weights).mean()
+
+    def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, H, W, C) and float32 (N, K) -> normalized (N, C, H, W) and the targets of what they show."""
+        x = rand_augment(unit(images), self.rand_augment, self.strength)
+        x = random_shift((x - self.normalize.mean) / self.normalize.std, self.shift)
         if self.flip:
             x = random_flip(x)
-        logits = self.network(x)
-        self._log("train", logits, labels)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return mix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Logs val_loss, val_accuracy and val_error."""
@@ -96,18 +220,56 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         self._log("test", self(images), labels)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer, and of the average of the weights."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self._follow(self.ema)
+
+    @torch.no_grad()
+    def _follow(self, ema: float) -> None:
+        """Move the average towards the weights. It begins with a short memory, else it would keep the first,
+        random weights for long."""
+        step = self.trainer.global_step
+        keep = min(ema, (1 + step) / (10 + step))
+        now = self.network.state_dict()
+        for name, mean in self.average.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(now[name].to(mean.dtype), 1 - keep)
+            else:
+                mean.copy_(now[name])
+
     def configure_optimizers(self) -> Any:
-        """The optimizer with a learning rate that rises, then falls as a cosine, step by step."""
-        optimizer = self.make_optimizer(self.parameters())
+        """The optimizer with a learning rate that rises, then falls, step by step."""
+        if self.freezing == "gradual" and self.trainer.world_size > 1:
+            raise UserError("model.freeze: gradual is for one device; set trainer.devices: 1, or backbone")
+        optimizer = self.make_optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, total, self.warmup)
-        )
+        factor = {"cosine": warmup_cosine, "one_cycle": one_cycle}[self.schedule]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _log(self, split: str, logits: Tensor, labels: Tensor) -> None:
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters, in groups by whether they are the head's and whether weight decay pulls at them; the
+        head first, since the learning rate of the first group is the one that is logged."""
+        head = f"{head_of(self.network, len(self.class_weights))}." if self.backbone_lr != 1 else ""
+        named = list(self.network.named_parameters())
+        groups: list[dict[str, Any]] = []
+        for inside in (True, False):
+            mine = [p for name, p in named if name.startswith(head) is inside]
+            decayed = [p for p in mine if self.decay_norm_and_bias or p.ndim > 1]
+            others = [p for p in mine if not self.decay_norm_and_bias and p.ndim <= 1]
+            factor = 1.0 if inside else self.backbone_lr
+            groups += [{"params": decayed, "lr_factor": factor}]
+            groups += [{"params": others, "lr_factor": factor, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
         right = (logits.argmax(1) == labels).float().mean()
-        values = {"loss": F.cross_entropy(logits, labels), "accuracy": right, "error": 1 - right}
+        loss = F.cross_entropy(logits, labels) if loss is None else loss
+        values = {"loss": loss, "accuracy": right, "error": 1 - right}
         self.log_dict(
             {f"{split}_{name}": value.detach() for name, value in values.items()},
             on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels), prog_bar=split == "val",
@@ -120,3 +282,14 @@ def warmup_cosine(step: int, total: int, warmup: float) -> float:
     if step < rise:
         return (step + 1) / (rise + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def one_cycle(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rate: a line up from a 25th in the first part `warmup`, then a line down to zero.
+
+    Source: Smith and Topin, "Super-Convergence", 2017.
+    """
+    rise = warmup * total
+    if step < rise:
+        return 0.04 + 0.96 * step / rise
+    return max(0.0, 1 - (step - rise) / max(1, total - rise))

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import TQDMProgressBar
@@ -17,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from imageset.errors import UserError
 from imageset.params import load_section, nearest
 from lightning_modules.callbacks import PlainProgress
+from lightning_modules.networks import named
 
 ALWAYS = {
     "logger": False,  # curves go to MLflow through callbacks.Curves
@@ -95,6 +97,10 @@ def build_stage(
     for key in section.keys() - TOP_KEYS.union(own):  # LightningCLI passes over an unknown key that holds nothing
         raise UserError(f"{path}: {stage}: unknown key '{key}'; {nearest(key, TOP_KEYS.union(own))}")
     section = {key: value for key, value in section.items() if key not in own}
+    if "network" in (section.get("model") or {}):
+        section["model"]["network"] = checked_network(section["model"]["network"], stage)
+    if isinstance(section.get("trainer"), dict) and section["trainer"].get("precision") == "auto":
+        section["trainer"]["precision"] = best_precision(section["trainer"].get("accelerator"))
     parser_class = type("Parser", (StageParser,), {"stage": stage})
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of arguments it is not asked to read
     try:
@@ -115,6 +121,35 @@ def build_stage(
         raise UserError(f"params.yaml: {stage}: {' '.join(str(error).split())[:400]}") from error
     finally:
         sys.argv = argv
+
+
+def checked_network(network: Any, stage: str) -> dict[str, Any]:
+    """What stands in `model.network` in its full form, every argument of the network with its value.
+
+    Raises:
+        UserError: there is no such network, or it does not take these arguments.
+    """
+    try:
+        spec = named.named(network)
+        factory = named.find(spec["class_path"])
+    except UserError as error:
+        raise UserError(f"params.yaml: {stage}: {error}") from error
+    parser = type("Parser", (StageParser,), {"stage": f"{stage}.model.network"})()
+    given = set(named.dataset_arguments(factory))
+    if isinstance(factory, type):
+        parser.add_class_arguments(factory, skip=given, fail_untyped=False)
+    else:
+        parser.add_function_arguments(factory, skip=given, fail_untyped=False)
+    arguments = _strip(parser.parse_object(spec["init_args"]))
+    arguments.pop("config", None)
+    return {"class_path": spec["class_path"], "init_args": arguments}
+
+
+def best_precision(accelerator: str | None) -> str:
+    """What `precision: auto` means here: bf16-mixed on a GPU that has it in hardware, else 32-true."""
+    if accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "32-true"
 
 
 def progress() -> dict[str, Any]:

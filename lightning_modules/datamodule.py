@@ -34,15 +34,23 @@ class BatchSampler(Sampler[np.ndarray]):
         count: pictures in the split.
         batch_size: pictures in a batch.
         seed: shuffles; None keeps the order of the store.
+        chances: of each picture to be drawn, with replacement; None: an epoch holds each once.
         rank, num_ranks: each rank takes every `num_ranks`-th batch of the one order. In training, ranks that
             would run short take batches from the start again, since all must make the same number of steps;
             in evaluation they do not, since a picture counted twice would falsify the metric.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int | None, rank: int = 0, num_ranks: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        num_ranks: int = 1,
+        chances: np.ndarray | None = None,
     ) -> None:
-        self.count, self.batch_size = count, batch_size
+        self.count, self.batch_size, self.chances = count, batch_size, chances
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.epoch = 0
 
@@ -56,7 +64,11 @@ class BatchSampler(Sampler[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         order = np.arange(self.count)
         if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+            generator = np.random.default_rng([self.seed, self.epoch])
+            if self.chances is None:
+                order = generator.permutation(self.count)
+            else:
+                order = generator.choice(self.count, self.count, p=self.chances)
         starts = self._starts()
         for turn in self._turns():
             start = starts[turn % len(starts)]
@@ -99,10 +111,10 @@ class ImageDataModule(pl.LightningDataModule):
                 "give a source with one label a picture"
             )
         self.batch_size = batch_size
-        self.seed = 0
+        self.seed, self.balanced = 0, False  # balanced: training draws from all classes alike
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled by (seed, epoch)."""
+        """Drawn by (seed, epoch)."""
         return self._loader("train", self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -116,6 +128,15 @@ class ImageDataModule(pl.LightningDataModule):
     def _loader(self, name: str, seed: int | None) -> DataLoader[Batch]:
         split = self.store.split(name)
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks)
+        chances = balanced_chances(split.labels) if self.balanced and seed is not None else None
+        sampler = BatchSampler(
+            len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks, chances=chances
+        )
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(SplitBatches(split), sampler=sampler, batch_size=None, pin_memory=on_gpu)
+
+
+def balanced_chances(labels: np.ndarray) -> np.ndarray:
+    """The chance of each picture (n,) with which a draw is as likely of one class as of another; they sum to 1."""
+    rarity = 1 / np.bincount(labels)[labels]
+    return rarity / rarity.sum()

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 import yaml
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -19,21 +21,25 @@ from imageset.atomic import write_bytes
 from imageset.errors import UserError
 from imageset.store import ImageStore
 from lightning_modules.allocator import keep_large_blocks
-from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
+from lightning_modules.bundle import Bundle, BundleInfo, check_network, save_bundle
 from lightning_modules.calibration import fit_temperature
 from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFinite, write_history
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.networks.named import for_pictures
+from lightning_modules.networks.weights import read
 from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
 from lightning_modules.tracking import TrackedRun, connect, experiment_id
 
 CODE = (
-    "augment", "calibration", "callbacks", "classifier", "datamodule", "fit",
-    "networks/by_name", "networks/convnet", "networks/lenet", "scoring",
+    "augment", "calibration", "callbacks", "classifier", "datamodule", "fit", "networks/by_name",
+    "networks/convnet", "networks/lenet", "networks/named", "networks/speednet", "networks/timm_by_name",
+    "networks/weights", "scoring",
 )  # fmt: skip
+NUM_WHITENED = 2048  # pictures that a first layer is computed from, see networks.speednet
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
 
@@ -69,7 +75,7 @@ def fit(project: Path) -> None:
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = plain(cli.config)
     store: ImageStore = cli.datamodule.store
-    prepare(cli, config, store)
+    prepare(cli, config, store, project)
 
     work = Work(project / ".cache" / "train" / training_key(store, config))
     work.folder.mkdir(parents=True, exist_ok=True)
@@ -92,12 +98,25 @@ def fit(project: Path) -> None:
         raise
 
 
-def prepare(cli: StageCLI, config: Mapping[str, Any], store: ImageStore) -> None:
+def prepare(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> None:
     """Give the model what only the dataset knows, and the seed to both."""
     seed = config["seed_everything"]
     cli.model.seed = cli.datamodule.seed = 0 if seed is True else int(seed)
+    cli.datamodule.balanced = cli.model.imbalance == "sampler"
     try:
-        cli.model.build(store.mean, store.std, len(store.classes))
+        config["model"]["network"] = cli.model.network_spec = for_pictures(cli.model.network_spec, store.spec.size)
+        source = None
+        if cli.model.weights is not None:
+            if cli.model.weights.startswith("models:/"):
+                connect(project)
+            source = read(cli.model.weights, cli.model.network_spec)
+            config["model"]["weights_sha256"] = source.digest  # logged, and part of what a training is
+        split = store.split("train")
+        pictures = torch.from_numpy(split.batch(np.arange(min(len(split), NUM_WHITENED))))
+        said = cli.model.build(store.mean, store.std, store.classes, split.labels, source, pictures)
+        check_network(cli.model.network, store.spec.shape, len(store.classes))
+        if said and cli.trainer.is_global_zero:
+            print(f"train: {said}", flush=True)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -187,8 +206,6 @@ def finish(
     best: ModelCheckpoint,
 ) -> None:
     """Write the stage's output and log the model of the best epoch."""
-    import torch
-
     store: ImageStore = cli.datamodule.store
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
     cli.model.load_state_dict(checkpoint["state_dict"])
@@ -197,18 +214,18 @@ def finish(
         network=config["model"]["network"],
         classes=store.classes,
         decode=store.spec.to_dict(),
-        mean=store.mean,
-        std=store.std,
+        mean=cli.model.mean,
+        std=cli.model.std,
         dataset=dict(dataset),
         metrics={name: row[name] for name in ("val_loss", "val_accuracy")},
         abstain_below=config["abstain_below"],
         git_commit=git_commit(project),
         lock_sha256=lock_digest(project),
     )
-    info = replace(info, temperature=temperature(Bundle(info, cli.model.network, ""), store, config))
+    info = replace(info, temperature=temperature(Bundle(info, cli.model.served, ""), store, config))
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
-    save_bundle(output, info, cli.model.network)
+    save_bundle(output, info, cli.model.served)
     write_history(output / "history.csv", curves)
     model_uri = log_model(run, output, info, store)
     run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])

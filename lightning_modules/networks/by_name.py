@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from imageset.errors import UserError
 from imageset.params import nearest
 
-Stem = Literal["standard", "small"]
+Stem = Literal["auto", "standard", "small"]
+SMALL_PX = 64  # pictures below it get the small stem
 
 # With the standard stem, pictures below this many px leave nothing for the last layers.
 SMALLEST_PX = {"alexnet": 63, "convnext": 32, "densenet": 29, "googlenet": 15, "inception": 75, "squeezenet": 21,
@@ -33,7 +34,8 @@ class TorchvisionNet(nn.Module):
             `resnet18` to `resnet152`, `densenet121` to `densenet201`, `mobilenet_v3_small`, `efficientnet_b0`, ...
             GoogLeNet and Inception come without their auxiliary classifiers.
         stem: `standard`, the network as published, for pictures of 64 px and more (inception_v3: from 75; vit
-            and maxvit: 224 only); `small`, see `small_stem`, for pictures below 64 px, down to 28.
+            and maxvit: 224 only); `small`, see `small_stem`, for pictures below 64 px, down to 28; `auto`: decided
+            by the side of the dataset's pictures before the network is built, see `stem_for`.
 
     Raises:
         UserError: torchvision has no such network, there is no such stem, or it cannot be had for this network.
@@ -41,7 +43,7 @@ class TorchvisionNet(nn.Module):
     Source: torchvision.models, https://docs.pytorch.org/vision/stable/models.html
     """
 
-    def __init__(self, in_channels: int, num_classes: int, name: str, stem: Stem) -> None:
+    def __init__(self, in_channels: int, num_classes: int, name: str, stem: Stem = "auto") -> None:
         super().__init__()
         if stem not in ("standard", "small"):
             raise UserError(f"TorchvisionNet: stem is {stem!r}; choose standard or small")
@@ -68,6 +70,13 @@ class TorchvisionNet(nn.Module):
     def probabilities(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
         return torch.softmax(self(x), dim=1)
+
+
+def stem_for(name: str, side_px: int) -> Stem:
+    """The stem for pictures of that side: small below 64 px, and below what the standard one can take."""
+    if name.startswith(ONE_SIZE):
+        return "standard"  # has no other; what does not fit is refused in words
+    return "small" if side_px < max(SMALL_PX, _smallest_px(name)) else "standard"
 
 
 def small_stem(network: nn.Module) -> None:
@@ -107,12 +116,16 @@ def _check_size(name: str, height: int, width: int) -> None:
             f"{name} takes pictures of {ONE_SIZE_PX} px only, these have {height} x {width}; "
             f"set normalize.size_px: {ONE_SIZE_PX}, or choose another network"
         )
-    smallest = max([px for family, px in SMALLEST_PX.items() if name.startswith(family)], default=1)
+    smallest = _smallest_px(name)
     if min(height, width) < smallest:
         raise UserError(
             f"{name} with stem: standard takes pictures of {smallest} px and more, these have {height} x {width}; "
             "set stem: small, or a larger normalize.size_px"
         )
+
+
+def _smallest_px(name: str) -> int:
+    return max([px for family, px in SMALLEST_PX.items() if name.startswith(family)], default=1)
 
 
 def _first_convolution(network: nn.Module) -> nn.Conv2d:

@@ -1,5 +1,6 @@
 """The plain convolutional network: convolution, ReLU, pooling, fully connected layers, softmax."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -38,6 +39,8 @@ class Pool(nn.Module):
 class ConvNet(nn.Module):
     """Convolution, ReLU and pooling, as often as there are `filters`; then fully connected layers.
 
+    By its plain name it is the network that params.yaml spells out.
+
     Args:
         in_channels: 1 or 3.
         num_classes: how many logits come out.
@@ -57,16 +60,16 @@ class ConvNet(nn.Module):
         self,
         in_channels: int,
         num_classes: int,
-        filters: list[int],
-        kernel_size: int | list[int],
-        stride: int | list[int],
-        padding: int | list[int],
-        pool: PoolKind,
-        pool_window: int,
-        grid: int,
-        hidden: list[int],
-        dropout: float,
-        batch_norm: bool,
+        filters: Sequence[int] = (32, 64, 128),
+        kernel_size: int | list[int] = 3,
+        stride: int | list[int] = 1,
+        padding: int | list[int] = 1,
+        pool: PoolKind = "max",
+        pool_window: int = 2,
+        grid: int = 4,
+        hidden: Sequence[int] = (128,),
+        dropout: float = 0.2,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         if pool not in ("max", "avg", "sum"):

@@ -1,11 +1,15 @@
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 
 from imageset.errors import UserError
 from lightning_modules.classifier import Classifier
-from lightning_modules.cli import build_stage
+from lightning_modules.cli import build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.fit import prepare
+from lightning_modules.networks.named import for_pictures
 from tests.lightning_modules.conftest import ROOT, set_params
 
 
@@ -30,6 +34,15 @@ def build(digits_project, tmp_path):
         ({"train__model__network__init_args__filter": [3]}, "model.network: unknown key 'filter'; did you"),
         ({"train__model__network__init_args__pool": "median"}, "Got value: median"),
         ({"train__model__network__class_path": "lightning_modules.networks.Conv"}, "has no attribute 'Conv'"),
+        ({"train__model__network": "resnet-18"}, "no network is called 'resnet-18'; did you mean 'resnet18'?"),
+        ({"train__model__network": {"class_path": "torch.nn.ReLU"}}, "does not take (in_channels, num_classes)"),
+        ({"train__model__network": {"class_path": "fractions.Fraction"}}, "does not take (in_chan"),
+        ({"train__model__network": {"class_path": "LeNet5", "init_arg": {}}}, "unknown key 'init_arg'; did"),
+        ({"train__model__network": {"class_path": "resnet18", "init_args": {"stm": 1}}}, "unknown key 'stm'; did"),
+        ({"train__model__network": ["resnet18"]}, "give a name such as resnet18"),
+        ({"train__trainer__precision": "bf17"}, "trainer.precision: 'bf17' does not fit; expected"),
+        ({"train__model__imbalance": "weight"}, "model.imbalance"),
+        ({"train__model__schedule": "linear"}, "model.schedule"),
         ({"train__model__optimizer__class_path": "torch.optim.Adamm"}, "'torch.optim.Adamm' cannot be used"),
         ({"train__model__optimizer__init_args__learning": 1}, "model.optimizer: unknown key 'learning'"),
         ({"train__trainer__max_epochs": "many"}, "trainer.max_epochs: 'many' does not fit; expected int, null"),
@@ -42,6 +55,69 @@ def test_a_wrong_setting_is_one_line_that_names_it(build, change, message):
         build(**change)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_is_not_for_these_pictures_is_named_before_any_epoch(build):
+    for network, said in (
+        ("vit_b_16", "takes pictures of 224 px only, these have 16 x 16"),
+        ("timm/resnet26dd", "timm has no network 'resnet26dd'; did you mean 'resnet26d'?"),
+        ({"class_path": "torch.nn.Linear"}, "it does not take pictures of 16x16x1"),
+        (
+            {"class_path": f"{__name__}.no_logits"},
+            "it returns (2, 1, 16, 16) for 2 pictures, not their logits (2, 10)",
+        ),
+        ({"class_path": f"{__name__}.no_network"}, "gives a int, not a torch.nn.Module"),
+        ({"class_path": "fractions.gcd"}, "cannot be imported"),
+    ):
+        with pytest.raises(UserError) as caught:
+            cli = build(train__model__network=network)
+            prepare(cli, plain(cli.config), cli.datamodule.store, Path())
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "path"),
+    [("resnet18", "TorchvisionNet"), ("timm/resnet26d", "TimmNet"), ("LeNet5", "LeNet5"), ("ConvNet", "ConvNet")],
+)
+def test_a_network_may_be_a_plain_name(build, network, path):
+    spec = build(train__model__network=network).model.network_spec
+    assert spec["class_path"] == f"lightning_modules.networks.{path}"
+    assert spec["init_args"].get("stem", "auto") == "auto"
+
+
+def test_the_stem_follows_the_side_of_the_pictures():
+    spec = {
+        "class_path": "lightning_modules.networks.TorchvisionNet",
+        "init_args": {"name": "resnet18", "stem": "auto"},
+    }
+    stems = {side: for_pictures(spec, side)["init_args"]["stem"] for side in (28, 63, 64, 224)}
+    assert stems == {28: "small", 63: "small", 64: "standard", 224: "standard"}
+    assert for_pictures({**spec, "init_args": {"name": "inception_v3", "stem": "auto"}}, 64)["init_args"] == {
+        "name": "inception_v3", "stem": "small",
+    }  # fmt: skip
+
+
+def no_logits(in_channels: int, num_classes: int) -> torch.nn.Module:
+    return torch.nn.Identity()
+
+
+def no_network(in_channels: int, num_classes: int) -> torch.nn.Module:
+    return in_channels + num_classes
+
+
+def small_network(in_channels: int, num_classes: int, width: int = 2) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(in_channels, width, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(width, num_classes),
+    )  # fmt: skip
+
+
+def test_a_function_that_returns_a_network_is_one(build):
+    path = f"{__name__}.small_network"
+    cli = build(train__model__network={"class_path": path, "init_args": {"width": 5}})
+    prepare(cli, plain(cli.config), cli.datamodule.store, Path())
+    assert cli.model.network[0].out_channels == 5
+    assert build(train__model__network=path).model.network_spec["init_args"] == {"width": 2}
 
 
 def test_any_option_of_the_trainer_can_be_named(build):
@@ -58,7 +134,7 @@ def test_any_optimizer_can_be_named(build):
     cli = build(
         train__model__optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
     )
-    cli.model.build((0.5,), (0.5,), 10)
+    cli.model.build((0.5,), (0.5,), tuple("0123456789"))
     assert type(cli.model.make_optimizer(cli.model.parameters())).__name__ == "SGD"
 
 

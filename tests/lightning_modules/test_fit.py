@@ -174,6 +174,22 @@ def test_colour_pictures_are_trained_on_too(fresh, network):
         assert code == 0, output
 
 
+def test_a_network_of_torchvision_by_its_plain_name_is_trained_registered_and_tested(fresh):
+    set_params(fresh, train__model__network="mobilenet_v3_small", train__trainer__max_epochs=1)
+    set_params(fresh, train__model__ema=0.9, train__model__mixup=0.2, train__model__imbalance="sampler")
+    for name in ("fit", "test"):
+        code, output = run_stage(fresh, name)
+        assert code == 0, output
+    bundle = json.loads((fresh / "data/models/classifier/bundle.json").read_text())
+    assert bundle["info"]["network"] == {
+        "class_path": "lightning_modules.networks.TorchvisionNet",
+        "init_args": {"name": "mobilenet_v3_small", "stem": "small"},
+    }
+    params = connect(fresh).get_run(note(fresh)["run_id"]).data.params
+    assert params["model.network.init_args.name"] == "mobilenet_v3_small"
+    assert params["trainer.precision"] in ("32-true", "bf16-mixed")
+
+
 def test_a_broken_dataset_is_one_line(fresh):
     (fresh / "data/normalized/index.parquet").write_bytes(b"broken")
     code, output = run_stage(fresh, "fit")

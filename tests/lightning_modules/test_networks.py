@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from imageset.errors import UserError
-from lightning_modules.networks import ConvNet, LeNet5
+from lightning_modules.networks import ConvNet, LeNet5, SpeedNet
 from lightning_modules.networks.convnet import Pool
 
 PLAIN = {"kernel_size": 3, "stride": 1, "padding": 1, "pool": "max", "pool_window": 2, "grid": 2, "hidden": [16],
@@ -68,3 +68,30 @@ def test_lenet5_has_the_parameters_of_the_paper():
 @pytest.mark.parametrize("side", [16, 28, 32, 64])
 def test_lenet5_takes_grey_and_colour_of_any_size(channels, side):
     assert LeNet5(channels, 7)(torch.zeros(2, channels, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_layer_of_speednet_gives_uncorrelated_outputs_of_variance_1(channels):
+    torch.manual_seed(0)
+    smooth = F.avg_pool2d(torch.randn(64, channels, 36, 36), 5, 1)  # neighbours alike, as in pictures
+    x = (smooth - smooth.mean()) / smooth.std()
+    network = SpeedNet(channels, 10)
+    network.whiten(x)
+    half = 4 * channels
+    seen = F.conv2d(x, network.patches.weight, stride=2).permute(1, 0, 2, 3).flatten(1)  # (2 * half, patches)
+    covariance = seen[:half] @ seen[:half].T / seen.shape[1]
+    strong = covariance.diagonal() > 0.9  # the others are below the least variance
+    assert strong.sum() >= half // 2
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 0.02
+    assert torch.equal(seen[:half], -seen[half:])
+    assert not network.patches.weight.requires_grad
+
+
+@pytest.mark.parametrize("side", [16, 28, 32, 64])
+def test_speednet_takes_any_size_from_16_px_and_sees_a_picture_as_its_mirror_image(side):
+    torch.manual_seed(0)
+    network, x = SpeedNet(1, 10).eval(), torch.randn(2, 1, side, side)
+    assert network(x).shape == (2, 10)
+    assert torch.allclose(network(x), network(x.flip(-1)), atol=1e-6)
+    plain = SpeedNet(1, 10, mirror=False).eval()
+    assert not torch.allclose(plain(x), plain(x.flip(-1)), atol=1e-6)

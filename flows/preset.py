@@ -1,0 +1,76 @@
+"""Presets: small files with the keys of `train` that they change; `convoy preset NAME` writes them down.
+
+So params.yaml stays the one home of every number, DVC sees each change, and a preset leaves nothing hidden.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from imageset.atomic import write_bytes
+from imageset.errors import UserError
+from imageset.params import nearest
+
+FOLDER = "presets"
+
+
+def apply_preset(name: str, project: Path) -> str:
+    """Write the values of `presets/NAME.yaml` into the section `train` of params.yaml; its comments stay.
+
+    Returns:
+        One line that says what was changed.
+
+    Raises:
+        UserError: there is no such preset, it or params.yaml is broken, or it names a key that `train` has not.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # lines stay as long as they are
+    known = sorted(path.stem for path in (project / FOLDER).glob("*.yaml"))
+    if name not in known:
+        hint = nearest(name, known) if known else f"the folder {FOLDER} holds none"
+        raise UserError(f"no preset {name!r}; {hint}")
+    path = project / "params.yaml"
+    params, preset = _read(yaml, path), _read(yaml, project / FOLDER / f"{name}.yaml")
+    if not isinstance(params.get("train"), MutableMapping):
+        raise UserError(f"{path}: the section 'train:' is missing")
+    changed = _merge(params["train"], preset, f"{FOLDER}/{name}.yaml")
+    if not changed:
+        return f"preset {name}: params.yaml says so already"
+    text = io.BytesIO()
+    yaml.dump(params, text)
+    write_bytes(path, text.getvalue())
+    return f"preset {name}: changed in params.yaml: {', '.join(changed)}; `convoy run` trains with them"
+
+
+def _read(yaml: Any, path: Path) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        document = yaml.load(path.read_bytes())
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(document, MutableMapping):
+        raise UserError(f"{path}: holds no keys")
+    return document
+
+
+def _merge(
+    section: MutableMapping[str, Any], preset: Mapping[str, Any], source: str, prefix: str = ""
+) -> list[str]:
+    """Put the preset's values into the section; returns the names of the keys whose value changed."""
+    changed = []
+    for key, value in preset.items():
+        if key not in section and prefix != "trainer.":  # the Trainer has more options than params.yaml spells out
+            raise UserError(f"{source}: unknown key '{prefix}{key}'; {nearest(key, section)}")
+        if isinstance(value, Mapping) and "class_path" not in value and isinstance(section[key], MutableMapping):
+            changed += _merge(section[key], value, source, f"{prefix}{key}.")
+        elif section.get(key) != value:
+            section[key] = value
+            changed.append(f"{prefix}{key}")
+    return changed
