@@ -51,7 +51,9 @@ def run(folder: Path, new_only: bool, points: list[int]) -> None:
 def predict(folder: Path, new_only: bool) -> str:
     """What `convoy predict` does after it has found the model."""
     bundle = untrained(folder)
-    answers = Answers(bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, 1)
+    answers = Answers(
+        bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, workers=1
+    )
     parts, pictures = answers.parts(folder / "parts"), open_pictures(str(folder / "pictures"))
     with parts.alone(wait=lambda: None):
         counts = predict_table(pictures, answers, parts, folder / "out.parquet", Silent(), new_only=new_only)
