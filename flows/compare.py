@@ -51,9 +51,9 @@ class Compared:
     num_shared: int | None
 
     def __str__(self) -> str:
-        lines = [f"{'':<26}{self.one[:12]:<22}{self.other[:12]}"]
+        lines = [f"{'':<43}{self.one[:12]:<27}{self.other[:12]}"]
         for title, rows in self.tables():
-            lines += [title, *(f"  {what:<24}{one:<22}{other}" for what, one, other in rows[:SHOWN])]
+            lines += [title, *(f"  {what:<40} {one:<26} {other}" for what, one, other in rows[:SHOWN])]
             lines += [f"  ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
         return "\n".join([*lines, self.sides()])
 
@@ -84,7 +84,7 @@ def compare(project: Path, one: str, other: str, page: Path | None = None) -> Co
     tables = [_predictions(client, run) for run in runs]
     won, lost, num_shared = _sides(*tables)
     params = [run.data.params for run in runs]
-    metrics = [{name: f"{value:.4f}" for name, value in run.data.metrics.items()} for run in runs]
+    metrics = [{name: _shown(value) for name, value in run.data.metrics.items()} for run in runs]
     found = Compared(
         runs[0].info.run_id, runs[1].info.run_id,
         inputs=_rows(*(_inputs(run) for run in runs)),
@@ -96,6 +96,10 @@ def compare(project: Path, one: str, other: str, page: Path | None = None) -> Co
     if page is not None:
         _write_page(project, found, page)
     return found
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"
 
 
 def _inputs(run: Run) -> dict[str, str]:
