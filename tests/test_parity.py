@@ -84,7 +84,8 @@ def odd(tmp_path_factory, empty_mlflow_db) -> Path:
 def test_a_picture_is_predicted_the_same_everywhere(odd, tmp_path, monkeypatch):
     import mlflow
 
-    from flows.predict import tag
+    from flows.predict import Extras, answer
+    from flows.project import stage_params
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with (odd / "data/models/report/predictions.csv").open() as file:
@@ -94,7 +95,8 @@ def test_a_picture_is_predicted_the_same_everywhere(odd, tmp_path, monkeypatch):
     client = registry.connect(odd)
     note = json.loads((odd / "data/models/classifier/run.json").read_text())
     version = registry.register(client, "odd", note["run_id"], note["model_uri"])
-    tag.fn(str(odd / "odd/test"), str(tmp_path / "out.parquet"), version, odd, False)
+    params = stage_params(odd, "predict") | {"engine": "pytorch", "precision": "fp32"}
+    answer.fn(str(odd / "odd/test"), str(tmp_path / "out.parquet"), version, odd, params, Extras(), False)
     predicted = {row["image_id"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
 
     files = [path for path in sorted((odd / "odd/test").rglob("*")) if path.is_file()]
