@@ -23,9 +23,10 @@ lint: .venv/ready
 bench: .venv/ready  ## what the README claims, measured beside the peers
 	for file in benchmarks/*.py; do python $$file || exit 1; done
 
-kill: .venv/ready  ## kill ingest, normalize and predict at many moments; what comes of the next run must be the same
+kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments; what comes of the next run must be the same
 	python -m tests.kill
 	python -m tests.flows.kill_predict
+	python -m tests.kill_training
 
 up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C
 	convoy up

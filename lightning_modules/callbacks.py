@@ -1,9 +1,8 @@
-"""What happens around a training: curves to MLflow and CSV, atomic checkpoints, plain progress lines."""
+"""What happens around a training: curves to MLflow and CSV, a look at the loss, plain progress lines."""
 
 import csv
 import io
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,28 +12,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from imageset.atomic import write_bytes
 from imageset.errors import UserError
 
 CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_error", "learning_rate")
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames: a kill leaves the old one or the new one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save to a local path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with beside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
 
 
 class Curves(Callback):
@@ -77,14 +60,15 @@ class Curves(Callback):
 class StopIfNotFinite(Callback):
     """Ends a training whose loss is NaN or infinite, and says at which batch.
 
-    The first bad batch is noted on the device; to look at it there makes a step wait for a GPU, so that is done
-    every `LOOK_EVERY` batches and at the end of an epoch. On a CPU it costs nothing and is done each time.
+    The first bad batch is noted on the device; to look at it there makes a step wait for a GPU or for other ranks,
+    so that is done every `LOOK_EVERY` batches and at the end of an epoch. On one CPU it is done each time.
     """
 
     LOOK_EVERY = 50
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.first_bad = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
+        self.each_time = pl_module.device.type == "cpu" and trainer.world_size == 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,13 +77,15 @@ class StopIfNotFinite(Callback):
         if isinstance(loss, Tensor):
             good = torch.isfinite(loss.detach()) | (self.first_bad >= 0)
             self.first_bad = torch.where(good, self.first_bad, batch_idx)
-        if self.first_bad.device.type == "cpu" or batch_idx % self.LOOK_EVERY == self.LOOK_EVERY - 1:
+        if self.each_time or batch_idx % self.LOOK_EVERY == self.LOOK_EVERY - 1:
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look(trainer)
 
     def _look(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size > 1:  # a rank that stopped alone would leave the others waiting for it
+            torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MAX)
         if (batch := int(self.first_bad)) >= 0:
             raise UserError(
                 f"the training loss is not finite at epoch {trainer.current_epoch}, batch {batch}; "

@@ -27,7 +27,9 @@ ALWAYS = {
     "num_sanity_val_steps": 0,
     "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
 }
-TOP_KEYS = {"seed_everything", "stop_at_error", "abstain_below", "trainer", "data", "model"}
+TOP_KEYS = {
+    "seed_everything", "stop_at_error", "abstain_below", "checkpoint_every_min", "trainer", "data", "model",
+}  # fmt: skip
 HIDDEN = ("help", "config", "print_config")  # what LightningCLI adds for a command line
 
 
@@ -75,6 +77,8 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--stop_at_error", type=float | None, default=None)
         parser.add_argument("--abstain_below", type=float | None, default=None)
+        if getattr(parser, "stage", "") == "train":
+            parser.add_argument("--checkpoint_every_min", type=float, required=True)
 
 
 def build_stage(

@@ -1,33 +1,22 @@
-"""Whole batches, cut from the memory map of a normalized dataset."""
+"""Whole batches, cut from the memory map of a normalized dataset, or from where it is held in memory."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
+import psutil
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imageset.errors import UserError
 from imageset.store import ImageStore, StoreSplit
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, H, W, C), int64 (N,)
+Cache = Literal["auto", "none", "ram", "device"]
+RAM_SHARE, DEVICE_SHARE = 0.5, 0.3  # of what is free, for the pixels of one split with `auto`
 
 
-class SplitBatches(Dataset[Batch]):
-    """A split that is asked for many positions at a time."""
-
-    def __init__(self, split: StoreSplit) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, positions: np.ndarray) -> Batch:
-        images = self.split.batch(positions)
-        return torch.from_numpy(images), torch.from_numpy(self.split.labels[positions])
-
-
-class BatchSampler(Sampler[np.ndarray]):
+class BatchSampler:
     """Positions in batches. The order is a function of (seed, epoch) alone, so a resumed run sees the same.
 
     Args:
@@ -35,9 +24,8 @@ class BatchSampler(Sampler[np.ndarray]):
         batch_size: pictures in a batch.
         seed: shuffles; None keeps the order of the store.
         chances: of each picture to be drawn, with replacement; None: an epoch holds each once.
-        rank, num_ranks: each rank takes every `num_ranks`-th batch of the one order. In training, ranks that
-            would run short take batches from the start again, since all must make the same number of steps;
-            in evaluation they do not, since a picture counted twice would falsify the metric.
+        rank, num_ranks: the ranks share each group of `num_ranks * batch_size` pictures, so that a step of all of
+            them sees what one process with that batch size would see. The last group is shared out evenly.
     """
 
     def __init__(
@@ -59,7 +47,7 @@ class BatchSampler(Sampler[np.ndarray]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._turns())
+        return len(self._parts())
 
     def __iter__(self) -> Iterator[np.ndarray]:
         order = np.arange(self.count)
@@ -69,24 +57,108 @@ class BatchSampler(Sampler[np.ndarray]):
                 order = generator.permutation(self.count)
             else:
                 order = generator.choice(self.count, self.count, p=self.chances)
-        starts = self._starts()
-        for turn in self._turns():
-            start = starts[turn % len(starts)]
-            yield order[start : start + self.batch_size]
+        for begin, end in self._parts():
+            yield order[begin:end]
 
-    def _turns(self) -> range:
-        num_batches = len(self._starts())
-        if self.seed is not None:
-            num_batches = -(-num_batches // self.num_ranks) * self.num_ranks
-        return range(self.rank, num_batches, self.num_ranks)
+    def _parts(self) -> list[tuple[int, int]]:
+        """Where this rank's part of each group begins and ends in the order."""
+        group = self.batch_size * self.num_ranks
+        starts = range(0, self.count, group)
+        if self.seed is not None and len(starts) > 1 and self.count - starts[-1] < 2 * self.num_ranks:
+            # a batch of one picture leaves batch normalization nothing to normalize over; another epoch draws them
+            starts = starts[:-1]
+        parts = []
+        for start in starts:
+            num = min(group, self.count - start)
+            begin, end = (start + num * rank // self.num_ranks for rank in (self.rank, self.rank + 1))
+            if begin < end:
+                parts.append((begin, end))
+        return parts
 
-    def _starts(self) -> range:
-        """Where batches start. A last batch of one picture is left out of shuffled epochs: batch
-        normalization has nothing to normalize over in it, and another epoch draws that picture."""
-        starts = range(0, self.count, self.batch_size)
-        if self.seed is not None and len(starts) > 1 and self.count - starts[-1] == 1:
-            return starts[:-1]
-        return starts
+
+def choose_cache(cache: Cache, num_bytes: int, device: torch.device, ranks_here: int) -> Cache:
+    """Where `num_bytes` of pixels are held: "none" (in the memory map), "ram", or "device".
+
+    `auto` takes the device if it is a GPU with room to spare, else the memory if each rank of this machine can
+    have its own copy there, else the memory map. On a CPU the device is the memory.
+    """
+    if (
+        cache == "auto"
+        and device.type == "cuda"
+        and num_bytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    ):
+        return "device"
+    if cache == "auto":
+        return "ram" if num_bytes * ranks_here <= RAM_SHARE * psutil.virtual_memory().available else "none"
+    return "ram" if cache == "device" and device.type == "cpu" else cache
+
+
+class Batches:
+    """A split, batch by batch; it knows how far an epoch has come, and goes on from there.
+
+    Args:
+        split: the pictures.
+        sampler: which of them make the next batch.
+        cache: where the pixels are held; they are read once, in one go, when the first batch is asked for.
+        device: where the batches are needed.
+        ranks_here: processes of this machine that do the same.
+    """
+
+    batch_sampler = None  # Lightning asks where there is a `sampler`
+
+    def __init__(
+        self,
+        split: StoreSplit,
+        sampler: BatchSampler,
+        cache: Cache = "none",
+        device: torch.device | None = None,
+        ranks_here: int = 1,
+    ) -> None:
+        self.split, self.sampler = split, sampler
+        self.cache, self.device, self.ranks_here = cache, device or torch.device("cpu"), ranks_here
+        self.held: Batch | None = None  # all pixels and labels
+        self.num_used = self.num_to_skip = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        skipped, self.num_to_skip = self.num_to_skip, 0
+        self._hold()
+        for number, positions in enumerate(self.sampler):
+            if number >= skipped:
+                self.num_used = number + 1
+                yield self._cut(positions)
+
+    def _hold(self) -> None:
+        """Read the split into memory, if that is where it shall be."""
+        if self.cache == "none" or self.held is not None:
+            return
+        picture = self.split.batch(np.arange(min(1, len(self.split))))
+        self.cache = choose_cache(self.cache, picture.nbytes * len(self.split), self.device, self.ranks_here)
+        if self.cache == "none":
+            return
+        where = self.device if self.cache == "device" else torch.device("cpu")
+        pixels = torch.from_numpy(self.split.batch(np.arange(len(self.split))))
+        self.held = pixels.to(where), torch.from_numpy(self.split.labels).to(where)
+
+    def _cut(self, positions: np.ndarray) -> Batch:
+        if self.held is None:
+            batch = torch.from_numpy(self.split.batch(positions)), torch.from_numpy(self.split.labels[positions])
+        else:
+            place = torch.from_numpy(positions).to(self.held[0].device)
+            batch = self.held[0].index_select(0, place), self.held[1].index_select(0, place)
+        if self.device.type == "cuda" and not batch[0].is_cuda:
+            return batch[0].pin_memory(), batch[1].pin_memory()  # the copy to the GPU then waits for nothing
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch's order; Lightning keeps it in checkpoints."""
+        return {"epoch": self.sampler.epoch, "num_used": self.num_used}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin the next pass behind the batches that were used."""
+        self.num_to_skip = state_dict["num_used"] % len(self)
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -95,12 +167,14 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         store: folder of the normalized dataset.
         batch_size: pictures a step, on each rank.
+        cache: "none" cuts batches from the memory map, "ram" and "device" hold a split in memory or on the GPU,
+            "auto" does what fits. The batches are the same.
 
     Raises:
         UserError: the store is missing or broken, its pictures bear several labels, or the batch size is below 1.
     """
 
-    def __init__(self, store: str, batch_size: int) -> None:
+    def __init__(self, store: str, batch_size: int, cache: Cache = "auto") -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}; give 1 or more")
@@ -110,30 +184,31 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{store}: its pictures bear several labels each, and training learns one a picture so far; "
                 "give a source with one label a picture"
             )
-        self.batch_size = batch_size
+        self.batch_size, self.cache = batch_size, cache
         self.seed, self.balanced = 0, False  # balanced: training draws from all classes alike
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Batches:
         """Drawn by (seed, epoch)."""
         return self._loader("train", self.seed)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Batches:
         """In the order of the store."""
         return self._loader("val", None)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Batches:
         """In the order of the store."""
         return self._loader("test", None)
 
-    def _loader(self, name: str, seed: int | None) -> DataLoader[Batch]:
-        split = self.store.split(name)
-        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _loader(self, name: str, seed: int | None) -> Batches:
+        split, trainer = self.store.split(name), self.trainer
         chances = balanced_chances(split.labels) if self.balanced and seed is not None else None
+        if trainer is None:
+            return Batches(split, BatchSampler(len(split), self.batch_size, seed=seed, chances=chances))
+        rank, num_ranks = trainer.global_rank, trainer.world_size
         sampler = BatchSampler(
             len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks, chances=chances
         )
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(SplitBatches(split), sampler=sampler, batch_size=None, pin_memory=on_gpu)
+        return Batches(split, sampler, self.cache, trainer.strategy.root_device, num_ranks // trainer.num_nodes)
 
 
 def balanced_chances(labels: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
 """The stage `train`: params.yaml and a normalized dataset in, a bundle and its MLflow run out."""
 
+import fcntl
 import hashlib
 import json
-import math
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from imageset.atomic import write_bytes
@@ -23,7 +25,8 @@ from imageset.store import ImageStore
 from lightning_modules.allocator import keep_large_blocks
 from lightning_modules.bundle import Bundle, BundleInfo, check_network, save_bundle
 from lightning_modules.calibration import fit_temperature
-from lightning_modules.callbacks import AtomicCheckpointIO, Curves, StopIfNotFinite, write_history
+from lightning_modules.callbacks import Curves, StopIfNotFinite, write_history
+from lightning_modules.checkpoints import TERMINATED, DigestCheckpointIO, Keep, StopRequest, newest_whole
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
@@ -32,14 +35,16 @@ from lightning_modules.networks.weights import read
 from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
-from lightning_modules.tracking import TrackedRun, connect, experiment_id
+from lightning_modules.tracking import TrackedRun, connect, experiment_id, flatten
 
 CODE = (
-    "augment", "calibration", "callbacks", "classifier", "datamodule", "fit", "networks/by_name",
+    "augment", "calibration", "callbacks", "checkpoints", "classifier", "datamodule", "fit", "networks/by_name",
     "networks/convnet", "networks/lenet", "networks/named", "networks/speednet", "networks/timm_by_name",
     "networks/weights", "scoring",
 )  # fmt: skip
 NUM_WHITENED = 2048  # pictures that a first layer is computed from, see networks.speednet
+WITHOUT_EFFECT = {"checkpoint_every_min", "data.cache"}  # on the result: an unfinished training goes on
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")  # as torch says it
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
 
@@ -49,9 +54,31 @@ class Work:
 
     folder: Path
 
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.ckpt"
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others out of the folder while this training runs.
+
+        Raises:
+            UserError: the same training runs already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.folder}: this training runs already; wait until it ends") from None
+            yield
+
+    def resume(self) -> Path | None:
+        """The checkpoint to go on from, if there is one; damaged ones are named and removed."""
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+        path, damaged = newest_whole(self.folder, "last")
+        for one in damaged:
+            one.unlink(missing_ok=True)  # another rank may have been first
+            instead = "the one before it is used" if path else "none is left, so training begins anew"
+            print(f"train: {one}: damaged and removed; {instead}", flush=True)
+        return path
 
     @property
     def run_id(self) -> str | None:
@@ -65,37 +92,57 @@ class Work:
 def fit(project: Path) -> None:
     """Train as params.yaml says and write `data/models/classifier/`.
 
-    Interrupted and called again, it goes on after the last whole epoch, in the same MLflow run.
+    Interrupted and called again, it goes on after the last checkpoint, in the same MLflow run.
 
     Raises:
-        UserError: a wrong setting, a broken dataset, a loss that is not finite.
+        UserError: a wrong setting, a broken dataset, a loss that is not finite, too little memory.
         SystemExit: 143 after SIGTERM.
     """
+    stop = StopRequest()
+    stop.listen()
     keep_large_blocks()
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = plain(cli.config)
     store: ImageStore = cli.datamodule.store
     prepare(cli, config, store, project)
 
-    work = Work(project / ".cache" / "train" / training_key(store, config))
-    work.folder.mkdir(parents=True, exist_ok=True)
-    dataset = {"name": store.name, "fingerprint": store.fingerprint, "digest": dataset_digest(project, store)}
-    run = open_run(project, work, dataset, config) if cli.trainer.is_global_zero else None
+    work = Work(project / ".cache" / "train" / training_key(store, config, cli.trainer.world_size))
     try:
-        curves, best = train(cli, work, run)
-        if run is not None:
-            finish(project, run, cli, config, dataset, curves, best)
+        if cli.trainer.is_global_zero:
+            fit_and_log(project, cli, config, work, stop)
+        else:
+            train(cli, work, None, stop)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = max(store.spec.shape)
+        raise UserError(
+            f"out of memory; lower train.data.batch_size (now {config['data']['batch_size']}) or "
+            f"normalize.size_px (now {size}) in params.yaml"
+        ) from error
+
+
+def fit_and_log(project: Path, cli: StageCLI, config: Mapping[str, Any], work: Work, stop: StopRequest) -> None:
+    """What rank 0 does: the training as an MLflow run that says how it ended."""
+    store: ImageStore = cli.datamodule.store
+    with work.held():
+        dataset = {"name": store.name, "fingerprint": store.fingerprint, "digest": dataset_digest(project, store)}
+        run = open_run(project, work, dataset, config)
+        try:
+            curves, keep = train(cli, work, run, stop)
+            finish(project, run, cli, config, dataset, curves, keep)
             shutil.rmtree(work.folder)
             run.close("FINISHED")
-    except BaseException as error:
-        stopped = isinstance(error, SIGTERMException | KeyboardInterrupt | SystemExit)
-        if run is not None:
-            run.close("KILLED" if stopped else "FAILED")
-        if isinstance(error, UserError):
-            shutil.rmtree(work.folder, ignore_errors=True)  # going on would fail again
-        if isinstance(error, SIGTERMException):  # by itself it would end the process with status 0
-            raise SystemExit(143) from error
-        raise
+        except BaseException as error:
+            run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what Python, torch on a CPU and torch on a GPU raise where there is no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def prepare(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> None:
@@ -123,10 +170,11 @@ def prepare(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: P
         raise UserError(f"params.yaml: train: model.network: {error}") from error
 
 
-def training_key(store: ImageStore, config: Mapping[str, Any]) -> str:
-    """SHA-256 of what a training is made of: the data, the parameters and the code."""
+def training_key(store: ImageStore, config: Mapping[str, Any], num_ranks: int) -> str:
+    """SHA-256 of what a training is made of: the data, the parameters, the code and the number of processes."""
     digest = hashlib.sha256(store.fingerprint.encode())
-    digest.update(json.dumps(config, sort_keys=True).encode())
+    parameters = {key: value for key, value in flatten(config) if key not in WITHOUT_EFFECT}
+    digest.update(json.dumps([parameters, num_ranks], sort_keys=True).encode())
     for name in CODE:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()[:32]
@@ -164,27 +212,36 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
     return run
 
 
-def train(cli: StageCLI, work: Work, run: TrackedRun | None) -> tuple[Curves, ModelCheckpoint]:
-    """Run Lightning's loop; returns the curves and the checkpoint callback that kept the best epoch."""
-    resume = work.last if work.last.exists() else None
+def train(cli: StageCLI, work: Work, run: TrackedRun | None, stop: StopRequest) -> tuple[Curves, Keep]:
+    """Run Lightning's loop; returns the curves and the callback that kept the best epoch.
+
+    Raises:
+        SystemExit: 143 after SIGTERM.
+    """
+    resume = work.resume()
     through = run.last_step("train_loss") if run is not None and resume is not None else -1
     log = run.log_metrics if run is not None else lambda metrics, step: None
     curves = Curves(log, through)
-    best = ModelCheckpoint(work.folder, filename="best", monitor="val_loss", enable_version_counter=False)
-    last = ModelCheckpoint(
-        work.folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
+    keep = Keep(work.folder, cli.config["checkpoint_every_min"], stop)
     trainer: Any = cli.trainer
-    trainer.callbacks = [*trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), best, last]
-    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-    if resume is not None:
-        print(f"train: going on after the last whole epoch, from {resume}", flush=True)
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
-    if best.best_model_score is None or not math.isfinite(float(best.best_model_score)):
-        raise UserError(
-            "the validation loss was never finite; lower train.model.optimizer.init_args.lr in params.yaml"
-        )
-    return curves, best
+    trainer.callbacks = [*trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), keep]
+    trainer.strategy.checkpoint_io = DigestCheckpointIO()
+    if resume is not None and trainer.is_global_zero:
+        print(f"train: going on after step {steps_of(resume):,}, from {resume}", flush=True)
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
+    except SIGTERMException as error:  # by itself it would end the process with status 0
+        raise SystemExit(TERMINATED) from error
+    finally:
+        stop.at_once = True
+    if stop.asked:  # too late for the loop to see it
+        raise SystemExit(TERMINATED)
+    return curves, keep
+
+
+def steps_of(checkpoint: Path) -> int:
+    """How many steps a checkpoint comes after."""
+    return int(re.split("[-.]", checkpoint.name)[1])
 
 
 def stoppers(config: Any) -> list[pl.Callback]:
@@ -203,11 +260,11 @@ def finish(
     config: Mapping[str, Any],
     dataset: Mapping[str, str],
     curves: Curves,
-    best: ModelCheckpoint,
+    keep: Keep,
 ) -> None:
     """Write the stage's output and log the model of the best epoch."""
     store: ImageStore = cli.datamodule.store
-    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
+    checkpoint = DigestCheckpointIO().load_checkpoint(keep.best())
     cli.model.load_state_dict(checkpoint["state_dict"])
     row = curves.rows[checkpoint["epoch"]]
     info = BundleInfo(

@@ -1,12 +1,13 @@
 import itertools
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from lightning_modules.augment import random_flip, random_shift
 from lightning_modules.classifier import Normalize, warmup_cosine
-from lightning_modules.datamodule import BatchSampler, ImageDataModule
+from lightning_modules.datamodule import Batches, BatchSampler, ImageDataModule, choose_cache
 
 
 def drawn(sampler):
@@ -25,23 +26,37 @@ def test_an_epoch_holds_each_picture_once_and_the_order_depends_on_seed_and_epoc
     assert drawn(resumed) == second
 
 
-def test_ranks_share_the_batches_of_one_order_and_make_as_many_steps():
-    alone = drawn(BatchSampler(90, 10, seed=0))
-    parts = [drawn(BatchSampler(90, 10, seed=0, rank=rank, num_ranks=2)) for rank in (0, 1)]
-    assert parts[0] == alone[0::2]
-    assert parts[1][:4] == alone[1::2]
-    assert len(parts[0]) == len(parts[1]) == 5
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_together_see_in_each_step_what_one_process_with_the_whole_batch_sees(num_ranks):
+    alone = drawn(BatchSampler(200, 12, seed=0))
+    parts = [
+        drawn(BatchSampler(200, 12 // num_ranks, seed=0, rank=r, num_ranks=num_ranks)) for r in range(num_ranks)
+    ]
+    assert [list(itertools.chain(*step)) for step in zip(*parts, strict=True)] == alone
+    assert {max(map(len, step)) - min(map(len, step)) for step in zip(*parts, strict=True)} <= {0, 1}
 
 
 def test_in_evaluation_no_picture_is_counted_twice():
-    parts = [drawn(BatchSampler(90, 10, seed=None, rank=rank, num_ranks=2)) for rank in (0, 1)]
-    assert sorted(itertools.chain(*parts[0], *parts[1])) == list(range(90))
+    parts = [drawn(BatchSampler(91, 10, seed=None, rank=rank, num_ranks=2)) for rank in (0, 1)]
+    assert sorted(itertools.chain(*parts[0], *parts[1])) == list(range(91))
 
 
 def test_a_last_batch_of_one_picture_is_left_to_another_epoch():
     assert [len(batch) for batch in BatchSampler(33, 16, seed=0)] == [16, 16]
     assert [len(batch) for batch in BatchSampler(33, 16, seed=None)] == [16, 16, 1]
     assert [len(batch) for batch in BatchSampler(1, 16, seed=0)] == [1]
+    assert [len(batch) for batch in BatchSampler(35, 8, seed=0, num_ranks=2)] == [8, 8]
+
+
+def test_a_pass_goes_on_behind_the_batches_that_were_used(digits_project):
+    data = ImageDataModule(str(digits_project / "data/normalized"), batch_size=100)
+    whole, begun, resumed = (data.train_dataloader() for _ in range(3))
+    begun_batches = iter(begun)
+    first = [next(begun_batches) for _ in range(4)]
+    resumed.load_state_dict(begun.state_dict())
+    labels = [batch[1].tolist() for batch in (*first, *resumed)]
+    assert labels == [batch[1].tolist() for batch in whole]
+    assert len(list(resumed)) == len(whole)
 
 
 def test_a_batch_is_bytes_and_labels(digits_project):
@@ -96,3 +111,23 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 def test_a_channel_whose_pixels_are_all_alike_is_not_divided_by_zero():
     x = Normalize((0.5, 1.0), (0.25, 0.0))(torch.full((1, 2, 2, 2), 255, dtype=torch.uint8))
     assert x[0, :, 0, 0].tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("cache", ["ram", "device", "auto"])
+def test_the_batches_are_the_same_wherever_the_pictures_are_held(digits_project, cache):
+    split = ImageDataModule(str(digits_project / "data/normalized"), batch_size=1).store.split("train")
+    mapped = Batches(split, BatchSampler(len(split), 100, seed=0))
+    held = Batches(split, BatchSampler(len(split), 100, seed=0), cache)
+    for _ in range(2):
+        for a, b in zip(mapped, held, strict=True):
+            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    assert held.held is not None and mapped.held is None
+    assert (a[0].dtype, a[1].dtype, b[0].dtype, b[1].dtype) == (torch.uint8, torch.int64) * 2
+
+
+def test_what_does_not_fit_into_memory_stays_on_the_disk():
+    cpu = torch.device("cpu")
+    assert choose_cache("auto", 1000, cpu, 1) == "ram"
+    assert choose_cache("auto", 2**60, cpu, 1) == "none"
+    assert choose_cache("auto", psutil.virtual_memory().available // 4, cpu, 8) == "none"
+    assert choose_cache("ram", 2**60, cpu, 1) == "ram"

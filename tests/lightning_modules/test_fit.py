@@ -7,6 +7,8 @@ import time
 import mlflow
 import pytest
 
+from flows import registry
+from imageset.errors import UserError
 from imageset.store import ImageStore
 from lightning_modules.tracking import connect
 from tests.lightning_modules.conftest import run_stage, set_params, stage
@@ -18,6 +20,10 @@ def note(project):
 
 def weights(project):
     return (project / "data/models/classifier/weights.safetensors").read_bytes()
+
+
+def history(project):
+    return (project / "data/models/classifier/history.csv").read_bytes()
 
 
 def wait_for(path, process, timeout_s=120):
@@ -111,34 +117,47 @@ def test_the_same_training_twice_gives_the_same_weights(trained, fresh):
     assert weights(fresh) == weights(trained)
 
 
-def test_a_killed_training_goes_on_in_the_same_run_and_ends_with_the_same_weights(trained, fresh):
+def steps(project):
+    """After how many steps there are checkpoints."""
+    return [int(path.name.split("-")[1]) for path in (project / ".cache/train").glob("*/last-*.ckpt")]
+
+
+def test_a_training_killed_within_an_epoch_goes_on_in_the_same_run_even_if_its_checkpoint_is_damaged(
+    trained, fresh
+):
+    set_params(fresh, train__checkpoint_every_min=0)
     process = stage(fresh, "lightning_modules", "fit")
-    wait_for(lambda: list((fresh / ".cache/train").glob("*/last.ckpt")), process)
+    wait_for(lambda: max(steps(fresh), default=0) > 20, process)  # 18 steps are an epoch
     process.kill()
     process.communicate()
     (begun,) = (fresh / ".cache/train").glob("*/run_id")
-    run_id = begun.read_text()
+    run_id, after = begun.read_text(), sorted(steps(fresh))[-2]
+    newest = max((fresh / ".cache/train").glob("*/last-*.ckpt"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
 
     code, output = run_stage(fresh, "fit")
     assert code == 0, output
-    assert "going on after the last whole epoch" in output
+    assert f"{newest.name}: damaged and removed; the one before it is used" in output
+    assert f"train: going on after step {after}, " in output
     assert note(fresh)["run_id"] == run_id
     assert weights(fresh) == weights(trained)
+    assert history(fresh) == history(trained)
     client = connect(fresh)
     assert client.get_run(run_id).info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run_id, "train_loss")] == [0, 1, 2]
 
 
 def test_a_terminated_training_exits_with_143_and_writes_no_model(fresh):
-    set_params(fresh, train__trainer__max_epochs=200)
+    set_params(fresh, train__trainer__max_epochs=200, train__checkpoint_every_min=1000)
     process = stage(fresh, "lightning_modules", "fit")
-    wait_for(lambda: list((fresh / ".cache/train").glob("*/last.ckpt")), process)
+    wait_for(lambda: steps(fresh), process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert not (fresh / "data/models/classifier").exists()
     (begun,) = (fresh / ".cache/train").glob("*/run_id")
     assert connect(fresh).get_run(begun.read_text()).info.status == "KILLED"
+    assert len(steps(fresh)) == 2  # after an epoch, and after the batch in which the signal came
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_registers_nothing(fresh):
@@ -152,6 +171,8 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_registers_nothing(fres
     (experiment,) = [e for e in client.search_experiments() if e.name == "digits"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
+    with pytest.raises(UserError, match="FAILED, not FINISHED"):
+        registry.finished_run(client, run.info.run_id)
 
 
 def test_training_stops_when_the_error_reaches_the_target(fresh):
@@ -188,6 +209,26 @@ def test_a_network_of_torchvision_by_its_plain_name_is_trained_registered_and_te
     params = connect(fresh).get_run(note(fresh)["run_id"]).data.params
     assert params["model.network.init_args.name"] == "mobilenet_v3_small"
     assert params["trainer.precision"] in ("32-true", "bf16-mixed")
+
+
+@pytest.mark.parametrize("where", ["cpu", "gpu", "python"])
+def test_too_little_memory_names_what_to_lower(digits_project, monkeypatch, where):
+    import torch
+
+    from lightning_modules import fit
+
+    def use_up(*_):
+        if where == "cpu":
+            torch.empty(2**50, dtype=torch.uint8)
+        raise MemoryError if where == "python" else torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(fit, "fit_and_log", use_up)
+    monkeypatch.setattr(fit.StopRequest, "listen", lambda self: None)
+    monkeypatch.chdir(digits_project)
+    with pytest.raises(
+        UserError, match=r"lower train\.data\.batch_size \(now 64\) or normalize\.size_px \(now 16\)"
+    ):
+        fit.fit(digits_project)
 
 
 def test_a_broken_dataset_is_one_line(fresh):
