@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from flows.__main__ import main
-from tests.conftest import write_pictures
+from tests.conftest import ROOT, write_pictures
 
 
 @pytest.fixture
 def empty_project(tmp_path, monkeypatch) -> Path:
     project = tmp_path / "project"
     project.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        (project / name).write_text("{}\n")
+    (project / "dvc.yaml").write_text("{}\n")
+    shutil.copy(ROOT / "params.yaml", project)
     monkeypatch.chdir(project)
     return project
 
