@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -36,6 +36,9 @@ from lightning_modules.provenance import COMMIT, changes, git_commit, lock_diges
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
 from lightning_modules.tracking import TrackedRun, connect, experiment_id, flatten
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CODE = (
     "augment", "calibration", "callbacks", "checkpoints", "classifier", "datamodule", "fit", "networks/by_name",
@@ -68,6 +71,14 @@ class Work:
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this training runs already; wait until it ends") from None
             yield
+
+    def is_held(self) -> bool:
+        """True while a training of this folder runs."""
+        try:
+            with self.held():
+                return False
+        except UserError:
+            return True
 
     def resume(self) -> Path | None:
         """The checkpoint to go on from, if there is one; damaged ones are named and removed."""
@@ -192,6 +203,7 @@ def dataset_digest(project: Path, store: ImageStore) -> str:
 def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapping[str, Any]) -> TrackedRun:
     """The MLflow run of this training, with its parameters and its dataset."""
     client = connect(project)
+    close_killed(client, work)
     experiment = experiment_id(client, dataset["name"], project)
     commit = git_commit(project)
     tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
@@ -210,6 +222,21 @@ def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapp
         client.log_artifact(run.run_id, str(work.folder / "changes.patch"), "source")
         work.remember(run.run_id)
     return run
+
+
+def close_killed(client: "MlflowClient", work: Work) -> None:
+    """Say KILLED of the trainings beside this one that MLflow takes for running and that no process runs."""
+    from mlflow.exceptions import MlflowException
+
+    for note in sorted(work.folder.parent.glob("*/run_id")):
+        other = Work(note.parent)
+        if other.folder == work.folder or other.is_held() or other.run_id is None:
+            continue
+        try:
+            if client.get_run(other.run_id).info.status == "RUNNING":
+                client.set_terminated(other.run_id, "KILLED")
+        except MlflowException:  # that run was deleted
+            continue
 
 
 def train(cli: StageCLI, work: Work, run: TrackedRun | None, stop: StopRequest) -> tuple[Curves, Keep]:

@@ -10,6 +10,7 @@ import pytest
 from flows import registry
 from imageset.errors import UserError
 from imageset.store import ImageStore
+from lightning_modules.fit import Work, close_killed
 from lightning_modules.tracking import connect
 from tests.lightning_modules.conftest import run_stage, set_params, stage
 
@@ -158,6 +159,18 @@ def test_a_terminated_training_exits_with_143_and_writes_no_model(fresh):
     (begun,) = (fresh / ".cache/train").glob("*/run_id")
     assert connect(fresh).get_run(begun.read_text()).info.status == "KILLED"
     assert len(steps(fresh)) == 2  # after an epoch, and after the batch in which the signal came
+
+
+def test_what_was_killed_and_never_called_again_is_said_to_be_killed(project):
+    client = connect(project)
+    runs = [client.create_run("0").info.run_id for _ in range(3)]
+    works = [Work(project / ".cache/train" / name) for name in ("killed", "running", "this")]
+    for work, run_id in zip(works, runs, strict=True):
+        work.folder.mkdir(parents=True)
+        work.remember(run_id)
+    with works[1].held():
+        close_killed(client, works[2])
+    assert [client.get_run(run_id).info.status for run_id in runs] == ["KILLED", "RUNNING", "RUNNING"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_registers_nothing(fresh):
