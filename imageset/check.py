@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from imageset import store
 from imageset.decode import DecodeSpec, Rejected
@@ -23,13 +22,14 @@ from imageset.errors import UserError
 from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
 from imageset.labels import count_names
-from imageset.normalize import check_splits, complete, dated, small_classes
+from imageset.normalize import check_splits, complete, dated, place_all, small_classes
+from imageset.ondisk import ROWS_AT_ONCE, in_pieces, on_disk, taken
 from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, Crew, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
 from imageset.sources import Source, open_source
-from imageset.split import SPLITS, SplitRule, assign
+from imageset.split import SPLITS, SplitRule
 from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 
 LOOK_SIZE_PX = 32  # what perceptual hashes are made of
@@ -138,13 +138,12 @@ def check_source(
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source, to_learn=False, progress=progress)
     spec = DecodeSpec(LOOK_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
         with open_executor(executor, workers) as crew:
-            _look_at_all(source, rows, thumbnails, crew, timeout_s, progress or Silent())
+            rows = _look_at_all(source, thumbnails, crew, timeout_s, progress or Silent())
+            records = on_disk(complete(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
-        records = pa.Table.from_pylist(rows, _SCHEMA)
-        judged = _judged(complete(records, rule) if rule else records, rule)
+        judged = _judged(records, rule, folder)
         ties = tie(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
         report = _report(source, records, *judged, ties, max_reject_fraction)
         _foretell(report, judged[0], ties, rule, on_leak, min_test_per_class, source.multi_label)
@@ -153,14 +152,14 @@ def check_source(
 
 def _look_at_all(
     source: Source,
-    rows: list[dict[str, Any]],
     thumbnails: _Thumbnails,
     crew: Crew,
     timeout_s: float,
     progress: Progress,
-) -> None:
+) -> Iterator[pa.RecordBatch]:
+    """The rows of _SCHEMA, of every picture in the source's order."""
     progress.begin(total=len(source))
-    work = partial(look, spec=thumbnails.spec)
+    work, rows = partial(look, spec=thumbnails.spec), deque[dict[str, Any]]()
     for row, seen in map_stream(_readable(source, rows), work, timeout_s=timeout_s, crew=crew):
         progress.advance()
         if isinstance(seen, Rejected):
@@ -168,7 +167,23 @@ def _look_at_all(
         else:
             width, height, row["phash"], pixels = seen
             row["side"], row["row"] = min(width, height), thumbnails.add(pixels)
+        row["seen"] = True
+        if len(rows) >= ROWS_AT_ONCE:
+            yield _batch(_leading_seen(rows))
     progress.end()
+    yield _batch(list(rows))
+
+
+def _leading_seen(rows: deque[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the rows out that no other is waited for."""
+    seen = []
+    while rows and (rows[0]["reason"] or rows[0].get("seen")):
+        seen.append(rows.popleft())
+    return seen
+
+
+def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(rows, _SCHEMA)
 
 
 class _Thumbnails:
@@ -202,7 +217,7 @@ class _Thumbnails:
         self._file.close()
 
 
-def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the pictures that can be read; every picture becomes a row."""
     for picture in source:
         row: dict[str, Any] = {
@@ -228,14 +243,15 @@ def _readable(source: Source, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
             yield row, data
 
 
-def _judged(records: pa.Table, rule: SplitRule | None) -> tuple[pa.Table, list[Refusal]]:
+def _judged(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Refusal]]:
     """(the pictures that are kept, what is refused)."""
-    sound = with_ages(records.filter(records["reason"].is_null()), [0])
+    good = records["reason"].is_null().to_numpy()
+    sound = with_ages(on_disk(in_pieces(records, np.flatnonzero(good)), _SCHEMA, folder), [0])
     positions, refused = judge(sound)
-    kept = sound.take(pa.array(positions))
     if rule is not None and rule.by == "time":
-        kept = dated(kept, refused)
-    bad = records.filter(records["reason"].is_valid()).select(["uri", "image_id", "reason", "detail"])
+        positions = dated(sound, positions, refused)
+    kept = on_disk(in_pieces(sound, positions), sound.schema, folder)
+    bad = taken(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~good))
     return kept, refused + [Refusal(**row) for row in bad.to_pylist()]
 
 
@@ -247,20 +263,24 @@ def _report(
     ties: Ties,
     max_reject_fraction: float,
 ) -> CheckReport:
-    splits = Counter(split for split in kept["split"].to_pylist() if split)
+    splits: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    for batch in kept.select(["split", "label"]).to_batches():
+        splits.update(split for split in batch["split"].to_pylist() if split)
+        classes.update(count_names(batch["label"].to_pylist(), source.multi_label))
     sides = records["side"].drop_null().to_numpy()
     return CheckReport(
         source=source.describe(),
         problem=source.problem,
         num_pictures=len(records),
         num_sound=len(kept),
-        classes=dict(sorted(count_names(kept["label"].to_pylist(), source.multi_label).items())),
+        classes=dict(sorted(classes.items())),
         splits=dict(sorted(splits.items())),
         refused=sorted(refused, key=lambda one: (one.uri, one.reason)),
         passed_over=dict(sorted(source.passed_over.items())),
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
-        near_duplicates=_near_groups(kept["uri"].to_pylist(), ties),
+        near_duplicates=_near_groups(kept, ties),
     )
 
 
@@ -274,34 +294,32 @@ def _foretell(
     multi_label: bool,
 ) -> None:
     """Add what a first `convoy run` would make of the pictures: leaks, splits, and why it would stop."""
-    made = kept["split"].to_pylist()
-    leaks = find_leaks(made, ties)
+    leaks = find_leaks(kept["split"], ties)
     report.warnings += settle_copies(report.refused, "warn") + settle_leaks(kept, leaks, "warn")[2]
     if rule is None or not len(kept):
         return
     try:
         settle_copies(report.refused, on_leak)
         drop = settle_leaks(kept, leaks, on_leak)[0]
-        splits = assign(ties.keys, ties.source_groups, made, rule, ties.times)
-        kept = kept.append_column("placed", pa.array(splits)).take(
-            pa.array(np.setdiff1d(np.arange(len(kept)), drop))
-        )
-        check_splits(kept, kept["placed"].to_pylist())
+        placed = np.concatenate([np.empty(0, "<U5"), *place_all(kept, rule, ties)])
+        left = np.setdiff1d(np.arange(len(kept)), drop)
+        labels = taken(kept.select(["label"]), left)
+        check_splits(labels, set(placed[left].tolist()))
     except UserError as error:
         report.split_problem = str(error)
         return
-    placed = Counter(kept["placed"].to_pylist())
-    report.run_splits = {split: placed[split] for split in SPLITS}
     counts = {split: Counter(dict.fromkeys(report.classes, 0)) for split in SPLITS}
     for split in SPLITS:
-        labels = kept.filter(pc.field("placed") == split)["label"].to_pylist()
-        counts[split].update(count_names(labels, multi_label))
+        here = labels["label"].filter(pa.array(placed[left] == split))
+        report.run_splits[split] = len(here)
+        counts[split].update(count_names(here.to_pylist(), multi_label))
     report.warnings += small_classes(counts, min_test)
 
 
-def _near_groups(uris: list[str], ties: Ties) -> list[list[str]]:
+def _near_groups(kept: pa.Table, ties: Ties) -> list[list[str]]:
     together: dict[int, list[str]] = {}
-    for number, (mine, theirs) in enumerate(zip(ties.groups, ties.source_groups, strict=True)):
-        if mine is not None and theirs is None:
-            together.setdefault(int(ties.leaders[number]), []).append(uris[number])
+    numbers = np.flatnonzero(ties.near)
+    uris = taken(kept.select(["uri"]), numbers)["uri"].to_pylist()
+    for leader, uri in zip(ties.leaders[numbers].tolist(), uris, strict=True):
+        together.setdefault(leader, []).append(uri)
     return list(together.values())

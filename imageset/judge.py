@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from imageset.ondisk import ROWS_AT_ONCE, taken
 from imageset.quality import HARMLESS, plain
 
 
@@ -35,19 +36,31 @@ def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
     "leak" where the source put them into another split.
     """
     refused = _refused_before(records)
-    codes = records["image_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    labelled = records["label"].is_valid().to_numpy()
-    counts = np.bincount(codes[codes >= 0], minlength=1)
-    single = (codes >= 0) & labelled & (counts[codes] == 1)
+    known, labelled = (records[column].is_valid().to_numpy() for column in ("image_id", "label"))
+    single = known & labelled & _unlike_others(records["image_id"])
     positions = [np.flatnonzero(single)]
-    unsure = np.flatnonzero((codes >= 0) & ~single)
-    rows = records.take(pa.array(unsure)).to_pylist()
+    unsure = np.flatnonzero(known & ~single)
+    rows = taken(records.select(["image_id", "uri", "label", "split"]), unsure).to_pylist()
     together: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for position, row in zip(unsure.tolist(), rows, strict=True):
         together.setdefault(row["image_id"], []).append((position, row))
     for same in together.values():
         positions.append(np.array(_one_of(same, refused), np.int64))
     return np.sort(np.concatenate(positions)), refused
+
+
+def _unlike_others(image_ids: pa.ChunkedArray) -> np.ndarray:
+    """bool (N,): that no other has the same image_id; by hashes, so that it may be False without one."""
+    values = np.empty(len(image_ids), np.int64)
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        some = image_ids.slice(start, ROWS_AT_ONCE).to_pylist()
+        values[start : start + len(some)] = [hash(one) for one in some]
+    order = np.argsort(values)
+    values = values[order]
+    same = values[1:] == values[:-1]
+    alone = np.ones(len(values), bool)
+    alone[order[1:][same]] = alone[order[:-1][same]] = False
+    return alone
 
 
 def num_harmful(refused: Iterable[Refusal]) -> int:
@@ -70,7 +83,8 @@ def worst(refused: Sequence[Refusal]) -> str:
 
 
 def _refused_before(records: pa.Table) -> list[Refusal]:
-    rows = records.filter(records["reason"].is_valid()).select(["uri", "image_id", "reason", "detail"])
+    positions = np.flatnonzero(records["reason"].is_valid().to_numpy())
+    rows = taken(records.select(["uri", "image_id", "reason", "detail"]), positions)
     return [Refusal(**row) for row in rows.to_pylist()]
 
 

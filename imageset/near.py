@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyarrow as pa
 
 MIN_CORRELATION = 0.98  # of the normalized pixels; a recompressed or rescaled copy is far above, a sibling below
 # What a million near-black pictures may cost: where more than so many hashes share a band, each is compared with
@@ -111,12 +112,18 @@ def _root(parents: np.ndarray, number: int) -> int:
     return number
 
 
-def tied_by(names: list[str | None]) -> np.ndarray:
+def tied_by(names: pa.ChunkedArray) -> np.ndarray:
     """int64 (N,): for each picture the number of the first one with the same name; its own where it has none."""
-    first: dict[str, int] = {}
-    return np.array(
-        [number if name is None else first.setdefault(name, number) for number, name in enumerate(names)], np.int64
-    )
+    numbers = np.arange(len(names))
+    named = np.flatnonzero(names.is_valid().to_numpy())
+    if not len(named):
+        return numbers
+    encoded = names.drop_null().dictionary_encode().combine_chunks()
+    codes = encoded.indices.to_numpy()
+    first = np.empty(len(encoded.dictionary), np.int64)
+    first[codes[::-1]] = named[::-1]
+    numbers[named] = first[codes]
+    return numbers
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:

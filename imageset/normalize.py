@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -31,12 +31,13 @@ from imageset.errors import UserError
 from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
+from imageset.ondisk import ROWS_AT_ONCE, by_image_id, in_pieces, on_disk, taken, zeros
 from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, carried, develop, develop_afar, headers, write_batch
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Crew, run_all
 from imageset.progress import Progress, Silent
 from imageset.report import write_report
-from imageset.split import SPLITS, SplitRule, assign, found_in_uris
+from imageset.split import SPLITS, SplitRule, assign, found_in_uris, found_nowhere
 from imageset.ties import ON_LEAK, Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 from imageset.times import parse_time
 
@@ -67,6 +68,7 @@ OPTIONAL_PARAMS: Mapping[str, Any] = {
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
 ROWS_ASKED_EARLY = 1000
+ROW_GROUP = 50_000  # rows of the index
 MAX_SHARD_BYTES = 128 << 20  # of pixels
 BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
 BATCH_PIXEL_BYTES = 8 << 20
@@ -130,7 +132,9 @@ def normalize(
     rule = SplitRule(**params["split"])
     raw_dir, progress = Path(raw_dir), progress or Silent()
     name, multi_label = raw.read_source(raw_dir)["name"], raw.is_multi_label(raw_dir)
-    rows, refused = read_rows(raw_dir, rule)
+    beside = Path(out_dir).parent
+    beside.mkdir(parents=True, exist_ok=True)
+    rows, refused = read_rows(raw_dir, rule, beside)
     copies = settle_copies(refused, params["on_leak"])
     num_judged = len(rows) + num_harmful(refused)
     check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
@@ -143,16 +147,17 @@ def normalize(
             del work  # and with it the earlier index
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
             ties = tie(rows, facts.phashes, params["near_duplicate_bits"], folder)
-            leaks = find_leaks(rows["split"].to_pylist(), ties)
+            leaks = find_leaks(rows["split"], ties)
             drop, leaked, warnings = settle_leaks(rows, leaks, params["on_leak"])
             warnings = copies + warnings
-            splits = assign(ties.keys, ties.source_groups, rows["split"].to_pylist(), rule, ties.times)
-            index = make_index(rows, splits, ties, facts)
-            leaks_index = index.take(pa.array(drop, pa.int64()))
-            del rows, facts
+            index = on_disk(index_batches(rows, rule, ties, facts), store.INDEX_SCHEMA, folder)
+            num_near = ties.num_near
+            del rows, facts, ties
+            leaks_index = taken(index, np.array(drop, np.int64))
             if drop:
-                index = index.take(pa.array(np.setdiff1d(np.arange(len(index)), drop)))
-            check_splits(index, index["split"].to_pylist())
+                kept = np.setdiff1d(np.arange(len(index)), drop)
+                index = on_disk(in_pieces(index, kept), store.INDEX_SCHEMA, folder)
+            check_splits(index, index["split"].unique().to_pylist())
             refused += leaked
             manifest = make_manifest(name, index, refused, spec, rule, multi_label)
             warnings += small_classes(manifest["counts"], params["min_test_per_class"])
@@ -166,7 +171,7 @@ def normalize(
         spec,
         manifest["fingerprint"],
         num_decoded,
-        ties.num_near,
+        num_near,
         warnings,
         multi_label,
     )
@@ -221,37 +226,58 @@ def check_params(params: Mapping[str, Any]) -> dict[str, Any]:
 # ---- read ------------------------------------------------------------------------------------------------------
 
 
-def read_rows(raw_dir: Path, rule: SplitRule) -> tuple[pa.Table, list[Refusal]]:
-    """The pictures to decode, one row for each picture's bytes, in raw order, and what is refused unseen."""
-    records = with_ages(complete(raw.read_records(raw_dir), rule), raw.first_shards(raw_dir))
-    records = records.filter(pc.invert(records["absent"]))  # type: ignore[attr-defined]
+def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Refusal]]:
+    """The pictures to decode, one row for each picture's bytes, in raw order, and what is refused unseen.
+
+    They lie in a file of `folder`.
+    """
+    records = on_disk(complete(raw.record_batches(raw_dir), rule), raw.SCHEMA, folder)
+    records = with_ages(records, raw.first_shards(raw_dir))
+    here = np.flatnonzero(~records["absent"].to_numpy())
+    if len(here) < len(records):
+        records = on_disk(in_pieces(records, here), records.schema, folder)
     kept, refused = judge(records)
-    rows = records.take(pa.array(kept))
     if rule.by == "time":
-        rows = dated(rows, refused)
-    rows = rows.drop_columns(["absent", "reason", "detail"])
-    return rows.sort_by([("shard", "ascending"), ("offset", "ascending")]).combine_chunks(), refused
+        kept = dated(records, kept, refused)
+    shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
+    kept = kept[np.lexsort((offsets, shards))]
+    records = records.drop_columns(["absent", "reason", "detail"])
+    return on_disk(in_pieces(records, kept), records.schema, folder), refused
 
 
-def complete(records: pa.Table, rule: SplitRule) -> pa.Table:
-    """Records with the group and the time that the rule finds in their uris, where the source says none."""
-    for name, pattern in (("group", rule.group), ("time", rule.time)):
-        if pattern is not None:
-            found = found_in_uris(pattern, records["uri"].to_pylist(), name)
+def complete(records: Iterable[pa.RecordBatch], rule: SplitRule) -> Iterator[pa.RecordBatch]:
+    """Records with the group and the time that the rule finds in their uris, where the source says none.
+
+    Raises:
+        UserError: it finds none in any of them.
+    """
+    patterns = {name: pattern for name, pattern in (("group", rule.group), ("time", rule.time)) if pattern}
+    nowhere: dict[str, str] = {}  # where a uri was looked at and nothing found yet: that uri
+    everywhere = set(patterns)
+    for batch in records:
+        for name, pattern in patterns.items():
+            uris = batch["uri"].to_pylist()
+            found = found_in_uris(pattern, uris)
+            if any(found):
+                everywhere.discard(name)
+            elif uris:
+                nowhere.setdefault(name, uris[0])
             values = found if name == "group" else [parse_time(one) for one in found]
-            column = records.column_names.index(name)
-            known = pa.array(values, records.schema.field(name).type)
-            both = pc.coalesce(records[name].combine_chunks(), known)  # type: ignore[attr-defined]
-            records = records.set_column(column, records.schema.field(column), both)
-    return records
+            column = batch.schema.get_field_index(name)
+            both = pc.coalesce(batch[name], pa.array(values, batch.schema.field(name).type))  # type: ignore[attr-defined]
+            batch = batch.set_column(column, batch.schema.field(column), both)
+        yield batch
+    for name in patterns:
+        if name in everywhere and name in nowhere:
+            raise found_nowhere(patterns[name], nowhere[name], name)
 
 
-def dated(rows: pa.Table, refused: list[Refusal]) -> pa.Table:
-    """The rows that have a time, or a split from the source; `refused` gets the others."""
-    known = pc.or_(rows["time"].is_valid(), rows["split"].is_valid())  # type: ignore[attr-defined]
-    for row in rows.filter(pc.invert(known)).select(["uri", "image_id"]).to_pylist():  # type: ignore[attr-defined]
+def dated(records: pa.Table, kept: np.ndarray, refused: list[Refusal]) -> np.ndarray:
+    """The positions `kept` whose rows have a time, or a split from the source; `refused` gets the others."""
+    known = (records["time"].is_valid().to_numpy() | records["split"].is_valid().to_numpy())[kept]
+    for row in taken(records.select(["uri", "image_id"]), kept[~known]).to_pylist():
         refused.append(Refusal(row["uri"], row["image_id"], "undated", "no time; params.yaml: normalize.split.by"))
-    return rows.filter(known)
+    return kept[known]
 
 
 # ---- split -----------------------------------------------------------------------------------------------------
@@ -263,27 +289,35 @@ def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
     return assign(image_ids, groups, made, rule, rows["since"].to_numpy())
 
 
+def place_all(rows: pa.Table, rule: SplitRule, ties: Ties) -> Iterator[list[str]]:
+    """The splits of the rows, ROWS_AT_ONCE at a time."""
+    source_splits = rows["split"].unique().to_pylist()
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        made = rows["split"].slice(start, ROWS_AT_ONCE).to_pylist()
+        some = ties.places(start, len(made))
+        yield assign(some.keys, some.source_groups, made, rule, some.times, source_splits)
+
+
 def check_early(rows: pa.Table, rule: SplitRule) -> None:
     """check_splits before anything is decoded; where a few rows go into every split no others are asked."""
-    some = rows.take(pa.array(np.arange(0, len(rows), max(1, len(rows) // ROWS_ASKED_EARLY))))
+    some = taken(rows, np.arange(0, len(rows), max(1, len(rows) // ROWS_ASKED_EARLY)))
     if set(place_in_splits(some, rule)) < set(SPLITS) or len(some["label"].unique()) < 2:
-        check_splits(rows, place_in_splits(rows, rule))
+        check_splits(rows, set(place_in_splits(rows, rule)))
 
 
-def check_splits(rows: pa.Table, splits: list[str]) -> None:
-    """Raise UserError when there are no pictures, a single class, or an empty split."""
-    if not splits:
+def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
+    """Raise UserError when there are no pictures, a single class, or a split that is not among `splits`."""
+    if not len(rows):
         raise UserError("no pictures are left to make a dataset of; see why with `convoy check FOLDER`")
     classes = rows["label"].unique().to_pylist()
     if len(classes) < 2:
         raise UserError(
             f"a single class '{classes[0] or 'none'}' is left; at least two are needed to learn a difference"
         )
-    present = set(splits)
     for split in SPLITS:
-        if split not in present:
+        if split not in splits:
             raise UserError(
-                f"the {split} split is empty with {len(splits):,} pictures; add pictures, "
+                f"the {split} split is empty with {len(rows):,} pictures; add pictures, "
                 "or change params.yaml: normalize.split"
             )
 
@@ -315,10 +349,8 @@ def _measure(
     sides: list[int] = []
     progress.begin(total=len(rows), step="reading headers")
     found_colour = False
-    sample = rows.sort_by("image_id").slice(0, AUTO_SAMPLE)
-    for one in _headers(
-        sample.sort_by([("shard", "ascending"), ("offset", "ascending")]), raw_dir, params, pool, timeout_s
-    ):
+    sample = taken(rows, np.sort(by_image_id(rows["image_id"])[:AUTO_SAMPLE]))
+    for one in _headers(sample, raw_dir, params, pool, timeout_s):
         progress.advance()
         if isinstance(one, Header):
             sides.append(min(one.width, one.height))
@@ -367,7 +399,7 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
     decoded); `refused` gets the others.
     """
     plan = _plan(rows, work.spec)
-    facts = Facts.empty(len(rows), work.spec.channels)
+    facts = _facts_on_disk(len(rows), work.spec.channels, work.folder)
     work.progress.begin(total=len(rows))
     to_decode = [_prepare(work, number, rows, some, facts) for number, some in enumerate(plan)]
     batches = (
@@ -382,7 +414,13 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
         good = _but(np.arange(num), facts.refused, first)
         _close_gaps(work.folder / store.shard_name(number), good, work.spec)
         shards[first + good], positions[first + good] = number, np.arange(len(good))
-    return *_kept(rows, facts, shards, positions, refused), sum(map(len, to_decode))
+    return *_kept(rows, facts, shards, positions, refused, work.folder), sum(map(len, to_decode))
+
+
+def _facts_on_disk(num: int, channels: int, folder: Path) -> Facts:
+    """Facts.empty in files of `folder`."""
+    columns = Facts.empty(0, channels)[:5]
+    return Facts._make([*(zeros((num, *one.shape[1:]), one.dtype.type, folder) for one in columns), {}])
 
 
 def _but(rows: np.ndarray, refused: Mapping[int, object], first: int) -> np.ndarray:
@@ -431,7 +469,10 @@ def _shard_batches(work: Work, number: int, rows: pa.Table, first: int, todo: np
     row_bytes = int(np.prod(work.spec.shape))
     out_offsets = store.HEADER_BYTES + (todo - first) * row_bytes
     out_file = str(work.folder / store.shard_name(number))
-    return _batches(rows.take(pa.array(todo)), out_offsets, work.raw_dir, out_file, row_bytes, work.timeout_s)
+    for start in range(0, len(todo), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        part = taken(rows.select(["image_id", "shard", "offset", "size"]), todo[some])
+        yield from _batches(part, out_offsets[some], work.raw_dir, out_file, row_bytes, work.timeout_s)
 
 
 def _batches(
@@ -503,16 +544,24 @@ def _close_gaps(path: Path, good: np.ndarray, spec: DecodeSpec) -> None:
 
 
 def _kept(
-    rows: pa.Table, facts: Facts, shards: np.ndarray, positions: np.ndarray, refused: list[Refusal]
+    rows: pa.Table,
+    facts: Facts,
+    shards: np.ndarray,
+    positions: np.ndarray,
+    refused: list[Refusal],
+    folder: Path,
 ) -> tuple[pa.Table, Facts]:
     """Take the refused rows out."""
-    uris, image_ids = rows["uri"], rows["image_id"]
-    refused += [Refusal(uris[row].as_py(), image_ids[row].as_py(), *why) for row, why in facts.refused.items()]
+    bad = taken(rows.select(["uri", "image_id"]), np.fromiter(facts.refused, np.int64, len(facts.refused)))
+    refused += [
+        Refusal(row["uri"], row["image_id"], *why)
+        for row, why in zip(bad.to_pylist(), facts.refused.values(), strict=True)
+    ]
     rows = rows.drop_columns(["shard", "offset", "size"])
     rows = rows.append_column("shard", pa.array(shards)).append_column("row", pa.array(positions))
     if facts.refused:
         good = np.flatnonzero(positions >= 0)
-        rows = rows.take(pa.array(good))
+        rows = on_disk(in_pieces(rows, good), rows.schema, folder)
         facts = facts.take(good)
     return rows, facts
 
@@ -543,11 +592,20 @@ def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[s
 # ---- write -----------------------------------------------------------------------------------------------------
 
 
-def make_index(rows: pa.Table, splits: list[str], ties: Ties, facts: Facts) -> pa.Table:
+def index_batches(rows: pa.Table, rule: SplitRule, ties: Ties, facts: Facts) -> Iterator[pa.RecordBatch]:
+    """The rows of store.INDEX_SCHEMA."""
+    for start, splits in zip(range(0, len(rows), ROWS_AT_ONCE), place_all(rows, rule, ties), strict=True):
+        some = rows.slice(start, ROWS_AT_ONCE)
+        groups = ties.places(start, len(some)).groups
+        known = facts.take(np.arange(start, start + len(some)))
+        yield from make_index(some, splits, groups, known).combine_chunks().to_batches()
+
+
+def make_index(rows: pa.Table, splits: list[str], groups: list[str | None], facts: Facts) -> pa.Table:
     """The table of store.INDEX_SCHEMA."""
     columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "time", "uri")}
     columns |= {
-        "group": pa.array(ties.groups, pa.string()),
+        "group": pa.array(groups, pa.string()),
         "split": pa.array(splits, pa.string()),
         "width": pa.array(facts.widths),
         "height": pa.array(facts.heights),
@@ -571,7 +629,13 @@ def write_tables(
     """Write index, leaks, refusals and, last, the manifest."""
     for table, name in ((index, store.INDEX), (leaks, store.LEAKS)):
         if table is index or len(table):
-            pq.write_table(table, folder / name, compression="zstd", use_dictionary=["label", "split", "group"])
+            pq.write_table(
+                table,
+                folder / name,
+                row_group_size=ROW_GROUP,
+                compression="zstd",
+                use_dictionary=["label", "split", "group"],
+            )
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist(
         [{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names} for one in refused],
@@ -585,11 +649,12 @@ def make_manifest(
     name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec, rule: SplitRule, multi_label: bool
 ) -> dict[str, Any]:
     """What dataset.json says. `counts` are the pictures that bear a class, of which one may bear several."""
-    positions, names = borne(index["label"], multi_label)
-    bearers = pa.table({"split": index["split"].take(pa.array(positions)), "label": names})
-    classes = sorted(names.unique().to_pylist())
+    borne_in: Counter[tuple[str, str]] = Counter()
+    for batch in index.select(["label", "split"]).to_batches():
+        positions, names = borne(batch["label"], multi_label)
+        borne_in.update(zip(batch["split"].take(pa.array(positions)).to_pylist(), names.to_pylist(), strict=True))
+    classes = sorted({label for _, label in borne_in})
     mean, std = _statistics(index, spec)
-    by_split = {split: _counts(bearers.filter(pc.equal(bearers["split"], split))["label"]) for split in SPLITS}  # type: ignore[attr-defined]
     pictures = _counts(index["split"])
     return {
         "format": store.FORMAT,
@@ -598,7 +663,7 @@ def make_manifest(
         "classes": classes,
         "mean": mean,
         "std": std,
-        "counts": {split: {label: by_split[split][label] for label in classes} for split in SPLITS},
+        "counts": {split: {label: borne_in[split, label] for label in classes} for split in SPLITS},
         "num_pictures": {split: pictures[split] for split in SPLITS},
         "rejected": reason_counts(refused),
         "decode": spec.to_dict(),
@@ -613,9 +678,11 @@ def _counts(values: pa.ChunkedArray) -> Counter[str]:
 
 
 def _statistics(index: pa.Table, spec: DecodeSpec) -> tuple[list[float], list[float]]:
-    training = index.filter(pc.equal(index["split"], "train"))  # type: ignore[attr-defined]
-    sums, squares = (
-        training[column].combine_chunks().flatten().to_numpy().reshape(-1, spec.channels).sum(0).tolist()
-        for column in ("sums", "square_sums")
-    )
-    return store.mean_and_std(len(training) * spec.size**2, sums, squares)
+    """Mean and standard deviation of the training split."""
+    num, totals = 0, np.zeros((2, spec.channels), np.int64)
+    for batch in index.select(["split", "sums", "square_sums"]).to_batches():
+        training = batch.filter(pc.equal(batch["split"], "train"))  # type: ignore[attr-defined]
+        num += len(training)
+        for total, column in zip(totals, ("sums", "square_sums"), strict=True):
+            total += training[column].flatten().to_numpy().reshape(-1, spec.channels).sum(0)
+    return store.mean_and_std(num * spec.size**2, *totals.tolist())

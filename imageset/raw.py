@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from imageset.atomic import replacing, replacing_folder, sync_file, write_text
 from imageset.errors import UserError
 from imageset.labels import count_names
-from imageset.ledger import Ledger, Place
+from imageset.ledger import ROWS_AT_ONCE, Ledger, Place
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
 from imageset.sources import PICTURE_ENDINGS, Source, SourcePicture, open_source, passed_over_text
@@ -150,6 +150,17 @@ def read_records(raw_dir: str | Path) -> pa.Table:
     """
     read_source(raw_dir)
     return _read(Path(raw_dir))
+
+
+def record_batches(raw_dir: str | Path) -> Iterator[pa.RecordBatch]:
+    """The rows of read_records, some at a time."""
+    read_source(raw_dir)
+    try:
+        with pq.ParquetFile(Path(raw_dir) / RECORDS) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                yield from _of_schema(pa.Table.from_batches([batch])).to_batches()
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        raise _damaged(Path(raw_dir)) from None
 
 
 def first_shards(raw_dir: str | Path) -> list[int]:
@@ -385,12 +396,15 @@ def _identity(raw_dir: Path) -> dict[str, Any] | None:
 def _read(raw_dir: Path) -> pa.Table:
     path = raw_dir / RECORDS
     try:
-        table = pq.ParquetFile(path).read()
-        if "time" not in table.column_names:  # of an ingest before there were times
-            table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        return _of_schema(pq.ParquetFile(path).read())
     except (OSError, KeyError, ValueError, pa.ArrowException):
         raise _damaged(raw_dir) from None
+
+
+def _of_schema(table: pa.Table) -> pa.Table:
+    if "time" not in table.column_names:  # of an ingest before there were times
+        table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
+    return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def _damaged(raw_dir: Path) -> UserError:

@@ -20,6 +20,8 @@ from imageset import raw, store
 from imageset.decode import DecodeSpec, Rejected, salvage
 from imageset.judge import Refusal
 from imageset.labels import MULTI_LABEL, names_of
+from imageset.near import tied_by
+from imageset.ondisk import ROWS_AT_ONCE, by_image_id, taken
 from imageset.pool import Crew, run_all
 from imageset.quality import REASONS, plain
 from imageset.split import SPLITS
@@ -208,8 +210,10 @@ def _sizes(index: pa.Table) -> str:
                 f"<tr><td class=name>{name} px</td><td class=n>{num:,}</td><td class=wide><div class=bar>"
                 f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>'
             )
-    common = Counter(zip(index["width"].to_pylist(), index["height"].to_pylist(), strict=True)).most_common(5)
-    shapes = ", ".join(f"{width} x {height} ({num:,})" for (width, height), num in common)
+    common: Counter[tuple[int, int]] = Counter()
+    for batch in index.select(["width", "height"]).to_batches():
+        common.update(zip(batch["width"].to_pylist(), batch["height"].to_pylist(), strict=True))
+    shapes = ", ".join(f"{width} x {height} ({num:,})" for (width, height), num in common.most_common(5))
     return (
         f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
         f"<div class=card><table>{''.join(rows)}</table></div>"
@@ -218,15 +222,20 @@ def _sizes(index: pa.Table) -> str:
 
 def _sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _Pixels) -> str:
     """A contact sheet of each class: the pictures with the smallest image_ids, as good as random."""
-    order = pc.sort_indices(index["image_id"]).to_numpy().tolist()  # type: ignore[attr-defined]
-    labels, several = index["label"].to_pylist(), manifest["task"] == MULTI_LABEL
+    several = manifest["task"] == MULTI_LABEL
     chosen: dict[str, list[int]] = {label: [] for label in manifest["classes"][:CLASSES_SHOWN]}
     chosen |= {"": []} if several else {}
     each = min(PICTURES_A_CLASS, PICTURES_IN_ALL // len(chosen))
-    for number in order:
-        for name in (names_of(labels[number]) or [""]) if several else [labels[number]]:
-            if name in chosen and len(chosen[name]) < each:
-                chosen[name].append(number)
+    order = by_image_id(index["image_id"])
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        numbers = order[start : start + ROWS_AT_ONCE]
+        labels = taken(index.select(["label"]), numbers)["label"].to_pylist()
+        for number, label in zip(numbers.tolist(), labels, strict=True):
+            for name in (names_of(label) or [""]) if several else [label]:
+                if name in chosen and len(chosen[name]) < each:
+                    chosen[name].append(number)
+        if all(len(some) == each for some in chosen.values()):
+            break
     parts: list[str] = []
     for label, some in chosen.items():
         if some and sum(map(len, parts)) < SHEETS_BYTES:
@@ -254,26 +263,32 @@ def _sheet(label: str, pictures: list[np.ndarray]) -> str:
 
 
 def _near(index: pa.Table, pixels: _Pixels) -> str:
-    groups: dict[str, list[int]] = {}
-    for number, group in enumerate(index["group"].to_pylist()):
-        if group is not None and group.startswith("near-"):
-            groups.setdefault(group, []).append(number)
-    if not groups:
+    numbers = np.flatnonzero(pc.starts_with(index["group"], "near-").fill_null(False).to_numpy())  # type: ignore[attr-defined]
+    if not len(numbers):
         return ""
-    uris, splits = index["uri"].to_pylist(), index["split"].to_pylist()
-    shown = sorted(groups.values(), key=lambda group: (-len(group), group))[:GROUPS_SHOWN]
+    leaders = tied_by(index["group"])
+    numbers = numbers[np.argsort(leaders[numbers], kind="stable")]  # group by group
+    firsts, counts = np.unique(leaders[numbers], return_counts=True)
+    ends = np.cumsum(counts)
+    largest = np.argsort(-counts, kind="stable")[:GROUPS_SHOWN].tolist()
     cards = []
-    for group in shown:
-        figures = [_figure(pixels[number], uris[number], splits[number]) for number in group[:PICTURES_A_GROUP]]
+    for one in largest:
+        group = numbers[ends[one] - counts[one] : ends[one]]
+        some = group[:PICTURES_A_GROUP]
+        names = taken(index.select(["uri", "split"]), some).to_pylist()
+        figures = [
+            _figure(pixels[number], name["uri"], name["split"])
+            for number, name in zip(some.tolist(), names, strict=True)
+        ]
         more = len(group) - len(figures)
         cards.append(
             f"<div class='card'><div class=strip>{''.join(figures)}</div>"
             + (f"<p class=small>and {more:,} more</p>" if more else "")
             + "</div>"
         )
-    total, left = sum(map(len, groups.values())), len(groups) - len(shown)
+    total, left = len(numbers), len(firsts) - len(largest)
     return (
-        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(groups):,} groups of look-alikes; "
+        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(firsts):,} groups of look-alikes; "
         f"each group stays in one split</p><div class=groups>{''.join(cards)}</div>"
         + (f"<p>and {left:,} more groups</p>" if left else "")
     )

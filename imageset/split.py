@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -96,21 +96,14 @@ def _cut_date(name: str, value: object) -> datetime | None:
     return found
 
 
-def found_in_uris(pattern: str, uris: Iterable[str], name: str) -> list[str | None]:
-    """What the pattern's first group finds in each uri.
+def found_in_uris(pattern: str, uris: Iterable[str]) -> list[str | None]:
+    """What the pattern's first group finds in each uri."""
+    return [match[1] if match else None for match in map(re.compile(pattern).search, uris)]
 
-    Raises:
-        UserError: it finds nothing in any of them.
-    """
-    search, example = re.compile(pattern).search, None
-    found: list[str | None] = []
-    for uri in uris:
-        match = search(uri)
-        found.append(match[1] if match else None)
-        example = example or uri
-    if found and not any(found):
-        raise UserError(f"{_WHERE}.{name}: {pattern!r} is found in no uri, e.g. not in {example!r}")
-    return found
+
+def found_nowhere(pattern: str, example: str, name: str) -> UserError:
+    """What is said where found_in_uris finds nothing in any uri."""
+    return UserError(f"{_WHERE}.{name}: {pattern!r} is found in no uri, e.g. not in {example!r}")
 
 
 def assign(
@@ -119,18 +112,21 @@ def assign(
     made: list[str | None],
     rule: SplitRule,
     times: np.ndarray | None = None,
+    source_splits: Collection[str | None] | None = None,
 ) -> list[str]:
     """Return the split of every picture: by the hash of its group, else of its bytes, or by its time.
 
     `times` is datetime64[us] (N,), the same throughout a group; NaT goes to train. A split that the source came
     with is respected. A source that was divided into train and test only has its validation split cut from train
-    (and likewise a missing test split); its test pictures stay.
+    (and likewise a missing test split); its test pictures stay. `source_splits` are the splits of the whole
+    source, where `made` is only a part of it.
     """
+    whole = set(made) if source_splits is None else source_splits
     in_val, in_test = _by_time(times, rule) if rule.by == "time" else _by_hash(image_ids, groups, rule)
     chosen = np.full(len(image_ids), "train", dtype="<U5")
-    if "val" not in made:
+    if "val" not in whole:
         chosen[in_val] = "val"
-    if "test" not in made:
+    if "test" not in whole:
         chosen[in_test] = "test"
     if not any(made):
         return chosen.tolist()

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from imageset.decode import DecodeSpec
 from imageset.errors import UserError
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
+from imageset.ondisk import by_image_id, in_pieces
 from imageset.split import SPLITS
 
 FORMAT = "convoy-imageset-1"
@@ -94,8 +95,8 @@ def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) ->
     """
     head = [FORMAT, spec.to_dict(), *([MULTI_LABEL] if multi_label else [])]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    rows = index.select(["image_id", "label", "split", "group"]).sort_by("image_id")
-    for batch in rows.to_batches(max_chunksize=10_000):
+    rows = index.select(["image_id", "label", "split", "group"])
+    for batch in in_pieces(rows, by_image_id(rows["image_id"])):
         ends = pc.binary_join_element_wise(batch["group"].fill_null(""), "", "\n")  # type: ignore[attr-defined]
         lines = pc.binary_join_element_wise(  # type: ignore[attr-defined]
             batch["image_id"], batch["label"], batch["split"], ends, "\0"

@@ -11,19 +11,40 @@ What is promised, once a picture is in a dataset, whatever others come or go:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imageset.errors import UserError
 from imageset.judge import Refusal
 from imageset.near import alike, near_groups, tied_by
+from imageset.ondisk import id_words, in_pieces, taken
 from imageset.quality import plain
+from imageset.split import SPLITS
 from imageset.store import shard_name
 
 ON_LEAK = ("fail", "drop_from_train", "warn")
+
+
+class Places(NamedTuple):
+    """For each of some pictures.
+
+    groups: the name of its group, or None.
+    source_groups: the same where the source named it: such a group hashes by its name.
+    keys: the image_id whose hash places it: its own, or that of its cluster's eldest.
+    times: datetime64[us], the time that places it: its own, or that of its group's eldest.
+    """
+
+    groups: list[str | None]
+    source_groups: list[str | None]
+    keys: list[str]
+    times: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,67 +52,104 @@ class Ties:
     """For each of N pictures, in raw order.
 
     Attributes:
-        leaders: int64 (N,), number of the first picture of its group, its own where it is alone.
-        groups: the name of its group, or None.
-        source_groups: the same where the source named it: such a group hashes by its name.
-        keys: the image_id whose hash places it: its own, or that of its cluster's eldest.
+        rows: their table, with the columns image_id and group (of the source).
+        leaders: int32 (N,), number of the first picture of its group, its own where it is alone.
+        eldest: int32 (N,), number of the eldest picture of its group, its own where it is alone.
+        tied: bool (N,), whether it is not alone.
+        near: bool (N,), whether it is tied only because it looks like others.
         times: datetime64[us] (N,), the time that places it: its own, or that of its group's eldest.
     """
 
+    rows: pa.Table
     leaders: np.ndarray
-    groups: list[str | None]
-    source_groups: list[str | None]
-    keys: list[str]
+    eldest: np.ndarray
+    tied: np.ndarray
+    near: np.ndarray
     times: np.ndarray
 
     @property
     def num_near(self) -> int:
         """How many pictures are tied only because they look alike."""
-        return sum(
-            mine is not None and theirs is None
-            for mine, theirs in zip(self.groups, self.source_groups, strict=True)
-        )
+        return int(self.near.sum())
+
+    def places(self, first: int, num: int) -> Places:
+        """What places the pictures from `first` on, `num` of them."""
+        keys, source_groups = _lists(self.rows.slice(first, num))
+        groups = list(source_groups)
+        tied = np.flatnonzero(self.tied[first : first + num])
+        eldest, which = np.unique(self.eldest[first + tied], return_inverse=True)
+        ids, names = _lists(taken(self.rows, eldest))
+        for number, old in zip(tied.tolist(), which.tolist(), strict=True):
+            source_groups[number], keys[number] = names[old], ids[old]
+            groups[number] = names[old] or f"near-{ids[old][:16]}"
+        return Places(groups, source_groups, keys, self.times[first : first + num])
+
+
+def _lists(rows: pa.Table) -> tuple[list[str], list[str | None]]:
+    return rows["image_id"].to_pylist(), rows["group"].to_pylist()
 
 
 def tie(rows: pa.Table, phashes: np.ndarray, max_bits: int | None, folder: Path) -> Ties:
     """Tie pictures of the same source group and, with max_bits, near duplicates; `folder` holds their pixels.
 
-    `rows` has the columns image_id, group, shard and row (of the pixels), ingest (int64, in which the picture
+    `rows` has the columns image_id, group, shard and row (of the pixels), ingest (int32, in which the picture
     came), and since_ingest and since (datetime64[us]): of the eldest of the source's group, by with_ages.
     """
-    image_ids, names = rows["image_id"].to_pylist(), rows["group"].to_pylist()
-    leaders = tied_by(names)
+    leaders = tied_by(rows["group"])
     if max_bits is not None:
         leaders = near_groups(phashes, max_bits, _Confirm(rows, folder), leaders)
-    tied = np.flatnonzero(np.bincount(leaders, minlength=len(leaders))[leaders] > 1)
-    eldest = tied[_eldest(leaders[tied], rows["ingest"].to_numpy()[tied], np.array(image_ids, "S64")[tied])]
-    groups, placed, keys = list(names), list(names), list(image_ids)
-    for number, old in zip(tied.tolist(), eldest.tolist(), strict=True):
-        placed[number], keys[number] = names[old], image_ids[old]
-        groups[number] = names[old] or f"near-{image_ids[old][:16]}"
-    times = rows["since"].to_numpy().copy()
-    times[tied] = times[tied][_eldest(leaders[tied], rows["since_ingest"].to_numpy()[tied], times[tied])]
-    return Ties(leaders, groups, placed, keys, times)
+    leaders = leaders.astype(np.int32)
+    tied = (np.bincount(leaders, minlength=len(leaders)) > 1)[leaders]
+    ids, named = rows["image_id"], rows["group"].is_valid().to_numpy()
+    eldest = _eldest(leaders, tied, rows["ingest"].to_numpy(), *(partial(_word, ids, word) for word in range(4)))
+    since = rows["since"].to_numpy()
+    times = since[_eldest(leaders, tied, rows["since_ingest"].to_numpy(), _sortable(since))]
+    return Ties(rows.select(["image_id", "group"]), leaders, eldest, tied, tied & ~named[eldest], times)
 
 
 def with_ages(records: pa.Table, first_shards: list[int]) -> pa.Table:
     """Add the columns ingest, since_ingest and since (see tie) to records, which hold absent pictures too."""
     times = records["time"].to_numpy()
-    ingests = np.searchsorted(first_shards, records["shard"].fill_null(0).to_numpy(), side="right") - 1
-    dated = np.where(np.isnat(times), np.iinfo(np.int64).max, ingests)
-    eldest = _eldest(tied_by(records["group"].to_pylist()), dated, times)
+    shards = records["shard"].fill_null(0).to_numpy()
+    ingests = (np.searchsorted(first_shards, shards, side="right") - 1).astype(np.int32)
+    dated = np.where(np.isnat(times), np.iinfo(np.int32).max, ingests)
+    leaders = tied_by(records["group"])
+    eldest = _eldest(leaders, records["group"].is_valid().to_numpy(), dated, _sortable(times))
     for name, values in (("ingest", ingests), ("since_ingest", dated[eldest]), ("since", times[eldest])):
         records = records.append_column(name, pa.array(values))
     return records
 
 
-def _eldest(leaders: np.ndarray, ingests: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """int64 (N,): for each position that of its group's eldest: the earliest ingest, then the smallest `then`."""
-    order = np.lexsort((then, ingests, leaders))
-    _, first, inverse = np.unique(leaders[order], return_index=True, return_inverse=True)
-    eldest = np.empty_like(order)
-    eldest[order] = order[first[inverse]]
+def _eldest(
+    leaders: np.ndarray, tied: np.ndarray, *keys: np.ndarray | Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """int32 (N,): for each position that of its group's eldest, the one with the smallest keys.
+
+    Its own where it is not `tied`. A key is an array (N,), or gives the values at positions.
+    """
+    eldest = np.arange(len(leaders), dtype=np.int32)
+    left = np.flatnonzero(tied)
+    for key in keys:
+        values = key(left) if callable(key) else key[left]
+        least = np.full(len(leaders), np.iinfo(values.dtype).max, values.dtype)
+        np.minimum.at(least, leaders[left], values)
+        left = left[values == least[leaders[left]]]
+    first = np.empty(len(leaders), np.int32)  # by leader
+    first[leaders[left[::-1]]] = left[::-1]
+    eldest[tied] = first[leaders[tied]]
     return eldest
+
+
+def _word(image_ids: pa.ChunkedArray, word: int, positions: np.ndarray) -> np.ndarray:
+    """id_words of the pictures at these positions."""
+    table = pa.table([image_ids], ["image_id"])
+    words = [id_words(pa.chunked_array([some["image_id"]]), word) for some in in_pieces(table, positions)]
+    return np.concatenate([np.empty(0, np.uint64), *words])
+
+
+def _sortable(times: np.ndarray) -> np.ndarray:
+    """int64: the times as numbers, what is not known last."""
+    return np.where(np.isnat(times), np.iinfo(np.int64).max, times.astype("datetime64[us]").view(np.int64))
 
 
 class _Confirm:
@@ -115,24 +173,32 @@ class _Confirm:
         return self._maps[number]
 
 
-def find_leaks(made: list[str | None], ties: Ties) -> list[tuple[int, int]]:
+def find_leaks(source_splits: pa.ChunkedArray, ties: Ties) -> list[tuple[int, int]]:
     """Pairs (picture, look-alike in another split) where the source's own splits divide what belongs together.
 
     For each group that is divided, every picture outside its most trusted split (test, then val) is paired with
     the first picture inside it.
     """
+    bits = _split_bits(source_splits)
+    numbers = np.flatnonzero(bits * (ties.tied | ties.rows["group"].is_valid().to_numpy()))
+    together = np.zeros(len(bits), np.uint8)  # by leader, which splits its group has
+    np.bitwise_or.at(together, ties.leaders[numbers], bits[numbers])
+    divided = numbers[np.isin(together[ties.leaders[numbers]], [1, 2, 4], invert=True)]
     members: dict[int, list[int]] = {}
-    for number, leader in enumerate(ties.leaders.tolist()):
-        if ties.groups[number] is not None and made[number] is not None:
-            members.setdefault(leader, []).append(number)
+    for number, leader in zip(divided.tolist(), ties.leaders[divided].tolist(), strict=True):
+        members.setdefault(leader, []).append(number)
     leaks = []
-    for group in members.values():
-        for trusted in ("test", "val"):
-            inside = [number for number in group if made[number] == trusted]
-            if inside and len(inside) < len(group):
-                leaks += [(number, inside[0]) for number in group if made[number] != trusted]
-                break
+    for leader, group in members.items():
+        trusted = 1 if together[leader] & 1 else 2  # test, else val
+        inside = next(number for number in group if bits[number] == trusted)
+        leaks += [(number, inside) for number in group if bits[number] != trusted]
     return leaks
+
+
+def _split_bits(source_splits: pa.ChunkedArray) -> np.ndarray:
+    """uint8 (N,): 1 for test, 2 for val, 4 for train, 0 where the source says none."""
+    found = pc.index_in(source_splits, value_set=pa.array(SPLITS[::-1]))  # type: ignore[attr-defined]
+    return np.array([1, 2, 4, 0], np.uint8)[found.fill_null(3).to_numpy()]
 
 
 def settle_leaks(
@@ -145,9 +211,8 @@ def settle_leaks(
     """
     if not leaks:
         return [], [], []
-    uris, image_ids, made = (rows[column].to_pylist() for column in ("uri", "image_id", "split"))
-    number, other = leaks[0]
-    example = f"{plain(uris[number])!r} ({made[number]}) and {plain(uris[other])!r} ({made[other]})"
+    one, other = _of(rows, leaks[:1])[0]
+    example = f"{plain(one['uri'])!r} ({one['split']}) and {plain(other['uri'])!r} ({other['split']})"
     text = (
         f"{len(leaks):,} pictures look like, or belong to, pictures of another split of the source, e.g. {example}"
     )
@@ -155,19 +220,23 @@ def settle_leaks(
         raise leak_error(text)
     if on_leak == "warn":
         return [], [], [text]
-    drop = [(number, other) for number, other in leaks if made[number] == "train"]
-    refused = [
-        Refusal(
-            uris[number],
-            image_ids[number],
-            "leak",
-            f"looks like, or belongs to, {uris[other]} of the {made[other]} split",
-        )
-        for number, other in drop
-    ]
+    drop, refused = [], []
+    for (number, _), (one, other) in zip(leaks, _of(rows, leaks), strict=True):
+        if one["split"] == "train":
+            detail = f"looks like, or belongs to, {other['uri']} of the {other['split']} split"
+            drop.append(number)
+            refused.append(Refusal(one["uri"], one["image_id"], "leak", detail))
     left = len(leaks) - len(drop)
     warnings = [f"{left:,} pictures of the source's val split look like some of its test split"] if left else []
-    return [number for number, _ in drop], refused, warnings
+    return drop, refused, warnings
+
+
+def _of(rows: pa.Table, pairs: list[tuple[int, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of pairs of numbers."""
+    numbers = np.unique(np.array(pairs))
+    found = taken(rows.select(["uri", "image_id", "split"]), numbers).to_pylist()
+    by_number = dict(zip(numbers.tolist(), found, strict=True))
+    return [(by_number[one], by_number[other]) for one, other in pairs]
 
 
 def settle_copies(refused: list[Refusal], on_leak: str) -> list[str]:

@@ -4,11 +4,13 @@ import hashlib
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imageset.errors import UserError
+from imageset.normalize import complete
 from imageset.split import SplitRule, assign, found_in_uris
 from imageset.times import parse_time
 
@@ -101,9 +103,11 @@ def test_a_wrong_rule_is_explained_in_one_line(said: dict[str, str], message: st
 
 def test_a_pattern_finds_groups_in_uris_and_says_when_it_finds_none() -> None:
     uris = ["00006/00001_00029.ppm", "00006/00002_00000.ppm", "readme.ppm"]
-    assert found_in_uris(r"(\d+/\d+)_\d+\.ppm", uris, "group") == ["00006/00001", "00006/00002", None]
+    assert found_in_uris(r"(\d+/\d+)_\d+\.ppm", uris) == ["00006/00001", "00006/00002", None]
+    records = pa.record_batch({"uri": uris, "group": pa.nulls(3, pa.string())})
+    found = complete([records], SplitRule(0, 0.1, 0.1, group="(patient)"))
     with pytest.raises(UserError, match=r"found in no uri, e\.g\. not in '00006/00001_00029"):
-        found_in_uris("(patient)", uris, "group")
+        list(found)
 
 
 @pytest.mark.parametrize(

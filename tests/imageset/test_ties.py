@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from imageset import ties as ties_module
 from imageset.check import check_source
 from imageset.errors import UserError
-from imageset.normalize import NormalizeSummary, normalize
+from imageset.normalize import NormalizeSummary, normalize, place_all
 from imageset.raw import ingest, read_records
-from imageset.split import SplitRule, assign
+from imageset.split import SplitRule
 from imageset.store import ImageStore
 from imageset.ties import tie, with_ages
 from tests.imageset.pictures import PARAMS, make_folder, noise
@@ -57,7 +57,8 @@ def split_of(pictures: list[Any], rule: SplitRule, gone: set[int] = frozenset())
     rows = rows.take(pa.array(here, pa.int64())).append_column("row", pa.array(here, pa.int32()))
     phashes = rows["cluster"].to_numpy().astype(np.uint64)
     found = tie(rows, phashes, 0, Path())
-    splits = assign(found.keys, found.source_groups, [None] * len(here), rule, found.times)
+    rows = rows.append_column("split", pa.nulls(len(here), pa.string()))
+    splits = [split for some in place_all(rows, rule, found) for split in some]
     check_undivided(found, splits)
     return {pictures[number][0]: split for number, split in zip(here, splits, strict=True)}
 
