@@ -84,7 +84,7 @@ def test_dvc_hash_is_the_digest_where_dvc_has_one(fresh):
 
 def test_the_model_has_a_signature_and_an_input_example_and_predicts(finished, trained):
     model = mlflow.pyfunc.load_model(note(trained)["model_uri"])
-    assert [column.name for column in model.metadata.signature.inputs] == ["image"]
+    assert [column.name for column in model.metadata.signature.inputs] == ["image", "path", "pixels"]
     predicted = model.predict(model.input_example)
     assert list(predicted["status"]) == ["ok", "ok"]
     assert set(predicted["label"]) <= set("0123456789")
