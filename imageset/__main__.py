@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
-
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+from imageset.memory import give_freed_memory_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,14 +47,6 @@ def _normalize(options: argparse.Namespace) -> str:
     return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
 
 
-def _give_freed_memory_back() -> None:
-    """Arrow's allocator keeps what was freed, and so does glibc's once it has seen large blocks; call early."""
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
-
-
 class _NoPandas:
     """pyarrow imports pandas, in half a second, to ask whether our lists are its series; here nothing uses it."""
 
@@ -70,5 +58,5 @@ class _NoPandas:
 
 if __name__ == "__main__":  # not where `main` is called: this is for a whole process
     sys.meta_path.insert(0, _NoPandas())
-    _give_freed_memory_back()
+    give_freed_memory_back()
     sys.exit(main())

@@ -31,6 +31,7 @@ from imageset.errors import UserError
 from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
+from imageset.memory import trim
 from imageset.ondisk import ROWS_AT_ONCE, by_image_id, in_pieces, on_disk, taken, zeros
 from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, carried, develop, develop_afar, headers, write_batch
@@ -68,6 +69,7 @@ OPTIONAL_PARAMS: Mapping[str, Any] = {
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
 ROWS_ASKED_EARLY = 1000
+REST_FROM = 100_000  # pictures, from which on memory counts for more than the start of workers for the report
 ROW_GROUP = 50_000  # rows of the index
 MAX_SHARD_BYTES = 128 << 20  # of pixels
 BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
@@ -135,6 +137,7 @@ def normalize(
     beside = Path(out_dir).parent
     beside.mkdir(parents=True, exist_ok=True)
     rows, refused = read_rows(raw_dir, rule, beside)
+    trim()
     copies = settle_copies(refused, params["on_leak"])
     num_judged = len(rows) + num_harmful(refused)
     check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
@@ -145,6 +148,8 @@ def normalize(
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
             rows, facts, num_decoded = write_pixels(work, rows, refused)
             del work  # and with it the earlier index
+            if len(rows) >= REST_FROM:
+                pool.rest()
             check_refusals(refused, num_judged, params["max_reject_fraction"], raw_dir)
             ties = tie(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"], ties)
@@ -407,7 +412,7 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
         for batch in _shard_batches(work, number, rows, first, todo)
     )
-    _decode(work, batches, np.concatenate([*to_decode, np.empty(0, np.int64)]), facts)
+    _decode(work, batches, np.concatenate([*to_decode, np.empty(0, np.int32)]), facts)
     work.progress.end()
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     for number, (first, num) in enumerate(plan):
@@ -456,7 +461,7 @@ def _prepare(work: Work, number: int, rows: pa.Table, some: tuple[int, int], fac
         return todo
     _reserve(path, num, work.spec)
     work.earlier.copy(known[taken], path, store.HEADER_BYTES + taken * int(np.prod(work.spec.shape)))
-    return first + todo
+    return (first + todo).astype(np.int32)
 
 
 def _reserve(path: Path, num_pictures: int, spec: DecodeSpec) -> None:

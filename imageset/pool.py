@@ -69,6 +69,9 @@ class Crew(Executor):
     def check(self) -> None:
         """Called now and then while a result is waited for; raises UserError when none will come."""
 
+    def rest(self) -> None:
+        """Called when all work is done and more is not soon to come: let go of what takes memory."""
+
 
 class Threads(ThreadPoolExecutor, Crew):
     """Threads of this process: the decoders let go of Python's lock. A crash or a hang is not contained."""
@@ -97,6 +100,15 @@ class Workers(Crew):
         """Run fn(*args) in a worker process; both must be picklable. The future raises WorkerDied if it dies."""
         assert not kwargs
         return self._threads.submit(self._run, fn, args)
+
+    def rest(self) -> None:
+        """End the worker processes; others are started when there is work again."""
+        with self._lock:
+            resting, self._processes = self._processes, set()
+            self._idle.clear()
+        for process in resting:
+            process.kill()
+            _close(process)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the worker processes; work that is under way is lost unless `wait`."""
@@ -131,7 +143,7 @@ class Workers(Crew):
 
     def _process(self) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] | None = getattr(self._own, "process", None)
-        if process is None:
+        if process is None or process not in self._processes:
             with self._lock:
                 if self._closed:
                     raise WorkerDied("crashed", "the pool is closed")

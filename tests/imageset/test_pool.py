@@ -79,3 +79,12 @@ def test_only_a_few_pictures_are_read_ahead() -> None:
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert len(taken) < 1000
+
+
+def test_workers_that_rest_are_ended_and_others_come_when_there_is_work() -> None:
+    with Workers(1) as pool:
+        before = pool.submit(os.getpid).result()
+        pool.rest()
+        with pytest.raises(ProcessLookupError):
+            os.kill(before, 0)
+        assert pool.submit(os.getpid).result() not in (before, os.getpid())
