@@ -73,7 +73,7 @@ REST_FROM = 100_000  # pictures, from which on memory counts for more than the s
 ROW_GROUP = 50_000  # rows of the index
 MAX_SHARD_BYTES = 128 << 20  # of pixels
 BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
-BATCH_PIXEL_BYTES = 8 << 20
+BATCH_PIXEL_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
