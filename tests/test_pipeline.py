@@ -21,6 +21,7 @@ def command(prefect_server, monkeypatch, capsys):
 
     def call(folder: Path, *arguments: str) -> tuple[int, str]:
         monkeypatch.chdir(folder)
+        silence_prefect()
         status = main(list(arguments))
         captured = capsys.readouterr()
         return status, captured.err + captured.out
@@ -29,6 +30,14 @@ def command(prefect_server, monkeypatch, capsys):
     os.environ.clear()
     os.environ.update(environment)
     flows_logger.propagate = True
+
+
+def silence_prefect() -> None:
+    """As a `convoy` command does before Prefect is imported; an earlier test may have imported it otherwise."""
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if hasattr(handler, "console"):
+                handler.setLevel(logging.CRITICAL)
 
 
 @pytest.fixture
