@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import console
-from flows.project import NORMALIZED, RAW, promotion_params, stage_params
+from flows.project import (
+    NORMALIZED,
+    RAW,
+    BrokenManifest,
+    promotion_params,
+    said_of_dataset,
+    stage_params,
+)
 from flows.registry import Version
 from imageset.errors import UserError
 
@@ -103,22 +109,16 @@ def check_that_it_predicts(model_uri: str) -> str:
 
 def check_name(name: str, run_id: str, project: Path) -> None:
     """Raise UserError if data/normalized holds a dataset of another name: nothing here could judge the model."""
-    path = project / NORMALIZED / "dataset.json"
-    try:
-        here = str(json.loads(path.read_text(encoding="utf-8"))["name"])
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); run `dvc repro -f normalize`") from None
-    if here != name:
+    here = said_of_dataset(project, "name")
+    if here is not None and here != name:
         raise UserError(f"run {run_id} was trained on {name}, {NORMALIZED} holds {here}; ingest {name} first")
 
 
 def fingerprint(project: Path) -> str | None:
     """The fingerprint of data/normalized, or None where there is no dataset."""
     try:
-        return str(json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return said_of_dataset(project, "fingerprint")
+    except BrokenManifest:
         return None
 
 

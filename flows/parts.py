@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imageset.atomic import replacing, sync_file, write_text
+from imageset.atomic import replacing, sha256, sync_file, write_text
 
 # A part ends after MIN_PICTURES as soon as a picture's hash says so (one in MEAN_PICTURES), or when it is full.
 MIN_PICTURES, MEAN_PICTURES, MAX_PICTURES = 64, 128, 512
@@ -186,7 +186,7 @@ class Parts:
     def deliver(self, temporary: Path, out: Path, names: list[str]) -> None:
         """Put a finished table in its place and note its parts. Killed in between, the next call knows which of
         the two was done by the table's digest."""
-        note = {"out": str(out.absolute()), "sha256": _digest(temporary), "names": names}
+        note = {"out": str(out.absolute()), "sha256": sha256(temporary), "names": names}
         write_text(self.folder / "delivering.json", json.dumps(note))
         sync_file(temporary)
         os.replace(temporary, out)
@@ -201,7 +201,7 @@ class Parts:
         except FileNotFoundError:
             return None, []
         out, ledger = Path(note["out"]), self.folder / "delivered.txt"
-        done = out.is_file() and _digest(out) == note["sha256"]
+        done = out.is_file() and sha256(out) == note["sha256"]
         if done:
             before = ledger.read_text(encoding="utf-8").split() if ledger.is_file() else []
             write_text(ledger, "".join(f"{name}\n" for name in sorted({*before, *note["names"]})))
@@ -251,8 +251,3 @@ def _short(image_id: str) -> np.uint64:
 
 def _may_pass(error: str | None) -> bool:
     return error is not None and error.partition(":")[0] in PASSING
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -66,16 +66,35 @@ def dataset_name(project: Path) -> str:
     Raises:
         UserError: there is no dataset, or it is broken.
     """
-    path = project / NORMALIZED / "dataset.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["name"])
-    except FileNotFoundError:
+        name = said_of_dataset(project, "name")
+    except BrokenManifest as error:
+        raise UserError(f"{error}, or use --model") from None
+    if name is None:
         raise UserError(
             f"{NORMALIZED}: no dataset here, so no model of that name; train one with `convoy run FOLDER`, "
             "or name a registered model with --model"
-        ) from None
+        )
+    return name
+
+
+class BrokenManifest(UserError):
+    """data/normalized/dataset.json does not say what it should."""
+
+
+def said_of_dataset(project: Path, key: str) -> str | None:
+    """What dataset.json says under a key; None where there is no dataset. Light: without imageset.store.
+
+    Raises:
+        BrokenManifest: it says nothing of the kind.
+    """
+    path = project / NORMALIZED / "dataset.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))[key])
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); run `dvc repro -f normalize`, or use --model") from None
+        raise BrokenManifest(f"{path}: broken ({error}); run `dvc repro -f normalize`") from None
 
 
 def promotion_params(project: Path) -> dict[str, Any]:

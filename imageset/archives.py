@@ -25,6 +25,7 @@ from imageset.sources import (
     MAX_PICTURE_BYTES,
     PICTURE_ENDINGS,
     SourcePicture,
+    counted,
     echo,
     passed_over_text,
     slug,
@@ -75,7 +76,8 @@ class ArchiveSource:
         self._layout = understand(shown, [member for _, member in names], texts, skip_common=True)
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        self._num = sum(self._count(file, member) for file, member in names)
+        unplaced = self._layout.unplaced
+        self._num = sum(counted(self, self._place(file, member), unplaced) for file, member in names)
         self.problem = self._problem()
         if to_learn and self.problem:
             raise UserError(self.problem)
@@ -113,15 +115,6 @@ class ArchiveSource:
 
     def _uri(self, file: str, member: str) -> str:
         return member if len(self._files) == 1 else f"{file}/{member}"
-
-    def _count(self, file: str, member: str) -> bool:
-        place = self._place(file, member)
-        if place is None:
-            self.passed_over[self._layout.unplaced] += 1
-            return False
-        self.classes.update([place.label] if place.label is not None else [])
-        self.splits.update([place.split] if place.split is not None else [])
-        return True
 
     def _place(self, file: str, member: str) -> Place | None:
         place = self._layout.place(member)

@@ -19,7 +19,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from imageset.errors import UserError
-from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES, SPLIT_OF_FOLDER, understand
+from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES, SPLIT_OF_FOLDER, Place, understand
 from imageset.progress import Progress
 from imageset.quality import Rejected, plain
 
@@ -176,6 +176,16 @@ def open_path(path: Path, *, to_learn: bool = True) -> Source:
 def slug(name: str) -> str:
     """A name for a dataset or a model: lower case, digits and dashes ("My Flowers" -> "my-flowers")."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
+
+
+def counted(source: Source, place: Place | None, unplaced: str) -> bool:
+    """Count a picture by its place; False where it is passed over."""
+    if place is None:
+        source.passed_over[unplaced] += 1
+        return False
+    source.classes.update([place.label] if place.label is not None else [])
+    source.splits.update([place.split] if place.split is not None else [])
+    return True
 
 
 def echo(source: Source, shown: str, extra: str = "") -> str:
@@ -339,7 +349,8 @@ class FolderSource:
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
         self._layout = understand(shown, [file.uri for file in files], notes, skip_common=False)
-        self._files = [file for file in files if self._count(file)]
+        unplaced = self._layout.unplaced
+        self._files = [file for file in files if counted(self, self._layout.place(file.uri), unplaced)]
         self.problem = self._problem(path)
         if to_learn and self.problem:
             raise UserError(self.problem)
@@ -354,16 +365,6 @@ class FolderSource:
 
     def describe(self) -> str:
         return echo(self, self.shown, self._layout.note)
-
-    def _count(self, file: NamedFile) -> bool:
-        """Count a picture by its place; False where it is passed over."""
-        place = self._layout.place(file.uri)
-        if place is None:
-            self.passed_over[self._layout.unplaced] += 1
-            return False
-        self.classes.update([place.label] if place.label is not None else [])
-        self.splits.update([place.split] if place.split is not None else [])
-        return True
 
     def _problem(self, path: Path | None) -> str | None:
         """Why nothing can be learned from this folder, or None."""

@@ -4,7 +4,6 @@ last-00000123-<sha256>.ckpt   the whole state after 123 steps
 best-00000003-<sha256>.ckpt   the whole state after epoch 3, which has the lowest validation loss
 """
 
-import hashlib
 import math
 import os
 import pickle
@@ -21,7 +20,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from imageset.atomic import sync_file
+from imageset.atomic import sha256, sync_file
 from imageset.errors import UserError
 
 ENDING = ".ckpt"
@@ -69,12 +68,6 @@ class DigestCheckpointIO(TorchCheckpointIO):
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             return torch.load(path, map_location="cpu", weights_only=False)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_whole(path: Path) -> bool:

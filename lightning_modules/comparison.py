@@ -14,6 +14,7 @@ from math import comb
 import numpy as np
 
 from imageset.errors import UserError
+from lightning_modules.intervals import resampled
 
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al. (2017)
 MIN_PROBABILITY = 1e-12  # what the log loss makes of a zero
@@ -98,15 +99,8 @@ def compare(trial: Trial, metric: str, confidence: float, num_resamples: int, se
 
 def resamples(trial: Trial, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each picture was drawn, float64 (B, N), some resamples at a time: groups with replacement."""
-    rng = np.random.default_rng(seed)
-    clusters = trial.clusters
-    num_clusters = int(clusters.max()) + 1
-    at_once = max(1, _CELLS_AT_ONCE // len(clusters))
-    for start in range(0, num_resamples, at_once):
-        count = min(at_once, num_resamples - start)
-        drawn = rng.integers(num_clusters, size=(count, num_clusters)) + num_clusters * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
-        yield weights[:, clusters].astype(np.float64)
+    for weights in resampled(trial.clusters, num_resamples, seed, _CELLS_AT_ONCE):
+        yield weights.astype(np.float64)
 
 
 def changes_by_class(trial: Trial) -> list[ClassChange]:

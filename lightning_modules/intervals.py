@@ -29,14 +29,7 @@ class Bootstrap:
             units: int (n,): pictures of one unit (a patient, a scene) are drawn together: they are no
                 independent witnesses.
         """
-        num_units = int(units.max()) + 1
-        draws = np.random.default_rng(self.seed)
-        at_once = max(1, WEIGHTS_AT_ONCE // max(num_units, len(units)))
-        for start in range(0, self.resamples, at_once):
-            rows = min(at_once, self.resamples - start)
-            drawn = draws.integers(0, num_units, (rows, num_units)) + num_units * np.arange(rows)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=rows * num_units).reshape(rows, num_units)
-            yield times[:, units]
+        return resampled(units, self.resamples, self.seed, WEIGHTS_AT_ONCE)
 
     def intervals(
         self, units: np.ndarray, measure: Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -49,6 +42,19 @@ class Bootstrap:
             low, high = np.percentile(np.concatenate([one[name] for one in drawn]), [tail, 100 - tail])
             found[name] = (float(low), float(high))
         return found
+
+
+def resampled(units: np.ndarray, num_resamples: int, seed: int, numbers_at_once: int) -> Iterator[np.ndarray]:
+    """How often each picture is in each resample, int64 (some resamples, n); `units` int (n,) are drawn, numbered
+    from 0, with replacement. How many resamples are made at a time changes none of them."""
+    num_units = int(units.max()) + 1
+    draws = np.random.default_rng(seed)
+    at_once = max(1, numbers_at_once // len(units))
+    for start in range(0, num_resamples, at_once):
+        rows = min(at_once, num_resamples - start)
+        drawn = draws.integers(0, num_units, (rows, num_units)) + num_units * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * num_units).reshape(rows, num_units)
+        yield times[:, units]
 
 
 def units_of(groups: Sequence[str | None]) -> np.ndarray:

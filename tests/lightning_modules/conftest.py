@@ -39,6 +39,17 @@ def run_stage(project: Path, name: str, module: str = "lightning_modules") -> tu
     return process.returncode, output
 
 
+@pytest.fixture
+def one_thread():
+    """On a busy machine two threads wait for each other longer than they compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def digits_project(tmp_path_factory, empty_mlflow_db) -> Path:
     """A project whose normalized dataset is the handwritten digits; nothing is trained."""

@@ -31,13 +31,7 @@ OTHERS = ("inception_v3", "mnasnet0_5", "mobilenet_v3_small", "resnext50_32x4d",
           "squeezenet1_1", "swin_t")  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def shaped(in_channels, num_classes, name, stem):

@@ -24,13 +24,7 @@ NETWORK = {"filters": [4], "kernel_size": 3, "stride": 1, "padding": 1, "pool": 
 IMAGES = torch.rand(16, 3, 12, 20, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sgd(parameters):
