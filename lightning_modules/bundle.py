@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from imageset.atomic import write_bytes
 from imageset.decode import DecodeSpec
 from imageset.errors import UserError
+from lightning_modules import several
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
 WEIGHTS, MANIFEST = "weights.safetensors", "bundle.json"
@@ -36,6 +38,8 @@ class BundleInfo:
         dataset: {"name", "fingerprint", "digest"} of the training data; digest is DVC's.
         metrics: of the best epoch on the validation split.
         temperature: what logits are divided by before they become probabilities, see `calibration`.
+        thresholds: of each class, where a picture may bear several: it is said from this probability on, see
+            `several`; None: a picture is of one class.
         abstain_below: where the best probability is lower there is no answer; None: always an answer.
         git_commit: the commit that was checked out when it was trained.
         lock_sha256: digest of requirements.lock.
@@ -51,9 +55,25 @@ class BundleInfo:
     dataset: dict[str, str]
     metrics: dict[str, float]
     temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
     abstain_below: float | None = None
     git_commit: str | None = None
     lock_sha256: str | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may bear several of the classes, or none."""
+        return self.thresholds is not None
+
+    def said(self, probabilities: "np.ndarray") -> tuple[str, float]:
+        """What is said of a picture with these probabilities (num_classes,), and how sure that is: the best class
+        and its probability; or the labels from their thresholds on as one string (imageset.labels) and the
+        probability of the least sure of all decisions."""
+        if self.thresholds is None:
+            best = int(probabilities.argmax())
+            return self.classes[best], float(probabilities[best])
+        said = several.said(probabilities, self.thresholds)
+        return several.names(self.classes, said), float(several.sureness(probabilities, said))
 
 
 @dataclass(frozen=True)

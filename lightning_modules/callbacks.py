@@ -17,7 +17,13 @@ from torch import Tensor
 from imageset.atomic import write_bytes
 from imageset.errors import UserError
 
-CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_error", "learning_rate")
+CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_error", "val_map", "learning_rate")
+SHOWN = (
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "val_map",
+)  # in a line; val_map where pictures bear several labels
 
 
 class Curves(Callback):
@@ -51,7 +57,8 @@ class Curves(Callback):
     def to_csv(self) -> bytes:
         """One row an epoch."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["epoch", *CURVES], lineterminator="\n", restval="")
+        known = [name for name in CURVES if name != "val_map" or any(name in row for row in self.rows)]
+        writer = csv.DictWriter(text, ["epoch", *known], lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
@@ -108,8 +115,10 @@ class PlainProgress(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            shown = ("train_loss", "val_loss", "val_accuracy")
-            values = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in shown}
+            known = trainer.callback_metrics
+            values = {
+                name: float(known.get(name, math.nan)) for name in SHOWN if name in known or name != "val_map"
+            }
             self._say(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
     def _say(self, trainer: pl.Trainer, what: str) -> None:

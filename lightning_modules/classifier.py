@@ -5,11 +5,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics.classification import MultilabelAveragePrecision
 
 from imageset.errors import UserError
 from lightning_modules.augment import mix, rand_augment, random_erasing, random_flip, random_shift
@@ -60,15 +62,19 @@ class Classifier(pl.LightningModule):
         decay_norm_and_bias: whether weight decay pulls at biases and at the scales of normalization layers too.
         ema: an average of the weights is kept that forgets 1 - ema a step; it is what is evaluated and registered.
             null: none.
-        label_smoothing: part of the probability that the loss spreads over all classes.
+        label_smoothing: part of the probability that the loss spreads over all classes; where a picture may bear
+            several labels, over yes and no of each.
         imbalance: `weights`: the loss of a rare class counts more; `sampler`: its pictures are drawn more often;
-            either so that all classes count alike. `none`: every picture once, all alike.
+            either so that all classes count alike. `none`: every picture once, all alike. Where a picture may bear
+            several labels, `weights` lets those that bear a label count as much as those that do not, and
+            `sampler` draws a picture by the rarest of its labels.
         channels_last: memory order of activations and filters; faster on most devices, the same numbers.
         compile: torch.compile; worth its minute of start-up in a long training.
         shift, flip, rand_augment, strength, erasing, mixup, cutmix: augmentation, see `lightning_modules.augment`.
     """
 
-    class_weights: Tensor
+    class_weights: Tensor  # (K,); of several labels a picture: how much a picture that bears it counts
+    multi_label = False  # whether a picture may bear several of the classes, or none
 
     def __init__(
         self,
@@ -119,7 +125,7 @@ class Classifier(pl.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         classes: Sequence[str],
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
         source: Source | None = None,
         pictures: Tensor | None = None,
     ) -> str:
@@ -128,7 +134,7 @@ class Classifier(pl.LightningModule):
         Args:
             mean, std: of the dataset; the model's attributes of these names are what it uses.
             classes: names.
-            labels: of the training split, for `imbalance: weights`.
+            labels: of the training split: int (n,), or 0 and 1 (n, K) where a picture may bear several.
             source: of trained weights.
             pictures: uint8 (N, H, W, C) of the training split; SpeedNet computes its first layer from them.
 
@@ -146,12 +152,12 @@ class Classifier(pl.LightningModule):
             whiten(self.normalize(pictures))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        self.multi_label = labels is not None and np.ndim(labels) == 2
+        if self.multi_label:
+            self.val_map = MultilabelAveragePrecision(len(classes), average="macro", thresholds=None)
         class_weights = torch.ones(len(classes))
-        if self.imbalance == "weights":
-            counts = torch.bincount(torch.as_tensor(labels), minlength=len(classes))
-            class_weights = counts.sum() / (
-                len(classes) * counts.clamp(min=1)
-            )  # their mean over the pictures is 1
+        if self.imbalance == "weights" and labels is not None:
+            class_weights = weights_of(torch.as_tensor(labels), len(classes))
         self.register_buffer("class_weights", class_weights, persistent=False)
         if self.ema is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -193,8 +199,14 @@ class Classifier(pl.LightningModule):
                 weight.requires_grad_(free)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross entropy of an augmented batch."""
+        """Cross entropy of an augmented batch; of several labels a picture that of each, their mean."""
         images, labels = batch
+        if self.multi_label:
+            x, targets = self.augment(images, labels.float())
+            logits = self.network(x)
+            smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+            self._log("train", logits, labels, F.binary_cross_entropy_with_logits(logits, targets))
+            return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=self.class_weights)
         x, targets = self.augment(images, F.one_hot(labels, len(self.class_weights)).float())
         logits = self.network(x)
         weights = targets @ self.class_weights  # (N,)
@@ -211,9 +223,14 @@ class Classifier(pl.LightningModule):
         return mix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs val_loss, val_accuracy and val_error."""
+        """Logs val_loss, val_accuracy and val_error; of several labels a picture val_map too, the mean over the
+        labels of their average precision."""
         images, labels = batch
-        self._log("val", self(images), labels)
+        logits = self(images)
+        self._log("val", logits, labels)
+        if self.multi_label:
+            self.val_map.update(torch.sigmoid(logits.float()), labels.long())
+            self.log("val_map", self.val_map, on_step=False, on_epoch=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Logs test_loss, test_accuracy and test_error."""
@@ -267,13 +284,32 @@ class Classifier(pl.LightningModule):
         return [group for group in groups if group["params"]]
 
     def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        right = (logits.argmax(1) == labels).float().mean()
-        loss = F.cross_entropy(logits, labels) if loss is None else loss
+        """The accuracy of several labels a picture is that of whole sets, each label said from one half on."""
+        if self.multi_label:
+            right = ((logits >= 0) == (labels > 0)).all(1).float().mean()
+            loss = F.binary_cross_entropy_with_logits(logits, labels.float()) if loss is None else loss
+        else:
+            right = (logits.argmax(1) == labels).float().mean()
+            loss = F.cross_entropy(logits, labels) if loss is None else loss
         values = {"loss": loss, "accuracy": right, "error": 1 - right}
         self.log_dict(
             {f"{split}_{name}": value.detach() for name, value in values.items()},
             on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels), prog_bar=split == "val",
         )  # fmt: skip
+
+
+def weights_of(labels: Tensor, num_classes: int) -> Tensor:
+    """What lets rare classes count as much as others, float32 (K,).
+
+    Args:
+        labels: int (n,): the mean of the weights over the pictures is 1; or 0 and 1 (n, K): how many pictures do
+            not bear a label for each that does.
+    """
+    if labels.ndim == 2:
+        num = labels.sum(0)
+        return (len(labels) - num).clamp(min=1) / num.clamp(min=1)
+    counts = torch.bincount(labels, minlength=num_classes)
+    return counts.sum() / (num_classes * counts.clamp(min=1))
 
 
 def warmup_cosine(step: int, total: int, warmup: float) -> float:

@@ -170,6 +170,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*(No positive samples|Average precision score for one or more).*")
 
 
 def plain(config: Any) -> dict[str, Any]:

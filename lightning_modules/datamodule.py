@@ -11,7 +11,7 @@ import torch
 from imageset.errors import UserError
 from imageset.store import ImageStore, StoreSplit
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, H, W, C), int64 (N,)
+Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, H, W, C); int64 (N,), or uint8 (N, K) of several labels
 Cache = Literal["auto", "none", "ram", "device"]
 RAM_SHARE, DEVICE_SHARE = 0.5, 0.3  # of what is free, for the pixels of one split with `auto`
 
@@ -162,7 +162,8 @@ class Batches:
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """The splits of a normalized dataset as batches: uint8 (N, H, W, C) and labels int64 (N,).
+    """The splits of a normalized dataset as batches: uint8 (N, H, W, C) and labels int64 (N,), or 0 and 1, uint8
+    (N, K), where a picture may bear several labels.
 
     Args:
         store: folder of the normalized dataset.
@@ -171,7 +172,7 @@ class ImageDataModule(pl.LightningDataModule):
             "auto" does what fits. The batches are the same.
 
     Raises:
-        UserError: the store is missing or broken, its pictures bear several labels, or the batch size is below 1.
+        UserError: the store is missing or broken, or the batch size is below 1.
     """
 
     def __init__(self, store: str, batch_size: int, cache: Cache = "auto") -> None:
@@ -179,11 +180,6 @@ class ImageDataModule(pl.LightningDataModule):
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}; give 1 or more")
         self.store = ImageStore.open(store)
-        if self.store.multi_label:
-            raise UserError(
-                f"{store}: its pictures bear several labels each, and training learns one a picture so far; "
-                "give a source with one label a picture"
-            )
         self.batch_size, self.cache = batch_size, cache
         self.seed, self.balanced = 0, False  # balanced: training draws from all classes alike
 
@@ -212,6 +208,13 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 def balanced_chances(labels: np.ndarray) -> np.ndarray:
-    """The chance of each picture (n,) with which a draw is as likely of one class as of another; they sum to 1."""
-    rarity = 1 / np.bincount(labels)[labels]
+    """The chance of each picture (n,) with which a draw is as likely of one class as of another; they sum to 1.
+
+    Of several labels (n, K) the rarest that a picture bears decides; to bear none is a class of its own.
+    """
+    if labels.ndim == 2:
+        borne = np.column_stack([labels, ~labels.any(axis=1)]).astype(np.float64)
+        rarity = (borne / np.maximum(borne.sum(axis=0), 1)).max(axis=1)
+    else:
+        rarity = 1 / np.bincount(labels)[labels]
     return rarity / rarity.sum()

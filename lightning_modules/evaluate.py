@@ -32,6 +32,7 @@ class BundleClassifier(Classifier):
         self.folder = Path(bundle)
         self.normalize = Normalize(self.bundle.info.mean, self.bundle.info.std)
         self.network = self.bundle.network
+        self.multi_label = self.bundle.info.multi_label
         self.logits: dict[str, list[Tensor]] = {"test": [], "val": []}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -24,8 +24,8 @@ from imageset.errors import UserError
 from imageset.store import ImageStore
 from lightning_modules.allocator import keep_large_blocks
 from lightning_modules.bundle import Bundle, BundleInfo, check_network, save_bundle
-from lightning_modules.calibration import fit_temperature
-from lightning_modules.callbacks import Curves, StopIfNotFinite, write_history
+from lightning_modules.calibration import fit_temperature, probabilities
+from lightning_modules.callbacks import SHOWN, Curves, StopIfNotFinite, write_history
 from lightning_modules.checkpoints import TERMINATED, DigestCheckpointIO, Keep, StopRequest, newest_whole
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import StageCLI, build_stage, plain
@@ -35,6 +35,7 @@ from lightning_modules.networks.weights import read
 from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
+from lightning_modules.several import fit_thresholds
 from lightning_modules.tracking import TrackedRun, connect, experiment_id, flatten
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 CODE = (
     "augment", "calibration", "callbacks", "checkpoints", "classifier", "datamodule", "fit", "networks/by_name",
     "networks/convnet", "networks/lenet", "networks/named", "networks/speednet", "networks/timm_by_name",
-    "networks/weights", "scoring",
+    "networks/weights", "scoring", "several",
 )  # fmt: skip
 NUM_WHITENED = 2048  # pictures that a first layer is computed from, see networks.speednet
 WITHOUT_EFFECT = {"checkpoint_every_min", "data.cache"}  # on the result: an unfinished training goes on
@@ -301,12 +302,12 @@ def finish(
         mean=cli.model.mean,
         std=cli.model.std,
         dataset=dict(dataset),
-        metrics={name: row[name] for name in ("val_loss", "val_accuracy")},
+        metrics={name: row[name] for name in SHOWN if name.startswith("val_") and name in row},
         abstain_below=config["abstain_below"],
         git_commit=git_commit(project),
         lock_sha256=lock_digest(project),
     )
-    info = replace(info, temperature=temperature(Bundle(info, cli.model.served, ""), store, config))
+    info = replace(info, **calibrated(Bundle(info, cli.model.served, ""), store, config))
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
     save_bundle(output, info, cli.model.served)
@@ -321,13 +322,20 @@ def finish(
     }
     write_bytes(output / "run.json", (json.dumps(note, indent=2) + "\n").encode())
     print(
-        f"train: best epoch {checkpoint['epoch'] + 1}, val_loss {row['val_loss']:.4f}, "
-        f"val_accuracy {row['val_accuracy']:.4f}; {output.relative_to(project)} written, MLflow run {run.run_id}",
+        f"train: best epoch {checkpoint['epoch'] + 1}, "
+        f"{', '.join(f'{name} {value:.4f}' for name, value in info.metrics.items())}; "
+        f"{output.relative_to(project)} written, MLflow run {run.run_id}",
         flush=True,
     )
 
 
-def temperature(bundle: Bundle, store: ImageStore, config: Mapping[str, Any]) -> float:
-    """What makes the probabilities of a trained network honest, from one more pass over the validation split."""
+def calibrated(bundle: Bundle, store: ImageStore, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the probabilities of a trained network honest, from one more pass over the validation split: the
+    bundle's temperature, and where a picture may bear several labels their thresholds."""
     split = store.split("val")
-    return fit_temperature(Scorer(bundle).split_logits(split, config["data"]["batch_size"]), split.labels)
+    logits = Scorer(bundle).split_logits(split, config["data"]["batch_size"])
+    temperature = fit_temperature(logits, split.labels)
+    if not store.multi_label:
+        return {"temperature": temperature}
+    known = probabilities(logits, temperature, multi_label=True)
+    return {"temperature": temperature, "thresholds": fit_thresholds(known, split.labels)}

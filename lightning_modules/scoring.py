@@ -39,12 +39,12 @@ class Scorer:
     """A bundle on the engine that runs it; without one named, PyTorch on a GPU if there is one, else the CPU."""
 
     def __init__(self, bundle: Bundle, engine: Engine | None = None) -> None:
-        self.temperature = bundle.info.temperature
+        self.temperature, self.multi_label = bundle.info.temperature, bundle.info.multi_label
         self.engine = engine or PyTorchEngine(bundle)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes), calibrated."""
-        return calibration.probabilities(self.logits(images), self.temperature, multi_label=False)
+        return calibration.probabilities(self.logits(images), self.temperature, self.multi_label)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes), as the network gives them."""

@@ -96,6 +96,48 @@ def write_pictures(folder: Path, classes: str = "012", num_each: int = 50) -> Pa
     return folder
 
 
+def write_label_sets(folder: Path, num: int = 700) -> Path:
+    """Pictures of 16 x 16 that show none, one or two of the digits 0 to 3 side by side, or a 5, which is no label;
+    returns a table whose columns say 0 or 1 of each label."""
+    import numpy as np
+
+    from imageset.digits import digit_pictures
+    from imageset.png import encode_png
+
+    pixels, labels = digit_pictures()
+    draws, names = np.random.default_rng(0), ("zero", "one", "two", "three")
+    folder.mkdir(parents=True)
+    lines = [f"file,{','.join(names)}"]
+    for number in range(num):
+        canvas, shown = np.zeros((16, 16), np.uint8), set()
+        for left in (0, 8)[: draws.integers(0, 3) or 2]:
+            digit = int(draws.choice([0, 1, 2, 3, 5], p=[0.3, 0.2, 0.2, 0.1, 0.2]))
+            canvas[4:12, left : left + 8] = pixels[draws.choice(np.flatnonzero(labels == digit))]
+            shown.add(digit)
+        canvas += draws.integers(0, 8, canvas.shape, np.uint8) * (canvas < 200)  # no two are the same
+        (folder / f"{number:04d}.png").write_bytes(encode_png(canvas))
+        lines.append(f"{number:04d}.png,{','.join('01'[digit in shown] for digit in range(4))}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def served_labels(tmp_path_factory, prefect_server, empty_mlflow_db) -> Served:
+    """As `served`, with pictures that bear several labels: a table, `convoy run`, all of it."""
+    folder = make_project(tmp_path_factory.mktemp("labels"))
+    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
+    params = (folder / "params.yaml").read_text()
+    changes = {"max_epochs: 15": "max_epochs: 10", "near_duplicate_bits: 4": "near_duplicate_bits: null",
+               "size_px: auto": "size_px: 16", "batch_size: 64": "batch_size: 32"}  # fmt: skip
+    for one, other in changes.items():
+        params = params.replace(one, other)
+    (folder / "params.yaml").write_text(params)
+    table = write_label_sets(tmp_path_factory.mktemp("source") / "pairs")
+    done = convoy(folder, "run", f"{table}?labels=zero,one,two,three", PREFECT_API_URL=prefect_server)
+    assert done.returncode == 0, done.stdout
+    return Served(folder, table.parent, done.stdout)
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, prefect_server, empty_mlflow_db) -> Served:
     """A project that has ingested, trained and promoted; tests copy it or only read it."""

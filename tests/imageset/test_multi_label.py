@@ -243,14 +243,3 @@ def test_a_dataset_made_before_there_were_several_labels_still_opens(tmp_path: P
     path.write_text(json.dumps(manifest))
     store = ImageStore.open(tmp_path / "out")
     assert not store.multi_label and store.counts == counts and store.split("train").labels.dtype == np.int64
-
-
-def test_training_refuses_a_store_of_several_labels_in_one_line(tmp_path: Path) -> None:
-    from lightning_modules.datamodule import ImageDataModule
-
-    rows = [(f"{n}.png", ["x", "y", "x|y"][n % 3]) for n in range(30)]
-    ingest(tagged(tmp_path / "set", rows), tmp_path / "raw")
-    normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1)
-    with pytest.raises(UserError, match="its pictures bear several labels each") as caught:
-        ImageDataModule(str(tmp_path / "out"), 8)
-    assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """Every switch of the recipe: what it does where it is on, and that it does nothing where it is off."""
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -240,6 +241,38 @@ def test_the_balanced_sampler_draws_all_classes_alike_by_seed_and_epoch():
     parts = [list(BatchSampler(1000, 50, seed=1, rank=r, num_ranks=2, chances=balanced_chances(labels)))
              for r in (0, 1)]  # fmt: skip
     assert sorted(np.concatenate([*parts[0], *parts[1]]).tolist()) == sorted(first.tolist())
+
+
+def label_sets() -> np.ndarray:
+    """1,000 pictures: half bear the first of ten labels, 10 the second, 490 none."""
+    labels = np.zeros((1000, 10), np.uint8)
+    labels[:500, 0] = labels[500:510, 1] = 1
+    return labels
+
+
+def test_of_several_labels_the_rarest_decides_how_often_a_picture_is_drawn():
+    labels = label_sets()
+    labels[0, 1] = 1
+    chances = balanced_chances(labels)
+    assert chances.sum() == pytest.approx(1)
+    assert chances[labels[:, 1] == 1].sum() == pytest.approx(1 / 3, abs=0.01)
+    assert chances[~labels.any(axis=1)].sum() == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_weights_let_the_pictures_with_a_label_count_as_much_as_those_without():
+    model = classifier(label_sets(), imbalance="weights")
+    assert model.multi_label
+    assert model.class_weights[:3].tolist() == [1.0, 99.0, 1000.0]  # 1,000 without the third, which nobody bears
+
+
+def test_of_several_labels_smoothing_takes_half_of_itself_from_yes_and_gives_it_to_no():
+    model = classifier(label_sets(), label_smoothing=0.2)
+    model._log = lambda *args: None
+    images, labels = torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.from_numpy(label_sets()[:4])
+    logits = model.network(model.normalize(images))
+    targets = torch.where(labels > 0, 0.9, 0.1)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert torch.allclose(model.training_step((images, labels), 0), expected)
 
 
 @pytest.mark.parametrize(("on", "left_alone"), [(False, True), (True, False)])
