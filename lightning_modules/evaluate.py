@@ -47,7 +47,8 @@ class BundleClassifier(Classifier):
     def seen(self, name: str, split: StoreSplit) -> Seen:
         """What it said of a split, in the split's order."""
         rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
-        return Seen(split, torch.cat(rows).numpy(), self.bundle.info.temperature)
+        info = self.bundle.info
+        return Seen(split, torch.cat(rows).numpy(), info.temperature, info.thresholds)
 
 
 def test(project: Path) -> None:
@@ -80,6 +81,12 @@ def test(project: Path) -> None:
 
 def check_fits(model: BundleClassifier, store: ImageStore) -> None:
     """Raise UserError for a dataset of other classes than the bundle's, or without test pictures."""
+    if model.multi_label != store.multi_label:
+        kinds = ("one label a picture", "several labels a picture")
+        raise UserError(
+            f"{model.folder}: trained for {kinds[model.multi_label]}, the dataset has {kinds[store.multi_label]}; "
+            "train again with `dvc repro -f train`"
+        )
     if tuple(model.bundle.info.classes) != tuple(store.classes):
         raise UserError(
             f"{model.folder}: trained for the classes {list(model.bundle.info.classes)}, the dataset has "

@@ -22,11 +22,25 @@ def confusion_png(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     return _table_png(confusion, share, classes, classes, ("predicted", "actual"), title)
 
 
-def labels_png(counts: np.ndarray, labels: Sequence[str]) -> bytes:
-    """Of each label of a picture with several: how often it was rightly said, wrongly said, missed. int (C, 3)."""
+def labels_png(counts: np.ndarray, together: np.ndarray, num_borne: np.ndarray, labels: Sequence[str]) -> bytes:
+    """Labels of pictures that may bear several, as two tables.
+
+    Args:
+        counts: int (C, 4): of each label how often it was rightly said, wrongly said, missed, rightly left out.
+        together: int (C, C): row = label a picture bears, column = label that was said of it.
+        num_borne: int (C,): pictures that bear each label.
+    """
+    from matplotlib.figure import Figure
+
+    side = min(24.0, 2.5 + 0.45 * len(labels))
+    figure = Figure(figsize=(max(4.5, 0.4 * side + 3) + max(side, 4.0), side + 0.5), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(4, max(4, len(labels))))
+    columns = ("rightly said", "wrongly said", "missed", "rightly not said")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    columns = ("rightly said", "wrongly said", "missed")
-    return _table_png(counts, share, labels, columns, ("", "label"), "labels of the test pictures")
+    _table(left, counts, share, labels, columns, ("", "label"), f"{int(counts[0].sum())} test pictures")
+    share = together / np.maximum(num_borne[:, None], 1)
+    _table(right, together, share, labels, labels, ("said", "borne"), "said of those that bear a label")
+    return png_of(figure)
 
 
 def reliability_png(before: Reliability, after: Reliability, temperature: float) -> bytes:
@@ -103,7 +117,19 @@ def _table_png(
 
     size = [min(24.0, 2.5 + 0.45 * len(names)) for names in (columns, rows)]
     figure = Figure(figsize=(max(size[0], 4.0), size[1]), dpi=110, layout="constrained")
-    axes: Any = figure.subplots()
+    _table(figure.subplots(), counts, share, rows, columns, axis_names, title)
+    return png_of(figure)
+
+
+def _table(
+    axes: Any,
+    counts: np.ndarray,
+    share: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis_names: tuple[str, str],
+    title: str,
+) -> None:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal" if len(rows) == len(columns) else "auto")
     axes.set_xticks(range(len(columns)), [_plain(name) for name in columns], rotation=90)
     axes.set_yticks(range(len(rows)), [_plain(name) for name in rows])
@@ -112,7 +138,6 @@ def _table_png(
         for row, column in np.argwhere(counts):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
-    return png_of(figure)
 
 
 def _plain(name: str) -> str:

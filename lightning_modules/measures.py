@@ -3,10 +3,12 @@
 A number that is undefined (the recall of a class without pictures) is left out; nothing here returns NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+Weighted = Callable[[np.ndarray], np.ndarray]  # how often each picture counts (B, n) -> values (B,)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -48,6 +50,16 @@ def macro(right: np.ndarray, given: np.ndarray, said: np.ndarray) -> dict[str, n
     }
 
 
+def micro(right: np.ndarray, given: np.ndarray, said: np.ndarray) -> dict[str, np.ndarray]:
+    """Recall, precision and F1 of all labels taken together; each array is (..., num_classes)."""
+    right, given, said = (counts.sum(axis=-1) for counts in (right, given, said))
+    return {
+        "micro_recall": right / np.maximum(given, 1),
+        "micro_precision": right / np.maximum(said, 1),
+        "micro_f1": 2 * right / np.maximum(given + said, 1),
+    }
+
+
 def top_k_right(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     """bool (n,): whether the true class is among the k classes with the highest scores (n, C)."""
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
@@ -77,11 +89,36 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float | None:
     """
     if not positive.sum():
         return None
+    return float(weighted_average_precision(positive, scores)(np.ones((1, len(scores))))[0])
+
+
+def weighted_average_precision(positive: np.ndarray, scores: np.ndarray) -> Weighted:
+    """The same where each picture counts several times or not at all; NaN where no positive does."""
     order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(positive[order].astype(np.int64))
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    precision, recall = found[ends] / (ends + 1), found[ends] / found[-1]
-    return float((np.diff(recall, prepend=0) * precision).sum())
+    there = positive[order] > 0
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        ranked = weights[:, order]
+        found, seen = (np.cumsum(one, axis=1)[:, ends] for one in (ranked * there, ranked))
+        gained = np.diff(found, axis=1, prepend=0)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((gained * found / np.maximum(seen, 1)).sum(axis=1) / found[:, -1])
+
+    return measure
+
+
+def weighted_map(positive: np.ndarray, scores: np.ndarray) -> Weighted:
+    """Mean average precision, over the labels that some picture bears; positive and scores are (n, C)."""
+    columns = [i for i in range(positive.shape[1]) if positive[:, i].any()]
+    each = [weighted_average_precision(positive[:, i], scores[:, i]) for i in columns]
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        values = np.stack([one(weights) for one in each] or [np.zeros(len(weights))])
+        there = ~np.isnan(values)
+        return np.asarray(np.where(there, values, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1))
+
+    return measure
 
 
 def each_class(measure: Any, positive: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, float]:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lightning_modules import several
+
 COLUMNS = ("path", "label", "suggested", "probability", "split", "image_id")
 
 
@@ -27,16 +29,15 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with few pictures: there is nothing to do about it here
         if labels.ndim == 2:
-            from cleanlab.multilabel_classification.filter import find_label_issues as find_among_several
+            from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
 
-            given = [np.flatnonzero(row).tolist() for row in labels]
-            found = find_among_several(
-                given,
-                probabilities,
-                filter_by="low_self_confidence",
-                return_indices_ranked_by="self_confidence",
-                n_jobs=1,
+            varied = labels.any(axis=0) & ~labels.all(axis=0)  # from the others there is nothing to learn
+            given = [np.flatnonzero(row).tolist() for row in labels[:, varied]]
+            wrong = find_multilabel_issues_per_class(
+                given, probabilities[:, varied], filter_by="low_self_confidence", n_jobs=1
             )
+            found = np.flatnonzero(np.any(wrong, axis=1))
+            found = found[np.argsort(several.sureness(probabilities, labels > 0)[found], kind="stable")]
         else:
             from cleanlab.filter import find_label_issues
 

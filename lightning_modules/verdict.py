@@ -13,7 +13,7 @@ import numpy as np
 from imageset.errors import UserError
 from imageset.params import check_keys, load_section
 from imageset.store import StoreSplit
-from lightning_modules import calibration, figures, measures
+from lightning_modules import calibration, figures, measures, several
 from lightning_modules.intervals import Bootstrap, sums_by, units_of
 from lightning_modules.slices import Slice, slices
 from lightning_modules.suspects import issues_csv, label_issues
@@ -59,11 +59,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Seen:
-    """One split and what the network said of it: logits float32 (n, C), in the split's order."""
+    """One split and what the network said of it: logits float32 (n, C), in the split's order; the bundle's
+    temperature, and its thresholds where a picture may bear several labels."""
 
     split: StoreSplit
     logits: np.ndarray
     temperature: float
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,10 +82,17 @@ class Seen:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class, int64 (n,); or with several labels a picture those from one half up, bool (n, C)."""
+        """The class, int64 (n,); or with several labels a picture those from their thresholds on, bool (n, C)."""
         if self.multi_label:
-            return np.asarray(self.probabilities >= 0.5)
+            return several.said(self.probabilities, self.thresholds or [several.HALF] * len(self.classes))
         return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def sureness(self) -> np.ndarray:
+        """float32 (n,): the probability of what is said, of several labels that of the least sure decision."""
+        if self.multi_label:
+            return several.sureness(self.probabilities, self.predicted)
+        return self.probabilities.max(axis=1)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -101,7 +110,7 @@ class Seen:
     def names(self, row: np.ndarray | int) -> str:
         """One picture's class, or its labels, in words."""
         if self.multi_label:
-            return "|".join(self.classes[i] for i in np.flatnonzero(row))
+            return several.names(self.classes, np.asarray(row))
         return self.classes[int(row)]
 
 
@@ -114,12 +123,16 @@ class Verdict:
 
     def summary(self) -> str:
         """What a person wants to know first."""
-        test, interval = self.metrics["test"], self.metrics["interval"]["accuracy"]
-        return (
-            f"test accuracy {test['accuracy']:.4f} ({interval['low']:.4f} to {interval['high']:.4f}), "
-            f"test loss {test['loss']:.4f}, calibration error {test['ece']:.4f} over "
-            f"{self.metrics['num_test']:,} pictures"
-        )
+        test = self.metrics["test"]
+        parts = [f"test accuracy {test['accuracy']:.4f} ({self._interval('accuracy')})"]
+        if "map" in test:
+            parts.insert(0, f"test mAP {test['map']:.4f} ({self._interval('map')})")
+        parts += [f"test loss {test['loss']:.4f}", f"calibration error {test['ece']:.4f}"]
+        return f"{', '.join(parts)} over {self.metrics['num_test']:,} pictures"
+
+    def _interval(self, name: str) -> str:
+        interval = self.metrics["interval"][name]
+        return f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 
 def judge(test: Seen, val: Seen, settings: Settings) -> Verdict:
@@ -177,22 +190,26 @@ def one_class(seen: Seen, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def several_labels(seen: Seen, bootstrap: Bootstrap) -> dict[str, Any]:
-    """The numbers of pictures that bear several labels, or none."""
+    """The numbers of pictures that bear several labels, or none.
+
+    `accuracy` is that of whole sets, as scikit-learn's accuracy_score has it (subset accuracy, exact match);
+    `hamming_loss` the share of all decisions that are wrong; `map` the mean over the labels of average precision.
+    """
     labels, said, names = seen.split.labels > 0, seen.predicted, seen.classes
     sums = (labels & said).sum(axis=0), labels.sum(axis=0), said.sum(axis=0)
     own = measures.rates(*sums, names)
     own["auroc"] = measures.each_class(measures.auroc, labels, seen.probabilities, names)
     own["average_precision"] = measures.each_class(measures.average_precision, labels, seen.probabilities, names)
-    test = {name: float(value) for name, value in measures.macro(*sums).items()}
-    test |= {"exact_match": float(seen.right.mean())}
-    test |= measures.mean("macro_auroc", own["auroc"]) | measures.mean("map", own["average_precision"])
-    hits = (labels == said).mean(axis=1)
+    mean_precision = measures.weighted_map(labels, seen.probabilities)
+    off = (labels != said).mean(axis=1)
 
     def again(weights: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = measures.macro(weights @ (labels & said), weights @ labels, weights @ said)
-        num = weights.sum(axis=1)
-        return drawn | {"accuracy": weights @ hits / num, "exact_match": weights @ seen.right / num}
+        sums, num = (weights @ (labels & said), weights @ labels, weights @ said), weights.sum(axis=1)
+        drawn = {"accuracy": weights @ seen.right / num, "hamming_loss": weights @ off / num}
+        return drawn | {"map": mean_precision(weights)} | measures.macro(*sums) | measures.micro(*sums)
 
+    test = {name: float(value[0]) for name, value in again(np.ones((1, len(labels)), np.int64)).items()}
+    test |= measures.mean("macro_auroc", own["auroc"])
     return {"test": test, **own, "interval": intervals(seen, bootstrap, again)}
 
 
@@ -232,28 +249,38 @@ def slice_numbers(parts: Sequence[Slice], columns: Sequence[str]) -> dict[str, d
 
 
 def predictions_csv(seen: Seen) -> bytes:
-    """One row a test picture; the columns `actual` and `predicted` feed DVC's confusion plot."""
-    rows = zip(seen.split.image_ids, seen.split.labels, seen.predicted, seen.probabilities, strict=True)
+    """One row a test picture; the columns `actual` and `predicted` feed DVC's confusion plot. Where a picture may
+    bear several labels, the probability of each follows."""
+    each = [f"probability of {name}" for name in seen.classes] if seen.multi_label else []
+    rows = zip(seen.split.image_ids, seen.split.labels, seen.predicted, seen.sureness, strict=True)
     return table_csv(
-        ["image_id", "actual", "predicted", "probability"],
-        ([name, seen.names(label), seen.names(said), f"{row.max():.6f}"] for name, label, said, row in rows),
+        ["image_id", "actual", "predicted", "probability", *each],
+        (
+            [name, seen.names(label), seen.names(said), f"{sure:.6f}", *(f"{p:.6f}" for p in all_of[: len(each)])]
+            for (name, label, said, sure), all_of in zip(rows, seen.probabilities, strict=True)
+        ),
     )
 
 
 def confusion_png(seen: Seen) -> bytes:
-    """The confusion matrix; of several labels a picture: which were said, and which missed."""
+    """The confusion matrix; of several labels a picture a row for each of its own two by two, and which labels are
+    said of pictures that bear another."""
     if not seen.multi_label:
         confusion = measures.confusion_matrix(seen.split.labels, seen.predicted, len(seen.classes))
         return figures.confusion_png(confusion, seen.classes)
     labels, said = seen.split.labels > 0, seen.predicted
-    counts = np.stack([(labels & said).sum(0), (~labels & said).sum(0), (labels & ~said).sum(0)], axis=1)
-    return figures.labels_png(counts, seen.classes)
+    cells = (labels & said, ~labels & said, labels & ~said, ~labels & ~said)
+    counts = np.stack([cell.sum(axis=0) for cell in cells], axis=1)
+    together = labels.T.astype(np.int64) @ said
+    return figures.labels_png(counts, together, labels.sum(axis=0), seen.classes)
 
 
 def worst_mistakes_png(seen: Seen, most: int) -> bytes:
     """The mistakes that the network was surest of, each with what it is and what was said how surely."""
     wrong = np.flatnonzero(~seen.right)
-    off = abs(seen.probabilities - seen.split.labels) if seen.multi_label else seen.probabilities
+    off = seen.probabilities
+    if seen.multi_label:  # of the decisions that were wrong, how far the probability was off
+        off = abs(off - seen.split.labels) * (seen.predicted != seen.split.labels)
     chosen = wrong[np.argsort(-off.max(axis=1)[wrong], kind="stable")][:most]
     captions = []
     for i in chosen:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, hamming_loss, roc_auc_score
 
 from imageset.errors import UserError
 from imageset.raw import ingest, read_bytes
@@ -133,7 +133,13 @@ def test_pictures_with_several_labels_are_judged_label_by_label(digits_project, 
     numbers = verdict.metrics["test"]
     labels = store.split("test").labels
     assert numbers["map"] == pytest.approx(average_precision_score(labels, seen[0].logits, average="macro"))
-    assert numbers["exact_match"] == pytest.approx(((seen[0].logits >= 0) == labels).all(axis=1).mean())
+    said = seen[0].logits >= 0
+    assert numbers["accuracy"] == pytest.approx(accuracy_score(labels, said))
+    assert numbers["hamming_loss"] == pytest.approx(hamming_loss(labels, said))
+    assert numbers["micro_f1"] == pytest.approx(f1_score(labels, said, average="micro"))
+    assert numbers["macro_auroc"] == pytest.approx(roc_auc_score(labels, seen[0].logits))
+    for name, interval in verdict.metrics["interval"].items():
+        assert interval["low"] <= numbers[name] <= interval["high"]
     assert 0.5 < numbers["macro_f1"] < 1 and set(verdict.metrics["average_precision"]) == {"curved", "even", "odd"}
     assert all(content.startswith(b"\x89PNG") for name, content in verdict.files.items() if name.endswith("png"))
 

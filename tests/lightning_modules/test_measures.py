@@ -10,6 +10,7 @@ from lightning_modules.measures import (
     macro,
     per_class,
     top_k_right,
+    weighted_map,
 )
 
 
@@ -24,6 +25,17 @@ def test_auroc_and_average_precision_are_those_of_scikit_learn_ties_included(sco
     positive, scores = scored
     assert auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
     assert average_precision(positive, scores) == pytest.approx(average_precision_score(positive, scores))
+
+
+def test_a_picture_that_counts_twice_is_as_good_as_two_for_the_mean_average_precision():
+    draws = np.random.default_rng(2)
+    labels, scores = draws.random((60, 3)) < (0.5, 0.1, 0.0), draws.integers(0, 9, (60, 3))
+    weights = draws.integers(0, 3, (4, 60))
+    found = weighted_map(labels, scores)(weights)
+    for value, row in zip(found, weights, strict=True):
+        copies = np.repeat(np.arange(60), row)
+        expected = [average_precision_score(labels[copies, i], scores[copies, i]) for i in range(2)]
+        assert value == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("measure", [auroc, average_precision])
