@@ -1,12 +1,17 @@
 """How fast pictures are predicted, side by side with the plain PyTorch DataLoader loop, in one run.
 
-    python benchmarks/predict.py [--repeats 3] [--pictures 334] [--out benchmarks/results/predict.json]
+    python benchmarks/predict.py [--repeats 3] [--pictures 1002] [--memory] [--out benchmarks/results/predict.json]
 
-ResNet-18 at 224 px over JPEG files to a Parquet table. Needs the photographs of ../shared (photos.tar.gz).
-Both sides read the same files and decode them in as many processes as there are processors; the seconds count from
-the first file to the finished table, imports and the network's conversion left out on both sides. Ours and the
-peer's runs take turns; the rates are medians. The weights are random, which changes no speed; how far int8 agrees
-with fp32 is measured by `convoy predict` itself, on validation pictures, before it uses it.
+ResNet-18 at 224 px over JPEG files to a Parquet table. Needs the photographs of ../shared (photos.tar.gz), and
+`pip install 'convoy[openvino]'`: without it what it does is left out. Both sides read the same files and decode
+them in as many processes as there are processors; the seconds count from the first file to the finished table,
+imports and the network's conversion left out on both sides. Ours and the peer's runs take turns; the rates are
+medians. The weights are random, which changes no speed; how far int8 agrees with fp32 is measured by
+`convoy predict` itself, on validation pictures, before it uses it. Seven minutes on two quiet processors.
+
+--memory: also what the road from 500,000 small pictures to the table and its summary holds at its peak, beside the
+same with 10,000: memory of the process and its workers that is theirs alone (RssAnon of /proc), looked at every
+20 ms. Some minutes more.
 """
 
 from __future__ import annotations
@@ -68,19 +73,29 @@ def main() -> None:
     """Measure, print a table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=334)
+    parser.add_argument("--pictures", type=int, default=1002)
+    parser.add_argument(
+        "--memory", action="store_true", help="also measure memory, at 10,000 and 500,000 pictures"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "predict.json")
     parser.add_argument(
         "--ours", nargs=4, metavar=("FOLDER", "WORK", "ENGINE", "PRECISION"), help=argparse.SUPPRESS
     )
+    parser.add_argument("--many", nargs=2, metavar=("NUM", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     if options.ours:
         print(predict(Path(options.ours[0]), Path(options.ours[1]), *options.ours[2:]))
+        return
+    if options.many:
+        predict_many(int(options.many[0]), Path(options.many[1]))
         return
     if not DATASETS.is_dir():
         raise SystemExit(f"error: {DATASETS} is missing; this benchmark measures on its pictures")
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.repeats, options.pictures)
+        if options.memory:
+            results.append(memory(Path(folder)))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     for one in results:
@@ -90,9 +105,11 @@ def main() -> None:
 
 def measure(work: Path, repeats: int, num: int) -> list[dict[str, Any]]:
     """One row a precision; where this machine does not have it, the row says so and holds no number."""
-    sys.path.insert(0, str(ROOT))
     from lightning_modules.engines import missing
 
+    for precision in GOALS:
+        if why := missing("openvino", precision):
+            print(f"OpenVINO in {precision} is left out: {why}", file=sys.stderr)
     photos = make_photos(work, num)
     peer: list[float] = []
     ours: dict[str, list[float]] = {}
@@ -154,7 +171,6 @@ def result(name: str, ours: float | None, peer: float, goal: float) -> dict[str,
 
 def predict(photos: Path, work: Path, engine_name: str, precision: str) -> float:
     """Seconds of the flow's own code, without Prefect around it; the parts are new each time."""
-    sys.path.insert(0, str(ROOT))
     import numpy as np
 
     from flows.answers import Answers
@@ -175,6 +191,51 @@ def predict(photos: Path, work: Path, engine_name: str, precision: str) -> float
     return time.perf_counter() - start
 
 
+def memory(work: Path) -> dict[str, Any]:
+    """The peak at 10,000 pictures over that at 500,000."""
+    from ingest import peak_mb  # the benchmark beside this one
+
+    peaks = []
+    for num in (10_000, 500_000):
+        peaks.append(peak_mb([sys.executable, __file__, "--many", str(num), work / f"many-{num}"]))
+        print(f"memory at {num:,} pictures: {peaks[-1]:.0f} MB", file=sys.stderr)
+    row = result("memory of a prediction, 500,000 against 10,000 pictures", 1 / peaks[1], 1 / peaks[0], 0.91)
+    return {**row, "unit": "1/MB"}
+
+
+def predict_many(num: int, work: Path) -> None:
+    """Small pictures, each of other bytes, to a table and its summary; what the flow does, without Prefect."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from flows.answers import Answers
+    from flows.pictures import Pictures
+    from flows.registry import Version
+    from flows.summary import markdown
+    from flows.tables import predict_table
+    from imageset.progress import Silent
+    from lightning_modules.engines import make_engine
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "JPEG")
+    once = buffer.getvalue()
+    pictures = Pictures(
+        num,
+        lambda: ((f"{n:06d}.jpg", lambda n=n: once + b"%d" % n) for n in range(num)),
+        None,  # type: ignore[misc]
+    )
+    bundle = make_bundle("lightning_modules.networks.ConvNet", {"filters": [8, 8, 8], "hidden": [16]}, 32)
+    engine = make_engine(bundle, best_engine("fp32") or "pytorch", "fp32", work / "engines")
+    answers = Answers(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
+    parts = answers.parts(work / "parts")
+    with parts.alone(wait=lambda: None):
+        counts = predict_table(pictures, answers, parts, work / "out.parquet", Silent())
+        markdown("many", counts, answers.facts(), parts.rows(counts.names), pictures, bundle.spec)
+    assert counts.num_rows == num
+
+
 class Calibration:
     """The first photographs, in the place of a validation split."""
 
@@ -192,18 +253,21 @@ class Calibration:
         return np.stack([decode(self.files[i].read_bytes(), self.spec) for i in positions])
 
 
-def make_bundle() -> Any:
-    """ResNet-18 with the peer's weights: drawn after the same seed."""
+def make_bundle(
+    class_path: str = "lightning_modules.networks.TorchvisionNet",
+    init_args: dict[str, Any] | None = None,
+    size: int = 224,
+) -> Any:
+    """A network of random weights; ResNet-18 with the peer's: drawn after the same seed."""
     import torch
 
     from lightning_modules.bundle import Bundle, BundleInfo, make_network
 
     torch.manual_seed(0)
-    network = {
-        "class_path": "lightning_modules.networks.TorchvisionNet",
-        "init_args": {"name": "resnet18", "stem": "standard"},
-    }
-    decode = {"size": 224, "channels": 3, "fit": "crop", "interpolation": "bilinear", "max_pixels": 178_956_970}
+    if init_args is None:
+        init_args = {"name": "resnet18", "stem": "standard"}
+    network = {"class_path": class_path, "init_args": init_args}
+    decode = {"size": size, "channels": 3, "fit": "crop", "interpolation": "bilinear", "max_pixels": 178_956_970}
     info = BundleInfo(
         network, tuple("0123456789"), decode, (0.5,) * 3, (0.25,) * 3, {"fingerprint": "", "name": "bench"}, {}
     )
