@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ logger = console.get_logger(__name__)
 
 PARTS = CACHE / "predictions"
 ENGINES = CACHE / "engines"
+JUDGED = "agrees with fp32"  # how what is seen of a faster precision begins
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,10 @@ def answer(
         raise UserError(f"--review {more.review}: name how many pictures, 1 or more")
     if more.review and Path(out).with_suffix(".review").exists():
         raise UserError(f"{Path(out).with_suffix('.review')}: exists; move it away, or its labels would be lost")
-    registry.connect(project)
+    client = registry.connect(project)
     bundle = load_bundle(version.uri)
     engine, found = choose_engine(bundle, params, project)
+    registry.set_tags(client, version.name, version.number, unknown_precisions(version, found))
     again = ", again: the file is replaced" if Path(out).exists() else ""
     logger.info("predict: %s tags %s pictures%s", version, f"{len(pictures):,}", again)
     with open_cluster(executor) as cluster, console.progress("predict", logger) as progress:
@@ -223,6 +225,19 @@ def choose_engine(bundle: Bundle, params: dict[str, Any], project: Path) -> tupl
     not_taken = f"; not taken: {', '.join(refused)}" if refused else ""
     logger.info("predict: %s in %s: %s%s", engine.name, engine.precision, found["seen"], not_taken)
     return engine, found
+
+
+def unknown_precisions(version: Version, found: Mapping[str, Any]) -> dict[str, str]:
+    """Tags for a version: which faster precisions were judged on validation pictures, and with what result. Only
+    those that it does not carry yet."""
+    said = {f"{found['engine']} {found['precision']}": f"used: {found['seen']}"}
+    said |= {one: f"not used: {why}" for one, why in found["refused"].items() if why.startswith(JUDGED)}
+    tags = {}
+    for one, text in said.items():
+        engine, precision = one.split()
+        if precision != "fp32":
+            tags[f"convoy.precision.{precision}"] = f"{engine}, {text}"
+    return {name: text for name, text in tags.items() if version.tags.get(name) != text}
 
 
 def validation_of(bundle: Bundle, project: Path) -> StoreSplit | None:

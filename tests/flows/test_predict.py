@@ -13,7 +13,7 @@ from flows import parts as parts_module
 from flows.answers import Answers
 from flows.parts import SCHEMA, Parts, cut
 from flows.pictures import open_pictures
-from flows.predict import dataset_name
+from flows.predict import dataset_name, unknown_precisions
 from flows.registry import Version
 from flows.tables import predict_table, write_table
 from imageset.errors import UserError
@@ -166,6 +166,21 @@ def test_the_table_says_which_model_and_engine_it_comes_from(desk, pictures, bun
     metadata = pq.read_schema(tmp_path / "a.parquet").metadata
     assert metadata[b"convoy.bundle"].decode() == bundle.digest
     assert metadata[b"convoy.engine"] == b"pytorch" and metadata[b"convoy.precision"] == b"fp32"
+
+
+def test_the_version_carries_what_was_seen_of_a_faster_precision_and_says_it_once():
+    found = {
+        "engine": "openvino", "precision": "bf16", "seen": "agrees with fp32 on 99.60% of 250 validation pictures",
+        "refused": {"openvino int8": "agrees with fp32 on 97.00%", "pytorch int8": "pytorch runs no int8 here"},
+    }  # fmt: skip
+    tags = unknown_precisions(Version("digits", 1, ""), found)
+    assert tags == {
+        "convoy.precision.bf16": "openvino, used: agrees with fp32 on 99.60% of 250 validation pictures",
+        "convoy.precision.int8": "openvino, not used: agrees with fp32 on 97.00%",
+    }
+    assert unknown_precisions(Version("digits", 1, "", None, tags), found) == {}
+    plain = {"engine": "onnxruntime", "precision": "fp32", "seen": "differs by 6e-08", "refused": {}}
+    assert unknown_precisions(Version("digits", 1, ""), plain) == {}
 
 
 def test_an_earlier_table_stands_until_the_new_one_is_whole(tmp_path):
