@@ -147,6 +147,9 @@ def near_duplicates() -> dict[str, Any]:
 
 MANY = """
 import sys
+from imageset.memory import give_freed_memory_back
+if sys.argv[4] == "check":
+    give_freed_memory_back()  # as `convoy check` does
 from collections import Counter
 import pyarrow.parquet as pq
 import numpy as np
@@ -187,7 +190,8 @@ if sys.argv[4] == "ingest":
     ingest(many, to)
 else:
     from imageset.check import check_source
-    check_source(many)
+    from imageset.split import SplitRule
+    print(len(check_source(many, rule=SplitRule(0, 0.15, 0.15)).text()))
 """
 
 

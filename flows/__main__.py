@@ -137,6 +137,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             print(demo(project))
         case "check":
+            from imageset.memory import give_freed_memory_back
+
+            give_freed_memory_back()
             from flows.checks import report
 
             print(report(arguments.source, project, arguments.json))

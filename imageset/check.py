@@ -9,6 +9,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +24,7 @@ from imageset.errors import UserError
 from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts
 from imageset.labels import count_names
+from imageset.memory import trim
 from imageset.normalize import check_splits, complete, dated, place_all, small_classes
 from imageset.ondisk import ROWS_AT_ONCE, in_pieces, on_disk, taken
 from imageset.pixels import look
@@ -33,6 +36,7 @@ from imageset.split import SPLITS, SplitRule
 from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 
 LOOK_SIZE_PX = 32  # what perceptual hashes are made of
+_DROPPED = 255  # the code of a picture that is in no split
 EXAMPLES = 5  # of each reason, in the printed report
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
@@ -55,7 +59,7 @@ class CheckReport:
     passed_over: dict[str, int]
     short_sides_px: tuple[int, float, int] | None  # smallest, median, largest
     max_reject_fraction: float
-    near_duplicates: list[list[str]] = field(default_factory=list)  # uris of pictures that look alike
+    near_duplicates: NearGroups | None = None  # uris of pictures that look alike
     warnings: list[str] = field(default_factory=list)  # e.g. leaks between the source's own splits
     run_splits: dict[str, int] = field(default_factory=dict)  # what `convoy run` would make of it
     split_problem: str | None = None  # why it could not
@@ -79,7 +83,7 @@ class CheckReport:
         return (
             {one.name: getattr(self, one.name) for one in fields(self)}
             | counts
-            | {"refused": [asdict(one) for one in self.refused]}
+            | {"refused": [asdict(one) for one in self.refused], "near_duplicates": list(self.near_duplicates or ())}
         )
 
     def text(self) -> str:
@@ -102,9 +106,9 @@ class CheckReport:
             if num > EXAMPLES:
                 yield f"  and {num - EXAMPLES:,} more"
         if self.near_duplicates:
-            num = sum(map(len, self.near_duplicates))
+            num = self.near_duplicates.num_pictures
             yield f"near duplicates: {num:,} in {len(self.near_duplicates):,} groups"
-            for group in self.near_duplicates[:EXAMPLES]:
+            for group in islice(self.near_duplicates, EXAMPLES):
                 yield "  " + ", ".join(map(plain, group[:EXAMPLES]))
         yield from (f"warning: {warning}" for warning in self.warnings)
         if self.stops:
@@ -143,6 +147,7 @@ def check_source(
             rows = _look_at_all(source, thumbnails, crew, timeout_s, progress or Silent())
             records = on_disk(complete(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
+        trim()
         judged = _judged(records, rule, folder)
         ties = tie(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
         report = _report(source, records, *judged, ties, max_reject_fraction)
@@ -280,7 +285,7 @@ def _report(
         passed_over=dict(sorted(source.passed_over.items())),
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
-        near_duplicates=_near_groups(kept, ties),
+        near_duplicates=NearGroups(kept, ties),
     )
 
 
@@ -300,26 +305,56 @@ def _foretell(
         return
     try:
         settle_copies(report.refused, on_leak)
-        drop = settle_leaks(kept, leaks, on_leak)[0]
-        placed = np.concatenate([np.empty(0, "<U5"), *place_all(kept, rule, ties)])
-        left = np.setdiff1d(np.arange(len(kept)), drop)
-        labels = taken(kept.select(["label"]), left)
-        check_splits(labels, set(placed[left].tolist()))
+        placed = _placed(kept, rule, ties)
+        placed[settle_leaks(kept, leaks, on_leak)[0]] = _DROPPED
+        labels = kept.select(["label"])
+        left = labels.filter(pa.array(placed != _DROPPED)) if (placed == _DROPPED).any() else labels
+        check_splits(left, {split for code, split in enumerate(SPLITS) if (placed == code).any()})
     except UserError as error:
         report.split_problem = str(error)
         return
     counts = {split: Counter(dict.fromkeys(report.classes, 0)) for split in SPLITS}
-    for split in SPLITS:
-        here = labels["label"].filter(pa.array(placed[left] == split))
-        report.run_splits[split] = len(here)
-        counts[split].update(count_names(here.to_pylist(), multi_label))
+    report.run_splits = dict.fromkeys(SPLITS, 0)
+    start = 0
+    for batch in labels.to_batches():
+        for code, split in enumerate(SPLITS):
+            here = batch["label"].filter(pa.array(placed[start : start + len(batch)] == code))
+            report.run_splits[split] += len(here)
+            counts[split].update(count_names(here.to_pylist(), multi_label))
+        start += len(batch)
     report.warnings += small_classes(counts, min_test)
 
 
-def _near_groups(kept: pa.Table, ties: Ties) -> list[list[str]]:
-    together: dict[int, list[str]] = {}
-    numbers = np.flatnonzero(ties.near)
-    uris = taken(kept.select(["uri"]), numbers)["uri"].to_pylist()
-    for leader, uri in zip(ties.leaders[numbers].tolist(), uris, strict=True):
-        together.setdefault(leader, []).append(uri)
-    return list(together.values())
+def _placed(kept: pa.Table, rule: SplitRule, ties: Ties) -> np.ndarray:
+    """uint8 (N,): the number in SPLITS of each picture's split."""
+    codes = {split: code for code, split in enumerate(SPLITS)}
+    parts = [np.array([codes[split] for split in some], np.uint8) for some in place_all(kept, rule, ties)]
+    return np.concatenate([np.empty(0, np.uint8), *parts])
+
+
+class NearGroups:
+    """The uris of pictures that look alike, group by group; they lie on disk until they are asked for.
+
+    Attributes:
+        num_pictures: how many are in all groups.
+    """
+
+    def __init__(self, kept: pa.Table, ties: Ties) -> None:
+        near = np.flatnonzero(ties.near).astype(np.int32)
+        leaders = ties.leaders[near]
+        order = np.argsort(leaders, kind="stable")
+        self._uris, self._numbers, self._leaders = kept.select(["uri"]), near[order], leaders[order]
+        self.num_pictures = len(near)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(np.diff(self._leaders, prepend=-1)))
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for _, same in groupby(self._pairs(), key=itemgetter(0)):
+            yield [uri for _, uri in same]
+
+    def _pairs(self) -> Iterator[tuple[int, str]]:
+        for start in range(0, len(self._numbers), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            uris = taken(self._uris, self._numbers[some])["uri"].to_pylist()
+            yield from zip(self._leaders[some].tolist(), uris, strict=True)

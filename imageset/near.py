@@ -26,15 +26,15 @@ def near_groups(
     confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
     tied: np.ndarray | None = None,
 ) -> np.ndarray:
-    """int64 (N,): for each picture the number of the first picture of its group; its own where it is alone.
+    """int32 (N,): for each picture the number of the first picture of its group; its own where it is alone.
 
     `phashes` is uint64 (N,). `confirm(one, other)` gets the numbers of candidate pairs, returns a bool for each.
     `tied` is such a result from before: what it ties together stays together.
     """
-    parents = np.arange(len(phashes)) if tied is None else tied.copy()
+    parents = np.arange(len(phashes), dtype=np.int32) if tied is None else tied.astype(np.int32)
     if not len(phashes):
         return parents
-    num_unlike = np.zeros(len(phashes), np.int32)
+    num_unlike = np.zeros(len(phashes), np.uint16)  # a batch adds 256 at most to what is below MOST_UNLIKE
 
     def open_questions(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         apart = _roots(parents, one) != _roots(parents, other)  # what is joined already needs no other look
@@ -51,33 +51,53 @@ def near_groups(
                 _join(parents, a[sure], b[sure])
                 for unlike in (a[~sure], b[~sure]):
                     np.add.at(num_unlike, unlike, 1)
-    return _roots(parents, np.arange(len(phashes)))
+    return _roots(parents, np.arange(len(phashes), dtype=np.int32))
 
 
 def _candidates(phashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of numbers of pictures whose hashes differ in at most max_bits bits."""
-    unique, first, inverse = np.unique(phashes, return_index=True, return_inverse=True)
-    twins = np.flatnonzero(first[inverse] != np.arange(len(phashes)))
-    yield first[inverse[twins]], twins
+    unique, first, same = _distinct(phashes)
+    twins = np.flatnonzero(same != np.arange(len(phashes), dtype=np.int32)).astype(np.int32)
+    yield same[twins], twins
+    del same, twins
     edges = np.linspace(0, 64, max_bits + 2).astype(int)
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        turned = (unique << np.uint64(64 - high)) | (unique >> np.uint64(high % 64))  # the band's bits come first
-        order = np.argsort(turned)
-        for one, other in _pairs_of_equals(turned[order] >> np.uint64(64 - (high - low))):
+        band = unique << np.uint64(64 - high)
+        band |= unique >> np.uint64(high % 64)  # turned, so that the band's bits come first
+        order = np.argsort(band).astype(np.int32)
+        band = band[order]
+        band >>= np.uint64(64 - (high - low))
+        for one, other in _pairs_of_equals(band):
             one, other = order[one], order[other]
             close = np.bitwise_count(unique[one] ^ unique[other]) <= max_bits
             yield first[one[close]], first[other[close]]
 
 
+def _distinct(phashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the different hashes, sorted; the first picture that has each; for each picture the first with its hash)."""
+    order = np.argsort(phashes, kind="stable").astype(np.int32)
+    values = phashes[order]
+    new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    first = order[new]
+    same = np.empty(len(values), np.int32)
+    same[order] = first[np.cumsum(new, dtype=np.int32) - 1]
+    return values[new], first, same
+
+
 def _pairs_of_equals(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The pairs of positions of equal neighbours in sorted values, in pieces that fit into memory."""
-    starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ np.uint64(1)) != 0)
-    ends = np.append(starts[1:], len(values))
-    after = np.repeat(ends, ends - starts) - np.arange(len(values)) - 1  # partners that follow each position
+    new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    starts = np.flatnonzero(new).astype(np.int32)
+    ends = np.append(starts[1:], np.int32(len(values)))
+    after = np.repeat(ends, ends - starts)  # partners that follow each position
+    after -= np.arange(1, len(values) + 1, dtype=np.int32)
     crowded = np.repeat(ends - starts > MOST_SHARING, ends - starts)
     after[crowded] = np.minimum(after[crowded], NEIGHBOURS)
+    del new, starts, ends, crowded
     begin = 0
-    total = np.cumsum(after)
+    total = np.cumsum(after, dtype=np.int64)
     while begin < len(values):
         base = total[begin - 1] if begin else 0
         stop = max(begin + 1, int(np.searchsorted(total, base + _PAIRS_AT_ONCE, side="right")))
@@ -113,14 +133,14 @@ def _root(parents: np.ndarray, number: int) -> int:
 
 
 def tied_by(names: pa.ChunkedArray) -> np.ndarray:
-    """int64 (N,): for each picture the number of the first one with the same name; its own where it has none."""
-    numbers = np.arange(len(names))
+    """int32 (N,): for each picture the number of the first one with the same name; its own where it has none."""
+    numbers = np.arange(len(names), dtype=np.int32)
     named = np.flatnonzero(names.is_valid().to_numpy())
     if not len(named):
         return numbers
     encoded = names.drop_null().dictionary_encode().combine_chunks()
     codes = encoded.indices.to_numpy()
-    first = np.empty(len(encoded.dictionary), np.int64)
+    first = np.empty(len(encoded.dictionary), np.int32)
     first[codes[::-1]] = named[::-1]
     numbers[named] = first[codes]
     return numbers

@@ -128,7 +128,7 @@ def _eldest(
     Its own where it is not `tied`. A key is an array (N,), or gives the values at positions.
     """
     eldest = np.arange(len(leaders), dtype=np.int32)
-    left = np.flatnonzero(tied)
+    left = np.flatnonzero(tied).astype(np.int32)
     for key in keys:
         values = key(left) if callable(key) else key[left]
         least = np.full(len(leaders), np.iinfo(values.dtype).max, values.dtype)
