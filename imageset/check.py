@@ -83,7 +83,10 @@ class CheckReport:
         return (
             {one.name: getattr(self, one.name) for one in fields(self)}
             | counts
-            | {"refused": [asdict(one) for one in self.refused], "near_duplicates": list(self.near_duplicates or ())}
+            | {
+                "refused": [asdict(one) for one in self.refused],
+                "near_duplicates": list(self.near_duplicates or ()),
+            }
         )
 
     def text(self) -> str:

@@ -24,7 +24,7 @@ from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, TiffImageP
 
 from imageset import jpeg, resize
 from imageset.quality import Rejected
-from imageset.sniff import is_cut, sniff
+from imageset.sniff import is_cut, sniff, webp_size
 
 __all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
 
@@ -210,6 +210,8 @@ _SALVAGING = threading.Lock()
 
 def _open(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
     _need_decoder(format_name)
+    if format_name == "WEBP" and (size := webp_size(data)):
+        _judge_size(*size, max_pixels)
     picture = Image.open(io.BytesIO(data), formats=(format_name,))
     _judge_size(*picture.size, max_pixels)
     return picture

@@ -74,7 +74,7 @@ def _candidates(phashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray
 
 
 def _distinct(phashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the different hashes, sorted; the first picture that has each; for each picture the first with its hash)."""
+    """(the different hashes, sorted; the first picture with each; for each picture the first with its hash)."""
     order = np.argsort(phashes, kind="stable").astype(np.int32)
     values = phashes[order]
     new = np.ones(len(values), bool)

@@ -74,6 +74,22 @@ def sniff(data: bytes) -> str:
     raise _refusal(data, start)
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height, px, as a WebP file's first chunk gives them (RFC 9649); None where it does not.
+
+    Pillow makes room for the whole canvas, 8 bytes a pixel, when it opens a file: that is too late to judge it by.
+    """
+    chunk, start = data[12:16], data[20:30]
+    if chunk == b"VP8X" and len(start) == 10:  # 24 bits each, less one
+        return 1 + int.from_bytes(start[4:7], "little"), 1 + int.from_bytes(start[7:10], "little")
+    if chunk == b"VP8L" and start[:1] == b"\x2f" and len(start) >= 5:  # 14 bits each, less one
+        bits = int.from_bytes(start[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 " and start[3:6] == b"\x9d\x01\x2a" and len(start) == 10:  # 14 bits each
+        return int.from_bytes(start[6:8], "little") & 0x3FFF, int.from_bytes(start[8:10], "little") & 0x3FFF
+    return None
+
+
 def _kind_of_box(start: bytes) -> str | None:
     """AVIF, HEIF or video, by the brands of an ISO base media file; None where it is no such file."""
     if start[4:8] != b"ftyp":

@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from imageset.check import check_source
@@ -97,6 +98,12 @@ def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path:
     refused = {one.uri for one in report.refused}
     walked = {str(file.relative_to(root)) for file in files}
     assert not [uri for uri in walked - refused - pillow_can if _taken(uri)]
+    ingest(root, tmp_path / "raw")
+    lenient = PARAMS | {"max_pixels": 178_956_970, "max_reject_fraction": 1.0}
+    summary = normalize(tmp_path / "raw", tmp_path / "out", lenient, timeout_s=30)
+    assert summary.rejected == dict(sorted(reasons.items()))
+    rows = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert {(row["uri"], row["reason"]) for row in rows} == {(one.uri, one.reason) for one in report.refused}
 
 
 def _taken(uri: str) -> bool:

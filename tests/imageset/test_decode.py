@@ -10,6 +10,7 @@ from PIL import Image
 
 from imageset import decode as decode_module
 from imageset.decode import DecodeSpec, Rejected, decode, read_header
+from imageset.sniff import webp_size
 
 SPEC = DecodeSpec(size=16, channels=3, fit="crop", interpolation="bilinear", max_pixels=1_000_000)
 
@@ -129,6 +130,24 @@ def test_what_is_no_picture_is_told_apart(data: bytes, reason: str, hint: str) -
 def test_the_pixel_limit_is_judged_before_decoding() -> None:
     data = picture_bytes(Image.new("1", (1001, 1000)))
     assert reason_of(data[:60]) == "bomb"  # there are no pixels in these bytes, only the claim
+
+
+def test_the_size_of_a_webp_is_known_before_pillow_makes_room_for_it() -> None:
+    picture = Image.effect_noise((70, 50), 80).convert("RGB")
+    for options in ({"lossless": True}, {"quality": 80}, {"quality": 80, "exif": b"Exif\0\0MM\0*\0\0\0\b\0\0"}):
+        file = io.BytesIO()
+        picture.save(file, "WEBP", **options)
+        assert webp_size(file.getvalue()) == (70, 50)
+    assert webp_size(b"RIFF\x1a\0\0\0WEBPVP8X\x0a") is None
+    code = (
+        "import resource, sys; from imageset.decode import DecodeSpec, decode\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, -1))\n"
+        "data = bytes.fromhex('524946461a000000574542505650384c0e0000002ffebfff0f071011fd0f4444ff03')\n"
+        "try: decode(data, DecodeSpec(32, 3, 'crop', 'bilinear', 178_956_970))\n"
+        "except Exception as refused: print(refused)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "bomb: 16383 x 16383 pixels; the limit is 178,956,970\n"
 
 
 def test_a_single_pixel_is_too_small() -> None:
