@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +30,7 @@ from imageset.pixels import look
 from imageset.pool import TIMEOUT_S, Crew, map_stream
 from imageset.progress import Progress, Silent
 from imageset.quality import plain
+from imageset.scratch import Scratch
 from imageset.sources import Source, open_source
 from imageset.split import SPLITS, SplitRule
 from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
@@ -145,7 +145,7 @@ def check_source(
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source, to_learn=False, progress=progress)
     spec = DecodeSpec(LOOK_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
-    with tempfile.TemporaryDirectory() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
+    with Scratch() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
         with open_executor(executor, workers) as crew:
             rows = _look_at_all(source, thumbnails, crew, timeout_s, progress or Silent())
             records = on_disk(complete(rows, rule) if rule else rows, _SCHEMA, folder)

@@ -1,9 +1,10 @@
 """Sources behind a URL: s3://, gs://, https://, memory:// and whatever else fsspec has a file system for.
 
 Archives, tables, IDX and CIFAR files are fetched to a temporary folder (TMPDIR says where) that goes with the
-source; pictures in a bucket's folders, and those that a table names below itself, are read one by one, some ahead.
-What may pass by itself (a dropped connection, a body cut short, 429, 500 to 504) is tried again after
-RETRY_PAUSES_S, and is a ConnectionError if it does not pass; anything else is a UserError at once.
+source, or, where the process is killed, with the next fetch or check; pictures in a bucket's folders, and those that
+a table names below itself, are read one by one, some ahead. What may pass by itself (a dropped connection, a body cut
+short, 429, 500 to 504) is tried again after RETRY_PAUSES_S, and is a ConnectionError if it does not pass; anything
+else is a UserError at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import errno
 import posixpath
 import re
 import shutil
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES
 from imageset.params import nearest
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
+from imageset.scratch import Scratch
 from imageset.sources import (
     MAX_PICTURE_BYTES,
     PICTURE_ENDINGS,
@@ -374,7 +375,7 @@ def _no_listing(url: str) -> str:
 class FetchedSource:
     """A source over files that were fetched to a temporary folder, which goes when the source does."""
 
-    def __init__(self, inner: Source, folder: tempfile.TemporaryDirectory[str], parent: str, name: str) -> None:
+    def __init__(self, inner: Source, folder: Scratch, parent: str, name: str) -> None:
         self._inner, self._folder, self._parent = inner, folder, parent
         self.name, self.kind, self.multi_label = name, inner.kind, inner.multi_label
         self.passed_over, self.classes, self.splits = inner.passed_over, inner.classes, inner.splits
@@ -410,7 +411,7 @@ def _fetched(places: Sequence[_Place], shown: str, said: str, to_learn: bool, pr
     places = [*places, *_labels_of_idx(places)]
     parent = posixpath.commonpath([_parent(place.url) for place in places]).replace(":/", "://", 1)
     names = [place.url.partition("?")[0].removeprefix(f"{parent}/") for place in places]
-    folder = tempfile.TemporaryDirectory(prefix="convoy-")
+    folder = Scratch()
     root = Path(folder.name)
     try:
         for place, name in zip(places, names, strict=True):
@@ -427,7 +428,7 @@ def _fetched(places: Sequence[_Place], shown: str, said: str, to_learn: bool, pr
 
 
 def _open_fetched(
-    folder: tempfile.TemporaryDirectory[str],
+    folder: Scratch,
     names: Sequence[str],
     place: _Place,
     parent: str,
@@ -541,7 +542,7 @@ def _open_listed_files(
     wanted = [name for name in listed if _is_file_name(name) or _may_be_cifar(name)]
     if not wanted:
         raise UserError(f"{url}: holds {len(listed):,} files and no pictures; check the address")
-    folder = tempfile.TemporaryDirectory(prefix="convoy-")
+    folder = Scratch()
     root = Path(folder.name) / (posixpath.basename(url) or "bucket")
     try:
         for name in wanted:

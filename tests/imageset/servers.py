@@ -14,7 +14,8 @@ from typing import Any
 class Site:
     """What the server serves, path -> bytes, and what it does wrong: path -> faults, one a request, then none.
 
-    A fault is a status, or "cut" (the announced length, half the body, and the connection closed), or "hang up".
+    A fault is a status, or "cut" (the announced length, half the body, and the connection closed), or "hang up",
+    or "stall" (half the body, and then nothing until the server ends).
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class Site:
         self.faults: dict[str, list[int | str]] = {}
         self.requests: Counter[str] = Counter()
         self.url = ""
+        self.ends = threading.Event()
 
     def add_folder(self, folder: Path, at: str = "/") -> None:
         for file in folder.rglob("*"):
@@ -47,7 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+        self.wfile.write(data[: len(data) // 2] if fault in ("cut", "stall") else data)
+        if fault == "stall":
+            self.site.ends.wait()
         self.close_connection = True
 
     def log_message(self, format: str, *arguments: Any) -> None: ...
@@ -64,6 +68,7 @@ def http_site() -> Iterator[Site]:
     try:
         yield site
     finally:
+        site.ends.set()
         server.shutdown()
         server.server_close()
         thread.join()
