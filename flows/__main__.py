@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from imageset import executors
+from imageset.credentials import mask
 from imageset.errors import EXIT_STATUS, UserError
 
 EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
@@ -131,6 +132,8 @@ def _run(arguments: argparse.Namespace) -> int:
     console.attach()
     if where := getattr(arguments, "executor", None):
         os.environ[executors.VARIABLE] = executors.check_name(where)  # read by the stage, which DVC starts
+    if getattr(arguments, "source", None):
+        arguments.source = mask(arguments.source)  # before Prefect notes it as a flow's parameter
     match arguments.command:
         case "demo":
             from flows.demo import demo

@@ -12,6 +12,7 @@ from prefect import flow, task
 from flows import console, versioning
 from flows.project import RAW, find_project
 from flows.retries import RETRIED
+from imageset.credentials import mask
 
 if TYPE_CHECKING:
     from imageset.raw import IngestSummary
@@ -30,7 +31,7 @@ def ingest(source: str | None = None) -> Ingested:
         UserError: the source is not there or holds nothing that can be learnt from.
     """
     project = find_project()
-    source = source or versioning.last_source(project)
+    source = mask(source or versioning.last_source(project))
     summary = read_source(source, project)
     return version_raw(source, summary.name, project)
 
@@ -67,8 +68,8 @@ def version_raw(source: str, name: str, project: Path) -> Ingested:
 
 
 def portable(source: str, project: Path) -> str:
-    """The source as it is noted: relative to the project where it lies inside, else absolute."""
+    """The source as it is noted: relative to the project where it lies inside, else absolute; no credentials."""
     if "://" in source:
-        return source
+        return mask(source)
     path = Path(os.path.abspath(source))
     return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)

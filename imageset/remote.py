@@ -1,10 +1,10 @@
 """Sources behind a URL: s3://, gs://, https://, memory:// and whatever else fsspec has a file system for.
 
 Archives, tables, IDX and CIFAR files are fetched to a temporary folder (TMPDIR says where) that goes with the
-source, or, where the process is killed, with the next fetch or check; pictures in a bucket's folders, and those that
-a table names below itself, are read one by one, some ahead. What may pass by itself (a dropped connection, a body cut
-short, 429, 500 to 504) is tried again after RETRY_PAUSES_S, and is a ConnectionError if it does not pass; anything
-else is a UserError at once.
+source, or, where the process is killed, with the next fetch or check; pictures in a bucket's folders, and those
+that a table names below itself, are read one by one, some ahead. What may pass by itself (a dropped connection, a
+body cut short, 429, 500 to 504) is tried again after RETRY_PAUSES_S, and is a ConnectionError if it does not pass;
+anything else is a UserError at once. Credentials in a URL are used and never shown (imageset.credentials).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
+from imageset.credentials import Taken, mask, put_back, scrubbed, taken_out
 from imageset.errors import UserError
 from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES
 from imageset.params import nearest
@@ -92,8 +93,9 @@ def check_remote(spec: str) -> None:
 
         check_public(spec)
         return
+    spec = mask(spec)
     try:
-        _Place.of(_without_roles(spec)[0]).check()
+        _Place.of(_without_roles(spec)[0], taken_out(spec)).check()
     except ConnectionError:
         return
 
@@ -108,11 +110,12 @@ def open_remote(spec: str, *, to_learn: bool = True, progress: Progress | None =
     """
     from imageset.several import expand_braces, is_pattern
 
+    spec = mask(spec)
     url, said = _without_roles(spec)
-    place, progress = _Place.of(url), progress or Silent()
-    name = _file_name(place.path)
-    if is_pattern(place.path):
-        places = place.glob() if any(sign in place.path for sign in "*[") else [place]
+    place, progress = _Place.of(url, taken_out(spec)), progress or Silent()
+    name = _file_name(place.pattern)
+    if is_pattern(place.pattern):
+        places = place.glob() if any(sign in place.pattern for sign in "*[") else [place]
         places = [one.beside(each) for one in places for each in expand_braces(one.url)]
         return _fetched(places, url, said, to_learn, progress)
     if _is_file_name(name):
@@ -129,18 +132,19 @@ class _Place:
 
     fs: Any
     path: str
-    url: str
+    url: str  # without credentials
+    taken: Taken = ()  # these
 
     @classmethod
-    def of(cls, url: str) -> _Place:
+    def of(cls, url: str, taken: Taken) -> _Place:
         """Raises UserError for a scheme that there is none for, or whose package is not installed."""
         import fsspec
 
         scheme = _scheme(url) or ""
-        if urlsplit(url).password:
+        if scheme not in ("http", "https") and urlsplit(url).password:
             raise UserError(
-                f"{scheme}://...: a password does not belong in a URL, which is noted in data/raw.dvc; give it as "
-                "the file system's own settings do (environment, ~/.netrc, ~/.aws)"
+                f"{url}: no password can be given here; give it as the file system's own settings do "
+                "(environment, ~/.aws)"
             )
         try:
             options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -150,8 +154,8 @@ class _Place:
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
                 options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
             kind = fsspec.get_filesystem_class(scheme)
-            path = url if scheme in ("http", "https") else kind._strip_protocol(url)
-            return cls(kind(**options), path, url)
+            path = put_back(url, taken) if scheme in ("http", "https") else kind._strip_protocol(url)
+            return cls(kind(**options), path, url, taken)
         except ValueError:
             known = ("s3", "gs", "https", "http", "memory", *_OURS)
             raise UserError(f"{url}: '{scheme}' is no place that is known; {nearest(scheme, known)}") from None
@@ -166,14 +170,19 @@ class _Place:
     def is_http(self) -> bool:
         return "http" in _protocols(self.fs)
 
+    @property
+    def pattern(self) -> str:
+        """Where signs that name several files count."""
+        return urlsplit(self.url).path if self.is_http else self.path
+
     def beside(self, url: str) -> _Place:
         """Another place of the same file system."""
-        path = url if self.is_http else self.fs._strip_protocol(url)
+        path = put_back(url, self.taken) if self.is_http else self.fs._strip_protocol(url)
         return replace(self, path=path, url=url)
 
     def check(self) -> None:
         """Raise UserError where nothing is here."""
-        if any(sign in self.path for sign in "{*["):
+        if any(sign in self.pattern for sign in "{*["):
             return
         if self.is_http:
             if not _is_file_name(posixpath.basename(urlsplit(self.url).path)):
@@ -312,7 +321,7 @@ def _explained(error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     status = _status(error)
-    text = f"the server answers {status}" if status else " ".join(str(error).split())
+    text = f"the server answers {status}" if status else scrubbed(" ".join(str(error).split()))
     return text or type(error).__name__
 
 
@@ -355,11 +364,20 @@ async def _response(fs: Any, url: str) -> Any:
     """The answer to a GET; errors by status are aiohttp's own."""
     session = await fs.set_session()
     # identity: with a compressed body Content-Length says nothing about the file
-    response = await session.get(fs.encode_url(url), headers={"Accept-Encoding": "identity"})
+    response = await session.get(_address(url), headers={"Accept-Encoding": "identity"})
     if response.status >= 400:
         response.release()
         response.raise_for_status()
     return response
+
+
+def _address(url: str) -> Any:
+    """The URL as it is where it is one by RFC 3986, since a signature may be over every letter; else made one."""
+    from yarl import URL
+
+    return URL(
+        url, encoded=re.fullmatch(r"([\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", url, re.ASCII) is not None
+    )
 
 
 def _no_listing(url: str) -> str:
@@ -605,12 +623,12 @@ def _without_roles(spec: str) -> tuple[str, str]:
     path = parts.path or parts.netloc
     if not parts.query or not path.lower().endswith(TABLES):
         return spec, ""
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    theirs = [pair for pair in query if pair[0] not in SAYABLE]
-    if len(theirs) == len(query) and _scheme(spec) not in ("http", "https"):
+    pieces = parts.query.split("&")  # as they are: a signature may be over every letter
+    ours = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in SAYABLE]
+    if not ours and _scheme(spec) not in ("http", "https"):
         return urlunsplit(parts._replace(query="")), parts.query  # nobody else's: a wrong role is to be named
-    ours = urlencode([pair for pair in query if pair[0] in SAYABLE])
-    return urlunsplit(parts._replace(query=urlencode(theirs))), ours
+    theirs = [piece for piece in pieces if piece not in ours]
+    return urlunsplit(parts._replace(query="&".join(theirs))), "&".join(ours)
 
 
 def _file_name(url: str) -> str:

@@ -23,6 +23,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from imageset.columns import UNLABELLED, choose_columns, choose_labels
+from imageset.credentials import MASK, mask
 from imageset.errors import UserError
 from imageset.labels import count_names
 from imageset.layouts import SPLIT_OF_FOLDER, split_of_path
@@ -148,7 +149,7 @@ class TableSource:
             return f"{place}/picture", partial(bytes, value)
         if not value:
             return f"{place}/picture", _nothing
-        return str(value), partial(self._below or partial(_read_below, file.parent), str(value))
+        return _shown(str(value)), partial(self._below or partial(_read_below, file.parent), str(value))
 
     def _problem(self) -> str | None:
         if not self._num:
@@ -173,6 +174,14 @@ def _read_below(folder: Path, name: str) -> bytes:
         return read_file(path)
     except (FileNotFoundError, IsADirectoryError):
         raise Rejected("unreadable", "no such file") from None
+
+
+def _shown(name: str) -> str:
+    """A row's path; of an address, which is refused, without its credentials."""
+    try:
+        return mask(name)
+    except UserError:
+        return MASK
 
 
 def _nothing() -> bytes:

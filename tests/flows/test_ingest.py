@@ -2,6 +2,7 @@
 
 import shutil
 
+import httpx
 import pytest
 
 from flows.ingest import portable, read_source
@@ -34,6 +35,25 @@ def test_convoy_ingests_a_url_and_remembers_it(tmp_path, prefect_server, digits_
         gone = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
         assert gone.returncode == 2 and "digits.zip: no such file" in gone.stdout.splitlines()[-1]
     assert len(read_records(project / "data" / "raw")) == 20
+
+
+def test_credentials_in_a_url_are_stored_nowhere(tmp_path, prefect_server, digits_zip):
+    (tmp_path / "project").mkdir()
+    project = make_project(tmp_path / "project")
+    with http_site() as site:
+        site.files["/digits.zip"] = digits_zip
+        url = f"http://user:sesame@{site.url.removeprefix('http://')}/digits.zip?v=1&X-Amz-Signature=sesame"
+        done = convoy(project, "ingest", url, PREFECT_API_URL=prefect_server)
+        assert done.returncode == 0 and "20 pictures in 2 classes, 20 new" in done.stdout, done.stdout
+        assert site.asked[-1][0] == "/digits.zip?v=1&X-Amz-Signature=sesame"
+    masked = url.replace("sesame", "***")
+    assert f"source: {masked}" in (project / "data" / "raw.dvc").read_text()
+    written = [file for file in project.rglob("*") if file.is_file() and b"sesame" in file.read_bytes()]
+    told = httpx.post(f"{prefect_server}/flow_runs/filter", json={}).text
+    logged = httpx.post(f"{prefect_server}/logs/filter", json={}).text
+    assert not written and "sesame" not in done.stdout + told + logged and masked in told
+    again = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+    assert again.returncode == 2 and again.stdout.splitlines()[-1].endswith("the source again with the whole URL")
 
 
 def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_server, digits_zip, monkeypatch):

@@ -22,6 +22,7 @@ class Site:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
         self.requests: Counter[str] = Counter()
+        self.asked: list[tuple[str, str | None]] = []  # path with query, Authorization
         self.url = ""
         self.ends = threading.Event()
 
@@ -37,6 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.site.requests[path] += 1
+        self.site.asked.append((self.path, self.headers["Authorization"]))
         faults = self.site.faults.get(path)
         fault = faults.pop(0) if faults else None
         data = self.site.files.get(path)

@@ -15,6 +15,7 @@ import pytest
 
 from imageset import remote
 from imageset.check import check_source
+from imageset.credentials import mask, put_back, scrubbed, taken_out
 from imageset.errors import UserError
 from imageset.progress import Progress
 from imageset.raw import ingest, read_records
@@ -195,7 +196,10 @@ def test_shards_behind_a_url_are_named_by_braces(tmp_path: Path, site: Site, car
     ("url", "message"),
     [
         ("https://localhost/flowers/", "a folder behind http cannot be listed; give the address of an archive"),
-        ("https://user:secret@localhost/a.zip", "a password does not belong in a URL"),
+        ("s3://user:secret@bucket/a.zip", "s3://user:\\*\\*\\*@bucket/a.zip: no password can be given here"),
+        ("https://localhost/a.zip?token=***", "its credentials were used and not kept; name the source again"),
+        ("https://user:***@localhost/a.zip", "its credentials were used and not kept; name the source again"),
+        ("https://[secret/a.zip", "not an address"),
         ("htps://localhost/a.zip", "'htps' is no place that is known; did you mean 'https'"),
         ("s4://bucket/a.zip", "'s4' is no place that is known; known are: file, gs"),
         ("file://server/share/a.zip", "names another machine"),
@@ -263,6 +267,81 @@ def test_memory_is_a_place_like_another(cars: Path) -> None:
         fs.pipe_file(f"/cars/train/{file.relative_to(cars).as_posix()}", file.read_bytes())
     source = open_source("memory://cars")
     assert found(source) == contents(cars) and source.splits == {"train": 6} and source.name == "cars"
+
+
+# ---- credentials -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("https://a.org/set.zip?download=1&id=7", None),
+        ("https://user:sesame@a.org/set.zip", "https://user:***@a.org/set.zip"),
+        ("https://sesame@a.org/set.zip", "https://***@a.org/set.zip"),
+        ("sftp://user@a.org/set.zip", None),
+        (
+            "https://a.org/t.csv?label=token&X-Amz-Date=2026&X-Amz-Signature=sesame#x",
+            "https://a.org/t.csv?label=token&X-Amz-Date=***&X-Amz-Signature=***#x",
+        ),
+        (
+            "https://a.org/a.zip?Signature=ses&X-Amz-Signature=sesame&AWSAccessKeyId=A&Expires=9&v=2",
+            "https://a.org/a.zip?Signature=***&X-Amz-Signature=***&AWSAccessKeyId=***&Expires=***&v=2",
+        ),
+        ("https://a.org/a.zip?sv=2024&se=9&sig=se%2Fs", "https://a.org/a.zip?sv=***&se=***&sig=***"),
+        ("https://a.org/a.zip?se=9", None),
+        (
+            "https://a.org/a.zip?api_key=sesame&access_token=sesame",
+            "https://a.org/a.zip?api_key=***&access_token=***",
+        ),
+        ("https://a.org/a.zip?q=eyJhbGciOiJIUzI1NiJ9.sesame", "https://a.org/a.zip?q=***"),
+        ("table.csv?label=key", None),
+        ("file:///x/t.csv?label=key&key=path", None),
+    ],
+)
+def test_of_a_url_everything_is_shown_but_credentials(url: str, masked: str | None) -> None:
+    assert mask(url) == (masked or url) and mask(mask(url)) == mask(url)
+    assert put_back(mask(url), taken_out(mask(url))) == url
+    assert "sesame" not in scrubbed(f"cannot connect to {url}")
+
+
+def test_credentials_are_used_and_never_shown(tmp_path: Path, site: Site, cars: Path, capfd: Any) -> None:
+    site.files["/cars.zip"] = pack(cars, tmp_path / "cars.zip").read_bytes()
+    site.faults["/cars.zip"] = [503]
+    host, query = site.url.removeprefix("http://"), "X-Amz-Credential=A%2Fb&X-Amz-Signature=sesame%2F9&v=1"
+    source = open_source(f"http://user:sesame@{host}/cars.zip?{query}")
+    assert found(source) == contents(cars) and source.name == "cars"
+    assert site.asked == 2 * [(f"/cars.zip?{query}", "Basic dXNlcjpzZXNhbWU=")]
+    assert source.describe().startswith(f"http://user:***@{host}/cars.zip: 6 pictures")
+    site.faults["/cars.zip"] = [403] * 9
+    with pytest.raises(UserError, match="access is denied") as caught:
+        check_source(f"http://user:sesame@{host}/cars.zip?{query}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ConnectionError) as never:
+        open_source(f"http://user:sesame@{closed}/cars.zip?{query}")
+    assert "sesame" not in f"{source.describe()} {caught.value} {never.value} {capfd.readouterr()}"
+
+
+def test_a_signed_table_finds_its_pictures_with_the_same_login(tmp_path: Path, site: Site, cars: Path) -> None:
+    site.add_folder(cars, "/set/")
+    site.files["/set/cars.csv"] = table(cars) + b"https://user:sesame@a.org/a.jpg?token=sesame,automobile\n"
+    host = site.url.removeprefix("http://")
+    ingest(f"http://user:sesame@{host}/set/cars.csv?label=breed&token=sesame", tmp_path / "raw")
+    assert site.asked[0] == ("/set/cars.csv?token=sesame", "Basic dXNlcjpzZXNhbWU=")
+    assert {login for _, login in site.asked} == {"Basic dXNlcjpzZXNhbWU="}
+    records = read_records(tmp_path / "raw").to_pylist()
+    assert sum(row["image_id"] is not None for row in records) == 6 and "sesame" not in str(records)
+
+
+def test_a_login_may_stand_in_netrc(
+    tmp_path: Path, site: Site, cars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.files["/cars.zip"] = pack(cars, tmp_path / "cars.zip").read_bytes()
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password sesame\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert len(open_source(f"{site.url}/cars.zip")) == 6
+    assert site.asked == [("/cars.zip", "Basic dXNlcjpzZXNhbWU=")]
 
 
 # ---- S3 --------------------------------------------------------------------------------------------------------
