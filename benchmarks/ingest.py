@@ -254,12 +254,12 @@ def difference(photos: Path) -> dict[str, Any]:
     from imageset import decode
 
     spec = decode.DecodeSpec(224, 3, "crop", "bilinear", PARAMS["max_pixels"])  # type: ignore[arg-type]
-    sums, quick = [], decode._measure_jpeg
+    sums, quick = [], decode._decode_jpeg_into
     for file in sorted(photos.rglob("00_*.jpg")):
         ours = decode.decode(file.read_bytes(), spec).astype(float)
-        decode._measure_jpeg = lambda data, spec: None  # type: ignore[assignment]
+        decode._decode_jpeg_into = lambda out, data, spec: None  # type: ignore[assignment]
         sums.append(float(np.abs(ours - decode.decode(file.read_bytes(), spec)).mean()))
-        decode._measure_jpeg = quick
+        decode._decode_jpeg_into = quick
     return result(
         "mean difference to Pillow, of 255 (0.1 allowed)", 1 / statistics.mean(sums), 1 / 0.1, 1.0, "1/difference"
     )

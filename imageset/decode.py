@@ -23,10 +23,11 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin, features
 
 from imageset import jpeg, resize
+from imageset.memory import room_for
 from imageset.quality import Rejected
 from imageset.sniff import is_cut, sniff, webp_size
 
-__all__ = ["DecodeSpec", "Header", "Rejected", "decode", "measure", "read_header"]
+__all__ = ["DecodeSpec", "Header", "Rejected", "decode", "decode_into", "measure", "read_header"]
 
 # Raised whenever decoding gives other pixels, or another perceptual hash, for the same bytes: stores of an earlier
 # decoder are not taken over.
@@ -134,7 +135,7 @@ class Header:
     grey: bool
 
 
-def read_header(data: bytes, max_pixels: int) -> Header:
+def read_header(data: bytes | memoryview, max_pixels: int) -> Header:
     """Read size and kind without decoding.
 
     Raises:
@@ -145,15 +146,16 @@ def read_header(data: bytes, max_pixels: int) -> Header:
         if format_name == "JPEG" and (found := jpeg.jpeg_header(data)):
             _judge_size(found.width, found.height, max_pixels)
             return Header(format_name, found.width, found.height, found.grey)
+        data = bytes(data)
         picture = _open(data, format_name, max_pixels)
         return Header(format_name, *picture.size, grey=picture.mode in _GREY_MODES)
     except Rejected:
         raise
     except Exception as error:
-        raise _refusal(error, data, format_name) from None
+        raise _refusal(error, bytes(data), format_name) from None
 
 
-def decode(data: bytes, spec: DecodeSpec) -> np.ndarray:
+def decode(data: bytes | memoryview, spec: DecodeSpec) -> np.ndarray:
     """Return the picture as uint8 (H, W, C), C-contiguous.
 
     Raises:
@@ -162,12 +164,23 @@ def decode(data: bytes, spec: DecodeSpec) -> np.ndarray:
     return measure(data, spec)[0]
 
 
-def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
+def measure(data: bytes | memoryview, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
     """Like decode, and also the picture's own width and height in pixels, after the EXIF turn."""
+    pixels = np.empty(spec.shape, np.uint8)
+    return pixels, *decode_into(pixels, data, spec)
+
+
+def decode_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int]:
+    """Decode into `out`, uint8 (H, W, C), C-contiguous; return the picture's own width and height, as measure does.
+
+    Raises:
+        Rejected: as decode; `out` may hold anything then.
+    """
     format_name = sniff(data)
     try:
-        if format_name == "JPEG" and (quick := _measure_jpeg(data, spec)):
-            return quick
+        if format_name == "JPEG" and (sides := _decode_jpeg_into(out, data, spec)):
+            return sides
+        data = bytes(data)
         picture = _open(data, format_name, spec.max_pixels)
         picture.load()
         picture = _upright(picture)
@@ -175,8 +188,9 @@ def measure(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
     except Rejected:
         raise
     except Exception as error:
-        raise _refusal(error, data, format_name) from None
-    return np.ascontiguousarray(pixels.reshape(spec.shape)), *picture.size
+        raise _refusal(error, bytes(data), format_name) from None
+    out[:] = pixels.reshape(spec.shape)
+    return picture.size
 
 
 def salvage(data: bytes, spec: DecodeSpec) -> np.ndarray:
@@ -328,48 +342,57 @@ def _resized(picture: Image.Image, width: int, height: int, spec: DecodeSpec) ->
 # ---- the fast way for JPEG -------------------------------------------------------------------------------------
 
 
-def _measure_jpeg(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, int, int] | None:
-    """What measure returns, or None where Pillow must decide."""
+def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int] | None:
+    """What decode_into does, or None where Pillow must decide."""
     found = jpeg.jpeg_header(data)
     if found is None or (spec.channels == 1 and not found.grey):
         return None  # colour to grey costs more than the fast way saves
     width, height, grey, may_be_turned = found
     _judge_size(width, height, spec.max_pixels)
-    pixels = jpeg.decode_jpeg(data, grey, spec.size if spec.fidelity == "fast" else 0)
+    at_once = (height, width, 1 if grey else 3) == out.shape and not may_be_turned
+    room = out if at_once else room_for(width * height * (1 if grey else 3))
+    pixels = jpeg.decode_jpeg(data, grey, room, spec.size if spec.fidelity == "fast" else 0)
     if pixels is None:
         return None
+    if at_once:
+        return (width, height) if pixels.shape == out.shape else None
     if may_be_turned:
         orientation = jpeg.orientation_of(data)
         pixels = jpeg.turned(pixels, orientation)
         width, height = (height, width) if orientation >= 5 else (width, height)
-    pixels = _fit_pixels(pixels, spec)
-    if pixels.shape[2] != spec.channels:
-        pixels = np.repeat(pixels, spec.channels, axis=2)
-    return np.ascontiguousarray(pixels), width, height
+    if pixels.shape[2] == spec.channels:
+        _fit_pixels(pixels, spec, out)
+    else:  # grey to colour
+        _fit_pixels(pixels, spec, fitted := np.empty((*out.shape[:2], 1), np.uint8))
+        out[:] = fitted
+    return width, height
 
 
-def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec) -> np.ndarray:
+def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
     """_fit for (H, W, C) pixels; both cut and scale by the same whole numbers."""
     height, width = pixels.shape[:2]
     if spec.fit == "pad":
         scale = spec.size / max(width, height)
         inner = max(1, round(width * scale)), max(1, round(height * scale))
-        canvas = np.zeros((spec.size, spec.size, pixels.shape[2]), np.uint8)
         left, top = (spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2
-        canvas[top : top + inner[1], left : left + inner[0]] = _resized_pixels(pixels, *inner, spec)
-        return canvas
+        _resize_pixels(pixels, spec, resized := np.empty((inner[1], inner[0], pixels.shape[2]), np.uint8))
+        out[:] = 0
+        out[top : top + inner[1], left : left + inner[0]] = resized
+        return
     if spec.fit == "crop" and width != height:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         pixels = pixels[top : top + side, left : left + side]
-    return _resized_pixels(pixels, spec.size, spec.size, spec)
+    _resize_pixels(pixels, spec, out)
 
 
-def _resized_pixels(pixels: np.ndarray, width: int, height: int, spec: DecodeSpec) -> np.ndarray:
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if spec.interpolation in resize.MODES:
-        return resize.resize(pixels, width, height, spec.interpolation)
-    plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    resized = _resized(Image.fromarray(np.ascontiguousarray(plane)), width, height, spec)
-    return np.asarray(resized).reshape(height, width, -1)
+def _resize_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
+    height, width = out.shape[:2]
+    if pixels.shape == out.shape:
+        out[:] = pixels
+    elif spec.interpolation in resize.MODES:
+        resize.resize(pixels, spec.interpolation, out)
+    else:
+        plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        resized = _resized(Image.fromarray(np.ascontiguousarray(plane)), width, height, spec)
+        out[:] = np.asarray(resized).reshape(out.shape)

@@ -26,7 +26,7 @@ class JpegHeader(NamedTuple):
     may_be_turned: bool
 
 
-def jpeg_header(data: bytes) -> JpegHeader | None:
+def jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
     """Walk the segments up to the frame header; None where Pillow must look."""
     position, may_be_turned, end = 2, False, len(data) - 9
     while position < end and data[position] == 0xFF:
@@ -45,10 +45,13 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     return None
 
 
-def decode_jpeg(data: bytes, grey: bool, at_least_px: int = 0) -> np.ndarray | None:
+def decode_jpeg(
+    data: bytes | memoryview, grey: bool, room: np.ndarray, at_least_px: int = 0
+) -> np.ndarray | None:
     """uint8 (H, W, 1) for a grey picture, else (H, W, 3); None where the bytes are not sound.
 
-    With at_least_px the decoder may scale down by itself, to no less than twice that on either side.
+    The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder may
+    scale down by itself, to no less than twice that on either side.
     """
     from simplejpeg import decode_jpeg
 
@@ -61,13 +64,14 @@ def decode_jpeg(data: bytes, grey: bool, at_least_px: int = 0) -> np.ndarray | N
             fastupsample=fast,
             min_height=2 * at_least_px,
             min_width=2 * at_least_px,
+            buffer=room,
             strict=True,
         )
     except Exception:
         return None
 
 
-def orientation_of(data: bytes) -> int:
+def orientation_of(data: bytes | memoryview) -> int:
     """EXIF's (or XMP's) orientation, 1 to 8, by Pillow; 1 where there is none or it is damaged."""
     try:
         found = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(0x0112, 1)

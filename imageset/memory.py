@@ -5,10 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+if TYPE_CHECKING:
+    import numpy as np
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGE = 1 << 19  # bytes; what is larger is mapped alone, and unmapped when it is freed
+_WORTH_KEEPING = 8 << 20  # bytes; in a worker, which soon needs as much again
+_KEPT = 4 << 20  # bytes; room for more is rarely needed again
+_own = threading.local()
 
 
 def give_freed_memory_back() -> None:
@@ -19,8 +27,32 @@ def give_freed_memory_back() -> None:
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
+def keep_freed_memory() -> None:
+    """For a worker process: cleared pages cost as much as what is done with them."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            for setting in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+                ctypes.CDLL(None).mallopt(setting, _WORTH_KEEPING)
+
+
 def trim() -> None:
     """Give back what small objects left behind, after many of them."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def room_for(num_bytes: int, use: str = "pixels") -> np.ndarray:
+    """uint8 (num_bytes,) of any content, good until this thread asks for room for the same use again.
+
+    New memory costs as much as what is then done with it: the kernel clears every page first.
+    """
+    import numpy as np
+
+    kept: dict[str, np.ndarray] = _own.__dict__
+    room = kept.get(use)
+    if room is None or len(room) < num_bytes:
+        room = np.empty(num_bytes, np.uint8)
+        if num_bytes <= _KEPT:
+            kept[use] = room
+    return room[:num_bytes]

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imageset import raw, store
-from imageset.atomic import replacing_folder, write_text
+from imageset.atomic import EarlySync, replacing_folder, write_text
 from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
 from imageset.earlier import Earlier
 from imageset.errors import UserError
@@ -144,8 +144,8 @@ def normalize(
     check_early(rows, rule)
     with nullcontext(executor) if isinstance(executor, Crew) else open_executor(executor, workers) as pool:
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
-        with replacing_folder(out_dir) as folder:
-            work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress)
+        with replacing_folder(out_dir) as folder, EarlySync() as sync:
+            work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress, sync)
             rows, facts, num_decoded = write_pixels(work, rows, refused)
             del work  # and with it the earlier index
             if len(rows) >= REST_FROM:
@@ -395,6 +395,7 @@ class Work:
     timeout_s: float
     earlier: Earlier
     progress: Progress
+    sync: EarlySync
 
 
 def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa.Table, Facts, int]:
@@ -412,7 +413,7 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
         for batch in _shard_batches(work, number, rows, first, todo)
     )
-    _decode(work, batches, np.concatenate([*to_decode, np.empty(0, np.int32)]), facts)
+    _decode(work, batches, to_decode, facts)
     work.progress.end()
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     for number, (first, num) in enumerate(plan):
@@ -506,13 +507,17 @@ def _digests(image_ids: pa.ChunkedArray) -> list[bytes]:
     return [digests[start : start + 32] for start in range(0, len(digests), 32)]
 
 
-def _decode(work: Work, batches: Iterator[Batch], todo: np.ndarray, facts: Facts) -> None:
-    """Have the batches decoded; their pictures are the rows `todo`, in order."""
+def _decode(work: Work, batches: Iterator[Batch], to_decode: list[np.ndarray], facts: Facts) -> None:
+    """Have the batches decoded; their pictures are the rows `to_decode` of each shard, in order."""
+    todo, ends = np.concatenate([*to_decode, np.empty(0, np.int32)]), np.cumsum([*map(len, to_decode)])
     position = 0
     for part in _developed(work, batches):
         rows = todo[position : position + len(part.widths)]
         facts.put(rows, part)
+        whole = np.flatnonzero((ends > position) & (ends <= position + len(rows)))
         position += len(rows)
+        for number in whole.tolist():
+            work.sync.start(work.folder / store.shard_name(number))
         work.progress.advance(len(rows))
 
 

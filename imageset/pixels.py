@@ -6,14 +6,20 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from imageset.decode import DecodeSpec, Header, Rejected, measure, read_header
+from imageset.decode import DecodeSpec, Header, Rejected, decode_into, measure, read_header
 from imageset.errors import UserError
+from imageset.memory import room_for
 from imageset.phash import MOST_SIDE, column_waves, hashes, phashes
 from imageset.worker import limit_memory, timer
+
+READ_BYTES = 256 << 10  # of raw data at a time
+GROUP_BYTES = 512 << 10  # of pixels at a time
+FLOATS = 1 << 18  # numbers at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,35 +117,54 @@ def develop(batch: Batch, spec: DecodeSpec) -> Facts:
     Raises:
         UserError: the raw shard does not hold the bytes that were ingested.
     """
-    pixels, facts = _developed(batch, spec)
-    write_batch(batch, pixels)
+    facts = Facts.empty(len(batch), spec.channels)
+    descriptor = os.open(batch.out_file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for first, pixels in _developed(batch, spec, facts):
+            _write(descriptor, pixels, batch.out_offsets[first : first + len(pixels)])
+    finally:
+        os.close(descriptor)
     return facts
 
 
 def develop_afar(batch: Batch, spec: DecodeSpec) -> tuple[Batch, np.ndarray, Facts]:
     """The same for a batch that carries its bytes; (the batch without them, what write_batch wants, the facts)."""
-    pixels, facts = _developed(batch, spec)
+    facts = Facts.empty(len(batch), spec.channels)
+    pixels = np.empty((len(batch), *spec.shape), np.uint8)
+    for first, some in _developed(batch, spec, facts):
+        pixels[first : first + len(some)] = some
     return replace(batch, contents=None), pixels, facts
 
 
 def carried(batch: Batch) -> Batch:
     """The batch with its bytes, fit to travel to another machine."""
-    return replace(batch, contents=list(_contents(batch)))
+    return replace(batch, contents=[bytes(data) for data in _contents(batch)])
 
 
-def _developed(batch: Batch, spec: DecodeSpec) -> tuple[np.ndarray, Facts]:
+def _developed(batch: Batch, spec: DecodeSpec, facts: Facts) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first, pixels) of some pictures at a time, few enough to stay in the processor's cache.
+
+    The pixels are good until the next are asked for; the facts are filled in.
+    """
     limit_memory(spec.max_pixels)
-    pixels = np.zeros((len(batch), *spec.shape), np.uint8)
-    facts = Facts.empty(len(batch), spec.channels)
-    for position, data in enumerate(_contents(batch)):
-        timer(batch.timeout_s)
-        try:
-            pixels[position], facts.widths[position], facts.heights[position] = measure(data, spec)
-        except Rejected as rejected:
-            facts.refused[position] = rejected.reason, rejected.detail
+    row_bytes = int(np.prod(spec.shape))
+    most = min(len(batch), max(1, GROUP_BYTES // row_bytes))
+    room = room_for(most * row_bytes, "group").reshape(most, *spec.shape)
+    contents = _contents(batch)
+    for first in range(0, len(batch), most):
+        pixels = room[: len(batch) - first]
+        for position, data in enumerate(islice(contents, len(pixels))):
+            timer(batch.timeout_s)
+            try:
+                sides = decode_into(pixels[position], data, spec)
+            except Rejected as rejected:
+                facts.refused[first + position] = rejected.reason, rejected.detail
+                pixels[position] = 0
+            else:
+                facts.widths[first + position], facts.heights[first + position] = sides
+        _summarize(pixels, facts, first)
+        yield first, pixels
     timer(0)
-    _summarize(pixels, facts)
-    return pixels, facts
 
 
 def headers(batch: Batch, max_pixels: int) -> list[Header | Rejected]:
@@ -167,29 +192,42 @@ def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
     return width, height, int(phashes(pixels[None].astype(np.float32))[0]), pixels
 
 
-def _contents(batch: Batch) -> Iterator[bytes]:
-    """The bytes of each picture, never believed unseen."""
+def _contents(batch: Batch) -> Iterator[bytes | memoryview]:
+    """The bytes of each picture, never believed unseen, and good until the next are asked for."""
     for image_id, data in zip(batch.image_ids, batch.contents or _read(batch), strict=True):
         if hashlib.sha256(data).digest() != image_id:
             raise _rotten(batch)
         yield data
 
 
-def _read(batch: Batch) -> Iterator[bytes]:
-    """The bytes of each picture, in one go where they lie close together."""
+def _read(batch: Batch) -> Iterator[memoryview]:
+    """The bytes of each picture, in one go where they lie close together; good until the next are asked for."""
     try:
         descriptor = os.open(batch.raw_file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise _rotten(batch) from None
     try:
-        start, end = min(batch.offsets), batch.offsets[-1] + batch.sizes[-1]
-        span = b""
-        if end - start <= 2 * sum(batch.sizes) + 2048 * len(batch):
-            span = os.pread(descriptor, end - start, start)
-        for offset, size in zip(batch.offsets, batch.sizes, strict=True):
-            yield span[offset - start : offset - start + size] if span else os.pread(descriptor, size, offset)
+        first = 0
+        while first < len(batch):
+            start, stop = batch.offsets[first], first + 1
+            end = start + batch.sizes[first]
+            while stop < len(batch) and batch.offsets[stop] + batch.sizes[stop] - start <= READ_BYTES:
+                end = batch.offsets[stop] + batch.sizes[stop]
+                stop += 1
+            view = memoryview(room_for(end - start, "reading"))
+            _pread(descriptor, view, start)
+            for one in range(first, stop):
+                offset = batch.offsets[one] - start
+                yield view[offset : offset + batch.sizes[one]]
+            first = stop
     finally:
         os.close(descriptor)
+
+
+def _pread(descriptor: int, view: memoryview, offset: int) -> None:
+    """Fill the view as far as the file goes; what is missing is noticed by its SHA-256."""
+    while view and (num := os.preadv(descriptor, [view], offset)):
+        view, offset = view[num:], offset + num
 
 
 def _rotten(batch: Batch) -> UserError:
@@ -200,17 +238,21 @@ def _rotten(batch: Batch) -> UserError:
 
 
 def write_batch(batch: Batch, pixels: np.ndarray) -> None:
-    """(N, H, W, C) to their places; neighbours in one go."""
+    """(N, H, W, C) to their places."""
     descriptor = os.open(batch.out_file, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        row_bytes = pixels[0].nbytes
-        if batch.out_offsets[-1] - batch.out_offsets[0] == row_bytes * (len(batch) - 1):
-            _pwrite(descriptor, pixels, batch.out_offsets[0])
-        else:
-            for one, offset in zip(pixels, batch.out_offsets, strict=True):
-                _pwrite(descriptor, one, offset)
+        _write(descriptor, pixels, batch.out_offsets)
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, pixels: np.ndarray, offsets: list[int]) -> None:
+    """(N, H, W, C) to these offsets of a file; neighbours in one go."""
+    if offsets[-1] - offsets[0] == pixels[0].nbytes * (len(pixels) - 1):
+        _pwrite(descriptor, pixels, offsets[0])
+    else:
+        for one, offset in zip(pixels, offsets, strict=True):
+            _pwrite(descriptor, one, offset)
 
 
 def _pwrite(descriptor: int, pixels: np.ndarray, offset: int) -> None:
@@ -220,26 +262,31 @@ def _pwrite(descriptor: int, pixels: np.ndarray, offset: int) -> None:
         left, offset = left[num:], offset + num
 
 
-def _summarize(pixels: np.ndarray, facts: Facts) -> None:
-    """Fill in hashes and exact sums: down up to 256 squares a sum is exact in single precision (below 2^24)."""
+def _summarize(pixels: np.ndarray, facts: Facts, first: int) -> None:
+    """Fill in hashes and exact sums of the pictures from number `first` on.
+
+    Down up to 256 squares a sum is exact in single precision (below 2^24).
+    """
     num, side, _, channels = pixels.shape
-    kind = np.float32 if side <= MOST_SIDE else np.float64
-    step = max(1, (1 << 18) // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
-    buffer = np.empty((min(step, num), *pixels.shape[1:]), kind)  # used again: new memory costs more
+    small = side <= MOST_SIDE
+    kind = np.float32 if small else np.float64
+    step = max(1, FLOATS // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
+    room = room_for(min(step, num) * pixels[0].size * np.dtype(kind).itemsize, "floats").view(kind)
     ones = np.ones((1, side), kind)
-    waves = []
-    for first in range(0, num, step):
-        some = slice(first, first + step)
-        values = buffer[: len(pixels[some])]
-        np.copyto(values, pixels[some])
-        waves.append(column_waves(values))
-        rows = values.reshape(len(values), side, -1)  # (n, S, S*C)
-        facts.sums[some] = _by_channel(ones @ rows, channels)
+    for start in range(0, num, step):
+        part = pixels[start : start + step]
+        values = room[: part.size].reshape(part.shape)
+        np.copyto(values, part)
+        some = slice(first + start, first + start + len(part))
+        waves = column_waves(values)
+        facts.phashes[some] = hashes(waves[:, :-1], channels)
+        rows = values.reshape(len(part), side, -1)  # (n, S, S*C)
+        facts.sums[some] = _by_channel(waves[:, -1:] if small else ones @ rows, channels)
         facts.square_sums[some] = _by_channel(ones @ np.multiply(rows, rows, out=rows), channels)
-    facts.phashes[:] = hashes(np.concatenate(waves), channels)
     for position in facts.refused:
-        for column in facts[:5]:
-            column[position] = 0
+        if position >= first:
+            for column in facts[:5]:
+                column[position] = 0
 
 
 def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:

@@ -19,13 +19,15 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from imageset.decode import DecodeSpec, decode
 from imageset.quality import Rejected
 from imageset.worker import lift_pillows_own_limit, receive, run, send
+
+if TYPE_CHECKING:  # what starts workers does so before it imports what is large
+    import numpy as np
+
+    from imageset.decode import DecodeSpec
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -285,4 +287,6 @@ def decode_stream(
 
     A picture that crashes or hangs its worker comes back as Rejected("crashed") or Rejected("timeout").
     """
+    from imageset.decode import decode
+
     return map_stream(items, partial(decode, spec=spec), workers=workers, timeout_s=timeout_s)

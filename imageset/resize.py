@@ -21,12 +21,12 @@ import numpy as np
 
 MODES = ("bilinear", "bicubic")
 
-Resize: TypeAlias = Callable[[np.ndarray, int, int, str], np.ndarray]
+Resize: TypeAlias = Callable[[np.ndarray, str, np.ndarray], None]
 
 
-def resize(pixels: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:
-    """uint8 (H, W, C) -> uint8 (height, width, C)."""
-    return _kernel()(np.ascontiguousarray(pixels), width, height, mode)
+def resize(pixels: np.ndarray, mode: str, out: np.ndarray) -> None:
+    """uint8 (H, W, C) -> out, uint8 (height, width, C), C-contiguous."""
+    _kernel()(np.ascontiguousarray(pixels), mode, out)
 
 
 @lru_cache(maxsize=1)
@@ -39,14 +39,14 @@ def _kernel() -> Resize:
     return _resize_by_torch
 
 
-def _resize_by_torch(pixels: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:
+def _resize_by_torch(pixels: np.ndarray, mode: str, out: np.ndarray) -> None:
     import torch
 
     kernels = torch.ops.aten
     kernel = kernels._upsample_bilinear2d_aa if mode == "bilinear" else kernels._upsample_bicubic2d_aa
     with torch.inference_mode():
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W), a view
-        return np.asarray(kernel(planes, [height, width], False)[0].permute(1, 2, 0).numpy())
+        out[:] = kernel(planes, out.shape[:2], False)[0].permute(1, 2, 0).numpy()
 
 
 class _Library:
@@ -76,22 +76,22 @@ class _Library:
         self._call.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(c_uint64)]
         self._free = library.aoti_torch_delete_tensor_object
         self._free.argtypes = [c_void_p]
-        if (self.resize(np.full((5, 4, 3), 7, np.uint8), 2, 2, "bilinear") != 7).any():
+        trial = np.zeros((2, 2, 3), np.uint8)
+        self.resize(np.full((5, 4, 3), 7, np.uint8), "bilinear", trial)
+        if (trial != 7).any():
             raise RuntimeError
 
-    def resize(self, pixels: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:
+    def resize(self, pixels: np.ndarray, mode: str, out: np.ndarray) -> None:
         """As resize; the pixels are C-contiguous."""
-        resized = np.empty((height, width, pixels.shape[2]), np.uint8)
         extent = c_void_p()
         _expect_zero(self._new_list(2, byref(extent)))
-        for number in (height, width):
+        for number in out.shape[:2]:
             _expect_zero(self._append(extent, number))
-        source, target = self._tensor(pixels), self._tensor(resized)
+        source, target = self._tensor(pixels), self._tensor(out)
         # (input, output_size, align_corners, scales_h, scales_w, out) -> out; the call takes the references over
         stack = (c_uint64 * 6)(source.value or 0, extent.value or 0, 0, 0, 0, target.value or 0)
         _expect_zero(self._call(f"aten::_upsample_{mode}2d_aa".encode(), b"out", stack))
         self._free(stack[0])
-        return resized
 
     def _tensor(self, pixels: np.ndarray) -> c_void_p:
         """A tensor (1, C, H, W) over the memory of (H, W, C)."""

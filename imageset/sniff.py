@@ -43,7 +43,7 @@ _HINTS = (
 )
 
 
-def sniff(data: bytes) -> str:
+def sniff(data: bytes | memoryview) -> str:
     """Return Pillow's name of the format that the first bytes announce.
 
     That is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether the decoder of the
@@ -56,7 +56,8 @@ def sniff(data: bytes) -> str:
         return "JPEG"
     if not data:
         raise Rejected("empty", "0 bytes")
-    start = bytes(data[:64])
+    data = bytes(data)
+    start = data[:64]
     for name, found in (
         ("JPEG", len(data) < 5 and start[:2] == b"\xff\xd8"),
         ("PNG", start.startswith(b"\x89PNG\r\n\x1a\n")),

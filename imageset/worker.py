@@ -11,16 +11,19 @@ import resource
 import signal
 import struct
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import IO, Any
 
+from imageset.memory import keep_freed_memory
 from imageset.quality import Rejected
 
 LENGTH = struct.Struct("<Q")
 # Of memory a worker may take: the longest way, from palette with transparency to RGB, holds 16 bytes a pixel.
 BYTES_A_PIXEL, BYTES_BESIDES = 16, 768 << 20
 _is_worker = _is_limited = False
+_set_anew_from = 0.0  # of time.monotonic
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -63,11 +66,13 @@ def run(function: Callable[[Any], Any], items: list[Any], timeout_s: float) -> l
 def timer(seconds: float) -> None:
     """Let the kernel end this worker after so long (SIGALRM, default action), unless set anew; 0 sets it off.
 
-    That works even in the middle of a decoder's C code: a hang cannot outlive its parent. Where this process is no
-    worker nothing happens.
+    That works even in the middle of a decoder's C code: a hang cannot outlive its parent. It may take an eighth
+    longer, so that not every small picture costs a system call. Where this process is no worker nothing happens.
     """
-    if _is_worker:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    global _set_anew_from
+    if _is_worker and (not seconds or time.monotonic() >= _set_anew_from):
+        signal.setitimer(signal.ITIMER_REAL, seconds * 9 / 8)
+        _set_anew_from = time.monotonic() + seconds / 8 if seconds else 0.0
 
 
 def limit_memory(max_pixels: int) -> None:
@@ -92,6 +97,7 @@ def main() -> None:
     """Serve until the parent closes the pipe; what libraries print goes nowhere."""
     global _is_limited
     become_worker()
+    keep_freed_memory()
     _is_limited = sys.platform == "linux"  # elsewhere the limit is not kept, or counts otherwise
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -100,6 +106,8 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     questions = sys.stdin.buffer
+    import imageset.pixels  # noqa: F401  now, while the parent still imports what it needs
+
     while True:
         try:
             function, arguments = receive(questions)
