@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from imageset import executors
 from imageset.errors import EXIT_STATUS, UserError
 from imageset.memory import give_freed_memory_back
+from imageset.pool import ONE_THREAD
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,4 +61,5 @@ class _NoPandas:
 if __name__ == "__main__":  # not where `main` is called: this is for a whole process
     sys.meta_path.insert(0, _NoPandas())
     give_freed_memory_back()
+    os.environ.update(ONE_THREAD)  # before numpy is imported
     sys.exit(main())

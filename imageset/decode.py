@@ -171,7 +171,7 @@ def measure(data: bytes | memoryview, spec: DecodeSpec) -> tuple[np.ndarray, int
 
 
 def decode_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int]:
-    """Decode into `out`, uint8 (H, W, C), C-contiguous; return the picture's own width and height, as measure does.
+    """Decode into `out`, uint8 (H, W, C), C-contiguous; return the picture's own width and height as measure does.
 
     Raises:
         Rejected: as decode; `out` may hold anything then.

@@ -45,13 +45,11 @@ def jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
     return None
 
 
-def decode_jpeg(
-    data: bytes | memoryview, grey: bool, room: np.ndarray, at_least_px: int = 0
-) -> np.ndarray | None:
+def decode_jpeg(data: bytes | memoryview, grey: bool, room: np.ndarray, at_least_px: int = 0) -> np.ndarray | None:
     """uint8 (H, W, 1) for a grey picture, else (H, W, 3); None where the bytes are not sound.
 
-    The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder may
-    scale down by itself, to no less than twice that on either side.
+    The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder
+    may scale down by itself, to no less than twice that on either side.
     """
     from simplejpeg import decode_jpeg
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from imageset.ondisk import ROWS_AT_ONCE, taken
+from imageset.ondisk import id_words, taken
 from imageset.quality import HARMLESS, plain
 
 
@@ -50,11 +50,8 @@ def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
 
 
 def _unlike_others(image_ids: pa.ChunkedArray) -> np.ndarray:
-    """bool (N,): that no other has the same image_id; by hashes, so that it may be False without one."""
-    values = np.empty(len(image_ids), np.int64)
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        some = image_ids.slice(start, ROWS_AT_ONCE).to_pylist()
-        values[start : start + len(some)] = [hash(one) for one in some]
+    """bool (N,): that no other has the same image_id; by 64 bits of it, so that it may be False without one."""
+    values = id_words(image_ids)
     order = np.argsort(values)
     values = values[order]
     same = values[1:] == values[:-1]

@@ -32,7 +32,16 @@ from imageset.executors import open_executor
 from imageset.judge import Refusal, judge, num_harmful, reason_counts, worst
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
 from imageset.memory import trim
-from imageset.ondisk import ROWS_AT_ONCE, by_image_id, in_pieces, on_disk, taken, zeros
+from imageset.ondisk import (
+    ROWS_AT_ONCE,
+    by_image_id,
+    in_pieces,
+    on_disk,
+    strings,
+    taken,
+    text_of,
+    zeros,
+)
 from imageset.params import check_keys, load_section
 from imageset.pixels import Batch, Facts, carried, develop, develop_afar, headers, write_batch
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Crew, run_all
@@ -290,15 +299,15 @@ def dated(records: pa.Table, kept: np.ndarray, refused: list[Refusal]) -> np.nda
 
 def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
     """The split of every row."""
-    image_ids, groups, made = (rows[column].to_pylist() for column in ("image_id", "group", "split"))
-    return assign(image_ids, groups, made, rule, rows["since"].to_numpy())
+    image_ids, groups, made = (strings(rows[column]) for column in ("image_id", "group", "split"))
+    return assign(image_ids, groups, made, rule, rows["since"].to_numpy())  # type: ignore[arg-type]
 
 
 def place_all(rows: pa.Table, rule: SplitRule, ties: Ties) -> Iterator[list[str]]:
     """The splits of the rows, ROWS_AT_ONCE at a time."""
     source_splits = rows["split"].unique().to_pylist()
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        made = rows["split"].slice(start, ROWS_AT_ONCE).to_pylist()
+        made = strings(rows["split"].slice(start, ROWS_AT_ONCE))
         some = ties.places(start, len(made))
         yield assign(some.keys, some.source_groups, made, rule, some.times, source_splits)
 
@@ -503,7 +512,7 @@ def _batches(
 
 
 def _digests(image_ids: pa.ChunkedArray) -> list[bytes]:
-    digests = bytes.fromhex("".join(image_ids.to_pylist()))
+    digests = b"".join(bytes.fromhex(text_of(chunk).tobytes().decode()) for chunk in image_ids.chunks)
     return [digests[start : start + 32] for start in range(0, len(digests), 32)]
 
 
@@ -662,7 +671,14 @@ def make_manifest(
     borne_in: Counter[tuple[str, str]] = Counter()
     for batch in index.select(["label", "split"]).to_batches():
         positions, names = borne(batch["label"], multi_label)
-        borne_in.update(zip(batch["split"].take(pa.array(positions)).to_pylist(), names.to_pylist(), strict=True))
+        splits = batch["split"].take(pa.array(positions))
+        pairs = (
+            pa.table([splits, names], ["split", "label"])
+            .group_by(["split", "label"])
+            .aggregate([([], "count_all")])
+        )
+        for pair in pairs.to_pylist():
+            borne_in[pair["split"], pair["label"]] += pair["count_all"]
     classes = sorted({label for _, label in borne_in})
     mean, std = _statistics(index, spec)
     pictures = _counts(index["split"])

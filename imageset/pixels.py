@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -194,7 +194,8 @@ def look(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
 
 def _contents(batch: Batch) -> Iterator[bytes | memoryview]:
     """The bytes of each picture, never believed unseen, and good until the next are asked for."""
-    for image_id, data in zip(batch.image_ids, batch.contents or _read(batch), strict=True):
+    contents: Iterable[bytes | memoryview] = batch.contents or _read(batch)
+    for image_id, data in zip(batch.image_ids, contents, strict=True):
         if hashlib.sha256(data).digest() != image_id:
             raise _rotten(batch)
         yield data
@@ -214,7 +215,7 @@ def _read(batch: Batch) -> Iterator[memoryview]:
             while stop < len(batch) and batch.offsets[stop] + batch.sizes[stop] - start <= READ_BYTES:
                 end = batch.offsets[stop] + batch.sizes[stop]
                 stop += 1
-            view = memoryview(room_for(end - start, "reading"))
+            view = memoryview(room_for(end - start, "reading"))  # type: ignore[arg-type]
             _pread(descriptor, view, start)
             for one in range(first, stop):
                 offset = batch.offsets[one] - start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -210,10 +209,10 @@ def _sizes(index: pa.Table) -> str:
                 f"<tr><td class=name>{name} px</td><td class=n>{num:,}</td><td class=wide><div class=bar>"
                 f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>'
             )
-    common: Counter[tuple[int, int]] = Counter()
-    for batch in index.select(["width", "height"]).to_batches():
-        common.update(zip(batch["width"].to_pylist(), batch["height"].to_pylist(), strict=True))
-    shapes = ", ".join(f"{width} x {height} ({num:,})" for (width, height), num in common.most_common(5))
+    both = index["width"].to_numpy().astype(np.int64) << 32 | index["height"].to_numpy()
+    values, first, nums = np.unique(both, return_index=True, return_counts=True)
+    common = np.lexsort((first, -nums))[:5].tolist()
+    shapes = ", ".join(f"{values[one] >> 32} x {values[one] & 0xFFFFFFFF} ({nums[one]:,})" for one in common)
     return (
         f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
         f"<div class=card><table>{''.join(rows)}</table></div>"

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from imageset.decode import DecodeSpec
 from imageset.errors import UserError
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
-from imageset.ondisk import by_image_id, in_pieces
+from imageset.ondisk import by_image_id, in_pieces, text_of
 from imageset.split import SPLITS
 
 FORMAT = "convoy-imageset-1"
@@ -101,15 +101,8 @@ def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) ->
         lines = pc.binary_join_element_wise(  # type: ignore[attr-defined]
             batch["image_id"], batch["label"], batch["split"], ends, "\0"
         )
-        digest.update(_text(lines))
+        digest.update(text_of(lines))  # type: ignore[arg-type]
     return digest.hexdigest()
-
-
-def _text(lines: pa.StringArray) -> memoryview:
-    """All strings of an array, one after the other, in UTF-8."""
-    _, offsets, data = lines.buffers()
-    ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
-    return memoryview(data)[ends[0] : ends[-1]]
 
 
 class ImageStore:

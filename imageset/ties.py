@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from imageset.errors import UserError
 from imageset.judge import Refusal
 from imageset.near import alike, near_groups, tied_by
-from imageset.ondisk import id_words, in_pieces, taken
+from imageset.ondisk import id_words, in_pieces, strings, taken
 from imageset.quality import plain
 from imageset.split import SPLITS
 from imageset.store import shard_name
@@ -86,7 +86,7 @@ class Ties:
 
 
 def _lists(rows: pa.Table) -> tuple[list[str], list[str | None]]:
-    return rows["image_id"].to_pylist(), rows["group"].to_pylist()
+    return strings(rows["image_id"]), strings(rows["group"])  # type: ignore[return-value]
 
 
 def tie(rows: pa.Table, phashes: np.ndarray, max_bits: int | None, folder: Path) -> Ties:

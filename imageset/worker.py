@@ -105,7 +105,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    questions = sys.stdin.buffer
+    questions = os.fdopen(os.dup(0), "rb")
     import imageset.pixels  # noqa: F401  now, while the parent still imports what it needs
 
     while True:

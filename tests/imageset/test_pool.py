@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from imageset.decode import DecodeSpec
 from imageset.pool import Workers, decode_stream, map_stream
 from imageset.quality import Rejected
 from imageset.worker import limit_memory
+from tests.conftest import ROOT
 
 SPEC = DecodeSpec(8, 1, "stretch", "bilinear", 10**6)
 
@@ -57,6 +59,23 @@ def test_a_crash_and_a_hang_cost_one_picture_each() -> None:
         6: "timeout",
     }
     assert all(outcomes[n] == b"FINE" for n in range(9) if n not in (3, 6))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are not forked")
+def test_a_program_of_one_thread_forks_its_workers_and_what_dies_is_named_all_the_same() -> None:
+    script = (
+        "import os\n"
+        "from imageset.pool import ONE_THREAD, Forked, Workers, map_stream\n"
+        "os.environ.update(ONE_THREAD)\n"
+        "from tests.imageset.test_pool import act\n"
+        "with Workers(2) as pool:\n"
+        "    assert all(isinstance(one, Forked) for one in pool._idle)\n"
+        "    items = enumerate([b'fine', b'die', b'hang', b'fine'])\n"
+        "    for number, found in map_stream(items, act, crew=pool, timeout_s=0.5):\n"
+        "        print(number, getattr(found, 'reason', found))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["0 b'FINE'", "1 crashed", "2 timeout", "3 b'FINE'"], done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
