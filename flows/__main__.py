@@ -98,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
                          help="what runs the network; without it params.yaml says")  # fmt: skip
     predict.add_argument("--precision", choices=("auto", "fp32", "bf16", "int8"),
                          help="a faster one only if it agrees with fp32 on validation pictures")  # fmt: skip
+    monitor = command("monitor", "compare pictures with those that the model was trained on; train again if the "
+                      "policy says so")  # fmt: skip
+    monitor.add_argument("source", help="pictures, or a table that `convoy predict` wrote; only read")
+    monitor.add_argument("--pictures", metavar="SOURCE",
+                         help="of a table: its pictures; without them only the answers are compared")  # fmt: skip
+    monitor.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
+    monitor.add_argument("--all", action="store_true", help="pictures that were judged before, too")
     up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
@@ -188,7 +195,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
     """Call one flow. What is plainly wrong is said before a server is started for it."""
-    from flows.checks import check_prediction, check_run, check_source
+    from flows.checks import check_monitor, check_prediction, check_run, check_source
+    from flows.project import monitor_params
     from flows.server import prefect_api
 
     match arguments.command:
@@ -215,6 +223,13 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
                 from flows.promote import promote
 
                 print(promote(arguments.run_id, arguments.override))
+        case "monitor":
+            check_monitor(arguments.source, arguments.pictures)
+            monitor_params(project)
+            with prefect_api(project):
+                from flows.monitor import monitor
+
+                print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
         case "predict":
             check_prediction(arguments.source, arguments.out)
             with prefect_api(project):

@@ -79,3 +79,18 @@ def check_prediction(source: str, out: str) -> None:
         check_remote(source)
     else:
         open_pictures(source)
+
+
+def check_monitor(source: str, pictures: str | None) -> None:
+    """Raise UserError where there is nothing to compare."""
+    from flows.pictures import open_pictures
+    from flows.predict_rows import is_table
+    from imageset.remote import check_remote, is_remote
+
+    if pictures is not None and not is_table(source):
+        raise UserError(f"{source}: not a table that `convoy predict` wrote; --pictures belongs to such a table")
+    for one in [pictures] if is_table(source) else [source]:
+        if one is not None and is_remote(one):
+            check_remote(one)
+        elif one is not None:
+            open_pictures(one)

@@ -1,4 +1,4 @@
-"""The ledger: every decision about which model serves, one JSON line each, only ever added to.
+"""The ledger: every decision about which model serves or is to be trained, one JSON line each, only ever added to.
 
 `data/ledger.jsonl` lies where git can keep it. Each line names the SHA-256 of the line before it, so that a line
 changed later shows. A decision that moves aliases is written before they move (a write-ahead log), and `done` or
@@ -23,6 +23,7 @@ from imageset.errors import UserError
 
 LEDGER = Path("data/ledger.jsonl")
 DECISION, ROLLBACK, DONE, DROPPED = "decision", "rollback", "done", "dropped"
+RETRAIN, RETRAINED = "retrain", "retrained"  # begun because of drift, and what came of it; see flows.monitor
 MOVES = (DECISION, ROLLBACK)
 START = "0" * 64  # what the first line follows
 

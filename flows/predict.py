@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from prefect import flow, task
 from flows import console, moves, registry
 from flows.answers import Answers
 from flows.checks import check_prediction
-from flows.project import CACHE, NORMALIZED, dataset_name, find_project, stage_params
+from flows.monitor import Monitored, carry_out, compare
+from flows.project import CACHE, NORMALIZED, dataset_name, find_project, monitor_params, stage_params
 from flows.registry import Version
 from flows.retries import RETRIED
 from flows.review import write_review
@@ -47,6 +48,7 @@ class Predicted:
     num_rows: int
     num_errors: int
     num_abstained: int = 0
+    monitored: Monitored | None = None  # beside what the model was trained on, if that was asked for
 
     def __str__(self) -> str:
         return f"{self.out}: {self.num_rows:,} rows by {self.version}, {self.num_errors:,} of them errors"
@@ -97,11 +99,15 @@ def predict(
     check_prediction(source, out)
     version = find_model(model or dataset_name(project), project)
     params = stage_params(project, "predict")
+    monitor_params(project)  # what is wrong there is said before the work, not after it
     params |= {name: value for name, value in (("engine", engine), ("precision", precision)) if value}
     if executor:
         params["engine"] = "pytorch" if params["engine"] == "auto" else params["engine"]
     more = Extras(review, tag, in_place)
-    return answer(source, out, version, project, params, more, new_only, executor)
+    predicted = answer(source, out, version, project, params, more, new_only, executor)
+    if predicted.monitored is not None:
+        carry_out(predicted.monitored, project)
+    return predicted
 
 
 @task(**RETRIED)
@@ -141,7 +147,27 @@ def answer(
     logger.info("predict: %s tags %s pictures%s", version, f"{len(pictures):,}", again)
     with open_cluster(executor) as cluster, console.progress("predict", logger) as progress:
         answers = Answers(bundle, engine, version, params, found["seen"], cluster=cluster)
-        return write_all(answers, pictures, Path(out), project, more, new_only, progress)
+        predicted, counts = write_all(answers, pictures, Path(out), project, more, new_only, progress)
+    if not stage_params(project, "monitor")["after_predict"]:
+        return predicted
+    rows = answers.parts(project / PARTS).rows(counts.names)
+    return replace(predicted, monitored=look_at(source, rows, pictures, bundle, version, project))
+
+
+def look_at(
+    source: str,
+    rows: Iterable[dict[str, Any]],
+    pictures: Pictures,
+    bundle: Bundle,
+    version: Version,
+    project: Path,
+) -> Monitored | None:
+    """Whether the pictures look like those of the training; that this cannot be said is no reason to fail."""
+    try:
+        return compare(source, rows, pictures, bundle, version, project)
+    except UserError as error:
+        logger.warning("monitor: %s", error)
+        return None
 
 
 def write_all(
@@ -152,7 +178,7 @@ def write_all(
     more: Extras,
     new_only: bool,
     progress: Progress,
-) -> Predicted:
+) -> tuple[Predicted, Counts]:
     """The table, its summary, and what is made beside it."""
     parts = answers.parts(project / PARTS)
     with parts.alone(wait=_say_who_is_at_it):
@@ -165,7 +191,8 @@ def write_all(
         logger.info("predict: %s rows in %s, %s of them errors", rows, out, errors)
         publish(out, counts, answers, parts, pictures)
         make_more(more, out, counts, answers, parts, pictures)
-    return Predicted(out, answers.version, counts.num_rows, counts.num_errors, counts.num_abstained)
+    written = Predicted(out, answers.version, counts.num_rows, counts.num_errors, counts.num_abstained)
+    return written, counts
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -35,6 +36,16 @@ KNOWN: dict[str, dict[str, Any]] = {
         "precision": str,
         "min_agreement": (int, float),
         "max_accuracy_loss": (int, float),
+    },
+    "monitor": {
+        "after_predict": bool,
+        "pictures": int,
+        "min_pictures": int,
+        "alpha": float,
+        "permutations": int,
+        "seed": int,
+        "shown": int,
+        "retrain": {"enabled": bool, "batches_in_a_row": int, "cooldown_hours": float, "max_per_30_days": int},
     },
 }
 
@@ -111,4 +122,32 @@ def promotion_params(project: Path) -> dict[str, Any]:
         raise UserError(f"{project / PARAMS}: promote.confidence is {params['confidence']:g}; give 0.5 to 0.999")
     if params["resamples"] < 100:
         raise UserError(f"{project / PARAMS}: promote.resamples is {params['resamples']}; give 100 or more")
+    return params
+
+
+def monitor_params(project: Path) -> dict[str, Any]:
+    """How batches are compared with what a model was trained on.
+
+    Raises:
+        UserError: as `stage_params`, or a number out of its range.
+    """
+    from lightning_modules.drift import MOST_CHECKS
+
+    params = stage_params(project, "monitor")
+    where = f"{project / PARAMS}: monitor"
+    least = {"pictures": params["min_pictures"], "min_pictures": 10, "seed": 0, "shown": 0}
+    for name, smallest in least.items():
+        if params[name] < smallest:
+            raise UserError(f"{where}.{name} is {params[name]}; give {smallest} or more")
+    if not 0 < params["alpha"] <= 0.1:
+        raise UserError(f"{where}.alpha is {params['alpha']:g}; give a chance above 0, at most 0.1")
+    needed = math.ceil(MOST_CHECKS / params["alpha"])
+    if params["permutations"] + 1 < needed:
+        raise UserError(
+            f"{where}.permutations is {params['permutations']}: too few to show alpha in {MOST_CHECKS} "
+            f"comparisons; give {needed} or more"
+        )
+    for name, smallest in {"batches_in_a_row": 1, "cooldown_hours": 0, "max_per_30_days": 0}.items():
+        if params["retrain"][name] < smallest:
+            raise UserError(f"{where}.retrain.{name} is {params['retrain'][name]:g}; give {smallest} or more")
     return params

@@ -31,7 +31,7 @@ def markdown(
     lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
     lines += [f"| {name} | {num:,} |" for name, num in states.items()]
-    lines += [f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in facts.items()]
+    lines += [f"| {name.replace('_', ' ')} | {cell(value)} |" for name, value in facts.items()]
     lines += ["", *_histogram(counts), *_least_sure(rows, pictures, spec)]
     return "\n".join(lines) + "\n"
 
@@ -42,7 +42,7 @@ def _histogram(counts: Counts) -> list[str]:
         return []
     most = shown[0][1]
     lines = ["## Labels", "", "| label | pictures | |", "| --- | ---: | --- |"]
-    lines += [f"| {_cell(name)} | {num:,} | {'█' * max(1, round(BAR * num / most))} |" for name, num in shown]
+    lines += [f"| {cell(name)} | {num:,} | {'█' * max(1, round(BAR * num / most))} |" for name, num in shown]
     left = len(counts.classes) - len(shown)
     return [*lines, *([f"| and {left:,} more | | |"] if left else []), ""]
 
@@ -54,10 +54,10 @@ def _least_sure(rows: Iterable[dict[str, Any]], pictures: Pictures, spec: Decode
     images = _thumbnails(pictures, {row["uri"]: row["image_id"] for row in unsure}, spec)
     lines = ["## Least sure", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
     for row in sorted(unsure, key=margin):
-        best = [f"{_cell(one['label'])} {one['probability']:.2f}" for one in row["top_k"][:2]]
+        best = [f"{cell(one['label'])} {one['probability']:.2f}" for one in row["top_k"][:2]]
         image = images.get(row["uri"])
         shown = f"![]({image})" if image else ""
-        lines.append(f"| {shown} | {_cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
+        lines.append(f"| {shown} | {cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
     return lines
 
 
@@ -84,6 +84,6 @@ def _data_uri(image: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text for a cell of a Markdown table: nothing in it is markup."""
     return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "\\`")

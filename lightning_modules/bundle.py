@@ -2,7 +2,9 @@
 
 `weights.safetensors` holds the network's weights, `bundle.json` the network's class and arguments, the classes
 by name, how pictures are decoded and normalized, how sure it is, and from which data, code and environment it is.
-It names the digest of the weights and of its own content; both are checked on loading, and nothing is unpickled.
+`reference.safetensors` says what the validation pictures look like to it (see `reference`).
+`bundle.json` names the digests of the other two and of its own content; all are checked on loading, and nothing is
+unpickled.
 """
 
 import hashlib
@@ -17,12 +19,16 @@ from imageset.atomic import write_bytes
 from imageset.decode import DecodeSpec
 from imageset.errors import UserError
 from lightning_modules import several
+from lightning_modules.reference import REFERENCE
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from lightning_modules.reference import Sample
+
 WEIGHTS, MANIFEST = "weights.safetensors", "bundle.json"
+REFERENCE_SHA256 = "reference_sha256"  # in the manifest; a bundle that was written before there was one has none
 FORMAT = 2  # 1 had no digest of the manifest
 
 
@@ -79,11 +85,12 @@ class BundleInfo:
 @dataclass(frozen=True)
 class Bundle:
     """A network with all it needs; `network` is in evaluation mode and returns logits, `digest` is the SHA-256 of
-    the manifest's content, the digest of the weights included."""
+    the manifest's content, the digest of the weights included; `reference` is what `reference.Sample` reads."""
 
     info: BundleInfo
     network: "nn.Module"
     digest: str
+    reference: bytes | None = None
 
     @property
     def spec(self) -> DecodeSpec:
@@ -111,11 +118,12 @@ class Bundle:
                 f"{folder / WEIGHTS}: the weights do not fit {info.network['class_path']}; "
                 "was its code changed since? train again with `dvc repro -f train`"
             ) from error
-        return cls(info, network.eval(), digest)
+        reference = folder / REFERENCE
+        return cls(info, network.eval(), digest, _read(reference) if reference.exists() else None)
 
 
 def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
-    """The words of a bundle and its digest, once both digests are found right. Needs no PyTorch.
+    """The words of a bundle and its digest, once all digests are found right. Needs no PyTorch.
 
     Raises:
         UserError: the folder is no bundle, or not the one that was saved.
@@ -124,6 +132,7 @@ def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
     weights = folder / WEIGHTS
     if hashlib.sha256(_read(weights)).hexdigest() != manifest["weights_sha256"]:
         raise UserError(f"{weights}: these are not the weights that {MANIFEST} names; get the bundle again")
+    _check_reference(folder / REFERENCE, manifest.get(REFERENCE_SHA256))
     words = {name: _tuples(value) for name, value in manifest["info"].items()}
     unknown = sorted(words.keys() - {field.name for field in fields(BundleInfo)})
     if unknown:
@@ -137,18 +146,24 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module") -> None:
+def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module", reference: "Sample | None" = None) -> None:
     """Write a bundle into an existing folder; the manifest last."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     weights = save(state)
     write_bytes(folder / WEIGHTS, weights)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": asdict(info),
     }
+    if reference is None:
+        (folder / REFERENCE).unlink(missing_ok=True)
+    else:
+        kept = reference.to_bytes()
+        write_bytes(folder / REFERENCE, kept)
+        manifest[REFERENCE_SHA256] = hashlib.sha256(kept).hexdigest()
     manifest["sha256"] = manifest_digest(manifest)
     write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
@@ -228,6 +243,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] > 1 and manifest.get("sha256") != manifest_digest(manifest):
         raise UserError(f"{path}: was changed after it was written; get the bundle again")
     return manifest
+
+
+def _check_reference(path: Path, named: str | None) -> None:
+    there = path.exists()
+    if named is None and not there:
+        return
+    if named is None or hashlib.sha256(_read(path)).hexdigest() != named:
+        raise UserError(f"{path}: this is not the reference that {MANIFEST} names; get the bundle again")
 
 
 def _read(path: Path) -> bytes:

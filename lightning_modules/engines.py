@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from imageset.atomic import replacing_folder
+from imageset.errors import UserError
 from imageset.pool import num_cpus
 from lightning_modules.bundle import Bundle
 from lightning_modules.classifier import Normalize
+from lightning_modules.networks.weights import head_of
 
 if TYPE_CHECKING:
     from imageset.store import StoreSplit
@@ -169,23 +171,41 @@ class OpenVinoEngine:
         return ThreadPoolExecutor(self.num_streams)
 
 
-@torch.inference_mode()
-def embed(bundle: Bundle, images: np.ndarray) -> np.ndarray:
-    """What the network's last linear layer sees, each of length 1: uint8 (N, H, W, C) -> float32 (N, features).
+class Features:
+    """A bundle's network, and what its last layer sees; without a layer that gives the logits, the logits."""
 
-    A network without such a layer gives its logits.
-    """
-    whole = Whole(bundle).cpu().eval()
-    seen: list[Tensor] = []
-    layers = [module for module in bundle.network.modules() if isinstance(module, nn.Linear)]
-    hook = layers[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])) if layers else None
-    try:
-        logits = whole(torch.from_numpy(np.require(images, requirements="W")))
-    finally:
-        if hook is not None:
-            hook.remove()
-    vectors = (seen[-1] if seen else logits).flatten(1).float()
-    return torch.nn.functional.normalize(vectors).numpy()
+    def __init__(self, bundle: Bundle) -> None:
+        self.engine = PyTorchEngine(bundle)
+        network = bundle.network
+        try:
+            self.head: nn.Module | None = network.get_submodule(head_of(network, len(bundle.info.classes)))
+        except UserError:
+            self.head = None
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, H, W, C) -> float32 (N, features) and logits (N, num_classes).
+
+        Where the last layer is a convolution, its input is averaged over all places.
+        """
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if self.head else None
+        try:
+            logits = self.engine.logits(images)
+        finally:
+            if hook is not None:
+                hook.remove()
+        if not seen:
+            return logits, logits
+        vectors = seen[-1].float()
+        vectors = vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors.flatten(1)
+        return vectors.cpu().numpy(), logits
+
+
+def embed(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """What the network's last layer sees, each of length 1: uint8 (N, H, W, C) -> float32 (N, features)."""
+    vectors, _ = Features(bundle)(images)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12))
 
 
 # ---- what there is here ----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.networks.named import for_pictures
 from lightning_modules.networks.weights import read
 from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
+from lightning_modules.reference import make_reference
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
 from lightning_modules.several import fit_thresholds
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 CODE = (
     "augment", "calibration", "callbacks", "checkpoints", "classifier", "datamodule", "fit", "networks/by_name",
     "networks/convnet", "networks/lenet", "networks/named", "networks/speednet", "networks/timm_by_name",
-    "networks/weights", "scoring", "several",
+    "networks/weights", "reference", "scoring", "several",
 )  # fmt: skip
 NUM_WHITENED = 2048  # pictures that a first layer is computed from, see networks.speednet
-WITHOUT_EFFECT = {"checkpoint_every_min", "data.cache"}  # on the result: an unfinished training goes on
+WITHOUT_EFFECT = {"checkpoint_every_min", "data.cache", "reference_pictures"}  # an unfinished training goes on
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")  # as torch says it
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
@@ -115,6 +116,10 @@ def fit(project: Path) -> None:
     keep_large_blocks()
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = plain(cli.config)
+    if config["reference_pictures"] < 1:
+        raise UserError(
+            f"params.yaml: train: reference_pictures is {config['reference_pictures']}; give 1 or more"
+        )
     store: ImageStore = cli.datamodule.store
     prepare(cli, config, store, project)
 
@@ -310,7 +315,8 @@ def finish(
     info = replace(info, **calibrated(Bundle(info, cli.model.served, ""), store, config))
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
-    save_bundle(output, info, cli.model.served)
+    reference = make_reference(Bundle(info, cli.model.served, ""), store, config["reference_pictures"])
+    save_bundle(output, info, cli.model.served, reference)
     write_history(output / "history.csv", curves)
     model_uri = log_model(run, output, info, store)
     run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])

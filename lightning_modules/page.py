@@ -28,6 +28,12 @@ max-width:192px}figcaption{overflow-wrap:anywhere;margin-top:2px}
 .bars span{overflow-wrap:anywhere}.bars div{background:var(--bar);height:14px;min-width:1px;border-radius:2px}
 .bars b{font-weight:400;font-variant-numeric:tabular-nums}
 .big{font-size:26px;font-weight:600}
+table.facts{border-collapse:collapse;width:100%;font-size:14px}.facts td,.facts th{text-align:left;
+vertical-align:top;padding:5px 8px 5px 0;border-top:1px solid var(--rule)}
+.facts th{color:var(--soft);font-weight:400}
+.facts td:not(:last-child){font-variant-numeric:tabular-nums}.facts .yes{font-weight:600}
+svg{display:block;width:100%;max-width:420px;height:auto}svg .before{fill:var(--soft);opacity:.35}
+svg .now{fill:none;stroke:var(--bar);stroke-width:2}svg text{fill:var(--soft);font-size:11px}
 """
 
 
@@ -48,12 +54,13 @@ def section(title: str, sentence: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2><p>{escape(plain(sentence))}</p>{''.join(parts)}</section>"
 
 
-def figure(png: bytes, caption: str, curve: bool = False) -> str:
-    """A picture with a line under it."""
-    data = base64.b64encode(png).decode()
+def figure(picture: bytes, caption: str, curve: bool = False) -> str:
+    """A picture, a PNG or a JPEG file, with a line under it."""
+    data = base64.b64encode(picture).decode()
     style = " class=curve" if curve else ""
     text = escape(plain(caption))
-    image = f'<img{style} alt="{text}" src="data:image/png;base64,{data}">'
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    image = f'<img{style} alt="{text}" src="data:image/{kind};base64,{data}">'
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
@@ -95,3 +102,41 @@ def bars(values: Sequence[tuple[str, float]]) -> str:
         for name, value in values
     )
     return f"<div class=bars>{''.join(lines)}</div>"
+
+
+def facts(head: Sequence[str], lines: Iterable[tuple[Sequence[str], bool]]) -> str:
+    """A table of short texts; a line that is marked stands out."""
+    rows = "".join(
+        f"<tr{' class=yes' if marked else ''}>{''.join(f'<td>{escape(plain(cell))}</td>' for cell in cells)}</tr>"
+        for cells, marked in lines
+    )
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f'<table class="facts"><tr>{names}</tr>{rows}</table>'
+
+
+def histograms(before: np.ndarray, now: np.ndarray, edges: tuple[str, str]) -> str:
+    """Two histograms over each other: grey areas under a coloured line, each as high as its highest bin.
+
+    Args:
+        before, now: shares (bins,) of the same bins.
+        edges: what stands under the first and the last bin.
+    """
+    width, height, bottom = 320, 90, 84
+    step = width / len(before)
+
+    def y(value: float, of: np.ndarray) -> float:
+        return bottom - 76 * value / max(float(of.max()), 1e-12)
+
+    areas = "".join(
+        f'<rect class=before x="{i * step:.1f}" y="{y(value, before):.1f}" width="{step:.1f}" '
+        f'height="{bottom - y(value, before):.1f}"/>'
+        for i, value in enumerate(before.tolist())
+    )
+    line = " ".join(
+        f"{x:.1f},{y(value, now):.1f}" for i, value in enumerate(now.tolist()) for x in (i * step, (i + 1) * step)
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height + 12}" role="img">{areas}<polyline class=now points="{line}"/>'
+        f'<text x="0" y="{height + 9}">{escape(edges[0])}</text>'
+        f'<text x="{width}" y="{height + 9}" text-anchor="end">{escape(edges[1])}</text></svg>'
+    )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from imageset.store import ImageStore
 from lightning_modules.bundle import MANIFEST, WEIGHTS, BundleInfo
+from lightning_modules.reference import REFERENCE
 from lightning_modules.tracking import TrackedRun
 
 REQUIRED = ("jsonargparse", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pytorch-lightning", "pyyaml",
@@ -54,8 +55,9 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
         run.client.log_artifact(run.run_id, str(seen), Path(SEEN).parent.name)
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        for name in (WEIGHTS, MANIFEST):
-            shutil.copy2(bundle / name, folder / name)
+        for name in (WEIGHTS, MANIFEST, REFERENCE):
+            if (bundle / name).exists():
+                shutil.copy2(bundle / name, folder / name)
         with mlflow.start_run(run_id=run.run_id):
             logged: Any = mlflow.pyfunc.log_model(
                 name="classifier",

@@ -1,0 +1,280 @@
+"""Real pictures arrive at a real model: as before, and not as before."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from flows import batches, ledger, registry
+from flows.policy import CLEAN, DRIFTED, Policy, decide
+from flows.project import monitor_params
+from imageset.errors import UserError
+from lightning_modules.bundle import Bundle
+from lightning_modules.drift import Rules, judge
+from lightning_modules.reference import Sample, observe
+from tests.conftest import ROOT
+from tests.flows.watched import Watched, blurred, make_watched, other_camera, serve
+from tests.lightning_modules.conftest import set_params
+
+BATCH = 100  # pictures
+SHIFTS = {"blur": blurred, "camera": other_camera}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, empty_mlflow_db) -> Watched:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return make_watched(tmp_path_factory.mktemp("watched"), empty_mlflow_db)
+
+
+@pytest.fixture
+def project(watched, tmp_path, monkeypatch) -> Path:
+    """A copy of the project, to work in."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "project"
+    shutil.copytree(watched.project, folder, ignore=shutil.ignore_patterns("raw", ".cache"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write(folder: Path, files: list[bytes]) -> str:
+    """An inbox."""
+    folder.mkdir()
+    for number, data in enumerate(files):
+        (folder / f"{folder.name}-{number:03d}.png").write_bytes(data)
+    return str(folder)
+
+
+# ---- the numbers -----------------------------------------------------------------------------------------------
+
+
+class Seen:
+    """What the model sees of pictures, computed once."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.bundle = Bundle.load(watched.project / "data/models/classifier")
+        self.reference = Sample.from_bytes(self.bundle.reference)
+        params = yaml.safe_load((watched.project / "params.yaml").read_text())["monitor"]
+        self.rules = Rules(params["alpha"], params["permutations"], params["seed"])
+        self.policy = Policy(**{**params["retrain"], "enabled": True})
+
+    def columns(self, files: list[bytes]) -> dict[str, np.ndarray]:
+        from imageset.decode import decode
+
+        images = np.stack([decode(data, self.bundle.spec) for data in files])
+        return observe(self.bundle, np.array_split(images, max(1, len(images) // 64)))
+
+    def state(self, columns: dict[str, np.ndarray], chosen: np.ndarray) -> str:
+        rows = {name: values[chosen] for name, values in columns.items()}
+        sides = np.full(len(chosen), self.reference.short_side_px[0])
+        batch = Sample(rejected=np.array([0, len(chosen)]), short_side_px=sides, **rows)
+        found = judge(self.reference, batch, self.rules, self.bundle.info.classes, self.bundle.info.abstain_below)
+        return DRIFTED if found.drifted else CLEAN
+
+
+@pytest.fixture(scope="module")
+def seen(watched) -> Seen:
+    return Seen(watched)
+
+
+def follow(policy: Policy, states: list[str]) -> list[int]:
+    """One batch an hour: the numbers of those after which a retrain begins."""
+    begun: list[datetime] = []
+    start, found = datetime(2026, 3, 1, tzinfo=UTC), []
+    for hour in range(len(states)):
+        now = start + timedelta(hours=hour)
+        if decide(policy, [{"state": state} for state in states[: hour + 1]], begun, now).retrain:
+            begun.append(now)
+            found.append(hour)
+    return found
+
+
+def test_fifty_clean_batches_trigger_nothing(watched, seen):
+    columns = seen.columns(watched.known)
+    draws = np.random.default_rng(0)
+    order = np.arange(len(watched.known))
+    if len(order) < 50 * BATCH:  # the digits: batches share pictures
+        order = np.concatenate([draws.permutation(order)[:BATCH] for _ in range(50)])
+    states = [seen.state(columns, order[i * BATCH : (i + 1) * BATCH]) for i in range(50)]
+    assert states == [CLEAN] * 50
+    assert follow(seen.policy, states) == []
+
+
+@pytest.mark.parametrize("shift", ["blur", "camera", "new class"])
+def test_a_shift_is_caught_within_two_batches_and_trains_once(watched, seen, shift):
+    clean, num = watched.known[: 3 * BATCH], 6 * BATCH
+    if shift == "new class":
+        files = [watched.unknown[i % len(watched.unknown)] for i in range(num)]
+    else:
+        files = [SHIFTS[shift](watched.known[i % len(watched.known)]) for i in range(3 * BATCH, 3 * BATCH + num)]
+    columns = seen.columns(clean + files)
+    states = [seen.state(columns, np.arange(i * BATCH, (i + 1) * BATCH)) for i in range(9)]
+    assert states[:3] == [CLEAN] * 3
+    assert DRIFTED in states[3:5]
+    assert states[4:] == [DRIFTED] * 5
+    assert follow(seen.policy, states) == [4]  # the second in a row; then it cools down
+
+
+# ---- the flow --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retrains(monkeypatch) -> list[str | None]:
+    """What the pipeline was called with, in its place."""
+    from flows import pipeline
+
+    calls: list[str | None] = []
+    monkeypatch.setattr(pipeline, "pipeline", lambda source: calls.append(source) or "version 2 serves")
+    return calls
+
+
+def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_server, retrains, tmp_path):
+    from flows.monitor import monitor
+
+    set_params(project, monitor__retrain__enabled=True)
+    clean = monitor(write(tmp_path / "monday", watched.known[:80]))
+    assert (clean.drifted, clean.retrain) == (False, None)
+    days = [write(tmp_path / day, [blurred(data) for data in watched.known[start : start + 80]])
+            for day, start in (("tuesday", 80), ("wednesday", 160), ("thursday", 240))]  # fmt: skip
+    found = [monitor(day) for day in days]
+    assert [one.drifted for one in found] == [True, True, True]
+    assert [one.line["retrain"] for one in found] == [False, True, False]
+    assert found[0].line["why"] == "1 of 2 drifted batches in a row"
+    assert found[2].line["why"].startswith("the last retrain cools down until")
+    assert retrains == [None]
+    assert [monitor(day).new for day in days] == [False, False, False]  # nothing is judged, or trained, twice
+    assert retrains == [None]
+
+    lines = batches.read(project)
+    assert [line["state"] for line in lines] == [CLEAN, DRIFTED, DRIFTED, DRIFTED]
+    begun, done = [one for one in ledger.read(project) if one["event"].startswith("retrain")]
+    assert (begun["event"], begun["batch"], begun["reason"]) == (
+        "retrain", found[1].line["batch"], "2 drifted batches in a row",
+    )  # fmt: skip
+    assert (done["event"], done["of"], done["reason"]) == ("retrained", begun["number"], "version 2 serves")
+
+    page = (project / lines[1]["page"]).read_text()
+    assert page.count("data:image/png;base64,") == 24 and "tuesday-0" in page
+    assert "<script" not in page and "http" not in page
+    run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
+    kept = [Path(one.path).stem for one in registry.connect(project).list_artifacts(run, "drift")]
+    assert sorted(kept) == sorted(line["batch"] for line in lines[1:])
+    assert "| **features** |" in prefect_page()
+    assert events(lines[1]["batch"]) == 1
+
+
+def prefect_page() -> str:
+    from prefect.artifacts import Artifact
+
+    return str(Artifact.get("drift").data)
+
+
+def events(batch: str) -> int:
+    """How many events about a batch Prefect's server has."""
+    import time
+
+    import httpx
+    from prefect.events.worker import EventsWorker
+    from prefect.settings import PREFECT_API_URL
+
+    EventsWorker.drain_all(timeout=10)
+    body = {"filter": {"event": {"name": ["convoy.drift.detected"]}}, "limit": 50}
+    for _ in range(100):  # the server stores them a moment later
+        found = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json=body).json()["events"]
+        num = sum(one["payload"]["batch"] == batch for one in found)
+        if num:
+            return num
+        time.sleep(0.2)
+    return 0
+
+
+def test_a_prediction_is_compared_as_it_is_made_and_only_by_what_is_new(
+    watched, project, prefect_server, tmp_path
+):
+    from flows.monitor import monitor
+    from flows.predict import predict
+
+    inbox = tmp_path / "inbox"
+    write(inbox, [*watched.known[:60], b"no picture"])
+    first = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
+    assert (first.line["state"], first.line["num_pictures"], first.line["num_rejected"]) == (CLEAN, 61, 1)
+    again = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
+    assert again.line is None and not again.drifted
+    for number, data in enumerate(watched.known[60:90]):
+        (inbox / f"few-{number}.png").write_bytes(other_camera(data))
+    few = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
+    assert (few.line["state"], few.line["num_pictures"], few.line["page"]) == ("too small", 30, None)
+    assert "30 pictures are too few to judge, 50 are needed" in str(few)
+    for number, data in enumerate(watched.known[90:120]):
+        (inbox / f"more-{number}.png").write_bytes(other_camera(data))
+    more = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
+    assert (more.line["state"], more.line["num_pictures"]) == (DRIFTED, 60)  # the few had waited
+
+    table = str(tmp_path / "out.parquet")
+    assert pq.read_table(table).num_rows == 121
+    assert str(monitor(table)).endswith("every picture was judged before; --all judges them again")
+    alone = monitor(table, everything=True)
+    names = {check["name"] for check in alone.line["checks"]}
+    assert names == {"classes", "confidence", "rejected", "abstained"} and alone.line["num_pictures"] == 121
+    whole = monitor(table, str(inbox), everything=True)
+    assert not whole.new  # the same pictures under the same rules
+
+
+def test_a_model_without_a_reference_says_so_and_predicts_all_the_same(watched, project, prefect_server, tmp_path):
+    from flows.monitor import monitor
+    from flows.predict import predict
+
+    serve_without_reference(project)
+    inbox = write(tmp_path / "inbox", watched.known[:60])
+    assert predict(inbox, str(tmp_path / "out.parquet"), engine="pytorch").monitored is None
+    with pytest.raises(UserError, match="has no reference to compare pictures with; train a new one"):
+        monitor(inbox)
+
+
+def serve_without_reference(project: Path) -> None:
+    """Another version of the model, as they were before bundles had a reference."""
+    from imageset.store import ImageStore
+    from lightning_modules.bundle import save_bundle
+    from lightning_modules.registered import log_model
+    from lightning_modules.tracking import TrackedRun, connect, experiment_id
+
+    folder = project / "data/models/classifier"
+    bundle = Bundle.load(folder)
+    save_bundle(folder, bundle.info, bundle.network)
+    client = connect(project)
+    run = TrackedRun.open(client, experiment_id(client, "source", project), None, "without", {})
+    uri = log_model(run, folder, bundle.info, ImageStore.open(project / "data/normalized"))
+    run.close("FINISHED")
+    note = {"run_id": run.run_id, "model_uri": uri, "dataset": bundle.info.dataset}
+    (folder / "run.json").write_text(json.dumps(note))
+    serve(project)
+
+
+def test_a_reference_that_was_changed_is_not_used(watched, tmp_path):
+    folder = shutil.copytree(watched.project / "data/models/classifier", tmp_path / "bundle")
+    data = bytearray((folder / "reference.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "reference.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=r"this is not the reference that bundle\.json names"):
+        Bundle.load(folder)
+
+
+def test_wrong_settings_are_named(project):
+    for name, value, message in (
+        ("permutations", 999, "monitor.permutations is 999: too few to show alpha in 8 comparisons; give 8000"),
+        ("alpha", 0.0, "monitor.alpha is 0; give a chance above 0"),
+        ("pictures", 10, "monitor.pictures is 10; give 50 or more"),
+        ("retrain__cooldown_hours", -1, "monitor.retrain.cooldown_hours is -1; give 0 or more"),
+    ):
+        set_params(project, **{f"monitor__{name}": value})
+        with pytest.raises(UserError, match=message):
+            monitor_params(project)
+        shutil.copy(ROOT / "params.yaml", project)
+    set_params(project, monitor__retrain__cooldown=3)
+    with pytest.raises(UserError, match="unknown key 'cooldown'; did you mean 'cooldown_hours'"):
+        monitor_params(project)
