@@ -13,19 +13,26 @@ import pyarrow.parquet as pq
 
 from imageset.decode import DECODER_VERSION, DecodeSpec
 from imageset.errors import UserError
+from imageset.ondisk import id_words
 from imageset.pixels import Facts
 from imageset.store import HEADER_BYTES, LEAKS, REJECTED, ImageStore, read_index, shard_name
 
+# Of the index: what is taken over, and what ImageStore.open compares with the manifest.
+COLUMNS = (
+    *("image_id", "shard", "row", "label", "split"),
+    *("width", "height", "phash", "sums", "square_sums"),
+)
 # Refusals that another look at the same bytes would not change ("unsupported" may: a decoder was installed).
 _LASTING = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb"})
 
 
-def _known(store: ImageStore) -> pa.Table:
-    """The index, and what was dropped as a leak: its pixels lie in the shards too."""
-    if not (store.path / LEAKS).is_file():
-        return store.index
-    both = pa.concat_tables([store.index, read_index(store.path / LEAKS)])
-    return both.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
+def _open(path: Path) -> ImageStore:
+    """The dataset with what is wanted of its index, and of leaks.parquet: those pixels lie in the shards too."""
+    store = ImageStore.open(path, COLUMNS)
+    if (path / LEAKS).is_file():
+        both = pa.concat_tables([store.index, read_index(path / LEAKS, COLUMNS)])
+        store.index = both.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
+    return store
 
 
 class Earlier:
@@ -36,9 +43,8 @@ class Earlier:
         self._refused: dict[str, tuple[str, str]] = {}
         if store is None:
             return
-        self._index = index = _known(store)
-        self._image_ids = index["image_id"].combine_chunks()
-        self._shards, self._rows = index["shard"].to_numpy(), index["row"].to_numpy()
+        self._index = store.index
+        self._shards, self._rows = (self._index[column].to_numpy() for column in ("shard", "row"))
         for row in pq.ParquetFile(store.path / REJECTED).read().to_pylist():
             if row["image_id"] is not None and row["reason"] in _LASTING:
                 self._refused[row["image_id"]] = row["reason"], row["detail"]
@@ -47,7 +53,7 @@ class Earlier:
     def find(cls, path: str | Path, spec: DecodeSpec) -> Earlier:
         """What can be taken over from the dataset at `path`; nothing where it is broken or decoded otherwise."""
         try:
-            store = ImageStore.open(path)
+            store = _open(Path(path))
             if store.spec != spec or store.manifest.get("decoder") != DECODER_VERSION:
                 return cls(None, spec)
             return cls(store, spec)
@@ -56,10 +62,16 @@ class Earlier:
 
     def find_rows(self, image_ids: pa.ChunkedArray) -> np.ndarray:
         """int64 (N,): number of each picture's row in the earlier index, -1 where it is new."""
-        if self._store is None:
+        if self._store is None or not len(self._index):
             return np.full(len(image_ids), -1, np.int64)
-        found = pc.index_in(image_ids, value_set=self._image_ids)  # type: ignore[attr-defined]
-        return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
+        mine = id_words(self._index["image_id"])
+        order = np.argsort(mine)
+        places = np.searchsorted(mine, id_words(image_ids), sorter=order)
+        rows = order[np.minimum(places, len(order) - 1)]
+        same = np.ones(len(rows), bool)
+        for word in range(4):
+            same &= id_words(self._index["image_id"], word)[rows] == id_words(image_ids, word)
+        return np.where(same, rows, -1)
 
     def refusals(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
         """(position, (reason, detail)) of the pictures that were refused earlier."""
@@ -86,8 +98,10 @@ class Earlier:
         if self._store is None or len(rows) == 0:
             return False
         number = int(self._shards[rows[0]])
-        whole = np.flatnonzero(self._shards == number)
-        if len(whole) != len(rows) or (whole != rows).any() or (self._rows[rows] != np.arange(len(rows))).any():
+        first, end = np.searchsorted(self._shards, [number, number + 1])  # the index is in the shards' order
+        if end - first != len(rows) or (rows != np.arange(first, end)).any():
+            return False
+        if (self._rows[rows] != np.arange(len(rows))).any():
             return False
         source = self._store.path / shard_name(number)
         if len(self._store.shard(number)) != len(rows) or source.is_symlink():

@@ -416,7 +416,11 @@ def write_pixels(work: Work, rows: pa.Table, refused: list[Refusal]) -> tuple[pa
     plan = _plan(rows, work.spec)
     facts = _facts_on_disk(len(rows), work.spec.channels, work.folder)
     work.progress.begin(total=len(rows))
-    to_decode = [_prepare(work, number, rows, some, facts) for number, some in enumerate(plan)]
+    known = work.earlier.find_rows(rows["image_id"])
+    facts.refused.update(work.earlier.refusals(rows["image_id"]))
+    over = np.flatnonzero(known >= 0)
+    facts.put(over, work.earlier.facts(known[over]))
+    to_decode = [_prepare(work, number, known, some, facts.refused) for number, some in enumerate(plan)]
     batches = (
         batch
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
@@ -456,16 +460,17 @@ def _plan(rows: pa.Table, spec: DecodeSpec) -> list[tuple[int, int]]:
     ]
 
 
-def _prepare(work: Work, number: int, rows: pa.Table, some: tuple[int, int], facts: Facts) -> np.ndarray:
-    """Make one shard's file and take over what is known; return the rows (numbers in `rows`) left to decode."""
+def _prepare(
+    work: Work, number: int, known: np.ndarray, some: tuple[int, int], refused: Mapping[int, object]
+) -> np.ndarray:
+    """Make one shard's file and take over what is known: the rows of the earlier index, -1 where there is none.
+
+    Returns the rows (numbers in `known`) left to decode.
+    """
     first, num = some
     path = work.folder / store.shard_name(number)
-    image_ids = rows["image_id"].slice(first, num)
-    known = work.earlier.find_rows(image_ids)
-    for row, why in work.earlier.refusals(image_ids):
-        facts.refused[first + row] = why
-    todo, taken = _but(np.flatnonzero(known < 0), facts.refused, first), np.flatnonzero(known >= 0)
-    facts.put(first + taken, work.earlier.facts(known[taken]))
+    known = known[first : first + num]
+    todo, taken = _but(np.flatnonzero(known < 0), refused, first), np.flatnonzero(known >= 0)
     work.progress.advance(num - len(todo))
     if len(todo) == 0 and work.earlier.link(known[taken], path):
         return todo

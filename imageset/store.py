@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,16 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def read_index(path: Path) -> pa.Table:
-    """A table of INDEX_SCHEMA; the column `time` is null in one that was written before there were times.
+def read_index(path: Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Table:
+    """These columns of INDEX_SCHEMA; `time` is null in a table that was written before there were times.
 
     Raises:
         OSError, KeyError, ValueError, pa.ArrowException: there is none, or it is damaged.
     """
-    table = pq.ParquetFile(path).read()
-    if "time" not in table.column_names:
+    table = pq.ParquetFile(path).read(list(columns))
+    if "time" in columns and "time" not in table.column_names:
         table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
-    return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    return table.select(list(columns)).cast(pa.schema([INDEX_SCHEMA.field(name) for name in columns]))
 
 
 def fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) -> str:
@@ -134,8 +134,10 @@ class ImageStore:
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> ImageStore:
+    def open(cls, path: str | Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> ImageStore:
         """Open and check what can be checked without reading pixels.
+
+        `columns` are those of the index that are read; image_id, shard, row, label and split must be among them.
 
         Raises:
             UserError: there is no dataset, or it is not whole; names the file and the way out.
@@ -152,7 +154,7 @@ class ImageStore:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise _broken(path / MANIFEST, f"not a dataset of the format {FORMAT}")
         try:
-            index = read_index(path / INDEX)
+            index = read_index(path / INDEX, columns)
         except (OSError, KeyError, ValueError, pa.ArrowException):
             raise _broken(path / INDEX, "missing or damaged") from None
         try:
@@ -182,9 +184,12 @@ class ImageStore:
         if not set(names.to_pylist()) <= set(self.classes):
             raise _broken(self.path / INDEX, f"holds labels that {MANIFEST} does not know")
         shards, rows = self.index["shard"].to_numpy(), self.index["row"].to_numpy()
-        for number in np.unique(shards).tolist():
-            inside = rows[shards == number]
-            self._check_shard(number, int(inside.min()), int(inside.max()))
+        numbers, which = np.unique(shards, return_inverse=True)
+        first, last = np.full(len(numbers), np.iinfo(np.int32).max), np.full(len(numbers), -1)
+        np.minimum.at(first, which, rows)
+        np.maximum.at(last, which, rows)
+        for number, *ends in zip(numbers.tolist(), first.tolist(), last.tolist(), strict=True):
+            self._check_shard(number, *ends)
 
     def _check_shard(self, number: int, first_row: int, last_row: int) -> None:
         path = self.path / shard_name(number)
