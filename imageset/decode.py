@@ -17,10 +17,11 @@ import io
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin, features
+from PIL import Image, ImageFile, features
 
 from imageset import jpeg, resize
 from imageset.memory import room_for
@@ -57,8 +58,13 @@ _TURN_OF_ORIENTATION: Mapping[int, Image.Transpose] = {
 _ORIENTATION_TAG = 0x0112
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
-# Named so that these plugins are loaded here and not by Pillow's search through all of them.
-_PLUGINS = (AvifImagePlugin, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+# Loaded by name where such a picture comes, not by Pillow's search through all that it has.
+_PLUGINS: Mapping[str, str] = {
+    "AVIF": "PIL.AvifImagePlugin",
+    "JPEG2000": "PIL.Jpeg2KImagePlugin",
+    "TIFF": "PIL.TiffImagePlugin",
+    "WEBP": "PIL.WebPImagePlugin",
+}
 
 # Formats that not every installation decodes, and what to do about it.
 _PILLOWS_OWN: Mapping[str, tuple[str, str]] = {
@@ -237,6 +243,8 @@ def _need_decoder(format_name: str) -> None:
         raise Rejected("unsupported", hint)
     if format_name == "HEIF":
         _register_heif()
+    elif format_name in _PLUGINS:
+        import_module(_PLUGINS[format_name])
 
 
 def _register_heif() -> None:

@@ -7,6 +7,8 @@ refusal.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,11 +53,9 @@ def decode_jpeg(data: bytes | memoryview, grey: bool, room: np.ndarray, at_least
     The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder
     may scale down by itself, to no less than twice that on either side.
     """
-    from simplejpeg import decode_jpeg
-
     fast = at_least_px > 0
     try:
-        return decode_jpeg(
+        return _decoder()(
             data,
             "GRAY" if grey else "RGB",
             fastdct=fast,
@@ -67,6 +67,14 @@ def decode_jpeg(data: bytes | memoryview, grey: bool, room: np.ndarray, at_least
         )
     except Exception:
         return None
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Callable[..., np.ndarray]:
+    """Imported only where there is a JPEG."""
+    from simplejpeg import decode_jpeg
+
+    return decode_jpeg
 
 
 def orientation_of(data: bytes | memoryview) -> int:

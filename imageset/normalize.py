@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -81,8 +82,8 @@ ROWS_ASKED_EARLY = 1000
 REST_FROM = 100_000  # pictures, from which on memory counts for more than the start of workers for the report
 ROW_GROUP = 50_000  # rows of the index
 MAX_SHARD_BYTES = 128 << 20  # of pixels
-BATCH_BYTES = 4 << 20  # of raw data, of one task for a worker
-BATCH_PIXEL_BYTES = 4 << 20
+BATCH_BYTES = 1 << 20  # of raw data, of one task for a worker
+BATCH_PIXEL_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +174,14 @@ def normalize(
                 index = on_disk(in_pieces(index, kept), store.INDEX_SCHEMA, folder)
             check_splits(index, index["split"].unique().to_pylist())
             refused += leaked
-            manifest = make_manifest(name, index, refused, spec, rule, multi_label)
-            warnings += small_classes(manifest["counts"], params["min_test_per_class"])
-            write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
-            write_tables(folder, manifest, index, leaks_index, refused)
+            with ThreadPoolExecutor(2) as threads:  # most of their time is not Python's
+                written = threads.submit(write_index, folder, index, leaks_index, sync)
+                fingerprint = threads.submit(store.fingerprint, index, spec, multi_label)
+                manifest = make_manifest(name, index, refused, spec, rule, multi_label, fingerprint)
+                warnings += small_classes(manifest["counts"], params["min_test_per_class"])
+                write_report(folder, raw_dir, manifest, index, refused, warnings, pool, timeout_s)
+                written.result()
+            write_tables(folder, manifest, refused)
     return NormalizeSummary(
         name,
         manifest["num_pictures"],
@@ -647,10 +652,8 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
-def write_tables(
-    folder: Path, manifest: Mapping[str, Any], index: pa.Table, leaks: pa.Table, refused: list[Refusal]
-) -> None:
-    """Write index, leaks, refusals and, last, the manifest."""
+def write_index(folder: Path, index: pa.Table, leaks: pa.Table, sync: EarlySync) -> None:
+    """Write the index and, where there are some, the leaks."""
     for table, name in ((index, store.INDEX), (leaks, store.LEAKS)):
         if table is index or len(table):
             pq.write_table(
@@ -660,6 +663,11 @@ def write_tables(
                 compression="zstd",
                 use_dictionary=["label", "split", "group"],
             )
+            sync.start(folder / name)
+
+
+def write_tables(folder: Path, manifest: Mapping[str, Any], refused: list[Refusal]) -> None:
+    """Write the refusals and, last, the manifest."""
     refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
     table = pa.Table.from_pylist(
         [{field: getattr(one, field) for field in store.REJECTED_SCHEMA.names} for one in refused],
@@ -670,7 +678,13 @@ def write_tables(
 
 
 def make_manifest(
-    name: str, index: pa.Table, refused: list[Refusal], spec: DecodeSpec, rule: SplitRule, multi_label: bool
+    name: str,
+    index: pa.Table,
+    refused: list[Refusal],
+    spec: DecodeSpec,
+    rule: SplitRule,
+    multi_label: bool,
+    fingerprint: Future[str],
 ) -> dict[str, Any]:
     """What dataset.json says. `counts` are the pictures that bear a class, of which one may bear several."""
     borne_in: Counter[tuple[str, str]] = Counter()
@@ -700,7 +714,7 @@ def make_manifest(
         "decode": spec.to_dict(),
         "decoder": DECODER_VERSION,
         "split": rule.to_dict(),
-        "fingerprint": store.fingerprint(index, spec, multi_label),
+        "fingerprint": fingerprint.result(),
     }
 
 

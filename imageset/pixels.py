@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from imageset.phash import MOST_SIDE, column_waves, hashes, phashes
 from imageset.worker import limit_memory, timer
 
 READ_BYTES = 256 << 10  # of raw data at a time
+SMALL = 16 << 10  # bytes that are copied sooner than looked at through a view
 GROUP_BYTES = 512 << 10  # of pixels at a time
 FLOATS = 1 << 18  # numbers at a time
 
@@ -201,7 +203,7 @@ def _contents(batch: Batch) -> Iterator[bytes | memoryview]:
         yield data
 
 
-def _read(batch: Batch) -> Iterator[memoryview]:
+def _read(batch: Batch) -> Iterator[bytes | memoryview]:
     """The bytes of each picture, in one go where they lie close together; good until the next are asked for."""
     try:
         descriptor = os.open(batch.raw_file, os.O_RDONLY | os.O_CLOEXEC)
@@ -219,7 +221,8 @@ def _read(batch: Batch) -> Iterator[memoryview]:
             _pread(descriptor, view, start)
             for one in range(first, stop):
                 offset = batch.offsets[one] - start
-                yield view[offset : offset + batch.sizes[one]]
+                data = view[offset : offset + batch.sizes[one]]
+                yield data if batch.sizes[one] > SMALL else bytes(data)
             first = stop
     finally:
         os.close(descriptor)
@@ -292,4 +295,10 @@ def _summarize(pixels: np.ndarray, facts: Facts, first: int) -> None:
 
 def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
     """(n, 1, S*C) -> float64 (n, C)."""
-    return np.asarray(sums.reshape(len(sums), -1, channels).sum(1, dtype=np.float64))
+    return np.asarray(sums[:, 0].astype(np.float64) @ _channels(sums.shape[2], channels))
+
+
+@lru_cache(maxsize=8)
+def _channels(num: int, channels: int) -> np.ndarray:
+    """float64 (num, channels): 1 where a number of interleaved pixels belongs to a channel."""
+    return np.tile(np.eye(channels), (num // channels, 1))

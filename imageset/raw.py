@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,9 @@ from imageset.labels import count_names
 from imageset.ledger import ROWS_AT_ONCE, Ledger, Place
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
-from imageset.sources import PICTURE_ENDINGS, Source, SourcePicture, open_source, passed_over_text
+
+if TYPE_CHECKING:  # of no use to those who read
+    from imageset.sources import Source, SourcePicture
 
 MAX_SHARD_BYTES = 256_000_000
 RECORDS, SOURCE = "records.parquet", "source.json"
@@ -89,6 +91,8 @@ class IngestSummary:
             parts.append(f"{self.num_unreadable:,} unreadable")
         if not self.changed:
             parts[1] = "nothing new"
+        from imageset.sources import passed_over_text
+
         return f"{self.name}: " + ", ".join(parts) + passed_over_text(self.passed_over)
 
 
@@ -112,6 +116,8 @@ def ingest(
         OSError: reading the source failed in a way that trying again may cure; nothing is half-written.
     """
     if isinstance(source, (str, os.PathLike)):
+        from imageset.sources import open_source
+
         source = open_source(source)
     raw_dir, progress = Path(raw_dir), progress or Silent()
     identity: dict[str, Any] = {"name": name or source.name, "kind": source.kind}
@@ -294,6 +300,8 @@ def _row(picture: SourcePicture, ledger: Ledger, packer: _Packer, progress: Prog
 
 
 def _ending(uri: str) -> str:
+    from imageset.sources import PICTURE_ENDINGS
+
     ending = os.path.splitext(uri)[1].lower()
     return ending if ending in PICTURE_ENDINGS else ".bin"
 
