@@ -16,6 +16,7 @@ from PIL import Image
 
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
+REMEMBERED = 1 << 10  # bytes of a header
 _APP1 = 0xE1  # EXIF or XMP
 
 
@@ -28,8 +29,18 @@ class JpegHeader(NamedTuple):
     may_be_turned: bool
 
 
+_seen: tuple[bytes, JpegHeader | None] = b"none", None
+
+
 def jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
-    """Walk the segments up to the frame header; None where Pillow must look."""
+    """Walk the segments up to the frame header; None where Pillow must look.
+
+    Small pictures of one encoder have these bytes in common: what they mean is remembered from one to the next.
+    """
+    global _seen
+    start, header = _seen
+    if header is not None and data[: len(start)] == start and len(data) - 9 > len(start):
+        return header
     position, may_be_turned, end = 2, False, len(data) - 9
     while position < end and data[position] == 0xFF:
         marker = data[position + 1]
@@ -39,7 +50,10 @@ def jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
             width = data[position + 7] << 8 | data[position + 8]
             if precision != 8 or components not in (1, 3) or not width or not height:
                 return None
-            return JpegHeader(width, height, components == 1, may_be_turned)
+            header = JpegHeader(width, height, components == 1, may_be_turned)
+            if not may_be_turned and position < REMEMBERED:
+                _seen = bytes(data[: position + 10]), header
+            return header
         if marker in _OTHER_FRAMES:
             return None
         may_be_turned = may_be_turned or marker == _APP1

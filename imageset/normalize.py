@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imageset import raw, store
-from imageset.atomic import EarlySync, replacing_folder, write_text
+from imageset.atomic import EarlySync, replacing_folder
 from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
 from imageset.earlier import Earlier
 from imageset.errors import UserError
@@ -48,7 +49,7 @@ from imageset.pixels import Batch, Facts, carried, develop, develop_afar, header
 from imageset.pool import CHUNKS_AHEAD, TIMEOUT_S, Crew, run_all
 from imageset.progress import Progress, Silent
 from imageset.report import write_report
-from imageset.split import SPLITS, SplitRule, assign, found_in_uris, found_nowhere
+from imageset.split import SPLITS, SplitRule, assign, found_in_uris, found_nowhere, points_of
 from imageset.ties import ON_LEAK, Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 from imageset.times import parse_time
 
@@ -79,6 +80,7 @@ OPTIONAL_PARAMS: Mapping[str, Any] = {
 AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
 ROWS_ASKED_EARLY = 1000
+POINTS_AT_ONCE = 500
 REST_FROM = 100_000  # pictures, from which on memory counts for more than the start of workers for the report
 ROW_GROUP = 50_000  # rows of the index
 MAX_SHARD_BYTES = 128 << 20  # of pixels
@@ -156,7 +158,12 @@ def normalize(
         spec = decide_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replacing_folder(out_dir) as folder, EarlySync() as sync:
             work = Work(raw_dir, folder, spec, pool, timeout_s, Earlier.find(out_dir, spec), progress, sync)
-            rows, facts, num_decoded = write_pixels(work, rows, refused)
+            with ThreadPoolExecutor(1) as thread:
+                early = thread.submit(points_alone, rows["image_id"], rule, folder)
+                rows, facts, num_decoded = write_pixels(work, rows, refused)
+            points = early.result()
+            if points is not None and len(points) > len(rows):
+                points = points[rows["number"].to_numpy()]
             del work  # and with it the earlier index
             if len(rows) >= REST_FROM:
                 pool.rest()
@@ -165,7 +172,7 @@ def normalize(
             leaks = find_leaks(rows["split"], ties)
             drop, leaked, warnings = settle_leaks(rows, leaks, params["on_leak"])
             warnings = copies + warnings
-            index = on_disk(index_batches(rows, rule, ties, facts), store.INDEX_SCHEMA, folder)
+            index = on_disk(index_batches(rows, rule, ties, facts, points), store.INDEX_SCHEMA, folder)
             num_near = ties.num_near
             del rows, facts, ties
             leaks_index = taken(index, np.array(drop, np.int64))
@@ -308,13 +315,38 @@ def place_in_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
     return assign(image_ids, groups, made, rule, rows["since"].to_numpy())  # type: ignore[arg-type]
 
 
-def place_all(rows: pa.Table, rule: SplitRule, ties: Ties) -> Iterator[list[str]]:
-    """The splits of the rows, ROWS_AT_ONCE at a time."""
+def points_alone(image_ids: pa.ChunkedArray, rule: SplitRule, folder: Path) -> np.ndarray | None:
+    """What split.points_of says of each picture by its own bytes, in a file of `folder`; None by time.
+
+    For a thread beside others: it lets them go on after every few pictures.
+    """
+    if rule.by == "time":
+        return None
+    points = zeros(len(image_ids), np.float64, folder)
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        some = strings(image_ids.slice(start, POINTS_AT_ONCE))
+        points[start : start + len(some)] = points_of(some, [None] * len(some), rule.seed)  # type: ignore[arg-type]
+        time.sleep(0)
+    return points
+
+
+def place_all(
+    rows: pa.Table, rule: SplitRule, ties: Ties, points: np.ndarray | None = None
+) -> Iterator[list[str]]:
+    """The splits of the rows, ROWS_AT_ONCE at a time; `points` are those of points_alone."""
     source_splits = rows["split"].unique().to_pylist()
     for start in range(0, len(rows), ROWS_AT_ONCE):
         made = strings(rows["split"].slice(start, ROWS_AT_ONCE))
-        some = ties.places(start, len(made))
-        yield assign(some.keys, some.source_groups, made, rule, some.times, source_splits)
+        if points is None:
+            some = ties.places(start, len(made))
+            yield assign(some.keys, some.source_groups, made, rule, some.times, source_splits)
+            continue
+        known, moved = points[start : start + len(made)].copy(), np.flatnonzero(ties.moved(start, len(made)))
+        if len(moved):
+            some = ties.places(start, len(made))
+            keys, groups = ([values[one] for one in moved.tolist()] for values in (some.keys, some.source_groups))
+            known[moved] = points_of(keys, groups, rule.seed)  # type: ignore[arg-type]
+        yield assign([], [], made, rule, None, source_splits, known)
 
 
 def check_early(rows: pa.Table, rule: SplitRule) -> None:
@@ -580,7 +612,7 @@ def _kept(
     refused: list[Refusal],
     folder: Path,
 ) -> tuple[pa.Table, Facts]:
-    """Take the refused rows out."""
+    """Take the refused rows out; the column `number` then says which rows are left."""
     bad = taken(rows.select(["uri", "image_id"]), np.fromiter(facts.refused, np.int64, len(facts.refused)))
     refused += [
         Refusal(row["uri"], row["image_id"], *why)
@@ -589,6 +621,7 @@ def _kept(
     rows = rows.drop_columns(["shard", "offset", "size"])
     rows = rows.append_column("shard", pa.array(shards)).append_column("row", pa.array(positions))
     if facts.refused:
+        rows = rows.append_column("number", pa.array(np.arange(len(rows), dtype=np.int32)))
         good = np.flatnonzero(positions >= 0)
         rows = on_disk(in_pieces(rows, good), rows.schema, folder)
         facts = facts.take(good)
@@ -621,11 +654,14 @@ def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[s
 # ---- write -----------------------------------------------------------------------------------------------------
 
 
-def index_batches(rows: pa.Table, rule: SplitRule, ties: Ties, facts: Facts) -> Iterator[pa.RecordBatch]:
+def index_batches(
+    rows: pa.Table, rule: SplitRule, ties: Ties, facts: Facts, points: np.ndarray | None
+) -> Iterator[pa.RecordBatch]:
     """The rows of store.INDEX_SCHEMA."""
-    for start, splits in zip(range(0, len(rows), ROWS_AT_ONCE), place_all(rows, rule, ties), strict=True):
+    for start, splits in zip(range(0, len(rows), ROWS_AT_ONCE), place_all(rows, rule, ties, points), strict=True):
         some = rows.slice(start, ROWS_AT_ONCE)
-        groups = ties.places(start, len(some)).groups
+        alone = not ties.moved(start, len(some)).any()
+        groups: list[str | None] = [None] * len(some) if alone else ties.places(start, len(some)).groups
         known = facts.take(np.arange(start, start + len(some)))
         yield from make_index(some, splits, groups, known).combine_chunks().to_batches()
 
@@ -674,7 +710,8 @@ def write_tables(folder: Path, manifest: Mapping[str, Any], refused: list[Refusa
         store.REJECTED_SCHEMA,
     )
     pq.write_table(table, folder / store.REJECTED, compression="zstd")
-    write_text(folder / store.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / store.MANIFEST).write_text(text, encoding="utf-8")  # the folder appears as a whole
 
 
 def make_manifest(

@@ -113,17 +113,21 @@ def assign(
     rule: SplitRule,
     times: np.ndarray | None = None,
     source_splits: Collection[str | None] | None = None,
+    points: np.ndarray | None = None,
 ) -> list[str]:
     """Return the split of every picture: by the hash of its group, else of its bytes, or by its time.
 
     `times` is datetime64[us] (N,), the same throughout a group; NaT goes to train. A split that the source came
     with is respected. A source that was divided into train and test only has its validation split cut from train
     (and likewise a missing test split); its test pictures stay. `source_splits` are the splits of the whole
-    source, where `made` is only a part of it.
+    source, where `made` is only a part of it; `points` what points_of says of the pictures, where that is known.
     """
     whole = set(made) if source_splits is None else source_splits
-    in_val, in_test = _by_time(times, rule) if rule.by == "time" else _by_hash(image_ids, groups, rule)
-    chosen = np.full(len(image_ids), "train", dtype="<U5")
+    if rule.by == "time":
+        in_val, in_test = _by_time(times, rule)
+    else:
+        in_val, in_test = _by_hash(points_of(image_ids, groups, rule.seed) if points is None else points, rule)
+    chosen = np.full(len(made), "train", dtype="<U5")
     if "val" not in whole:
         chosen[in_val] = "val"
     if "test" not in whole:
@@ -135,8 +139,7 @@ def assign(
     ]
 
 
-def _by_hash(image_ids: list[str], groups: list[str | None], rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
-    points = _points(image_ids, groups, rule.seed)
+def _by_hash(points: np.ndarray, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
     return (points >= rule.test) & (points < rule.test + rule.val), points < rule.test
 
 
@@ -146,7 +149,7 @@ def _by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarray, np.
     return (times >= val_from) & (times < test_from), times >= test_from
 
 
-def _points(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:
+def points_of(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:
     """float64 (N,) in [0, 1): where the salted hash puts each picture."""
     sha256, alone, together = hashlib.sha256, f"{seed}\0image\0".encode(), f"{seed}\0group\0".encode()
     digests = [

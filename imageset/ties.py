@@ -72,6 +72,10 @@ class Ties:
         """How many pictures are tied only because they look alike."""
         return int(self.near.sum())
 
+    def moved(self, first: int, num: int) -> np.ndarray:
+        """Which of so many pictures from `first` on are placed by something else than their own bytes."""
+        return self.tied[first : first + num] | self.rows["group"].slice(first, num).is_valid().to_numpy()
+
     def places(self, first: int, num: int) -> Places:
         """What places the pictures from `first` on, `num` of them."""
         keys, source_groups = _lists(self.rows.slice(first, num))
