@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -25,8 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
     except (UserError, ConnectionError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         print(f"error: {error}", file=sys.stderr)
         return int(getattr(error, "status", EXIT_STATUS))
     except KeyboardInterrupt:
@@ -238,6 +243,16 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
                 a = arguments
                 print(predict(a.source, a.out, a.model, a.new_only, a.engine, a.precision, a.review, a.tag,
                               a.in_place, a.executor))  # fmt: skip
+
+
+def _nobody_reads() -> bool:
+    """Whether who read what is printed, such as `head`, has had enough."""
+    reader = select.poll()
+    reader.register(sys.stdout, 0)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+    return gone
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -34,7 +34,7 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         "jpg",
         "png",
     ),
-    "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls"),
+    "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls", "tags"),
     "split": ("split", "subset", "partition", "fold", "set"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
     "time": (

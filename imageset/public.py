@@ -177,6 +177,10 @@ def _open_splits(
         broke_off = download and any(sign in text for sign in ("corrupted", "Error downloading"))
         if broke_off and not gone:
             raise ConnectionError(text) from None
+        if not download and "download=True" in text:
+            raise UserError(
+                f"{spec}: {folder} does not hold the whole set; remove it, and it is fetched"
+            ) from None
         raise UserError(f"{spec}: {text}") from None
     except OSError as error:
         if download or may_pass(error):

@@ -192,7 +192,7 @@ def echo(source: Source, shown: str, extra: str = "") -> str:
     """One line: what was understood of a source."""
     what = "labels" if source.multi_label else "classes"
     text = f"{shown}: {len(source):,} pictures in {len(source.classes)} {what}"
-    if len(source.classes) <= CLASSES_ECHOED:
+    if 0 < len(source.classes) <= CLASSES_ECHOED:
         text += " (" + ", ".join(f"{plain(name)} {num:,}" for name, num in sorted(source.classes.items())) + ")"
     if source.splits:
         text += "; splits " + ", ".join(f"{split} {num:,}" for split, num in sorted(source.splits.items()))

@@ -73,6 +73,18 @@ def test_an_empty_class_folder_is_named(empty_project, tmp_path, capsys):
     assert str(tmp_path / "gap" / "5") in error_of(["run", str(tmp_path / "gap")], capsys)
 
 
+def test_who_reads_no_further_hears_of_no_error(empty_project):
+    write_pictures(empty_project / "pictures", classes="34", num_each=20)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows", "check", "pictures"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 128 + 13
+
+
 @pytest.mark.parametrize(
     ("source", "out", "said"),
     [

@@ -89,6 +89,13 @@ def test_a_set_of_arrays_is_fetched_once_and_comes_with_names_and_splits(site: S
     assert site.requests == asked and len(asked) == 4
 
 
+def test_a_folder_that_does_not_hold_the_whole_set_is_named() -> None:
+    folder = Path(".cache") / "torchvision" / "FashionMNIST"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"torchvision/FashionMNIST does not hold the whole set; remove it"):
+        open_source("torchvision://FashionMNIST")
+
+
 def test_a_download_that_breaks_off_is_tried_again(site: Site, mnist: np.ndarray) -> None:
     site.faults["/fashion/t10k-images-idx3-ubyte.gz"] = ["cut", 503]
     assert len(open_source("torchvision://FashionMNIST")) == 30
