@@ -164,7 +164,7 @@ def _zip_members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
             if info.flag_bits & 1:
                 raise UserError(f"{path}: is encrypted; unpack it yourself and give the folder")
             if not info.is_dir() and _wanted(info.filename, passed_over):
-                yield Member(info.filename, partial(archive.open, info))
+                yield Member(info.filename.lstrip("/"), partial(archive.open, info))
 
 
 def _tar_members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
@@ -176,11 +176,14 @@ def _tar_members(path: Path, passed_over: Counter[str]) -> Iterator[Member]:
             if not info.isreg():
                 passed_over["links, devices and FIFOs"] += 1
             elif _wanted(info.name, passed_over):
-                yield Member(info.name, partial(archive.extractfile, info))
+                yield Member(info.name.lstrip("/"), partial(archive.extractfile, info))
 
 
 def _wanted(name: str, passed_over: Counter[str]) -> bool:
-    parts = set(name.split("/")) - {".", ".."}
+    parts = set(name.split("/")) - {"."}
+    if ".." in parts:
+        passed_over["names that lead out of the archive"] += 1
+        return False
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     if hidden:
         passed_over["hidden"] += 1
