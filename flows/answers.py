@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.parts import Part, Parts, Picture, Row, cut
 from flows.registry import Version
+from imageset.labels import names_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,8 @@ class Answers:
             "versions": versions(self.engine.name, self.engine.precision), "top_k": self.top_k,
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        return Parts(folder / f"{self.version.name}-{self.version.number}-{key[:8]}", key)
+        place = folder / f"{self.version.name}-{self.version.number}-{key[:8]}"
+        return Parts(place, key, multi_label=self.bundle.info.multi_label)
 
     def facts(self) -> dict[str, str]:
         """What is said of a table as a whole, in its metadata."""
@@ -134,13 +136,21 @@ class Answers:
         return len(numbers)
 
     def _said(self, probabilities: np.ndarray | None, error: str | None) -> Row:
-        """The columns ANSWER: the best classes, nothing where the model is not sure enough, or an error."""
+        """The columns ANSWER: what is said, nothing where the model is not sure enough, or an error. In top_k
+        stand the best classes, and of several labels a picture all that are said."""
         if probabilities is None:
             return {"label": None, "probability": None, "top_k": None, "status": "error", "error": error}
-        best = (-probabilities).argsort(kind="stable")[: self.top_k]
-        top = [{"label": self.bundle.info.classes[i], "probability": float(probabilities[i])} for i in best]
-        answer: Row = {**top[0], "top_k": top, "status": "ok", "error": None}
-        if self.abstain_below is not None and top[0]["probability"] < self.abstain_below:
+        info = self.bundle.info
+        label, probability = info.said(probabilities)
+        said = set(names_of(label)) if info.multi_label else {label}
+        best = [(info.classes[i], float(probabilities[i])) for i in (-probabilities).argsort(kind="stable")]
+        top = [
+            {"label": name, "probability": p}
+            for place, (name, p) in enumerate(best)
+            if place < self.top_k or name in said
+        ]
+        answer: Row = {"label": label, "probability": probability, "top_k": top, "status": "ok", "error": None}
+        if self.abstain_below is not None and probability < self.abstain_below:
             answer |= {"label": None, "status": "abstained"}
         return answer
 

@@ -89,7 +89,7 @@ def compare(project: Path, one: str, other: str, page: Path | None = None) -> Co
         runs[0].info.run_id, runs[1].info.run_id,
         inputs=_rows(*(_inputs(run) for run in runs)),
         params=_different(*params),
-        metrics=_rows(*(_some(values, MEASURED) for values in metrics)),
+        metrics=sorted(_rows(*(_some(values, MEASURED) for values in metrics)), key=_intervals_last),
         recalls=_different(*(_some(values, (RECALL,)) for values in metrics)),
         won=won, lost=lost, num_shared=num_shared,
     )  # fmt: skip
@@ -115,6 +115,10 @@ def _some(values: Mapping[str, str], beginnings: tuple[str, ...]) -> dict[str, s
 
 def _rows(one: Mapping[str, str], other: Mapping[str, str]) -> list[Row]:
     return [(name, one.get(name, "-"), other.get(name, "-")) for name in sorted(one.keys() | other.keys())]
+
+
+def _intervals_last(row: Row) -> tuple[bool, str]:
+    return row[0].endswith(("_low", "_high")), row[0]
 
 
 def _different(one: Mapping[str, str], other: Mapping[str, str]) -> list[Row]:

@@ -71,8 +71,6 @@ def compare(model_uri: str, run_id: str, champion: Version, project: Path) -> Ve
 
     params = promotion_params(project)
     store = ImageStore.open(project / NORMALIZED)
-    if store.multi_label:
-        return Verdict(False, "models of several labels a picture are not compared yet; decide with --override")
     newcomer, old = load_bundle(model_uri), load_bundle(champion.uri)
     _check_same_data(newcomer, store, run_id)
     unseen = nothing_learnt_by(champion, old, store, project)
@@ -257,7 +255,28 @@ def score_both(newcomer: Bundle, champion: Bundle, store: ImageStore, project: P
     groups = [group or image_id for group, image_id in
               zip(split.rows["group"].to_pylist(), split.image_ids, strict=True)]  # fmt: skip
     new, old = (probabilities(bundle, store, project) for bundle in (newcomer, champion))
-    return Trial(split.labels, new, old, store.classes, np.unique(groups, return_inverse=True)[1])
+    numbers = np.unique(groups, return_inverse=True)[1]
+    if not store.multi_label:
+        return Trial(split.labels, new, old, store.classes, numbers)
+    said = [said_of(newcomer, new, split.labels, store), said_of(champion, old, split.labels, store)]
+    return Trial(split.labels, new, old, store.classes, numbers, *said)
+
+
+def said_of(bundle: Bundle, found: np.ndarray, labels: np.ndarray, store: ImageStore) -> np.ndarray:
+    """Which of the store's labels a bundle says of the test pictures, bool (num_test, num_classes).
+
+    Args:
+        found: its probabilities; a picture that it could not read, all zeros, counts as wrong in each label.
+        labels: 0 and 1, what is so.
+    """
+    import numpy as np
+
+    if bundle.info.thresholds is None:  # it was trained when the pictures had one label each
+        said = found == found.max(axis=1, keepdims=True)
+    else:
+        own = dict(zip(bundle.info.classes, bundle.info.thresholds, strict=True))
+        said = found >= np.array([own.get(name, np.inf) for name in store.classes], found.dtype)
+    return np.where(found.any(axis=1, keepdims=True), said, labels == 0)
 
 
 def probabilities(bundle: Bundle, store: ImageStore, project: Path) -> np.ndarray:

@@ -44,7 +44,7 @@ def explain(image: Path, run_id: str | None, out: Path | None, project: Path) ->
         raise UserError(f"{image}: {refused.reason}: {refused.detail}") from None
     page, (label, probability) = explain_picture(bundle, pixels, image.name, model, params)
     write_bytes(out, page)
-    return f"explain: {model} says {label} ({probability:.3f}); {out} written"
+    return f"explain: {model} says {label or 'none of its labels'} ({probability:.3f}); {out} written"
 
 
 def read_picture(image: Path) -> bytes:

@@ -112,10 +112,11 @@ class Parts:
     Args:
         folder: made when the first part is written.
         key: what answers them; part of every part's name.
+        multi_label: whether a label in them is the set of several (imageset.labels).
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    def __init__(self, folder: Path, key: str, multi_label: bool = False) -> None:
+        self.folder, self.key, self.multi_label = folder, key, multi_label
         self._known: Known | None = None
         self.read = lru_cache(64)(self._read)
 

@@ -221,7 +221,8 @@ def publish(out: Path, counts: Counts, answers: Answers, parts: Parts, pictures:
     from flows.summary import markdown
 
     title = f"{out.name}: {answers.version}"
-    page = markdown(title, counts, answers.facts(), parts.rows(counts.names), pictures, answers.bundle.spec)
+    rows, bundle = parts.rows(counts.names), answers.bundle
+    page = markdown(title, counts, answers.facts(), rows, pictures, bundle.spec, bundle.info.multi_label)
     create_markdown_artifact(page, key="predictions", description=title)
 
 
@@ -230,10 +231,11 @@ def make_more(more: Extras, out: Path, counts: Counts, answers: Answers, parts: 
     if more.review:
         folder = out.with_suffix(".review")
         num = write_review(folder, pictures, parts.rows(counts.names), answers.bundle, more.review)
-        logger.info("predict: %s pictures most worth a label in %s", f"{num:,}", folder / "review.csv")
+        how = "; several labels are told apart by |: ingest review.csv?separator=|" if parts.multi_label else ""
+        logger.info("predict: %s pictures most worth a label in %s%s", f"{num:,}", folder / "review.csv", how)
     if more.tag:
         target = None if more.in_place else out.with_suffix(".tagged")
-        done = tag_pictures(pictures, parts.rows(counts.names), more.tag, target)
+        done = tag_pictures(pictures, parts.rows(counts.names), more.tag, target, parts.multi_label)
         num_tagged = done.pop(TAGGED, 0)
         left = ", ".join(f"{num:,} {cause}" for cause, num in sorted(done.items()))
         logger.info("predict: %s pictures tagged in %s%s", f"{num_tagged:,}", target or "place",

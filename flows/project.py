@@ -108,6 +108,17 @@ def said_of_dataset(project: Path, key: str) -> str | None:
         raise BrokenManifest(f"{path}: broken ({error}); run `dvc repro -f normalize`") from None
 
 
+def is_multi_label(project: Path) -> bool | None:
+    """Whether the pictures of data/normalized may bear several labels; None where there is no whole dataset."""
+    from imageset.labels import MULTI_LABEL
+
+    try:
+        task = said_of_dataset(project, "task")
+    except BrokenManifest:  # or made before there were several labels a picture
+        return None
+    return None if task is None else task == MULTI_LABEL
+
+
 def promotion_params(project: Path) -> dict[str, Any]:
     """The rules of a promotion.
 
@@ -117,7 +128,7 @@ def promotion_params(project: Path) -> dict[str, Any]:
     from lightning_modules.comparison import check_metric
 
     params = stage_params(project, "promote")
-    check_metric(params["metric"], where=f"{project / PARAMS}: promote.metric")
+    check_metric(params["metric"], f"{project / PARAMS}: promote.metric", is_multi_label(project))
     if not 0.5 <= params["confidence"] < 1:
         raise UserError(f"{project / PARAMS}: promote.confidence is {params['confidence']:g}; give 0.5 to 0.999")
     if params["resamples"] < 100:

@@ -37,7 +37,8 @@ def write_review(
     """Write copies of the `num` pictures most worth labelling and review.csv, its column `label` to be filled in
     by a person; ingest takes that table as it is. Returns how many there are: fewer where there are no more.
     """
-    pool = least_sure(rows, POOL * num)
+    multi_label = bundle.info.multi_label
+    pool = least_sure(rows, POOL * num, multi_label)
     found = {row["uri"]: (row, data, vector) for row, data, vector in _seen(pictures, pool, bundle)}
     kept = [found[row["uri"]] for row in pool if row["uri"] in found]
     with replacing_folder(folder) as fresh:
@@ -50,38 +51,42 @@ def write_review(
             row, data, _ = kept[number]
             path = f"pictures/{place:04d}-{row['image_id'][:12]}{_ending(row['uri'])}"
             (fresh / path).write_bytes(data)
-            best = row["top_k"][0]
+            best = row if multi_label and row["label"] is not None else row["top_k"][0]
             table.writerow([
-                path, "", best["label"], f"{best['probability']:.4f}", f"{margin(row):.4f}", row["uri"],
-                row["image_id"],
+                path, "", best["label"], f"{best['probability']:.4f}", f"{margin(row, multi_label):.4f}",
+                row["uri"], row["image_id"],
             ])  # fmt: skip
         write_bytes(fresh / "review.csv", text.getvalue().encode())
     return len(picked)
 
 
-def margin(row: dict[str, Any]) -> float:
-    """How far the best class stands above the second, 0..1; small is unsure."""
+def margin(row: dict[str, Any], multi_label: bool = False) -> float:
+    """How far the best class stands above the second, 0..1; small is unsure. Of several labels a picture how far
+    the least sure decision stands above its contrary: below 0 where a label is said that is less likely than not.
+    """
+    if multi_label:
+        return float(2 * row["probability"] - 1)
     probabilities = [one["probability"] for one in row["top_k"]]
     second = probabilities[1] if len(probabilities) > 1 else 1 - probabilities[0]
     return float(probabilities[0] - second)
 
 
-def least_sure(rows: Iterable[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+def least_sure(rows: Iterable[dict[str, Any]], num: int, multi_label: bool = False) -> list[dict[str, Any]]:
     """The rows of smallest margin, the smallest first; the same bytes once."""
     best: dict[str, dict[str, Any]] = {}
     limit = float("inf")
     for row in rows:
-        if row["status"] == "error" or row["image_id"] in best or margin(row) > limit:
+        if row["status"] == "error" or row["image_id"] in best or margin(row, multi_label) > limit:
             continue
         best[row["image_id"]] = row
         if len(best) >= 2 * num + 100:
-            best = {row["image_id"]: row for row in _smallest(best, num)}
-            limit = max(map(margin, best.values()))
-    return _smallest(best, num)
+            best = {row["image_id"]: row for row in _smallest(best, num, multi_label)}
+            limit = max(margin(row, multi_label) for row in best.values())
+    return _smallest(best, num, multi_label)
 
 
-def _smallest(rows: dict[str, dict[str, Any]], num: int) -> list[dict[str, Any]]:
-    return heapq.nsmallest(num, rows.values(), key=lambda row: (margin(row), row["image_id"]))
+def _smallest(rows: dict[str, dict[str, Any]], num: int, multi_label: bool) -> list[dict[str, Any]]:
+    return heapq.nsmallest(num, rows.values(), key=lambda row: (margin(row, multi_label), row["image_id"]))
 
 
 def spread(vectors: list[np.ndarray], num: int) -> list[int]:

@@ -25,14 +25,14 @@ BAR = 30  # characters
 
 def markdown(
     title: str, counts: Counts, facts: dict[str, str], rows: Iterable[dict[str, Any]], pictures: Pictures,
-    spec: DecodeSpec,
+    spec: DecodeSpec, multi_label: bool = False,
 ) -> str:  # fmt: skip
     """The page."""
     lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
     lines += [f"| {name} | {num:,} |" for name, num in states.items()]
     lines += [f"| {name.replace('_', ' ')} | {cell(value)} |" for name, value in facts.items()]
-    lines += ["", *_histogram(counts), *_least_sure(rows, pictures, spec)]
+    lines += ["", *_histogram(counts), *_least_sure(rows, pictures, spec, multi_label)]
     return "\n".join(lines) + "\n"
 
 
@@ -47,13 +47,15 @@ def _histogram(counts: Counts) -> list[str]:
     return [*lines, *([f"| and {left:,} more | | |"] if left else []), ""]
 
 
-def _least_sure(rows: Iterable[dict[str, Any]], pictures: Pictures, spec: DecodeSpec) -> list[str]:
-    unsure = least_sure(rows, NUM_SHOWN)
+def _least_sure(
+    rows: Iterable[dict[str, Any]], pictures: Pictures, spec: DecodeSpec, multi_label: bool
+) -> list[str]:
+    unsure = least_sure(rows, NUM_SHOWN, multi_label)
     if not unsure:
         return []
     images = _thumbnails(pictures, {row["uri"]: row["image_id"] for row in unsure}, spec)
     lines = ["## Least sure", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
-    for row in sorted(unsure, key=margin):
+    for row in sorted(unsure, key=lambda row: margin(row, multi_label)):
         best = [f"{cell(one['label'])} {one['probability']:.2f}" for one in row["top_k"][:2]]
         image = images.get(row["uri"])
         shown = f"![]({image})" if image else ""

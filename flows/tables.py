@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from flows.parts import SCHEMA, Known, Parts, Picture
 from imageset.errors import UserError
+from imageset.labels import count_names
 
 if TYPE_CHECKING:
     from flows.answers import Answers
@@ -51,7 +52,7 @@ class Counts:
         """What stands in some parts."""
         self = cls(names)
         for table in map(parts.read, names):
-            self.classes.update(table["label"].drop_null().to_pylist())
+            self.classes.update(count_names(table["label"].to_pylist(), parts.multi_label))
             self.states.update(table["status"].to_pylist())
         return self
 

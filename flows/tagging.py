@@ -12,6 +12,7 @@ from flows.pictures import Pictures
 from imageset import xmp
 from imageset.atomic import replacing, write_bytes
 from imageset.errors import UserError
+from imageset.labels import names_of
 
 WAYS = ("xmp", "sidecar")
 TAGGED = "tagged"  # the cause of those that were
@@ -26,21 +27,23 @@ def check_tagging(tag: str | None, in_place: bool, pictures: Pictures) -> None:
 
 
 def tag_pictures(
-    pictures: Pictures, rows: Iterable[dict[str, Any]], way: str, target: Path | None
+    pictures: Pictures, rows: Iterable[dict[str, Any]], way: str, target: Path | None, multi_label: bool = False
 ) -> Counter[str]:
     """Write each row's label to its picture; returns how many were tagged, and how many not, by cause.
 
     Args:
         rows: of these pictures or of some of them, in their order.
         way: "xmp" writes into JPEG and PNG files and beside all others, "sidecar" beside all (NAME.xmp).
+        multi_label: a row's label is a set; each of it becomes a tag.
         target: folder for copies ("sidecar": for those files alone), named as in the source; None: in place.
     """
     done: Counter[str] = Counter()
     for picture, data, row in _together(pictures, rows):
-        cause = _cause_to_leave(picture, row)
+        tags = names_of(row["label"] or "") if multi_label else [row["label"]]
+        cause = _cause_to_leave(picture, row) or (None if tags else "none of the labels")
         if cause is None:
             path = pictures.path(picture.uri) if target is None else _below(target, picture.uri)
-            cause = _write(path, data, _packet(row), way, in_place=target is None)
+            cause = _write(path, data, _packet(row, tags), way, in_place=target is None)
         done[cause] += 1
     return done
 
@@ -65,9 +68,9 @@ def _cause_to_leave(picture: Picture, row: dict[str, Any]) -> str | None:
     return None if row["label"] is not None else f"no label ({row['status']})"
 
 
-def _packet(row: dict[str, Any]) -> bytes:
+def _packet(row: dict[str, Any], tags: list[str]) -> bytes:
     model = f"{row['model_name']} version {row['model_version']}"
-    return xmp.packet([row["label"]], {"probability": f"{row['probability']:.4f}", "model": model})
+    return xmp.packet(tags, {"probability": f"{row['probability']:.4f}", "model": model})
 
 
 def _write(path: Path, data: bytes, packet: bytes, way: str, in_place: bool) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_modules import several
+
 NEAR = 0.1  # of the side: shifts up to here make the one number of translation
 
 
@@ -76,22 +78,28 @@ class ShiftCurve:
 
 
 def shift_curve(
-    probabilities: Callable[[np.ndarray], np.ndarray], images: np.ndarray, distances_px: Sequence[int]
+    probabilities: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    distances_px: Sequence[int],
+    thresholds: Sequence[float] | None = None,
 ) -> ShiftCurve:
-    """Move pictures left, right, up and down, and follow the probability of what was said of them unmoved.
+    """Move pictures left, right, up and down, and follow the probability of what was said of them unmoved: of the
+    best class, or of each label from its threshold on.
 
     Args:
         probabilities: uint8 (N, H, W, C) -> (N, num_classes).
         images: uint8 (N, H, W, C).
         distances_px: increasing, the first 0.
+        thresholds: of the labels, where a picture may bear several.
     """
-    rows = np.arange(len(images))
     unmoved = probabilities(images)
-    said = unmoved.argmax(axis=1)
-    means = [float(unmoved[rows, said].mean())]
+    said = unmoved == unmoved.max(axis=1, keepdims=True)
+    if thresholds is not None and several.said(unmoved, thresholds).any():
+        said = several.said(unmoved, thresholds)
+    means = [float(unmoved[said].mean())]
     for distance in distances_px[1:]:
         moved = [shifted(images, *way) for way in ((0, distance), (0, -distance), (distance, 0), (-distance, 0))]
-        means.append(float(np.mean([probabilities(one)[rows, said].mean() for one in moved])))
+        means.append(float(np.mean([probabilities(one)[said].mean() for one in moved])))
     return ShiftCurve(tuple(distances_px), tuple(means), images.shape[1])
 
 

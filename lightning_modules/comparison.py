@@ -14,11 +14,14 @@ from math import comb
 import numpy as np
 
 from imageset.errors import UserError
+from lightning_modules import set_metrics
 from lightning_modules.intervals import resampled
+from lightning_modules.measures import MIN_PROBABILITY, NUM_BINS
 
-NUM_BINS = 15  # of the expected calibration error, as in Guo et al. (2017)
-MIN_PROBABILITY = 1e-12  # what the log loss makes of a zero
 _CELLS_AT_ONCE = 1 << 18  # numbers resampled at once: what a processor's cache holds
+
+
+Metric = Callable[[np.ndarray], np.ndarray]  # weights (B, N) of the pictures -> values (B,)
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,12 @@ class Trial:
     """Newcomer and champion on the same N test pictures.
 
     Attributes:
-        labels: int (N,), positions in `classes`.
+        labels: int (N,), positions in `classes`; or 0 and 1 (N, K), where a picture may bear several.
         newcomer, champion: probabilities float (N, K) over `classes`; a picture that a model could not read, and a
             class that it does not know, has zeros.
         classes: K names.
         groups: int (N,), equal for pictures that belong together.
+        newcomer_said, champion_said: which labels each says, bool (N, K), where a picture may bear several.
     """
 
     labels: np.ndarray
@@ -38,10 +42,21 @@ class Trial:
     champion: np.ndarray
     classes: tuple[str, ...]
     groups: np.ndarray
+    newcomer_said: np.ndarray | None = None
+    champion_said: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert self.newcomer.shape == self.champion.shape == (len(self.labels), len(self.classes))
         assert len(self.groups) == len(self.labels) > 0
+
+    def measured(self, metric: str) -> tuple[Metric, Metric, float]:
+        """A metric of the newcomer and of the champion, and 1 if more of it is better, else -1."""
+        if self.newcomer_said is None or self.champion_said is None:
+            make, sign = METRICS[metric]
+            return make(self.labels, self.newcomer), make(self.labels, self.champion), sign
+        of_sets, sign = set_metrics.METRICS[metric]
+        new = of_sets(self.labels, self.newcomer, self.newcomer_said)
+        return new, of_sets(self.labels, self.champion, self.champion_said), sign
 
     @cached_property
     def clusters(self) -> np.ndarray:
@@ -77,19 +92,15 @@ class ClassChange:
     chance: float
 
 
-Metric = Callable[[np.ndarray], np.ndarray]  # weights (B, N) of the pictures -> values (B,)
-
-
 def compare(trial: Trial, metric: str, confidence: float, num_resamples: int, seed: int = 0) -> Estimate:
     """The paired difference in a metric with its percentile bootstrap interval (Efron & Tibshirani, 1993).
 
     Args:
-        metric: a key of METRICS.
+        metric: a key of METRICS; of `set_metrics.METRICS` where a picture may bear several labels.
         confidence: of the two-sided interval, e.g. 0.95.
         num_resamples: how often the test pictures are drawn again.
     """
-    make, sign = METRICS[metric]
-    new, old = make(trial.labels, trial.newcomer), make(trial.labels, trial.champion)
+    new, old, sign = trial.measured(metric)
     whole = np.ones((1, len(trial.labels)))
     drawn = [sign * (new(weights) - old(weights)) for weights in resamples(trial, num_resamples, seed)]
     tail = 100 * (1 - confidence) / 2
@@ -104,21 +115,31 @@ def resamples(trial: Trial, num_resamples: int, seed: int) -> Iterator[np.ndarra
 
 
 def changes_by_class(trial: Trial) -> list[ClassChange]:
-    """The recall of each class that has test pictures.
+    """The recall of each class, or label, that has test pictures.
 
     `chance` is that of the one-sided sign test over groups: how probable as many losses are if each change were a
     toss of a coin. A class of few pictures proves little.
     """
-    was, now = right(trial.labels, trial.champion), right(trial.labels, trial.newcomer)
     changes = []
-    for number, name in enumerate(trial.classes):
-        here = trial.labels == number
+    for name, here, now, was in _recalled(trial):
         if here.any():
             step = now[here].astype(int) - was[here]
             net = np.bincount(np.unique(trial.clusters[here], return_inverse=True)[1], step)
             chance = sign_test(int((net < 0).sum()), int((net > 0).sum()))
             changes.append(ClassChange(name, int(here.sum()), now[here].mean(), was[here].mean(), chance))
     return changes
+
+
+def _recalled(trial: Trial) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Each class, which pictures bear it, and of which of these newcomer and champion say it: bool (N,) each."""
+    if trial.newcomer_said is None or trial.champion_said is None:
+        now, was = right(trial.labels, trial.newcomer), right(trial.labels, trial.champion)
+        for number, name in enumerate(trial.classes):
+            yield name, trial.labels == number, now, was
+    else:
+        for number, name in enumerate(trial.classes):
+            said = trial.newcomer_said[:, number], trial.champion_said[:, number]
+            yield name, trial.labels[:, number] > 0, *said
 
 
 def sign_test(num_losses: int, num_gains: int) -> float:
@@ -186,12 +207,17 @@ METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Metric], float]] = {
 }
 
 
-def check_metric(name: str, where: str) -> None:
-    """Raise UserError if there is no such metric."""
+def check_metric(name: str, where: str, multi_label: bool | None) -> None:
+    """Raise UserError if there is no such metric, or none for pictures of that kind (None: not known yet)."""
     from imageset.params import nearest
 
-    if name not in METRICS:
-        raise UserError(f"{where}: no metric '{name}'; {nearest(name, METRICS)}")
+    if name not in METRICS.keys() | set_metrics.METRICS.keys():
+        raise UserError(f"{where}: no metric '{name}'; {nearest(name, {**METRICS, **set_metrics.METRICS})}")
+    if multi_label is False and name not in METRICS:
+        raise UserError(
+            f"{where}: '{name}' is for pictures that bear several labels, the dataset has one a picture; "
+            f"give {', '.join(METRICS)}"
+        )
 
 
 def _sums_by(keys: np.ndarray, wanted: np.ndarray | None = None) -> Metric:

@@ -23,7 +23,7 @@ from imageset.errors import UserError
 from imageset.params import nearest
 from imageset.pool import num_cpus
 from imageset.store import StoreSplit
-from lightning_modules import calibration
+from lightning_modules import calibration, several
 from lightning_modules.bundle import Bundle
 from lightning_modules.engines import Engine, PyTorchEngine, make_engine, missing, versions
 
@@ -124,16 +124,22 @@ class _Judge:
 
     def _good_enough(self, engine: Engine) -> tuple[bool, str]:
         assert self.validation is not None
-        ours, theirs = self._probabilities(engine, MAX_CHECKED).argmax(1), self._expected(MAX_CHECKED).argmax(1)
+        ours, theirs = (self._said(one) for one in (self._probabilities(engine, MAX_CHECKED),
+                                                    self._expected(MAX_CHECKED)))  # fmt: skip
         labels = self.validation.labels[: len(ours)]
-        agreement = float((ours == theirs).mean())
-        accuracy, expected = float((ours == labels).mean()), float((theirs == labels).mean())
+        agreement = _share_equal(ours, theirs)
+        accuracy, expected = _share_equal(ours, labels), _share_equal(theirs, labels)
         right = agreement >= self.limits.min_agreement
         right = right and accuracy >= expected - self.limits.max_accuracy_loss - 1e-9
         return right, (
             f"agrees with fp32 on {agreement:.2%} of {len(ours):,} validation pictures, "
             f"accuracy {accuracy:.4f} (fp32 {expected:.4f})"
         )
+
+    def _said(self, probabilities: np.ndarray) -> np.ndarray:
+        """The class, int (n,), or with several labels a picture their set, bool (n, num_classes)."""
+        thresholds = self.bundle.info.thresholds
+        return probabilities.argmax(1) if thresholds is None else several.said(probabilities, thresholds)
 
     def _expected(self, num: int) -> np.ndarray:
         if num not in self._reference:
@@ -143,7 +149,7 @@ class _Judge:
     def _probabilities(self, engine: Engine, num: int) -> np.ndarray:
         with engine.streams() as streams:
             logits = np.concatenate(list(streams.map(engine.logits, self._batches(num))))
-        return calibration.probabilities(logits, self.bundle.info.temperature, multi_label=False)
+        return calibration.probabilities(logits, self.bundle.info.temperature, self.bundle.info.multi_label)
 
     def _batches(self, num: int) -> Iterator[np.ndarray]:
         """The first validation pictures, or noise where there are none, some at a time."""
@@ -152,6 +158,11 @@ class _Judge:
             return (self.validation.batch(np.arange(i, min(i + 8, num, len(self.validation)))) for i in ends)
         draw = np.random.default_rng(0)
         return (draw.integers(0, 256, (8, *self.bundle.spec.shape), np.uint8) for _ in range(0, num, 8))
+
+
+def _share_equal(one: np.ndarray, other: np.ndarray) -> float:
+    """The part of the pictures of which both say the same: all of a row where there are several labels."""
+    return float((one == other).reshape(len(one), -1).all(axis=1).mean())
 
 
 def _identity(bundle: Bundle) -> str:

@@ -16,7 +16,7 @@ from imageset.atomic import replacing_folder, write_bytes
 from imageset.errors import UserError
 from imageset.params import load_params
 from imageset.store import ImageStore, StoreSplit
-from lightning_modules import calibration, layers, page, tiles
+from lightning_modules import calibration, layers, page, several, tiles
 from lightning_modules.attribution import (
     ShiftCurve,
     distances,
@@ -99,7 +99,7 @@ class Eye:
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
         self.normalize = Normalize(bundle.info.mean, bundle.info.std)
-        self.multi_label = False
+        self.multi_label = bundle.info.multi_label
         self.predict = predictor(self.network, bundle.info.temperature, self.multi_label)
 
     def input(self, images: np.ndarray) -> Tensor:
@@ -113,6 +113,15 @@ class Eye:
         parts = [self.network(self.input(images[i : i + AT_ONCE])) for i in range(0, len(images), AT_ONCE)]
         logits = torch.cat(parts).float().numpy()
         return calibration.probabilities(logits, self.info.temperature, self.multi_label)
+
+    def targets(self, probabilities: np.ndarray) -> list[int]:
+        """The classes that are asked about: the best one; of several labels those that are said, the surest first,
+        and the likeliest where none is."""
+        order = (-probabilities).argsort(kind="stable").tolist()
+        if self.info.thresholds is None:
+            return order[:1]
+        said = several.said(probabilities, self.info.thresholds)
+        return [i for i in order if said[i]] or order[:1]
 
     def trace(self, image: np.ndarray) -> Trace:
         """What each layer makes of one picture, uint8 (H, W, C)."""
@@ -186,16 +195,14 @@ def explain(project: Path) -> None:
 def explain_picture(
     bundle: Bundle, image: np.ndarray, name: str, model: str, params: dict[str, Any]
 ) -> tuple[bytes, tuple[str, float]]:
-    """The page for one picture, uint8 (H, W, C) as the bundle decodes it; its class, and how surely."""
+    """The page for one picture, uint8 (H, W, C) as the bundle decodes it; what is said of it, and how surely."""
     eye = Eye(bundle)
     traced, effort = plan(eye, image, params)
     report = Report([], {})
     one_picture(report, eye, image, name, traced, effort)
     shifts(report, eye, image[None])
     html = page.page(f"{name}, seen by {model}", "One picture on its way through the network.", report.sections)
-    probabilities = eye.probabilities(image[None])[0]
-    best = int(probabilities.argmax())
-    return html, (bundle.info.classes[best], float(probabilities[best]))
+    return html, bundle.info.said(eye.probabilities(image[None])[0])
 
 
 def plan(eye: Eye, image: np.ndarray, params: dict[str, Any]) -> tuple[Trace, Effort]:
@@ -310,6 +317,19 @@ def said(eye: Eye, image: np.ndarray) -> str:
     """The last layers: one probability a class."""
     probabilities = eye.probabilities(image[None])[0]
     best = probabilities.argsort(kind="stable")[::-1][:TOP]
+    if eye.info.thresholds is not None:
+        said = several.said(probabilities, eye.info.thresholds)
+        marks = ("not said, from {:.2f} on", "said, from {:.2f} on")
+        return page.section(
+            "Fully connected layers and sigmoids: the answer",
+            "The last layers weigh all maps together into one number a label, and a sigmoid turns each into a "
+            "probability of its own: a picture may bear several labels, or none. A label is said from its own "
+            "threshold on, where F1 on the validation pictures was highest.",
+            page.bars([
+                (f"{eye.info.classes[i]} ({marks[int(said[i])].format(eye.info.thresholds[i])})",
+                 float(probabilities[i])) for i in best.tolist()
+            ]),
+        )  # fmt: skip
     return page.section(
         "Fully connected layers and softmax: the answer",
         "The last layers weigh all maps together into one number a class, and softmax turns these into "
@@ -321,13 +341,14 @@ def said(eye: Eye, image: np.ndarray) -> str:
 def where(report: Report, eye: Eye, image: np.ndarray, traced: Trace, effort: Effort) -> str:
     """Grad-CAM and occlusion of one picture."""
     x = eye.input(image[None])
-    target = int(eye.probabilities(image[None])[0].argmax())
-    name = eye.info.classes[target]
+    targets = eye.targets(eye.probabilities(image[None])[0])
+    target, name = targets[0], eye.info.classes[targets[0]]
     figures = [page.figure(tiles.picture_png(image), "the picture")]
     found = layers.convolutions(traced.steps)
-    if found:
-        heat = grad_cam(eye.network, found[-1], x, torch.tensor([target]))[0]
-        figures.append(report.figure("grad_cam", tiles.heat_png(image, heat), f"Grad-CAM: what spoke for {name}"))
+    for number, one in enumerate(targets[:TOP] if found else (), 1):
+        heat = grad_cam(eye.network, found[-1], x, torch.tensor([one]))[0]
+        file, caption = f"grad_cam_{number}", f"Grad-CAM: what spoke for {eye.info.classes[one]}"
+        figures.append(report.figure(file if number > 1 else "grad_cam", tiles.heat_png(image, heat), caption))
     with torch.no_grad():
         lost = occlusion(eye.predict, x, target, effort.windows, AT_ONCE)
     caption = f"occlusion: yellow where hiding a patch costs {name} probability, blue where it adds some"
@@ -380,7 +401,9 @@ def looked_at(report: Report, eye: Eye, traced: Trace, test: StoreSplit, chosen:
             continue
         images = test.batch(np.array(positions))
         probabilities = eye.probabilities(images)
-        targets = probabilities.argmax(axis=1)
+        targets = np.array(
+            [of_interest(eye, row, test, i) for row, i in zip(probabilities, positions, strict=True)]
+        )
         heat = grad_cam(eye.network, found[-1], eye.input(images), torch.from_numpy(targets))
         figures = []
         for number, (image, one, position) in enumerate(zip(images, heat, positions, strict=True), 1):
@@ -394,9 +417,22 @@ def looked_at(report: Report, eye: Eye, traced: Trace, test: StoreSplit, chosen:
     report.sections.append(page.section("Right and wrong answers", sentence, *parts))
 
 
+def of_interest(eye: Eye, probabilities: np.ndarray, test: StoreSplit, position: int) -> int:
+    """The class to ask about in a test picture: the best one; of several labels the one that is most wrongly said
+    or missed, else of those that are said the rarest."""
+    if eye.info.thresholds is None:
+        return int(probabilities.argmax())
+    borne = test.labels[position] > 0
+    wrong = several.said(probabilities, eye.info.thresholds) != borne
+    if wrong.any():
+        return int((abs(probabilities - borne) * wrong).argmax())
+    num_borne = test.labels.sum(axis=0, dtype=np.int64)
+    return min(eye.targets(probabilities), key=lambda i: int(num_borne[i]))
+
+
 def shifts(report: Report, eye: Eye, images: np.ndarray) -> None:
     """How the probability moves when pictures are shifted."""
-    curve = shift_curve(eye.probabilities, images, distances(eye.spec.size, SHIFTS))
+    curve = shift_curve(eye.probabilities, images, distances(eye.spec.size, SHIFTS), eye.info.thresholds)
     report.shifts = curve
     of = "the picture" if len(images) == 1 else f"{len(images)} test pictures"
     percent = [100 * distance / curve.side_px for distance in curve.distances_px]

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+NUM_BINS = 15  # of the expected calibration error of a comparison, as in Guo et al. (2017)
+MIN_PROBABILITY = 1e-12  # what the log loss makes of a zero
+
 Weighted = Callable[[np.ndarray], np.ndarray]  # how often each picture counts (B, n) -> values (B,)
 
 

@@ -33,8 +33,10 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
+    one = Object([Property("label", DataType.string), Property("probability", DataType.double)])
+    labels = [ColSpec(Array(one), "labels", required=False)] if info.multi_label else []
     signature = ModelSignature(
         inputs=Schema([
             ColSpec(DataType.binary, "image", required=False),
@@ -46,6 +48,7 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
             ColSpec(DataType.double, "probability", required=False),
             ColSpec(DataType.string, "status"),
             ColSpec(DataType.string, "error", required=False),
+            *labels,
         ]),
     )  # fmt: skip
     example = pd.DataFrame({"image": [png(image) for image in example_images(store)]})

@@ -16,11 +16,16 @@ ROOT = "CONVOY_PICTURES"  # environment: the folder below which a server may rea
 IN_A_SERVER = "__pyfunc_model_path__"  # environment: set by `mlflow models serve` before it loads the model
 INPUTS = ("image", "path", "pixels")
 OUTPUTS = ("label", "probability", "status", "error")
+LABELS = "labels"  # one more, of a model of several labels a picture
 
 
 class ServedClassifier(PythonModel):
     """One of the columns `image` (bytes of a picture file; base64 in JSON), `path` (of a picture file) or `pixels`
-    (0..255, (H, W) or (H, W, 1, 3 or 4)) -> columns `label`, `probability`, `status`, `error`."""
+    (0..255, (H, W) or (H, W, 1, 3 or 4)) -> columns `label`, `probability`, `status`, `error`.
+
+    A model of several labels a picture gives their set as `label` ("a|b", "" for none of them), as `probability`
+    that of the least sure of its decisions, and in a column `labels` each label of the set with its own.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the bundle that lies among the model's artifacts."""
@@ -46,14 +51,21 @@ class ServedClassifier(PythonModel):
                 rows.append({"label": None, "probability": None, "status": "error", "error": error})
             else:
                 rows.append(self._row(self.scorer.probabilities(image[np.newaxis])[0]))
-        return pd.DataFrame(rows, columns=list(OUTPUTS))
+        columns = [*OUTPUTS, LABELS] if self.bundle.info.multi_label else list(OUTPUTS)
+        return pd.DataFrame(rows, columns=columns)
 
     def _row(self, probabilities: np.ndarray) -> dict[str, Any]:
-        best = int(probabilities.argmax())
-        probability, threshold = float(probabilities[best]), self.bundle.info.abstain_below
-        if threshold is not None and probability < threshold:
+        from imageset.labels import names_of
+
+        info = self.bundle.info
+        label, probability = info.said(probabilities)
+        if info.abstain_below is not None and probability < info.abstain_below:
             return {"label": None, "probability": probability, "status": "abstained", "error": None}
-        return {"label": self.bundle.info.classes[best], "probability": probability, "status": "ok", "error": None}
+        row: dict[str, Any] = {"label": label, "probability": probability, "status": "ok", "error": None}
+        if info.multi_label:
+            each = dict(zip(info.classes, probabilities.tolist(), strict=True))
+            row[LABELS] = [{"label": name, "probability": each[name]} for name in names_of(label)]
+        return row
 
 
 def picture_bytes(given: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from imageset.labels import SEPARATOR
 
 HALF = 0.5  # where nothing says otherwise
+LEAST = 1e-6  # a threshold of 0 would say a label of pictures that nothing is known of
 
 
 def fit_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
@@ -39,7 +40,7 @@ def fit_threshold(probabilities: np.ndarray, borne: np.ndarray) -> float:
     best = f1 >= f1.max() - 1e-12
     low, high = low[best], high[best]
     places = np.where((low < HALF) & (high >= HALF), HALF, (low + high) / 2)
-    return float(places[np.abs(places - HALF).argmin()])
+    return max(float(places[np.abs(places - HALF).argmin()]), LEAST)
 
 
 def said(probabilities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
