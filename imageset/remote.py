@@ -76,6 +76,8 @@ def may_pass(error: object) -> bool:
     status = _status(error)
     if status is not None:
         return status in _PASSING_STATUS
+    if _is_distrusted(error):
+        return False
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     if {kind.__name__ for kind in type(error).__mro__} & _PASSING_NAMES:
@@ -306,8 +308,18 @@ def _is_missing(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) or _status(error) in (404, 410)
 
 
+def _is_distrusted(error: object) -> bool:
+    """Whether the server could not prove to be who it should be."""
+    return type(error).__name__ in ("ClientConnectorCertificateError", "SSLError", "SSLCertVerificationError")
+
+
 def _explained(error: Exception) -> str:
     status, name = _status(error), type(error).__name__
+    if _is_distrusted(error):
+        return (
+            f"the server's certificate is not trusted ({_said(error)}); if it is your own, let SSL_CERT_FILE "
+            "name it"
+        )
     if name in _NO_CREDENTIALS:
         return "no credentials were found; give them as the file system's own settings do (environment, ~/.aws)"
     if _is_missing(error):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +26,7 @@ from imageset.remote import check_remote, is_remote, may_pass
 from imageset.sources import open_source
 from tests.imageset.pictures import make_folder, noise
 from tests.imageset.real import first_of_each_folder
-from tests.imageset.servers import Site, http_site, s3_server
+from tests.imageset.servers import Site, http_site, s3_server, write_certificate
 from tests.imageset.test_more_sources import pack
 from tests.imageset.test_sources import write_idx
 
@@ -267,6 +270,27 @@ def test_memory_is_a_place_like_another(cars: Path) -> None:
         fs.pipe_file(f"/cars/train/{file.relative_to(cars).as_posix()}", file.read_bytes())
     source = open_source("memory://cars")
     assert found(source) == contents(cars) and source.splits == {"train": 6} and source.name == "cars"
+
+
+# ---- https -----------------------------------------------------------------------------------------------------
+
+
+def test_over_https_the_server_must_be_the_one_it_says(tmp_path: Path, cars: Path) -> None:
+    write_certificate(tmp_path / "own.pem")
+    with http_site(tmp_path / "own.pem") as site:
+        site.files["/cars.zip"] = pack(cars, tmp_path / "cars.zip").read_bytes()
+        for look in (open_source, check_remote):
+            with pytest.raises(
+                UserError, match="certificate is not trusted .* let SSL_CERT_FILE name it"
+            ) as caught:
+                look(f"{site.url}/cars.zip")
+            assert "\n" not in str(caught.value)
+        code = f"from imageset.sources import open_source; print(open_source('{site.url}/cars.zip').describe())"
+        trusting = {**os.environ, "SSL_CERT_FILE": str(tmp_path / "own.pem")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=trusting, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith(f"{site.url}/cars.zip: 6 pictures in 2 classes")
 
 
 # ---- credentials -----------------------------------------------------------------------------------------------
