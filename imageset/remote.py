@@ -316,10 +316,8 @@ def _is_distrusted(error: object) -> bool:
 def _explained(error: Exception) -> str:
     status, name = _status(error), type(error).__name__
     if _is_distrusted(error):
-        return (
-            f"the server's certificate is not trusted ({_said(error)}); if it is your own, let SSL_CERT_FILE "
-            "name it"
-        )
+        why = getattr(getattr(error, "certificate_error", error), "verify_message", "") or _said(error)
+        return f"the server's certificate is not trusted ({why}); if it is your own, let SSL_CERT_FILE name it"
     if name in _NO_CREDENTIALS:
         return "no credentials were found; give them as the file system's own settings do (environment, ~/.aws)"
     if _is_missing(error):

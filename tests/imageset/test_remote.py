@@ -281,7 +281,7 @@ def test_over_https_the_server_must_be_the_one_it_says(tmp_path: Path, cars: Pat
         site.files["/cars.zip"] = pack(cars, tmp_path / "cars.zip").read_bytes()
         for look in (open_source, check_remote):
             with pytest.raises(
-                UserError, match="certificate is not trusted .* let SSL_CERT_FILE name it"
+                UserError, match=r"certificate is not trusted .* let SSL_CERT_FILE name it"
             ) as caught:
                 look(f"{site.url}/cars.zip")
             assert "\n" not in str(caught.value)
