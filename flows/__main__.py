@@ -119,6 +119,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
     preset = command("preset", "write a preset's values (presets/NAME.yaml) into params.yaml")
     preset.add_argument("name", metavar="NAME", help="fast, default, best, finetune, or a file of your own")
+    sweep = command("sweep", "try other numbers of `train`, and write the best into params.yaml")
+    sweep.add_argument("--trials", type=int, metavar="N", help="trainings in all; without it params.yaml says")
+    sweep.add_argument(
+        "--timeout", type=float, metavar="MINUTES", help="after so long no further training is begun"
+    )
+    sweep.add_argument("--processes", type=int, metavar="N", help="trainings at once")
     kernels = command("kernels", "show what a filter does to a picture: picture, matrix, feature map in one PNG",
                       epilog="works in any folder.")  # fmt: skip
     kernels.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
@@ -201,7 +207,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
     """Call one flow. What is plainly wrong is said before a server is started for it."""
     from flows.checks import check_monitor, check_prediction, check_run, check_source
-    from flows.project import monitor_params
+    from flows.project import dataset_name, monitor_params
     from flows.server import prefect_api
 
     match arguments.command:
@@ -235,6 +241,12 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
                 from flows.monitor import monitor
 
                 print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
+        case "sweep":
+            dataset_name(project)
+            with prefect_api(project):
+                from flows.sweep import sweep
+
+                print(sweep(arguments.trials, arguments.timeout, arguments.processes))
         case "predict":
             check_prediction(arguments.source, arguments.out)
             with prefect_api(project):

@@ -5,12 +5,11 @@ So params.yaml stays the one home of every number, DVC sees each change, and a p
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from imageset.atomic import write_bytes
+from flows import params_file
 from imageset.errors import UserError
 from imageset.params import nearest
 
@@ -26,38 +25,19 @@ def apply_preset(name: str, project: Path) -> str:
     Raises:
         UserError: there is no such preset, it or params.yaml is broken, or it names a key that `train` has not.
     """
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096  # lines stay as long as they are
     known = sorted(path.stem for path in (project / FOLDER).glob("*.yaml"))
     if name not in known:
         hint = nearest(name, known) if known else f"the folder {FOLDER} holds none"
         raise UserError(f"no preset {name!r}; {hint}")
     path = project / "params.yaml"
-    params, preset = _read(yaml, path), _read(yaml, project / FOLDER / f"{name}.yaml")
+    params, preset = params_file.read(path), params_file.read(project / FOLDER / f"{name}.yaml")
     if not isinstance(params.get("train"), MutableMapping):
         raise UserError(f"{path}: the section 'train:' is missing")
     changed = _merge(params["train"], preset, f"{FOLDER}/{name}.yaml")
     if not changed:
         return f"preset {name}: params.yaml says so already"
-    text = io.BytesIO()
-    yaml.dump(params, text)
-    write_bytes(path, text.getvalue())
+    params_file.write(path, params)
     return f"preset {name}: changed in params.yaml: {', '.join(changed)}; `convoy run` trains with them"
-
-
-def _read(yaml: Any, path: Path) -> Any:
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        document = yaml.load(path.read_bytes())
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(document, MutableMapping):
-        raise UserError(f"{path}: holds no keys")
-    return document
 
 
 def _merge(

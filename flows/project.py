@@ -29,6 +29,17 @@ KNOWN: dict[str, dict[str, Any]] = {
         "max_ece_rise": (float, NoneType),
         "max_slowdown": (float, NoneType),
     },
+    "sweep": {
+        "space": dict,
+        "metric": str,
+        "trials": int,
+        "timeout_min": (float, NoneType),
+        "processes": (int, str),
+        "pruner": str,
+        "startup_trials": int,
+        "warmup_epochs": int,
+        "seed": int,
+    },
     "predict": {
         "batch_size": int,
         "top_k": int,

@@ -28,8 +28,8 @@ ALWAYS = {
     "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
 }
 TOP_KEYS = {
-    "seed_everything", "stop_at_error", "abstain_below", "checkpoint_every_min", "reference_pictures", "trainer",
-    "data", "model",
+    "seed_everything", "threads", "stop_at_error", "abstain_below", "checkpoint_every_min", "reference_pictures",
+    "trainer", "data", "model",
 }  # fmt: skip
 HIDDEN = ("help", "config", "print_config")  # what LightningCLI adds for a command line
 
@@ -81,6 +81,7 @@ class StageCLI(LightningCLI):
         if getattr(parser, "stage", "") == "train":
             parser.add_argument("--checkpoint_every_min", type=float, required=True)
             parser.add_argument("--reference_pictures", type=int, required=True)
+            parser.add_argument("--threads", type=int | None, default=None)
 
 
 def build_stage(

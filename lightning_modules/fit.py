@@ -120,6 +120,10 @@ def fit(project: Path) -> None:
         raise UserError(
             f"params.yaml: train: reference_pictures is {config['reference_pictures']}; give 1 or more"
         )
+    if config["threads"] is not None:
+        if config["threads"] < 1:
+            raise UserError(f"params.yaml: train: threads is {config['threads']}; give 1 or more, or null")
+        torch.set_num_threads(config["threads"])
     store: ImageStore = cli.datamodule.store
     prepare(cli, config, store, project)
 
