@@ -84,13 +84,13 @@ def compare(project: Path, one: str, other: str, page: Path | None = None) -> Co
     tables = [_predictions(client, run) for run in runs]
     won, lost, num_shared = _sides(*tables)
     params = [run.data.params for run in runs]
-    metrics = [{name: _shown(value) for name, value in run.data.metrics.items()} for run in runs]
+    metrics = [run.data.metrics for run in runs]
     found = Compared(
         runs[0].info.run_id, runs[1].info.run_id,
         inputs=_rows(*(_inputs(run) for run in runs)),
         params=_different(*params),
-        metrics=sorted(_rows(*(_some(values, MEASURED) for values in metrics)), key=_intervals_last),
-        recalls=_different(*(_some(values, (RECALL,)) for values in metrics)),
+        metrics=sorted(_changes(*(_some(values, MEASURED) for values in metrics)), key=_intervals_last),
+        recalls=_most_first(*(_some(values, (RECALL,)) for values in metrics)),
         won=won, lost=lost, num_shared=num_shared,
     )  # fmt: skip
     if page is not None:
@@ -109,7 +109,27 @@ def _inputs(run: Run) -> dict[str, str]:
             "commit": tags.get(COMMIT, "none")[:12]}  # fmt: skip
 
 
-def _some(values: Mapping[str, str], beginnings: tuple[str, ...]) -> dict[str, str]:
+def _changes(one: Mapping[str, float], other: Mapping[str, float]) -> list[Row]:
+    """Numbers side by side, with what the other gained on the one."""
+    said = [{name: _shown(value) for name, value in values.items()} for values in (one, other)]
+    for name in one.keys() & other.keys():
+        if one[name] != other[name]:
+            said[1][name] += f" ({other[name] - one[name]:+.4g})"
+    return _rows(*said)
+
+
+def _most_first(one: Mapping[str, float], other: Mapping[str, float]) -> list[Row]:
+    """The same for what differs only, the largest change first."""
+
+    def size(row: Row) -> float:
+        name = row[0]
+        return abs(other[name] - one[name]) if name in one and name in other else float("inf")
+
+    rows = [row for row in _changes(one, other) if one.get(row[0]) != other.get(row[0])]
+    return sorted(rows, key=size, reverse=True)
+
+
+def _some(values: Mapping[str, float], beginnings: tuple[str, ...]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name.startswith(beginnings)}
 
 

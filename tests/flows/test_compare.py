@@ -36,10 +36,19 @@ def test_what_differs_between_two_runs_and_which_pictures_changed_sides(client, 
     other = run(client, {"p1": "b", "p2": "a", "p3": "c"}, epochs="5")
     found = compare(project, one, other)
     assert found.params == [("epochs", "3", "5")]
-    assert found.metrics == [("test_accuracy", "0.5000", "0.3333")]
-    assert found.recalls == [("recall_a", "0.5000", "0.3333")]
+    assert found.metrics == [("test_accuracy", "0.5000", "0.3333 (-0.1667)")]
+    assert found.recalls == [("recall_a", "0.5000", "0.3333 (-0.1667)")]
     assert (found.won, found.lost) == ([("p2", "a", "b", "a")], [("p1", "a", "a", "b")])
     assert f"of 3 that both were tested on, 1 are right only in {other[:12]}" in str(found)
+
+
+def test_the_classes_that_changed_most_come_first_and_the_others_not_at_all(client, project):
+    runs = [run(client, {"p1": "a"}) for _ in range(2)]
+    for name, values in {"b": (0.5, 0.6), "c": (0.9, 0.2), "d": (0.4, 0.4)}.items():
+        for run_id, value in zip(runs, values, strict=True):
+            client.log_metric(run_id, f"recall_{name}", value)
+    rows = [("recall_c", "0.9000", "0.2000 (-0.7)"), ("recall_b", "0.5000", "0.6000 (+0.1)")]
+    assert compare(project, *runs).recalls == rows
 
 
 def test_a_run_that_was_not_evaluated_is_compared_all_the_same(client, project):
