@@ -37,6 +37,7 @@ DECODER_VERSION = 4
 # Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
 MIN_SIDE_PX = 4
 
+AUTO_SIZES_PX = (32, 64, 96, 128)  # of which one is chosen where the size is to follow the pictures
 FITS = ("crop", "pad", "stretch")
 FIDELITIES = ("exact", "fast")
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {

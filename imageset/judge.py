@@ -52,12 +52,12 @@ def judge(records: pa.Table) -> tuple[np.ndarray, list[Refusal]]:
 def _unlike_others(image_ids: pa.ChunkedArray) -> np.ndarray:
     """bool (N,): that no other has the same image_id; by 64 bits of it, so that it may be False without one."""
     values = id_words(image_ids)
-    order = np.argsort(values)
-    values = values[order]
-    same = values[1:] == values[:-1]
-    alone = np.ones(len(values), bool)
-    alone[order[1:][same]] = alone[order[:-1][same]] = False
-    return alone
+    in_order = np.sort(values)
+    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    del in_order
+    if not len(several):
+        return np.ones(len(values), bool)
+    return several[np.minimum(np.searchsorted(several, values), len(several) - 1)] != values
 
 
 def num_harmful(refused: Iterable[Refusal]) -> int:

@@ -27,7 +27,16 @@ import pyarrow.parquet as pq
 
 from imageset import raw, store
 from imageset.atomic import EarlySync, replacing_folder
-from imageset.decode import DECODER_VERSION, FIDELITIES, FITS, INTERPOLATIONS, DecodeSpec, Header, Rejected
+from imageset.decode import (
+    AUTO_SIZES_PX,
+    DECODER_VERSION,
+    FIDELITIES,
+    FITS,
+    INTERPOLATIONS,
+    DecodeSpec,
+    Header,
+    Rejected,
+)
 from imageset.earlier import Earlier
 from imageset.errors import UserError
 from imageset.executors import open_executor
@@ -77,7 +86,6 @@ OPTIONAL_PARAMS: Mapping[str, Any] = {
     "min_test_per_class": 0,
 }
 
-AUTO_SIZES_PX = (32, 64, 96, 128)
 AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
 ROWS_ASKED_EARLY = 1000
 POINTS_AT_ONCE = 500

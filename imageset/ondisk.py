@@ -79,12 +79,13 @@ def strings(column: pa.ChunkedArray) -> list[str | None]:
 
 def id_words(image_ids: pa.ChunkedArray, word: int = 0) -> np.ndarray:
     """uint64 (N,): one of the four words of each SHA-256, ordered as they are; 0 where there is none."""
-    words = [
-        _words(chunk.slice(start, ROWS_AT_ONCE), word)
-        for chunk in image_ids.chunks
-        for start in range(0, len(chunk), ROWS_AT_ONCE)
-    ]
-    return np.concatenate([np.empty(0, np.uint64), *words])
+    words, end = np.empty(len(image_ids), np.uint64), 0
+    for chunk in image_ids.chunks:
+        for start in range(0, len(chunk), ROWS_AT_ONCE):
+            some = _words(chunk.slice(start, ROWS_AT_ONCE), word)
+            words[end : end + len(some)] = some
+            end += len(some)
+    return words
 
 
 def _words(image_ids: pa.StringArray, word: int) -> np.ndarray:
@@ -114,7 +115,7 @@ def by_image_id(image_ids: pa.ChunkedArray) -> np.ndarray:
     """int64 (N,): the positions in the order of the image_ids."""
     words = id_words(image_ids)
     order = np.argsort(words, kind="stable")
-    words = words[order]
+    words.sort()
     if (words[1:] == words[:-1]).any():  # equal in 64 bits
         order = np.lexsort([id_words(image_ids, word) for word in (3, 2, 1, 0)])
     return order

@@ -29,6 +29,11 @@ def resize(pixels: np.ndarray, mode: str, out: np.ndarray) -> None:
     _kernel()(np.ascontiguousarray(pixels), mode, out)
 
 
+def load_kernel() -> None:
+    """Load what resize needs; else it does so at its first picture."""
+    _kernel()
+
+
 @lru_cache(maxsize=1)
 def _kernel() -> Resize:
     if "torch" not in sys.modules:

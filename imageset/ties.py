@@ -117,9 +117,11 @@ def with_ages(records: pa.Table, first_shards: list[int]) -> pa.Table:
     shards = records["shard"].fill_null(0).to_numpy()
     ingests = (np.searchsorted(first_shards, shards, side="right") - 1).astype(np.int32)
     dated = np.where(np.isnat(times), np.iinfo(np.int32).max, ingests)
-    leaders = tied_by(records["group"])
-    eldest = _eldest(leaders, records["group"].is_valid().to_numpy(), dated, _sortable(times))
-    for name, values in (("ingest", ingests), ("since_ingest", dated[eldest]), ("since", times[eldest])):
+    if records["group"].null_count < len(records):
+        leaders = tied_by(records["group"])
+        eldest = _eldest(leaders, records["group"].is_valid().to_numpy(), dated, _sortable(times))
+        dated, times = dated[eldest], times[eldest]
+    for name, values in (("ingest", ingests), ("since_ingest", dated), ("since", times)):
         records = records.append_column(name, pa.array(values))
     return records
 
