@@ -53,7 +53,8 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 def issues_csv(rows: Sequence[tuple[str, str, str, float, str, str]]) -> bytes:
     """The table: where the picture lay, the label it bears, the one that the network suggests, the probability
-    that the network gives to the label it bears, its split, its id. `convoy ingest` takes `path` and `label`."""
+    that the network gives to the label it bears (of several, to the least likely of them to be there or not, as
+    it is said), its split, its id. `convoy ingest` takes `path` and `label`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

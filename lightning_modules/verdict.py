@@ -230,8 +230,8 @@ def suspicious(parts: Iterable[Seen]) -> list[tuple[str, str, str, float, str, s
     for position in label_issues(labels, probabilities):
         one, i = places[position]
         split, given = one.split, one.split.labels[i]
-        borne = np.flatnonzero(given) if one.multi_label else [int(given)]
-        least = min((float(one.probabilities[i, label]) for label in borne), default=0.0)
+        row = one.probabilities[i]
+        least = float(several.sureness(row, given > 0) if one.multi_label else row[int(given)])
         name = str(split.rows["split"][i])
         rows.append(
             (split.uris[i], one.names(given), one.names(one.predicted[i]), least, name, split.image_ids[i])
