@@ -206,8 +206,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
     """Call one flow. What is plainly wrong is said before a server is started for it."""
-    from flows.checks import check_monitor, check_prediction, check_run, check_source
-    from flows.project import dataset_name, monitor_params
+    from flows.checks import check_monitor, check_prediction, check_run, check_source, check_sweep
+    from flows.project import monitor_params
     from flows.server import prefect_api
 
     match arguments.command:
@@ -242,7 +242,7 @@ def _run_flow(project: Path, arguments: argparse.Namespace) -> None:
 
                 print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
         case "sweep":
-            dataset_name(project)
+            check_sweep(project, arguments.trials, arguments.processes)
             with prefect_api(project):
                 from flows.sweep import sweep
 

@@ -30,6 +30,19 @@ def check_source(source: str | None, project: Path) -> None:
         open_source(source)
 
 
+def check_sweep(project: Path, trials: int | None, processes: int | None) -> None:
+    """Raise UserError if params.yaml: sweep is wrong, or there is nothing to train on."""
+    from flows import study
+    from flows.project import dataset_name, stage_params
+    from imageset.params import load_section
+
+    given = {name: value for name, value in (("trials", trials), ("processes", processes)) if value is not None}
+    params, where = stage_params(project, "sweep") | given, f"{project / PARAMS}: sweep"
+    study.check(params, where)
+    study.space(params, load_section(project / PARAMS, "train"), where)
+    dataset_name(project)
+
+
 def report(source: str, project: Path, json_file: Path | None = None) -> str:
     """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
     import json

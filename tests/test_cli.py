@@ -56,6 +56,14 @@ def test_running_again_before_anything_was_ingested_says_how_to_begin(empty_proj
     assert "convoy run FOLDER" in error_of(["run"], capsys)
 
 
+def test_a_sweep_that_cannot_be_is_refused_before_anything_starts(empty_project, capsys):
+    assert "no dataset here" in error_of(["sweep"], capsys)
+    assert "sweep.trials is 0" in error_of(["sweep", "--trials", "0"], capsys)
+    path = empty_project / "params.yaml"
+    path.write_text(path.read_text().replace("train.model.warmup:", "train.model.warmupp:"))
+    assert "'warmupp': did you mean 'warmup'" in error_of(["sweep"], capsys)
+
+
 def test_a_source_without_pictures_is_refused(empty_project, tmp_path, capsys):
     (tmp_path / "notes" / "a").mkdir(parents=True)
     (tmp_path / "notes" / "a" / "readme.txt").write_text("no picture")
