@@ -84,7 +84,7 @@ def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path:
     with tarfile.open(HOSTILE / "corpus.tar.gz") as archive:
         archive.extractall(tmp_path, **SAFELY)
     (root,) = tmp_path.iterdir()
-    report = check_source(root, timeout_s=30)
+    report = check_source(root, timeout_s=120)
     files = [file for file in root.rglob("*") if file.is_file()]
     assert report.num_pictures + sum(report.passed_over.values()) == len(files)
     assert report.num_sound + len(report.refused) == report.num_pictures
@@ -100,7 +100,7 @@ def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path:
     assert not [uri for uri in walked - refused - pillow_can if _taken(uri)]
     ingest(root, tmp_path / "raw")
     lenient = PARAMS | {"max_pixels": 178_956_970, "max_reject_fraction": 1.0}
-    summary = normalize(tmp_path / "raw", tmp_path / "out", lenient, timeout_s=30)
+    summary = normalize(tmp_path / "raw", tmp_path / "out", lenient, timeout_s=120)
     assert summary.rejected == dict(sorted(reasons.items()))
     rows = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
     assert {(row["uri"], row["reason"]) for row in rows} == {(one.uri, one.reason) for one in report.refused}
