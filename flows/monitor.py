@@ -8,7 +8,7 @@ import heapq
 import uuid
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from prefect import flow, task
 from flows import batches, console, ledger, registry
 from flows.checks import check_monitor
 from flows.errors import Busy
-from flows.policy import CLEAN, DRIFTED, TOO_SMALL, Policy, decide
+from flows.history import shown as shown_time
+from flows.policy import CLEAN, DRIFTED, TOO_SMALL, Answer, Policy, decide
 from flows.predict_rows import answered_by, is_table, read_rows
 from flows.project import dataset_name, find_project, monitor_params
 from flows.registry import Version
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 EVENT = "convoy.drift.detected"
+JUDGING = ("pictures", "min_pictures", "alpha", "permutations", "seed")  # the parameters that a judgement hangs on
+NUM_OF_TRAINING = 6  # pictures on the page, to compare with
 Row = dict[str, Any]
 
 
@@ -61,7 +64,7 @@ class Monitored:
 
     def __str__(self) -> str:
         if self.line is None:
-            return f"{self.source}: every picture was judged before; --all judges them again"
+            return f"{self.source}: no picture that was not judged before; --all judges them again"
         return f"{self.source}: {said(self.line)}" + ("" if self.new else " (judged before)")
 
 
@@ -157,20 +160,24 @@ def compare(
             return Monitored(source, None, new=False)
         batch = batches.batch_id(version.name, version.number, ids)
         earlier = next((one for one in batches.read(project) if one["batch"] == batch), None)
-        if earlier is not None and earlier["params"] == params:
+        rules = {name: params[name] for name in JUDGING}
+        if earlier is not None and earlier["params"] == rules:
             return Monitored(source, earlier, new=False)
         line: batches.Line = {
             "batch": batch, "time": ledger.now(), "source": source, "model": version.name,
             "version": version.number, "num_pictures": len(ids), "state": TOO_SMALL,
-            "min_pictures": params["min_pictures"], "params": params, "checks": [], "page": None,
+            "min_pictures": params["min_pictures"], "params": rules, "checks": [], "page": None,
         }  # fmt: skip
-        if len(ids) - num_errors >= params["min_pictures"]:
+        if len(ids) >= params["min_pictures"]:
             rejected = np.array([num_errors, len(ids)])
-            line |= judge(line, reference, chosen, rejected, pictures, bundle, project)
-        line, retrain = follow(line, project, params)
+            line |= judge(line, reference, chosen, rejected, pictures, bundle, project, params["shown"])
+        answer = follow(line, project, params)
+        line |= {"retrain": answer.retrain, "why": answer.why, "ledger": None}
+        announce(line, version, project)  # before it is noted: who is killed here says it again, as the same event
+        if answer.retrain:
+            line["ledger"] = note_retrain(line, project)
         batches.add(project, line, ids)
-        announce(line, version, project)
-    return Monitored(source, line, retrain=retrain)
+    return Monitored(source, line, retrain=line["ledger"])
 
 
 def reference_of(bundle: Bundle, version: Version) -> Sample:
@@ -231,7 +238,7 @@ def _is_in(known: np.ndarray, short: int) -> bool:
 
 def judge(
     line: batches.Line, reference: Sample, chosen: list[Row], rejected: np.ndarray, pictures: Pictures | None,
-    bundle: Bundle, project: Path,
+    bundle: Bundle, project: Path, num_shown: int,
 ) -> dict[str, Any]:  # fmt: skip
     """What the comparison says, as fields of the line; the page about it is written."""
     from flows.seen import sample_of_answers, sample_of_pictures
@@ -242,20 +249,18 @@ def judge(
         batch, shown = sample_of_answers(chosen, rejected, bundle), None
     else:
         batch, shown = sample_of_pictures(pictures, chosen, rejected, bundle)
-    if len(batch) < params["min_pictures"]:  # unlike the rows, these were decoded
-        return {"num_compared": len(batch)}
     found = drift.judge(reference, batch, rules_of(params), bundle.info.classes, bundle.info.abstain_below)
     fields: dict[str, Any] = {
         "state": DRIFTED if found.drifted else CLEAN,
         "num_compared": len(batch), "num_reference": len(reference), "num_rejected": int(batch.rejected[0]),
         "checks": [asdict(check) for check in found.checks],
     }  # fmt: skip
-    return fields | {"page": write_page(line | fields, reference, batch, found, shown, bundle, project)}
+    return fields | {"page": write_page(line | fields, reference, batch, found, shown, bundle, project, num_shown)}
 
 
 def write_page(
     line: batches.Line, reference: Sample, batch: Sample, found: Judgement, shown: Shown | None, bundle: Bundle,
-    project: Path,
+    project: Path, num_shown: int,
 ) -> str:  # fmt: skip
     """The page of a batch; returns where it is, from the project's folder."""
     from imageset.atomic import write_bytes
@@ -263,20 +268,29 @@ def write_page(
 
     typical: list[tuple[np.ndarray, str]] = []
     if shown is not None and found.witness is not None:
-        for i in np.argsort(-found.witness, kind="stable")[: line["params"]["shown"]].tolist():
+        for i in np.argsort(-found.witness, kind="stable")[:num_shown].tolist():
             label = bundle.info.classes[batch.classes[i]]
             caption = f"{label} {batch.confidence[i]:.2f}, {shown.rows[i]['uri']}"
             typical.append((shown.images[i], caption))
-    title = f"{line['source']}: {'drift' if found.drifted else 'no drift'}"
+    title = f"{'Drift' if found.drifted else 'No drift'}: {line['source'].rstrip('/').rpartition('/')[2]}"
     lead = (
-        f"{line['model']} version {line['version']}; {line['num_compared']:,} of {line['num_pictures']:,} "
-        f"pictures beside {line['num_reference']:,} of its validation pictures; {line['time']}; "
-        f"batch {line['batch']}"
+        f"{line['num_compared']:,} of {line['num_pictures']:,} pictures of {line['source']} beside "
+        f"{line['num_reference']:,} validation pictures of {line['model']} version {line['version']}; "
+        f"{shown_time(line['time'])}; batch {line['batch']}"
     )
-    data = drift_page(title, lead, reference, batch, found, rules_of(line["params"]), bundle.info.classes, typical)
+    data = drift_page(title, lead, reference, batch, found, rules_of(line["params"]), bundle.info.classes, typical,
+                      some_of_training(bundle, project) if typical else [])  # fmt: skip
     path = batches.MONITOR / f"{line['batch']}.html"
     write_bytes(project / path, data)
     return path.as_posix()
+
+
+def some_of_training(bundle: Bundle, project: Path) -> list[np.ndarray]:
+    """A few validation pictures, if they are still here."""
+    from flows.predict import validation_of
+
+    split = validation_of(bundle, project)
+    return [] if split is None else list(split.batch(np.linspace(0, len(split) - 1, NUM_OF_TRAINING).astype(int)))
 
 
 def rules_of(params: dict[str, Any]) -> Rules:
@@ -286,26 +300,30 @@ def rules_of(params: dict[str, Any]) -> Rules:
     return Rules(params["alpha"], params["permutations"], params["seed"])
 
 
-def follow(line: batches.Line, project: Path, params: dict[str, Any]) -> tuple[batches.Line, int | None]:
-    """Decide whether to train again. Where yes, that is in the ledger before anything else is done: whoever is
-    killed after that has spent the cooldown, and no batch starts two retrains."""
-    earlier = [
-        one for one in batches.read(project, line["model"], line["version"]) if one["batch"] != line["batch"]
-    ]
-    done = [
-        datetime.fromisoformat(one["time"])
-        for one in ledger.read(project)
-        if one["event"] == ledger.RETRAIN and one["model"] == line["model"]
-    ]
-    answer = decide(Policy(**params["retrain"]), [*earlier, line], done, datetime.now(UTC))
+def follow(line: batches.Line, project: Path, params: dict[str, Any]) -> Answer:
+    """Whether to train again after this batch."""
     if line["state"] == TOO_SMALL:
-        answer = replace(answer, retrain=False, why="too few pictures to judge")
-    number = None
-    if answer.retrain:
-        entry = {"event": ledger.RETRAIN, "model": line["model"], "version": line["version"],
-                 "batch": line["batch"], "reason": answer.why}  # fmt: skip
-        number = int(ledger.append(project, entry)["number"])
-    return {**line, "retrain": answer.retrain, "why": answer.why, "ledger": number}, number
+        return Answer(False, "too few pictures to judge")
+    earlier = batches.read(project, line["model"], line["version"])
+    lines = [one for one in earlier if one["batch"] != line["batch"]]
+    entries = [one for one in ledger.read(project) if one.get("model") == line["model"]]
+    not_begun = {one["of"] for one in entries if one["event"] == ledger.RETRAINED and not one["begun"]}
+    begun = [
+        datetime.fromisoformat(one["time"])
+        for one in entries
+        if one["event"] == ledger.RETRAIN and one["number"] not in not_begun
+    ]
+    return decide(Policy(**params["retrain"]), [*lines, line], begun, datetime.now(UTC))
+
+
+def note_retrain(line: batches.Line, project: Path) -> int:
+    """Write into the ledger that a retrain is to begin, before it does: whoever is killed after that has spent the
+    cooldown, and no batch begins two. Returns the line's number."""
+    entry = {
+        "event": ledger.RETRAIN, "model": line["model"], "version": line["version"], "batch": line["batch"],
+        "reason": line["why"],
+    }  # fmt: skip
+    return int(ledger.append(project, entry)["number"])
 
 
 def announce(line: batches.Line, version: Version, project: Path) -> None:
@@ -353,10 +371,17 @@ def carry_out(monitored: Monitored, project: Path) -> None:
     if monitored.retrain is None or monitored.line is None:
         return
     logger.info("monitor: training again: %s", monitored.line["why"])
+    begun = True
     try:
         outcome = str(pipeline(None))
-    except UserError as error:  # Busy too: then somebody is training already
-        outcome = f"{'not begun' if isinstance(error, Busy) else 'failed'}: {error}"
-        logger.warning("monitor: the retrain %s", outcome)
-    ledger.append(project, {"event": ledger.RETRAINED, "of": monitored.retrain, "model": monitored.line["model"],
-                            "reason": outcome})  # fmt: skip
+    except Busy as error:  # a training that was asked for otherwise; the next drifted batch asks again
+        outcome, begun = str(error), False
+    except (UserError, ConnectionError) as error:
+        outcome = f"failed: {error}"
+    if not begun or outcome.startswith("failed: "):
+        logger.warning("monitor: the retrain %s", outcome if begun else f"is not begun: {outcome}")
+    entry = {
+        "event": ledger.RETRAINED, "of": monitored.retrain, "model": monitored.line["model"],
+        "version": monitored.line["version"], "begun": begun, "reason": outcome,
+    }  # fmt: skip
+    ledger.append(project, entry)

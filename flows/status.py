@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import ledger
+from flows import batches, ledger
 from flows.history import last_change, shown
+from flows.policy import TOO_SMALL, in_a_row
 from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
 from flows.server import Addresses
 from imageset.errors import UserError
@@ -40,7 +41,8 @@ Run = tuple[str, str, str, str, str | None, str | None]  # flow, name, state, st
 def status(project: Path) -> str:
     """What `convoy status` prints."""
     wrong: list[str] = []
-    lines = [*serving(project, wrong), *data(project, wrong), *runs(project, wrong), *work(project, wrong)]
+    lines = [*serving(project, wrong), *drift(project, wrong), *data(project, wrong), *runs(project, wrong),
+             *work(project, wrong)]  # fmt: skip
     up = Addresses.read(project)
     where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else "not running; start it with `convoy up`"
     lines.append(f"{'servers':<10}{where}")
@@ -71,6 +73,37 @@ def serving(project: Path, wrong: list[str]) -> Iterator[str]:
     for entry in ledger.unfinished(entries):
         wrong.append(f"a decision about {entry['model']} version {entry['version']} was cut short; "
                      "the next promote, predict or rollback carries it out")  # fmt: skip
+
+
+def drift(project: Path, wrong: list[str]) -> Iterator[str]:
+    """Of each model: the last batch that was compared with what it was trained on, and what followed."""
+    try:
+        lines, entries = batches.read(project), ledger.read(project)
+    except UserError as error:  # of the ledger that is said above
+        if str(batches.TABLE) in str(error):
+            wrong.append(str(error))
+        return
+    judged = {one["model"]: one for one in lines if one["state"] != TOO_SMALL}
+    for model, line in judged.items():
+        moved = ", ".join(check["name"] for check in line["checks"] if check["moved"])
+        of = f"{model} version {line['version']}, {shown(line['time'])}: {line['num_pictures']:,} pictures of "
+        change = last_change(entries, model, datetime.now(UTC))
+        serves = change is None or change["after"].get("champion") == line["version"]
+        if not moved:
+            yield f"{'drift':<10}{of}{line['source']} look as before"
+            continue
+        row = in_a_row([one for one in lines if (one["model"], one["version"]) == (model, line["version"])])
+        batch = "batch" if row == 1 else "batches in a row"
+        yield (f"{'drift':<10}{of}{line['source']} moved ({moved}), {row} drifted {batch}; "
+               f"retrain: {'yes' if line['retrain'] else 'no'}, {line['why']}")  # fmt: skip
+        if serves:
+            wrong.append(f"what comes in is not what {model} was trained on ({moved}): see {line['page']}; label "
+                         "some with `convoy predict SOURCE --review N` and train on them")  # fmt: skip
+    ended = {entry["of"] for entry in entries if entry["event"] == ledger.RETRAINED}
+    for entry in entries:
+        if entry["event"] == ledger.RETRAIN and entry["number"] not in ended:
+            wrong.append(f"the retrain of {entry['model']} that drift began at {shown(entry['time'])} has no end: "
+                         "unless it still runs, it was killed; `convoy run` goes on with it")  # fmt: skip
 
 
 def read_champions(project: Path, wrong: list[str]) -> dict[str, int]:

@@ -25,16 +25,19 @@ SIDE_PX, SMALL_PX = 192, 64  # of a picture on the page; a smaller one stays as 
 
 def drift_page(
     title: str, lead: str, reference: Sample, batch: Sample, found: Judgement, rules: Rules,
-    classes: Sequence[str], pictures: Sequence[tuple[np.ndarray, str]],
+    classes: Sequence[str], pictures: Sequence[tuple[np.ndarray, str]], of_training: Sequence[np.ndarray],
 ) -> bytes:  # fmt: skip
     """The whole page.
 
     Args:
         pictures: uint8 (H, W, C) and a caption, the most typical of the batch first.
+        of_training: some pictures of the reference, uint8 (H, W, C).
     """
-    sections = [_checks(found, rules), _numbers(reference, batch, found), _classes(reference, batch, classes)]
+    sections = [_checks(found, rules)]
     if pictures:
-        sections.insert(1, _pictures(pictures, found.drifted))
+        sections.append(_pictures(pictures, of_training, found.drifted))
+    if len(batch):
+        sections += [_numbers(reference, batch, found), _classes(reference, batch, classes)]
     return page.page(title, lead, sections)
 
 
@@ -52,14 +55,17 @@ def _checks(found: Judgement, rules: Rules) -> str:
     )
 
 
-def _pictures(pictures: Sequence[tuple[np.ndarray, str]], drifted: bool) -> str:
+def _pictures(pictures: Sequence[tuple[np.ndarray, str]], of_training: Sequence[np.ndarray], drifted: bool) -> str:
     what = (
         "To the network these look most like the batch and least like the pictures that it was trained on."
         if drifted
         else "No drift; these are the ones that look least like the pictures that the network was trained on."
     )
-    figures = [page.figure(_file(image), caption) for image, caption in pictures]
-    return page.section("Most typical of the batch", what, page.row(figures))
+    parts = [page.row([page.figure(_file(image), caption) for image, caption in pictures], small=True)]
+    if of_training:
+        figures = [page.figure(_file(image), "") for image in of_training]
+        parts += [page.heading("some of training"), page.row(figures, small=True)]
+    return page.section("Most typical of the batch", what, *parts)
 
 
 def _numbers(reference: Sample, batch: Sample, found: Judgement) -> str:

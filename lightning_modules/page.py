@@ -14,14 +14,16 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--paper:#14171c;--card:#1d2229;--ink:#e6e9ee;--soft:#9aa5b4;--rule:#333b46;
 --bar:#6f9fdc}}
 *{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0}
-main{max-width:760px;margin:0 auto;padding:16px 14px 48px}h1{font-size:24px;line-height:1.25;margin:8px 0}
+main{max-width:760px;margin:0 auto;padding:16px 14px 48px}h1{font-size:24px;line-height:1.25;margin:8px 0;
+overflow-wrap:anywhere}
 h2{font-size:19px;margin:0 0 6px}h3{font-size:15px;margin:14px 0 4px}p{margin:6px 0}
 section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px;margin:14px 0}
 .soft,figcaption{color:var(--soft);font-size:14px}
 img{max-width:100%;height:auto;border-radius:4px;display:block;image-rendering:pixelated}img.curve{background:#fff;
 image-rendering:auto}
 figure{margin:10px 0}.row{display:flex;flex-wrap:wrap;gap:10px}.row figure{margin:4px 0;width:calc(50% - 5px);
-max-width:192px}figcaption{overflow-wrap:anywhere;margin-top:2px}
+max-width:192px}.row.small figure{width:calc(33.3% - 7px);max-width:112px}.small figcaption{font-size:12px}
+figcaption{overflow-wrap:anywhere;margin-top:2px}
 .numbers{overflow-x:auto}.numbers table{border-collapse:collapse;font:11px/1 ui-monospace,monospace}
 .numbers td{width:30px;height:26px;text-align:center;border:1px solid var(--rule);padding:0}
 .bars{display:grid;grid-template-columns:minmax(60px,max-content) 1fr max-content;gap:4px 10px;align-items:center}
@@ -64,9 +66,9 @@ def figure(picture: bytes, caption: str, curve: bool = False) -> str:
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
-def row(figures: Sequence[str]) -> str:
-    """Figures beside each other, two on a phone."""
-    return f"<div class=row>{''.join(figures)}</div>"
+def row(figures: Sequence[str], small: bool = False) -> str:
+    """Figures beside each other, two on a phone; small ones three."""
+    return f'<div class="row{" small" if small else ""}">{"".join(figures)}</div>'
 
 
 def heading(text: str) -> str:

@@ -95,6 +95,39 @@ def test_predictions_name_the_model_the_data_and_every_picture(served, command, 
     assert sum(row["label"] == "1" for row in rows[3:]) > len(rows) / 2
 
 
+def test_drift_after_a_prediction_begins_one_whole_retrain(served, command, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(served.folder, project)
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("enabled: false ", "enabled: true "))
+    before = len(runs("pipeline"))
+    for day, first in (("monday", 0), ("tuesday", 60), ("wednesday", 120)):
+        inbox = dark_digits(tmp_path / day, first, 60)
+        status, said = command(project, "predict", str(inbox), "--out", str(tmp_path / f"{day}.parquet"))
+        assert status == 0, said
+        assert (
+            f"monitor: 60 pictures differ from those that {served.pictures.name} version 1 was trained on" in said
+        )
+        assert ("monitor: training again: 2 drifted batches in a row" in said) == (day == "tuesday")
+    assert len(runs("pipeline")) == before + 1
+    lines = [json.loads(line) for line in (project / "data/ledger.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines[-2:]] == ["retrain", "retrained"]
+    assert "version 1 serves: the first model" in lines[-1]["reason"]  # nothing new to learn from
+    status, said = command(project, "status")
+    assert "3 drifted batches in a row; retrain: no, the last retrain cools down until" in said
+
+
+def dark_digits(folder: Path, first: int, num: int) -> Path:
+    """Digits dark on white: what no training picture was."""
+    from imageset.digits import digit_pictures
+    from imageset.png import encode_png
+
+    folder.mkdir()
+    for number in range(first, first + num):
+        (folder / f"{number}.png").write_bytes(encode_png(255 - digit_pictures()[0][number]))
+    return folder
+
+
 def test_predicting_before_any_champion_exists_is_refused(tmp_path, served, command):
     project = tmp_path / "new"
     project.mkdir()

@@ -13,6 +13,7 @@ import yaml
 from flows import batches, ledger, registry
 from flows.policy import CLEAN, DRIFTED, Policy, decide
 from flows.project import monitor_params
+from flows.status import status
 from imageset.errors import UserError
 from lightning_modules.bundle import Bundle
 from lightning_modules.drift import Rules, judge
@@ -165,7 +166,33 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     kept = [Path(one.path).stem for one in registry.connect(project).list_artifacts(run, "drift")]
     assert sorted(kept) == sorted(line["batch"] for line in lines[1:])
     assert "| **features** |" in prefect_page()
+    said = status(project)
+    assert "pictures of " + days[2] + " moved (features" in said
+    assert "3 drifted batches in a row; retrain: no, the last retrain cools down until" in said
+    assert "what comes in is not what source was trained on (features" in said
     assert events(lines[1]["batch"]) == 1
+
+
+def test_a_batch_that_cannot_be_read_has_drifted(watched, project, prefect_server, tmp_path):
+    from flows.monitor import monitor
+
+    found = monitor(write(tmp_path / "broken", [f"no picture {number}".encode() for number in range(60)]))
+    assert (found.drifted, [check["name"] for check in found.line["checks"]]) == (True, ["rejected"])
+    assert "rejected (100.0% here, 0.0% in training)" in str(found)
+
+
+def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, project, prefect_server, tmp_path):
+    from flows import versioning
+    from flows.monitor import monitor
+
+    set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
+    for name, start in (("monday", 0), ("tuesday", 60)):
+        with versioning.only_one(project):
+            found = monitor(write(tmp_path / name, [blurred(data) for data in watched.known[start : start + 60]]))
+        assert found.line["retrain"]
+        (last,) = ledger.read(project)[-1:]
+        assert (last["event"], last["begun"]) == ("retrained", False)
+        assert "another run is at work in this project" in last["reason"]
 
 
 def prefect_page() -> str:
@@ -217,7 +244,7 @@ def test_a_prediction_is_compared_as_it_is_made_and_only_by_what_is_new(
 
     table = str(tmp_path / "out.parquet")
     assert pq.read_table(table).num_rows == 121
-    assert str(monitor(table)).endswith("every picture was judged before; --all judges them again")
+    assert str(monitor(table)).endswith("no picture that was not judged before; --all judges them again")
     alone = monitor(table, everything=True)
     names = {check["name"] for check in alone.line["checks"]}
     assert names == {"classes", "confidence", "rejected", "abstained"} and alone.line["num_pictures"] == 121
