@@ -160,7 +160,7 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert (done["event"], done["of"], done["reason"]) == ("retrained", begun["number"], "version 2 serves")
 
     page = (project / lines[1]["page"]).read_text()
-    assert page.count("data:image/png;base64,") == 24 and "tuesday-0" in page
+    assert page.count("data:image/png;base64,") == 24 + 6 and "tuesday-0" in page
     assert "<script" not in page and "http" not in page
     run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
     kept = [Path(one.path).stem for one in registry.connect(project).list_artifacts(run, "drift")]
