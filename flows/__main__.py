@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
     history.add_argument("--model", metavar="NAME", help="one registered model; without it all")
     command("status", "what serves, since when, on which data, what ran last, what comes next, what is wrong")
+    command("sync", "send MLflow's server what could not be sent while it was away")
     predict = command("predict", "tag pictures with the model that serves")
     predict.add_argument("source", help="folder, archive, table ...: what ingest takes, labels or not; only read")
     predict.add_argument("--out", required=True, metavar="FILE",
@@ -187,6 +188,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from flows.status import status
 
             print(status(project))
+        case "sync":
+            from lightning_modules.outbox import sync
+
+            print(sync(project))
         case "explain":
             from flows.explain import explain
 

@@ -12,7 +12,9 @@ from imageset.errors import UserError
 def check_run(run_id: str, project: Path) -> None:
     """Raise UserError if a run cannot be promoted, whatever it is compared with."""
     from flows import registry
+    from lightning_modules import outbox
 
+    outbox.check_sent(project, run_id)
     registry.model_of_run(registry.finished_run(registry.connect(project), run_id))
 
 

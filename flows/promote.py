@@ -16,6 +16,7 @@ from flows.project import CLASSIFIER, find_project, promotion_params
 from flows.registry import CHALLENGER, CHAMPION, DECISION, PREVIOUS, ROLLED_BACK, Version
 from flows.retries import RETRIED
 from imageset.errors import UserError
+from lightning_modules import outbox
 
 if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
@@ -131,6 +132,7 @@ def find_newcomer(run_id: str, project: Path) -> Newcomer:
 
     client = registry.connect(project)
     moves.settle_if_needed(client, project)
+    outbox.check_sent(project, run_id)
     run = registry.finished_run(client, run_id)
     model_uri = registry.model_of_run(run)
     name = _dataset(load_bundle(model_uri))

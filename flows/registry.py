@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flows.errors import NoChampion, ServerAway
 from imageset.errors import UserError
-from lightning_modules import tracking
+from lightning_modules import outbox, tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,6 +98,8 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     """
     from mlflow.exceptions import MlflowException
 
+    if run_id.startswith(outbox.LOCAL):
+        run_id = outbox.sent_as(client, run_id)
     try:
         return client.get_run(run_id)
     except MlflowException as error:
@@ -141,6 +143,8 @@ def model_of_run(run: Run) -> str:
     Raises:
         UserError: it logged none.
     """
+    if whole := run.data.tags.get(tracking.MODEL_TAG):
+        return f"models:/{whole}"
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
         raise UserError(f"run {run.info.run_id} logged no model; train again with `dvc repro -f train`")

@@ -114,8 +114,8 @@ class PlainProgress(Callback):
             self._say(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        known = trainer.callback_metrics  # asked for by all ranks: they add up here
         if trainer.is_global_zero:
-            known = trainer.callback_metrics
             values = {
                 name: float(known.get(name, math.nan)) for name in SHOWN if name in known or name != "val_map"
             }

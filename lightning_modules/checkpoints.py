@@ -124,6 +124,7 @@ class Keep(Checkpoint):
         self.folder, self.every_min, self.stop = folder, every_min, stop
         self.best_loss = math.inf
         self.best_epoch = -1
+        self.num_validated = 0  # epochs that ended here with a validation loss
         self.within_epoch = False
         self.sums: dict[str, list[Tensor]] = {}  # of the metrics of an epoch that was begun by an earlier process
 
@@ -133,6 +134,8 @@ class Keep(Checkpoint):
         Raises:
             UserError: the validation loss was never finite, or the file is damaged.
         """
+        if self.best_epoch < 0 and not self.num_validated:
+            raise UserError("the training ended before an epoch did; raise train.trainer.max_time in params.yaml")
         if self.best_epoch < 0:
             raise UserError(
                 "the validation loss was never finite; lower train.model.optimizer.init_args.lr in params.yaml"
@@ -170,6 +173,7 @@ class Keep(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss = float(trainer.callback_metrics.get("val_loss", math.nan))
+        self.num_validated += "val_loss" in trainer.callback_metrics
         if loss < self.best_loss:  # never true of NaN
             self.best_loss, self.best_epoch = loss, trainer.current_epoch
             self._save(trainer, pl_module, _best(self.best_epoch))
@@ -222,7 +226,8 @@ def _best(epoch: int) -> str:
 def _is_resting_place(trainer: pl.Trainer, num_done: int) -> bool:
     """Whether a training can go on from here, `num_done` batches into an epoch: no gradients wait to be applied,
     and no validation is due, which Lightning would not catch up on."""
-    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+    ends_early = trainer.should_stop and trainer.fit_loop._can_stop_early  # e.g. the time is over
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or ends_early:
         return False  # validation and the end of the epoch follow, and there a checkpoint is written
     every = trainer.val_check_batch
     validates = isinstance(every, int) and num_done % every == 0

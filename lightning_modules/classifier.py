@@ -222,6 +222,13 @@ class Classifier(pl.LightningModule):
             x = random_flip(x)
         return mix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The mean of the ranks' gradients becomes that over the pictures, also where a rank had one more."""
+        if self.trainer.world_size > 1:
+            loader: Any = self.trainer.train_dataloader
+            loss = loss * loader.sampler.share(self.trainer.fit_loop.batch_idx)
+        super().backward(loss, *args, **kwargs)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Logs val_loss, val_accuracy and val_error; of several labels a picture val_map too, the mean over the
         labels of their average precision."""
@@ -292,9 +299,10 @@ class Classifier(pl.LightningModule):
             right = (logits.argmax(1) == labels).float().mean()
             loss = F.cross_entropy(logits, labels) if loss is None else loss
         values = {"loss": loss, "accuracy": right, "error": 1 - right}
+        num: Any = float(len(labels))  # not an integer: Lightning rounds the mean of the ranks' sums of these down
         self.log_dict(
             {f"{split}_{name}": value.detach() for name, value in values.items()},
-            on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels), prog_bar=split == "val",
+            on_step=False, on_epoch=True, sync_dist=True, batch_size=num, prog_bar=split == "val",
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from imageset.errors import UserError
 from imageset.params import load_section, nearest
 from lightning_modules.callbacks import PlainProgress
 from lightning_modules.networks import named
+from lightning_modules.ranks import as_started
 
 ALWAYS = {
     "logger": False,  # curves go to MLflow through callbacks.Curves
@@ -106,6 +107,8 @@ def build_stage(
     section = {key: value for key, value in section.items() if key not in own}
     if "network" in (section.get("model") or {}):
         section["model"]["network"] = checked_network(section["model"]["network"], stage)
+    if stage == "train" and isinstance(section.get("trainer"), dict):
+        section["trainer"] = as_started(section["trainer"])
     if isinstance(section.get("trainer"), dict) and section["trainer"].get("precision") == "auto":
         section["trainer"]["precision"] = best_precision(section["trainer"].get("accelerator"))
     parser_class = type("Parser", (StageParser,), {"stage": stage})

@@ -25,7 +25,8 @@ class BatchSampler:
         seed: shuffles; None keeps the order of the store.
         chances: of each picture to be drawn, with replacement; None: an epoch holds each once.
         rank, num_ranks: the ranks share each group of `num_ranks * batch_size` pictures, so that a step of all of
-            them sees what one process with that batch size would see. The last group is shared out evenly.
+            them sees what one process with that batch size would see. The last group is shared out evenly; all
+            ranks have as many batches.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class BatchSampler:
     ) -> None:
         self.count, self.batch_size, self.chances = count, batch_size, chances
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self.groups = self._groups()
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -60,20 +62,33 @@ class BatchSampler:
         for begin, end in self._parts():
             yield order[begin:end]
 
+    def share(self, number: int) -> float:
+        """How many pictures this rank's batch has, as a part of the mean over the ranks: not 1 where a group could
+        not be divided."""
+        start, num = self.groups[number]
+        begin, end = self._part(start, num)
+        return (end - begin) * self.num_ranks / num
+
     def _parts(self) -> list[tuple[int, int]]:
         """Where this rank's part of each group begins and ends in the order."""
+        return [self._part(start, num) for start, num in self.groups]
+
+    def _part(self, start: int, num: int) -> tuple[int, int]:
+        begin, end = (start + num * rank // self.num_ranks for rank in (self.rank, self.rank + 1))
+        return begin, end
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """Where the pictures of each step begin in the order, and how many they are."""
         group = self.batch_size * self.num_ranks
         starts = range(0, self.count, group)
         if self.seed is not None and len(starts) > 1 and self.count - starts[-1] < 2 * self.num_ranks:
             # a batch of one picture leaves batch normalization nothing to normalize over; another epoch draws them
             starts = starts[:-1]
-        parts = []
-        for start in starts:
-            num = min(group, self.count - start)
-            begin, end = (start + num * rank // self.num_ranks for rank in (self.rank, self.rank + 1))
-            if begin < end:
-                parts.append((begin, end))
-        return parts
+        groups = [(start, min(group, self.count - start)) for start in starts]
+        if len(groups) > 1 and groups[-1][1] < self.num_ranks:  # a rank without a batch would not be waited for
+            (start, num), (_, more) = groups[-2:]
+            groups[-2:] = [(start, num + more)]
+        return groups
 
 
 def choose_cache(cache: Cache, num_bytes: int, device: torch.device, ranks_here: int) -> Cache:

@@ -105,6 +105,7 @@ def log(project: Path, bundle: Path, verdict: Verdict, report: Path) -> None:
     run = training_run(project, bundle)
     log_numbers(run, flat(verdict.metrics))
     log_files(run, [report / name for name in verdict.files], "report")
+    run.leave()
 
 
 def flat(metrics: dict[str, Any]) -> dict[str, float]:

@@ -188,6 +188,7 @@ def explain(project: Path) -> None:
     log_files(run, (report_folder / "sees").iterdir(), "report/sees")
     kept = report.shifts.kept if report.shifts else 0.0
     log_numbers(run, {"shift_kept": kept})
+    run.leave()
     print(f"explain: {html.relative_to(project)} written; moved by up to a tenth of the side, pictures keep "
           f"{kept:.1%} of the probability", flush=True)  # fmt: skip
 

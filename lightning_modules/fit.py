@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ from lightning_modules.cli import StageCLI, build_stage, plain
 from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.networks.named import for_pictures
 from lightning_modules.networks.weights import read
+from lightning_modules.outbox import Away, PatientRun, client_of, find, is_server, sync
 from lightning_modules.provenance import COMMIT, changes, git_commit, lock_digest
+from lightning_modules.ranks import Launcher, SameEverywhere, explain_loss, join, watch
 from lightning_modules.reference import make_reference
 from lightning_modules.registered import log_model
 from lightning_modules.scoring import Scorer
@@ -48,7 +50,14 @@ CODE = (
     "networks/weights", "reference", "scoring", "several",
 )  # fmt: skip
 NUM_WHITENED = 2048  # pictures that a first layer is computed from, see networks.speednet
-WITHOUT_EFFECT = {"checkpoint_every_min", "data.cache", "reference_pictures"}  # an unfinished training goes on
+# on the result: an unfinished training goes on; the number of ranks counts, not who started them
+WITHOUT_EFFECT = {
+    "checkpoint_every_min",
+    "data.cache",
+    "reference_pictures",
+    "trainer.devices",
+    "trainer.num_nodes",
+}
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")  # as torch says it
 NEVER = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
 
@@ -82,13 +91,19 @@ class Work:
         except UserError:
             return True
 
-    def resume(self) -> Path | None:
-        """The checkpoint to go on from, if there is one; damaged ones are named and removed."""
+    def resume(self, tidy: bool) -> Path | None:
+        """The checkpoint to go on from, if there is one.
+
+        Args:
+            tidy: name damaged ones and remove them; for the rank that holds the folder.
+        """
+        path, damaged = newest_whole(self.folder, "last")
+        if not tidy:
+            return path
         for leftover in self.folder.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
-        path, damaged = newest_whole(self.folder, "last")
         for one in damaged:
-            one.unlink(missing_ok=True)  # another rank may have been first
+            one.unlink(missing_ok=True)
             instead = "the one before it is used" if path else "none is left, so training begins anew"
             print(f"train: {one}: damaged and removed; {instead}", flush=True)
         return path
@@ -112,7 +127,8 @@ def fit(project: Path) -> None:
         SystemExit: 143 after SIGTERM.
     """
     stop = StopRequest()
-    stop.listen()
+    if not join():
+        stop.listen()
     keep_large_blocks()
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = plain(cli.config)
@@ -127,20 +143,27 @@ def fit(project: Path) -> None:
     store: ImageStore = cli.datamodule.store
     prepare(cli, config, store, project)
 
-    work = Work(project / ".cache" / "train" / training_key(store, config, cli.trainer.world_size))
+    num_ranks = cli.trainer.world_size
+    work = Work(project / ".cache" / "train" / training_key(store, config, num_ranks))
+    launcher = watch(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
             fit_and_log(project, cli, config, work, stop)
         else:
             train(cli, work, None, stop)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        size = max(store.spec.shape)
-        raise UserError(
-            f"out of memory; lower train.data.batch_size (now {config['data']['batch_size']}) or "
-            f"normalize.size_px (now {size}) in params.yaml"
-        ) from error
+        if is_out_of_memory(error):
+            size = max(store.spec.shape)
+            raise UserError(
+                f"out of memory; lower train.data.batch_size (now {config['data']['batch_size']}) or "
+                f"normalize.size_px (now {size}) in params.yaml"
+            ) from error
+        if lost := explain_loss(error, launcher, num_ranks):
+            raise lost from error
+        raise
+    finally:
+        if launcher is not None:
+            launcher.end()
 
 
 def fit_and_log(project: Path, cli: StageCLI, config: Mapping[str, Any], work: Work, stop: StopRequest) -> None:
@@ -149,6 +172,8 @@ def fit_and_log(project: Path, cli: StageCLI, config: Mapping[str, Any], work: W
     with work.held():
         dataset = {"name": store.name, "fingerprint": store.fingerprint, "digest": dataset_digest(project, store)}
         run = open_run(project, work, dataset, config)
+        if isinstance(launcher := cli.trainer.strategy.launcher, Launcher):
+            launcher.last_words = lambda: run.close("FAILED")
         try:
             curves, keep = train(cli, work, run, stop)
             finish(project, run, cli, config, dataset, curves, keep)
@@ -171,6 +196,8 @@ def prepare(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: P
     seed = config["seed_everything"]
     cli.model.seed = cli.datamodule.seed = 0 if seed is True else int(seed)
     cli.datamodule.balanced = cli.model.imbalance == "sampler"
+    check_trainer(cli)
+    check_ranks(cli, config, store)
     try:
         config["model"]["network"] = cli.model.network_spec = for_pictures(cli.model.network_spec, store.spec.size)
         source = None
@@ -189,6 +216,35 @@ def prepare(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: P
         if isinstance(error, UserError):
             raise
         raise UserError(f"params.yaml: train: model.network: {error}") from error
+
+
+def check_trainer(cli: StageCLI) -> None:
+    """Raise UserError for options of the Trainer that would fail only at the first step, or at the end."""
+    trainer = cli.trainer
+    if trainer.precision.endswith("-true") and trainer.precision != "32-true":
+        raise UserError(
+            f"params.yaml: train: trainer.precision: {trainer.precision} keeps the weights themselves so, and "
+            "pictures are normalized to 32 bits; give 32-true, bf16-mixed or 16-mixed"
+        )
+    if trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
+        raise UserError(
+            "params.yaml: train: trainer.max_epochs has no end, and the learning rate falls towards one; "
+            "give a number (trainer.max_time may end it earlier)"
+        )
+
+
+def check_ranks(cli: StageCLI, config: Mapping[str, Any], store: ImageStore) -> None:
+    """Raise UserError for what several processes cannot do."""
+    if (num_ranks := cli.trainer.world_size) == 1:
+        return
+    if config["trainer"]["sync_batchnorm"] and cli.trainer.strategy.root_device.type == "cpu":
+        raise UserError("params.yaml: train: trainer.sync_batchnorm works on GPUs only; set it to false")
+    for name in ("train", "val"):
+        if (count := store.counts[name]) < num_ranks:
+            raise UserError(
+                f"{store.path}: {count} pictures in {name} for {num_ranks} processes; "
+                "lower train.trainer.devices in params.yaml"
+            )
 
 
 def training_key(store: ImageStore, config: Mapping[str, Any], num_ranks: int) -> str:
@@ -212,26 +268,43 @@ def dataset_digest(project: Path, store: ImageStore) -> str:
 
 def open_run(project: Path, work: Work, dataset: Mapping[str, str], config: Mapping[str, Any]) -> TrackedRun:
     """The MLflow run of this training, with its parameters and its dataset."""
-    client = connect(project)
-    close_killed(client, work)
-    experiment = experiment_id(client, dataset["name"], project)
     commit = git_commit(project)
     tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
     tags |= {COMMIT: commit} if commit else {}
     earlier = work.run_id
     network = config["model"]["network"]["class_path"].rpartition(".")[-1]
     name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
-    run = TrackedRun.open(client, experiment, earlier, name, tags)
-    if run.run_id != earlier:
+    if is_server(project):
+        run: TrackedRun = open_on_server(project, work, dataset["name"], earlier, name, tags)
+    else:
+        client = connect(project)
+        close_killed(client, work)
+        run = TrackedRun.open(client, experiment_id(client, dataset["name"], project), earlier, name, tags)
+    work.remember(run.run_id)
+    described = work.folder / "described"
+    if not run.is_of(earlier) or not described.exists():
         run.log_params(config)
         run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
         page = project / config["data"]["store"] / "dataset.html"
         if page.exists():
-            client.log_artifact(run.run_id, str(page), "dataset")
+            run.log_artifact(page, "dataset")
         write_bytes(work.folder / "changes.patch", changes(project))
-        client.log_artifact(run.run_id, str(work.folder / "changes.patch"), "source")
-        work.remember(run.run_id)
+        run.log_artifact(work.folder / "changes.patch", "source")
+        write_bytes(described, b"")
+    if isinstance(run, PatientRun):
+        run.strict = False
     return run
+
+
+def open_on_server(
+    project: Path, work: Work, experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
+) -> PatientRun:
+    """The same on a server, which may be away; one that is there is first sent what has waited for it."""
+    with suppress(Away):  # said when the first entry cannot be sent
+        client = client_of(project)
+        sync(project)
+        close_killed(client, work)
+    return PatientRun.open(project, experiment, run_id, name, tags)
 
 
 def close_killed(client: "MlflowClient", work: Work) -> None:
@@ -242,9 +315,11 @@ def close_killed(client: "MlflowClient", work: Work) -> None:
         other = Work(note.parent)
         if other.folder == work.folder or other.is_held() or other.run_id is None:
             continue
+        outbox = find(work.folder.parent.parent.parent, other.run_id)
+        run_id = outbox.run_id if outbox is not None else other.run_id
         try:
-            if client.get_run(other.run_id).info.status == "RUNNING":
-                client.set_terminated(other.run_id, "KILLED")
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, "KILLED")
         except MlflowException:  # that run was deleted
             continue
 
@@ -255,13 +330,14 @@ def train(cli: StageCLI, work: Work, run: TrackedRun | None, stop: StopRequest) 
     Raises:
         SystemExit: 143 after SIGTERM.
     """
-    resume = work.resume()
+    trainer: Any = cli.trainer
+    resume = work.resume(tidy=trainer.is_global_zero)
     through = run.last_step("train_loss") if run is not None and resume is not None else -1
     log = run.log_metrics if run is not None else lambda metrics, step: None
     curves = Curves(log, through)
     keep = Keep(work.folder, cli.config["checkpoint_every_min"], stop)
-    trainer: Any = cli.trainer
-    trainer.callbacks = [*trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), keep]
+    same = SameEverywhere({"training": work.folder.name, "last checkpoint": resume.name if resume else ""})
+    trainer.callbacks = [same, *trainer.callbacks, StopIfNotFinite(), curves, *stoppers(cli.config), keep]
     trainer.strategy.checkpoint_io = DigestCheckpointIO()
     if resume is not None and trainer.is_global_zero:
         print(f"train: going on after step {steps_of(resume):,}, from {resume}", flush=True)
@@ -271,6 +347,8 @@ def train(cli: StageCLI, work: Work, run: TrackedRun | None, stop: StopRequest) 
         raise SystemExit(TERMINATED) from error
     finally:
         stop.at_once = True
+    if isinstance(trainer.strategy.launcher, Launcher):
+        trainer.strategy.launcher.over.set()
     if stop.asked:  # too late for the loop to see it
         raise SystemExit(TERMINATED)
     return curves, keep

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from imageset.errors import UserError
+from lightning_modules import outbox
 from lightning_modules.tracking import TrackedRun, connect
 
 MOST_AT_ONCE = 1000  # metrics; mlflow.utils.validation.MAX_METRICS_PER_BATCH
@@ -19,6 +20,8 @@ def training_run(project: Path, bundle: Path) -> TrackedRun:
     from mlflow.exceptions import MlflowException
 
     note = json.loads((bundle / "run.json").read_text())
+    if outbox.is_server(project):
+        return outbox.PatientRun(project, outbox.outbox_of(project, note["run_id"]))
     client = connect(project)
     try:
         return TrackedRun(client, client.get_run(note["run_id"]))
@@ -38,7 +41,7 @@ def log_numbers(run: TrackedRun, numbers: Mapping[str, float]) -> None:
 def log_files(run: TrackedRun, paths: Iterable[Path], folder: str) -> None:
     """Files as artifacts of the run, in one of its folders."""
     for path in sorted(paths):
-        run.client.log_artifact(run.run_id, str(path), folder)
+        run.log_artifact(path, folder)
 
 
 def key(name: str) -> str:

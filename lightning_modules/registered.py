@@ -1,10 +1,12 @@
 """A trained bundle as an MLflow model: signature, input example, requirements, code."""
 
 import io
+import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,29 +16,57 @@ from PIL import Image
 from imageset.store import ImageStore
 from lightning_modules.bundle import MANIFEST, WEIGHTS, BundleInfo
 from lightning_modules.reference import REFERENCE
-from lightning_modules.tracking import TrackedRun
+from lightning_modules.tracking import MODEL_TAG, TrackedRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 REQUIRED = ("jsonargparse", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pytorch-lightning", "pyyaml",
             "safetensors", "simplejpeg", "torch", "torchvision")  # fmt: skip
 SEEN = "training/pictures.parquet"  # artifact of the run: what the model learnt from
 
 
-def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore) -> str:
+def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore) -> str | None:
     """Log the bundle in `bundle` to the run as a pyfunc model, and beside it which pictures it learnt from.
 
-    Returns the model's URI, `models:/m-...`.
+    Returns the model's URI, `models:/m-...`; None where it waits for an MLflow server that is away.
     """
-    import shutil
     import tempfile
 
+    with tempfile.TemporaryDirectory() as scratch:
+        seen = Path(scratch) / Path(SEEN).name
+        pq.write_table(seen_pictures(store), seen, compression="zstd")
+        run.log_artifact(seen, Path(SEEN).parent.name)
+        model = Path(scratch) / "model"
+        (model / "bundle").mkdir(parents=True)
+        for name in (WEIGHTS, MANIFEST, REFERENCE):
+            if (bundle / name).exists():
+                shutil.copy2(bundle / name, model / "bundle" / name)
+        package_copies(model / "code")
+        examples = pa.table({"image": [png(image) for image in example_images(store)]})
+        pq.write_table(examples, model / "examples.parquet")
+        about = {
+            "requirements": [f"{name}=={version(name)}" for name in REQUIRED],
+            "multi_label": info.multi_label,
+            "metadata": {"dataset": info.dataset, "classes": list(info.classes)},
+        }
+        (model / "about.json").write_text(json.dumps(about))
+        uri: str | None = run.do({"do": "model"}, model)
+        return uri
+
+
+def send_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
+    """Send what `log_model` has gathered; returns the model's URI. A run's model is sent once."""
     import mlflow
-    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
+    if sent := client.get_run(run_id).data.tags.get(MODEL_TAG):
+        return f"models:/{sent}"
+    about = json.loads((folder / "about.json").read_text())
     one = Object([Property("label", DataType.string), Property("probability", DataType.double)])
-    labels = [ColSpec(Array(one), "labels", required=False)] if info.multi_label else []
+    labels = [ColSpec(Array(one), "labels", required=False)] if about["multi_label"] else []
     signature = ModelSignature(
         inputs=Schema([
             ColSpec(DataType.binary, "image", required=False),
@@ -51,27 +81,19 @@ def log_model(run: TrackedRun, bundle: Path, info: BundleInfo, store: ImageStore
             *labels,
         ]),
     )  # fmt: skip
-    example = pd.DataFrame({"image": [png(image) for image in example_images(store)]})
-    with tempfile.TemporaryDirectory() as scratch:
-        seen = Path(scratch) / Path(SEEN).name
-        pq.write_table(seen_pictures(store), seen, compression="zstd")
-        run.client.log_artifact(run.run_id, str(seen), Path(SEEN).parent.name)
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
-        for name in (WEIGHTS, MANIFEST, REFERENCE):
-            if (bundle / name).exists():
-                shutil.copy2(bundle / name, folder / name)
-        with mlflow.start_run(run_id=run.run_id):
-            logged: Any = mlflow.pyfunc.log_model(
-                name="classifier",
-                python_model=str(Path(__file__).with_name("served.py")),
-                artifacts={"bundle": str(folder)},
-                code_paths=package_copies(Path(scratch)),
-                pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
-                signature=signature,
-                input_example=example,
-                metadata={"dataset": info.dataset, "classes": list(info.classes)},
-            )
+    code = folder / "code"
+    with mlflow.start_run(run_id=run_id):
+        logged: Any = mlflow.pyfunc.log_model(
+            name="classifier",
+            python_model=str(code / "lightning_modules" / "served.py"),
+            artifacts={"bundle": str(folder / "bundle")},
+            code_paths=[str(path) for path in sorted(code.iterdir())],
+            pip_requirements=about["requirements"],
+            signature=signature,
+            input_example=pq.read_table(folder / "examples.parquet").to_pandas(),
+            metadata=about["metadata"],
+        )
+    client.set_tag(run_id, MODEL_TAG, logged.model_id)
     return f"models:/{logged.model_id}"
 
 
@@ -96,13 +118,8 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def package_copies(scratch: Path) -> list[str]:
+def package_copies(folder: Path) -> None:
     """The two packages that the model needs, without compiled leftovers."""
-    import shutil
-
-    copies = []
     for name in ("imageset", "lightning_modules"):
         source = Path(sys.modules[name].__file__ or "").parent
-        shutil.copytree(source, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
-        copies.append(str(scratch / name))
-    return copies
+        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -22,6 +22,7 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+MODEL_TAG = "convoy.model"  # of a run: the id of its model, once that is whole
 MAX_PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 
 
@@ -114,25 +115,29 @@ class TrackedRun:
         # a name of our own: MLflow draws one at random, and after seed_everything always the same
         return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
 
+    def do(self, entry: dict[str, Any], *paths: Path) -> Any:
+        """Send one thing to MLflow, see `send`; `paths` are the files it is about."""
+        return send(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Every leaf of a nested mapping as `outer.inner`, in one write."""
-        from mlflow.entities import Param
-
-        entries = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in flatten(params)]
-        for start in range(0, len(entries), 100):  # the most that one batch takes
-            self.client.log_batch(self.run_id, params=entries[start : start + 100])
+        self.do({"do": "params", "params": {key: str(value) for key, value in flatten(params)}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """All metrics of one step in one write. What is not finite becomes the tag `not_finite.NAME`:
         MLflow would store infinity as a number and sort it first."""
-        from mlflow.entities import Metric, RunTag
-
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        tags = {f"not_finite.{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)}
         now = time.time_ns() // 1_000_000
-        finite = [Metric(k, float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
-        tags = [
-            RunTag(f"not_finite.{k}", f"{v} at step {step}") for k, v in metrics.items() if not math.isfinite(v)
-        ]
-        self.client.log_batch(self.run_id, metrics=finite, tags=tags)
+        self.do({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """A file, in one of the run's folders."""
+        self.do({"do": "artifact", "to": folder}, path)
+
+    def is_of(self, run_id: str | None) -> bool:
+        """True if this is the run that is called so."""
+        return run_id == self.run_id
 
     def last_step(self, metric: str) -> int:
         """The last step that `metric` was logged at, -1 if never."""
@@ -141,20 +146,69 @@ class TrackedRun:
 
     def log_dataset(self, name: str, digest: str, path: Path, context: str) -> None:
         """The dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
-        from mlflow.data.dataset_source_registry import resolve_dataset_source
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two of its readers would take a local path; either is right
-            source = resolve_dataset_source(str(path))
-        dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
-        tags = [InputTag("mlflow.data.context", context)]
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+        self.do({"do": "dataset", "name": name, "digest": digest, "path": str(path), "context": context})
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status=status)
+        self.do({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
+
+    def leave(self) -> None:
+        """Said when this process logs no more to a run that it does not end."""
+
+
+def send(client: "MlflowClient", run_id: str, entry: Mapping[str, Any], folder: Path = Path()) -> Any:
+    """Send one thing that a run is told; twice is as good as once.
+
+    Args:
+        entry: {"do": "params" | "metrics" | "dataset" | "artifact" | "model" | "status", ...}.
+        folder: that a path in `entry["file"]` begins in.
+    """
+    match entry["do"]:
+        case "params":
+            _send_params(client, run_id, entry["params"])
+        case "metrics":
+            _send_metrics(client, run_id, entry)
+        case "dataset":
+            _send_dataset(client, run_id, entry)
+        case "artifact":
+            client.log_artifact(run_id, str(folder / entry["file"]), entry["to"])
+        case "model":
+            from lightning_modules.registered import send_model
+
+            return send_model(client, run_id, folder / entry["file"])
+        case "status" if entry["status"] == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        case "status":
+            client.set_terminated(run_id, status=entry["status"], end_time=entry["at"])
+    return None
+
+
+def _send_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+    for start in range(0, len(entries), 100):  # the most that one batch takes
+        client.log_batch(run_id, params=entries[start : start + 100])
+
+
+def _send_metrics(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]) -> None:
+    from mlflow.entities import Metric, RunTag
+
+    metrics = [Metric(name, value, entry["at"], entry["step"]) for name, value in entry["metrics"].items()]
+    client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, text) for name, text in entry["tags"].items()])
+
+
+def _send_dataset(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]) -> None:
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two of its readers would take a local path; either is right
+        source = resolve_dataset_source(entry["path"])
+    dataset = MetaDataset(source, name=entry["name"], digest=entry["digest"])  # type: ignore[abstract]
+    tags = [InputTag("mlflow.data.context", entry["context"])]
+    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

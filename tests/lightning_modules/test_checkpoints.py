@@ -1,4 +1,5 @@
 import signal
+import time
 
 import pytest
 import pytorch_lightning as pl
@@ -132,6 +133,60 @@ def test_sigterm_saves_first_however_long_ago_the_last_checkpoint_is(train, tmp_
         train(Interrupt(step, "terminated"), every_min=1000)
     path, _ = newest_whole(tmp_path / "work", "last")
     assert path is not None and path.name.startswith(f"last-{step + 1:08d}-")
+
+
+class InterruptValidation(pl.Callback):
+    """SIGTERM while the second epoch is validated."""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_sigterm_during_validation_is_obeyed_at_its_end_and_no_step_is_lost(train, tmp_path):
+    weights, rows, _ = train()
+    empty(tmp_path / "work")
+    with pytest.raises(SIGTERMException):
+        train(InterruptValidation(), every_min=1000)
+    assert checkpoints(tmp_path / "work", "last")[0].name.startswith("last-00000014-")
+    again_weights, again_rows, _ = train()
+    assert all(torch.equal(a, b) for a, b in zip(again_weights, weights, strict=True))
+    assert again_rows == rows
+
+
+class Slow(pl.Callback):
+    """20 ms before each batch, which it counts."""
+
+    num = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        Slow.num += 1
+        time.sleep(0.02)
+
+
+def test_the_time_of_a_training_that_was_killed_counts_when_it_goes_on(train, tmp_path):
+    Slow.num = 0
+    with pytest.raises(RuntimeError):
+        train(Slow(), Interrupt(10, "killed"), max_time={"hours": 1})
+    assert Slow.num == 11
+    _, rows, keep = train(Slow(), max_time={"milliseconds": 200})
+    assert Slow.num == 11  # its 200 ms were over
+    assert keep.best().name.startswith("best-00000000-") and [row["epoch"] for row in rows] == [0]
+
+
+def test_time_that_is_over_within_an_epoch_ends_it_with_a_validation(train, tmp_path):
+    _, rows, keep = train(Slow(), max_time={"milliseconds": 1})
+    assert [row["epoch"] for row in rows] == [0] and "val_loss" in rows[0]
+    assert keep.best_epoch == 0
+    assert checkpoints(tmp_path / "work", "last")[0].name.startswith("last-00000001-")
+
+
+def test_time_that_was_over_before_any_epoch_ended_is_named(train):
+    with pytest.raises(RuntimeError):
+        train(Slow(), Interrupt(3, "killed"), max_time={"hours": 1})
+    *_, keep = train(max_time={"milliseconds": 50})
+    with pytest.raises(UserError, match=r"ended before an epoch did; raise train\.trainer\.max_time"):
+        keep.best()
 
 
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 2}, {"val_check_interval": 3}])

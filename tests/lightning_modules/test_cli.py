@@ -76,6 +76,31 @@ def test_a_network_that_is_not_for_these_pictures_is_named_before_any_epoch(buil
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"train__trainer__precision": "bf16-true"},
+            "trainer.precision: bf16-true keeps the weights themselves so",
+        ),
+        ({"train__trainer__max_epochs": -1}, "trainer.max_epochs has no end"),
+        ({"train__trainer__max_epochs": None, "train__trainer__max_time": "00:00:01:00"}, "max_epochs has no end"),
+        ({"train__model__weights": "wrong_shape.pth"}, "there and [2, 1, 3, 3] here"),
+        ({"train__model__weights": "more_layers.pth"}, "not known here"),
+        ({"train__model__weights": "nowhere.pth"}, "nowhere.pth: No such file"),
+    ],
+)
+def test_what_would_fail_at_the_first_step_is_named_before_any_epoch(build, tmp_path, monkeypatch, change, said):
+    monkeypatch.chdir(tmp_path)
+    state = small_network(1, 10).state_dict()
+    torch.save({**state, "0.weight": torch.ones(2, 1, 5, 5)}, "wrong_shape.pth")
+    torch.save({**state, "4.weight": torch.ones(1)}, "more_layers.pth")
+    with pytest.raises(UserError) as caught:
+        cli = build(train__model__network=f"{__name__}.small_network", **change)
+        prepare(cli, plain(cli.config), cli.datamodule.store, Path())
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("network", "path"),
     [("resnet18", "TorchvisionNet"), ("timm/resnet26d", "TimmNet"), ("LeNet5", "LeNet5"), ("ConvNet", "ConvNet")],
 )
