@@ -128,7 +128,8 @@ def served_labels(tmp_path_factory, prefect_server, empty_mlflow_db) -> Served:
     shutil.copy(empty_mlflow_db, folder / "mlflow.db")
     params = (folder / "params.yaml").read_text()
     changes = {"max_epochs: 15": "max_epochs: 10", "near_duplicate_bits: 4": "near_duplicate_bits: null",
-               "size_px: auto": "size_px: 16", "batch_size: 64": "batch_size: 32"}  # fmt: skip
+               "size_px: auto": "size_px: 16", "batch_size: 64": "batch_size: 32",
+               "resamples: 1000": "resamples: 200", "steps: 48": "steps: 8"}  # fmt: skip
     for one, other in changes.items():
         params = params.replace(one, other)
     (folder / "params.yaml").write_text(params)
