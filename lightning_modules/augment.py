@@ -21,24 +21,25 @@ OPERATIONS = ("nothing", *GEOMETRIC, *COLOURS)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def random_shift(images: Tensor, part: float) -> Tensor:
-    """Move each picture by up to `part` of its side in both directions; the edge is repeated.
+def shift_and_flip(images: Tensor, part: float, flip: bool) -> Tensor:
+    """Move each picture by up to `part` of its side in both directions, the edge repeated, and turn it left-right
+    with a chance of one half where `flip` says so.
 
-    (N, C, H, W) -> (N, C, H, W), whole pixels, so no value is new.
+    Bytes (N, H, W, C) -> (N, H, W, C), whole pixels, so no value is new. One pass, before bytes become numbers of
+    four times their size.
     """
-    n, channels, height, width = images.shape
-    if part <= 0:
+    if part <= 0 and not flip:
         return images
-    rows = _moved(n, height, part, images.device)  # (N, H)
-    columns = _moved(n, width, part, images.device)  # (N, W)
-    images = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
-    return images.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
-
-
-def random_flip(images: Tensor) -> Tensor:
-    """Turn each picture left-right with a chance of one half. (N, C, H, W) -> (N, C, H, W)."""
-    turned = torch.rand(len(images), device=images.device) < 0.5
-    return torch.where(_wide(turned), images.flip(-1), images)
+    n, height, width, channels = images.shape
+    device = images.device
+    rows = _moved(n, height, part, device)  # (N, H)
+    columns = _moved(n, width, part, device)  # (N, W)
+    if flip:
+        turned = torch.rand(n, 1, device=device) < 0.5
+        columns = torch.where(turned, columns.flip(1), columns)
+    first = torch.arange(n, device=device)[:, None] * height  # row of each picture in all of them
+    place = ((first + rows) * width)[:, :, None] + columns[:, None]  # (N, H, W)
+    return images.reshape(-1, channels).index_select(0, place.flatten()).view(images.shape)
 
 
 def rand_augment(images: Tensor, num_ops: int, strength: float) -> Tensor:
@@ -187,6 +188,7 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _moved(n: int, side: int, part: float, device: torch.device) -> Tensor:
+    """Which row or column of the picture is seen at each place: (N, side)."""
     reach = round(side * part)
     offset = torch.randint(-reach, reach + 1, (n, 1), device=device)
     return (torch.arange(side, device=device) + offset).clamp(0, side - 1)

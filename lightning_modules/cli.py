@@ -156,10 +156,19 @@ def checked_network(network: Any, stage: str) -> dict[str, Any]:
 
 
 def best_precision(accelerator: str | None) -> str:
-    """What `precision: auto` means here: bf16-mixed on a GPU that has it in hardware, else 32-true."""
+    """What `precision: auto` means here: bf16-mixed on a GPU or a CPU that has it in hardware, else 32-true."""
     if accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "32-true"
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in (None, "auto", "cpu"):
+        has_bf16 = cpu_has_bf16()
+    else:
+        has_bf16 = False
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def cpu_has_bf16() -> bool:
+    """True for a CPU with AVX512-BF16 or AMX: a convolution then takes about half the time that float32 takes."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def progress() -> dict[str, Any]:

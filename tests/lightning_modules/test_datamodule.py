@@ -5,7 +5,7 @@ import psutil
 import pytest
 import torch
 
-from lightning_modules.augment import random_flip, random_shift
+from lightning_modules.augment import shift_and_flip
 from lightning_modules.classifier import Normalize, warmup_cosine
 from lightning_modules.datamodule import Batches, BatchSampler, ImageDataModule, choose_cache
 
@@ -78,27 +78,39 @@ def test_normalized_training_pictures_have_mean_0_and_deviation_1(digits_project
 
 def test_each_picture_is_shifted_by_its_own_draw_and_no_value_is_new():
     torch.manual_seed(0)
-    images = torch.arange(100.0).view(1, 1, 10, 10).repeat(32, 1, 1, 1)
-    moved = random_shift(images, 0.2)
+    images = torch.arange(100, dtype=torch.uint8).view(1, 10, 10, 1).repeat(32, 1, 1, 1)
+    moved = shift_and_flip(images, 0.2, flip=False)
     assert moved.shape == images.shape
     assert len({picture.numpy().tobytes() for picture in moved}) > 10
     assert set(moved.flatten().tolist()) <= set(images.flatten().tolist())
-    assert torch.equal(random_shift(images, 0.0), images)
+    assert torch.equal(shift_and_flip(images, 0.0, flip=False), images)
 
 
-def test_a_shift_moves_rows_and_columns_and_repeats_the_edge():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_shift_moves_rows_and_columns_and_repeats_the_edge(channels):
     torch.manual_seed(1)
-    image = torch.arange(100.0).view(1, 1, 10, 10)
-    moved = random_shift(image, 0.3)[0, 0]
-    rows, columns = moved[:, 5].div(10).floor(), moved[5].remainder(10)
-    assert set(rows.diff().tolist()) <= {0.0, 1.0} and set(columns.diff().tolist()) <= {0.0, 1.0}
+    image = torch.arange(100, dtype=torch.uint8).view(1, 10, 10, 1).repeat(1, 1, 1, channels)
+    moved = shift_and_flip(image, 0.3, flip=False)[0]
+    assert all(torch.equal(moved[..., channel], moved[..., 0]) for channel in range(channels))
+    rows, columns = moved[:, 5, 0].int().div(10).floor(), moved[5, :, 0].int().remainder(10)
+    assert set(rows.diff().tolist()) <= {0.0, 1.0} and set(columns.diff().tolist()) <= {0, 1}
 
 
 def test_a_flip_turns_some_pictures_left_right():
     torch.manual_seed(0)
-    images = torch.arange(4.0).view(1, 1, 1, 4).repeat(50, 1, 1, 1)
-    seen = {tuple(picture.flatten().tolist()) for picture in random_flip(images)}
-    assert seen == {(0.0, 1.0, 2.0, 3.0), (3.0, 2.0, 1.0, 0.0)}
+    images = torch.arange(4, dtype=torch.uint8).view(1, 1, 4, 1).repeat(50, 1, 1, 1)
+    seen = {tuple(picture.flatten().tolist()) for picture in shift_and_flip(images, 0.0, flip=True)}
+    assert seen == {(0, 1, 2, 3), (3, 2, 1, 0)}
+
+
+def test_normalization_in_one_pass_is_that_of_each_channel():
+    images = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    x = Normalize(mean, std)(images)
+    assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+    plain = images.permute(0, 3, 1, 2) / 255
+    expected = (plain - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    assert torch.allclose(x, expected, atol=1e-5)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
@@ -110,7 +122,7 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 def test_a_channel_whose_pixels_are_all_alike_is_not_divided_by_zero():
     x = Normalize((0.5, 1.0), (0.25, 0.0))(torch.full((1, 2, 2, 2), 255, dtype=torch.uint8))
-    assert x[0, :, 0, 0].tolist() == [2.0, 0.0]
+    assert x[0, :, 0, 0].tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
 
 
 @pytest.mark.parametrize("cache", ["ram", "device", "auto"])

@@ -331,13 +331,17 @@ def test_compile_runs_the_network_through_the_compiler_and_keeps_the_names_of_we
     assert model.state_dict().keys() == classifier().state_dict().keys()
 
 
-def test_precision_auto_is_bf16_on_a_gpu_that_has_it_and_else_full(monkeypatch):
-    assert best_precision("cpu") == "32-true"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert (best_precision("auto"), best_precision("cpu")) == ("bf16-mixed", "32-true")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_auto_is_bf16_on_a_gpu_or_cpu_that_has_it_and_else_full(monkeypatch, bf16, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert best_precision("cpu") == best_precision("auto") == best_precision(None) == precision
     assert best_precision("gpu") == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not bf16)
+    assert best_precision("cpu") == precision and best_precision("auto") != precision
+    assert best_precision("mps") == "32-true"
 
 
 def test_a_gradient_is_clipped_at_the_trainers_value(tmp_path):
