@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench kill up
+.PHONY: demo test lint bench families kill up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -21,7 +21,10 @@ lint: .venv/ready
 	lint-imports
 
 bench: .venv/ready  ## what the README claims, measured beside the peers
-	for file in benchmarks/*.py; do python $$file || exit 1; done
+	for file in $(filter-out benchmarks/families.py,$(wildcard benchmarks/*.py)); do python $$file || exit 1; done
+
+families: .venv/ready  ## each family of networks for half a minute on two sets: the README's table (half an hour)
+	python benchmarks/families.py
 
 kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments; what comes of the next run must be the same
 	python -m tests.kill

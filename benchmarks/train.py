@@ -1,0 +1,493 @@
+"""How fast lightning_modules trains, side by side with stock Lightning, a bare loop and ImageFolder, in one run.
+
+    python benchmarks/train.py [--only step,overhead,loader,accuracy] [--repeats 3] [--out ...]
+
+Needs the real pictures of ../shared/datasets (photos.tar.gz, cifar10.tar.gz); Fashion-MNIST is read from Debian's
+package dataset-fashion-mnist where it is installed. Ours is always the real command, `python -m lightning_modules
+fit`, with params.yaml as it stands in the repository but for what a row's name says; a callback notes when each
+step ended. The peer is a plain Lightning script: float32, NCHW, a torchvision transform a picture, DataLoader.
+
+step       pictures a second in steady state (medians of the steps), and the test accuracy after the same steps
+overhead   a tiny network, the end of an epoch, checkpoint and MLflow included, against a loop of bare PyTorch
+loader     normalized float32 batches (N, C, H, W) a second, from the second pass on
+accuracy   seconds of the whole command with presets/fast.yaml, against those that the plain script (Adam, 1e-3)
+           takes to the same test accuracy; it is given up after `GIVE_UP` times ours: the ratio is at least that
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS = ROOT.parent / "shared" / "datasets"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+SECTIONS = ("step", "overhead", "loader", "accuracy")
+GIVE_UP = 2.1
+WARM_UP = 20  # steps that are not counted
+
+PROBE = """
+import json, time
+from pathlib import Path
+from pytorch_lightning.callbacks import Callback
+
+class Probe(Callback):
+    times = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.times.append(time.perf_counter())
+
+    def on_train_end(self, trainer, pl_module):
+        Path("times.json").write_text(json.dumps(self.times))
+"""
+
+# What a tutorial shows: a dataset of pictures, one transform each, DataLoader, Lightning's Trainer as it comes.
+STOCK = """
+import json, logging, sys, time, warnings
+begin = time.perf_counter()
+import numpy as np, pytorch_lightning as pl, torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+warnings.filterwarnings("ignore"); logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+from probe import Probe
+from lightning_modules.classifier import warmup_cosine
+from lightning_modules.networks import ConvNet, TorchvisionNet
+
+what = json.loads(sys.argv[1])
+pl.seed_everything(0)
+mean, std = what["mean"], what["std"]
+plain = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+side = what["side"]
+crop = [transforms.RandomCrop(side, padding=what["padding"], padding_mode="edge")]
+crop += [transforms.RandomHorizontalFlip()] if what["flip"] else []
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, name, steps):
+        self.pixels, self.labels = np.load(f"{name}-pixels.npy"), np.load(f"{name}-labels.npy")
+        self.transform = transforms.Compose(steps)
+    def __len__(self):
+        return len(self.labels)
+    def __getitem__(self, number):
+        pixels = self.pixels[number]
+        return self.transform(Image.fromarray(pixels.squeeze())), int(self.labels[number])
+
+def small_cnn(channels, num_classes):
+    layers, before = [], channels
+    for width in (32, 64, 128):
+        for _ in range(2):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        layers += [nn.MaxPool2d(2), nn.Dropout(0.2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (side // 8) ** 2, 128), nn.ReLU(), nn.Dropout(0.3),
+                         nn.Linear(128, num_classes))
+
+class Stock(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        make = {"ConvNet": ConvNet, "small_cnn": small_cnn,
+                "resnet18": lambda *two: TorchvisionNet(*two, name="resnet18", stem="small")}
+        self.network = make[what["network"]](len(mean), what["num_classes"])
+        self.loss = nn.CrossEntropyLoss(label_smoothing=what["label_smoothing"])
+    def training_step(self, batch, number):
+        logits = self.network(batch[0])
+        loss = self.loss(logits, batch[1])
+        self.log("train_loss", loss)
+        return loss
+    def configure_optimizers(self):
+        if what["optimizer"] == "adam":
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.002, weight_decay=0.05)
+        total = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total, 0.2))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+@torch.no_grad()
+def accuracy(network):
+    network.eval()
+    right = sum((network(x).argmax(1) == y).sum().item() for x, y in tested)
+    network.train()
+    return right / len(tested.dataset)
+
+class UntilGoodEnough(pl.Callback):
+    spent = time.perf_counter()
+    testing = 0.0
+    def seconds(self):
+        return time.perf_counter() - begin - self.testing
+    def on_train_batch_end(self, trainer, *rest):
+        trainer.should_stop |= self.seconds() > what["limit_s"]
+    def on_train_epoch_end(self, trainer, module):
+        start = time.perf_counter()
+        seconds, self.accuracy = self.seconds(), accuracy(module.network)
+        self.testing += time.perf_counter() - start
+        print(f"stock: epoch {trainer.current_epoch + 1}, {seconds:.0f} s, test accuracy {self.accuracy:.4f}",
+              file=sys.stderr, flush=True)
+        self.reached_s = seconds if self.accuracy >= what["target"] else None
+        trainer.should_stop |= self.reached_s is not None
+
+trained = torch.utils.data.DataLoader(Pictures("train", crop + plain), what["batch_size"], shuffle=True)
+tested = torch.utils.data.DataLoader(Pictures("test", plain), 256)
+watch = UntilGoodEnough() if what["target"] else None
+callbacks = [Probe(), *([watch] if watch else [])]
+trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, enable_checkpointing=False,
+                     enable_model_summary=False, enable_progress_bar=False, **what["trainer"])
+model = Stock()
+trainer.fit(model, trained)
+print(json.dumps({"accuracy": watch.accuracy, "reached_s": watch.reached_s, "seconds": watch.seconds()} if watch
+                 else {"accuracy": accuracy(model.network)}))
+"""
+
+BARE = """
+import sys, time
+from pathlib import Path
+import torch, torch.nn.functional as F
+from lightning_modules.allocator import keep_large_blocks
+from lightning_modules.classifier import Classifier
+from lightning_modules.cli import build_stage, plain
+from lightning_modules.datamodule import BatchSampler, Batches, ImageDataModule
+from lightning_modules.fit import prepare
+
+keep_large_blocks()
+cli = build_stage("train", Classifier, ImageDataModule, Path("params.yaml"))
+store, model = cli.datamodule.store, cli.model
+prepare(cli, plain(cli.config), store, Path())
+network, split = model.network.train(), store.split("train")
+optimizer = model.make_optimizer(model.parameter_groups())
+schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+batches = Batches(split, BatchSampler(len(split), cli.datamodule.batch_size, seed=0), "ram")
+weights = list(network.parameters())
+bf16 = "bf16" in str(cli.trainer.precision)
+times = []
+for images, labels in batches:
+    x, targets = model.augment(images, F.one_hot(labels, len(store.classes)).float())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = F.cross_entropy(network(x), targets, label_smoothing=model.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    schedule.step()
+    times.append(time.perf_counter())
+begin, end = int(sys.argv[1]), int(sys.argv[2])
+print((times[end] - times[begin]) / (end - begin))
+"""
+
+OUR_LOADER = """
+import sys, time
+from lightning_modules.allocator import keep_large_blocks
+from lightning_modules.classifier import Normalize
+from lightning_modules.datamodule import BatchSampler, Batches
+from imageset.store import ImageStore
+
+keep_large_blocks()
+store = ImageStore.open(sys.argv[1])
+split, normalize = store.split("train"), Normalize(store.mean, store.std)
+batches = Batches(split, BatchSampler(len(split), int(sys.argv[2]), seed=0), "ram")
+
+def one_pass():
+    start = time.perf_counter()
+    for images, labels in batches:
+        x = normalize(images)
+    return len(split) / (time.perf_counter() - start)
+
+one_pass()
+print(max(one_pass() for _ in range(3)))
+"""
+
+IMAGE_FOLDER = """
+import sys, time, torch
+from torchvision import datasets, transforms
+folder, size, batch_size, workers, limit = sys.argv[1], *map(int, sys.argv[2:])
+resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size > 32 else []
+normalize = transforms.Normalize((0.49, 0.48, 0.45), (0.2, 0.2, 0.2))
+steps = transforms.Compose([*resize, transforms.ToTensor(), normalize])
+pictures = datasets.ImageFolder(folder, steps)
+pictures = torch.utils.data.Subset(pictures, torch.randperm(len(pictures))[:limit].tolist())
+options = {"shuffle": True, "num_workers": workers, "persistent_workers": True}
+loader = torch.utils.data.DataLoader(pictures, batch_size, **options)
+for again in range(2):  # the first pass starts the workers
+    start = time.perf_counter()
+    for x, labels in loader:
+        pass
+print(len(pictures) / (time.perf_counter() - start))
+"""
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SECTIONS), help="some of: " + ", ".join(SECTIONS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "train.json")
+    parser.add_argument("--without-accuracy", action="store_true", help="leave out what is slowest")
+    options = parser.parse_args()
+    wanted = [name for name in options.only.split(",") if name != "accuracy" or not options.without_accuracy]
+    if unknown := set(wanted) - set(SECTIONS):
+        raise SystemExit(f"error: --only {','.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
+    if not DATASETS.is_dir():
+        raise SystemExit(f"error: {DATASETS} is missing; this benchmark measures on its pictures")
+    kept = json.loads(options.out.read_text()) if options.out.exists() and len(wanted) < len(SECTIONS) else []
+    sections = {"step": step, "overhead": overhead, "loader": loader, "accuracy": time_to_accuracy}
+    results: list[dict[str, Any]] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in wanted:
+            for row in sections[name](Path(folder), options.repeats):
+                results.append(row)
+                print(
+                    f"{row['name']:66} ours {row['ours']:>9} peer {row['peer']:>9} {row['unit']:12} "
+                    f"ratio {row['ratio']:>7} goal {row['goal']}",
+                    flush=True,
+                )
+                others = [one for one in kept if one["name"].partition(":")[0] not in wanted]
+                options.out.write_text(json.dumps(others + results, indent=1) + "\n")
+
+
+def result(name: str, ours: float, peer: float, goal: float, unit: str) -> dict[str, Any]:
+    """One row; ratio is ours over peer, larger is better."""
+    return {
+        "name": name,
+        "ours": float(f"{ours:.4g}"),
+        "peer": float(f"{peer:.4g}"),
+        "ratio": round(ours / peer, 2),
+        "goal": goal,
+        "unit": unit,
+    }
+
+
+def step(work: Path, repeats: int) -> list[dict[str, Any]]:
+    """Pictures a second against stock Lightning, and the accuracy that both have after the same steps."""
+    project = cifar(work)
+    rows = []
+    for name, network, steps, times in (("ConvNet", "ConvNet", 600, repeats), ("ResNet-18", "resnet18", 120, 1)):
+        trainer = {"max_epochs": 1, "limit_train_batches": steps, "gradient_clip_val": 1.0}
+        change = {"trainer": trainer | {"limit_val_batches": 1}}
+        if network != "ConvNet":
+            change["model"] = {"network": network}
+        ours, peer = [], []
+        for _ in range(times):
+            our_accuracy, seconds = fit(project, change, test=True)[:2]
+            ours.append(64 / seconds)
+            said = stock(project, network, 64, trainer, label_smoothing=0.1, optimizer="adamw", padding=3)
+            peer.append(64 / step_s(project))
+        what = f"{name}, CIFAR-10, batches of 64"
+        rows += [
+            result(f"step: {what}", statistics.median(ours), statistics.median(peer), 2.5, "pictures/s"),
+            result(f"step: accuracy after {steps}, {what}", our_accuracy, said["accuracy"], 0.97, "accuracy"),
+        ]
+    return rows
+
+
+def overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
+    """What a step takes beyond a loop of bare PyTorch; one millisecond is allowed."""
+    project = cifar(work)
+    tiny = {"class_path": "ConvNet", "init_args": {"filters": [4], "hidden": [], "grid": 1}}
+    change = {
+        "trainer": {"max_epochs": 2, "limit_train_batches": 640, "limit_val_batches": 1},
+        "model": {"network": tiny},
+    }
+    ours, bare = [], []
+    for _ in range(repeats):
+        fit(project, change)
+        times = json.loads((project / "times.json").read_text())
+        ours.append((times[640 + WARM_UP] - times[WARM_UP]) / 640)  # with the end of one epoch
+        bare.append(float(python(BARE, project, str(WARM_UP), "640")))
+    loop = 1000 * statistics.median(bare)
+    above = max(0.001, 1000 * statistics.median(ours) - loop)
+    name = f"overhead: {above:.2f} ms a step above the {loop:.2f} of a bare loop (1 ms allowed)"
+    return [result(name, 1 / above, 1.0, 1.0, "1/ms")]
+
+
+def loader(work: Path, repeats: int) -> list[dict[str, Any]]:
+    """Normalized float32 batches against ImageFolder and DataLoader."""
+    workers = len(os.sched_getaffinity(0))
+    small, large = cifar(work), photographs(work)
+    rows = []
+    for name, project, folder, size, batch_size, limit, goal in (
+        ("CIFAR-10, batches of 256 at 32 px", small, small / "source" / "train", 32, 256, 20_000, 74.0),
+        ("photographs, batches of 64 at 224 px", large, large / "source", 224, 64, 1_000, 21.0),
+    ):
+        ours, peer = [], []
+        for _ in range(repeats):
+            ours.append(float(python(OUR_LOADER, project, "data/normalized", str(batch_size))))
+            peer.append(float(python(IMAGE_FOLDER, project, folder, size, batch_size, workers, limit)))
+        row = result(f"loader: {name}", statistics.median(ours), statistics.median(peer), goal, "pictures/s")
+        rows.append(row)
+    return rows
+
+
+def time_to_accuracy(work: Path, repeats: int) -> list[dict[str, Any]]:
+    """The preset `fast` against Adam in a plain script, both to one test accuracy; once each."""
+    import yaml
+
+    fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
+    sets = [("CIFAR-10", cifar(work), 0.90)]
+    if FASHION.is_dir():
+        sets.insert(0, ("Fashion-MNIST", fashion(work), 0.93))
+    rows = []
+    for name, project, target in sets:
+        our_accuracy, _, seconds = fit(project, fast, test=True)
+        said = stock(project, "small_cnn", 128, {"max_epochs": 1000}, target=target, limit_s=GIVE_UP * seconds)
+        peer_s, reached = said["reached_s"] or said["seconds"], said["reached_s"] is not None
+        end = "" if reached else f", given up at {said['accuracy']:.4f}"
+        ours = f"fast has {our_accuracy:.4f} after {seconds:.0f} s"
+        title = f"accuracy: {name} to {target}: {ours}; Adam {peer_s:.0f} s{end}"
+        met = float(our_accuracy >= target)
+        rows.append(result(title, met / seconds, 1 / peer_s, 2.0, "1/s"))
+    return rows
+
+
+def fit(project: Path, change: Mapping[str, Any], test: bool = False) -> tuple[float, float, float]:
+    """Train with the real command: the test accuracy, the median seconds of a step, those of the whole command."""
+    write_params(project, change)
+    for leftover in (".cache", "data/models", "mlflow.db", "mlartifacts"):
+        path = project / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    start = time.perf_counter()
+    run([sys.executable, "-m", "lightning_modules", "fit"], project)
+    seconds = time.perf_counter() - start
+    accuracy = 0.0
+    if test:
+        run([sys.executable, "-m", "lightning_modules", "test"], project)
+        accuracy = json.loads((project / "metrics.json").read_text())["accuracy"]
+    return accuracy, step_s(project), seconds
+
+
+def step_s(project: Path) -> float:
+    """The median of the steps that were noted last, without the first."""
+    times = json.loads((project / "times.json").read_text())
+    return statistics.median(b - a for a, b in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False))
+
+
+def stock(
+    project: Path,
+    network: str,
+    batch_size: int,
+    trainer: Mapping[str, Any],
+    label_smoothing: float = 0.0,
+    optimizer: str = "adam",
+    padding: int = 4,
+    target: float | None = None,
+    limit_s: float | None = None,
+) -> dict[str, Any]:
+    """Train with the plain script; it mirrors pictures where it is on its own recipe."""
+    manifest = json.loads((project / "data" / "normalized" / "dataset.json").read_text())
+    what = {
+        "network": network, "batch_size": batch_size, "trainer": trainer, "label_smoothing": label_smoothing,
+        "optimizer": optimizer, "padding": padding, "target": target, "limit_s": limit_s,
+        "flip": target is not None,
+        "mean": manifest["mean"], "std": manifest["std"], "num_classes": len(manifest["classes"]), "side": 32,
+    }  # fmt: skip
+    said: dict[str, Any] = json.loads(python(STOCK, project, json.dumps(what)).splitlines()[-1])
+    return said
+
+
+def write_params(project: Path, change: Mapping[str, Any]) -> None:
+    """The repository's params.yaml with some of `train` changed and the probe among the callbacks."""
+    import yaml
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    merge(params["train"], change)
+    params["train"]["trainer"]["callbacks"] = [{"class_path": "probe.Probe"}]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def merge(into: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """As `convoy preset` does: a mapping with a class path replaces, others are merged."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and "class_path" not in value:
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def cifar(work: Path) -> Path:
+    """A project with CIFAR-10 as the source splits it."""
+    return project_of(work / "cifar", lambda to: unpack("cifar10.tar.gz", to))
+
+
+def fashion(work: Path) -> Path:
+    """A project with Fashion-MNIST as the source splits it."""
+    return project_of(work / "fashion", lambda to: shutil.copytree(FASHION, to))
+
+
+def photographs(work: Path) -> Path:
+    """The photographs 12 times, each time under new bytes, in two classes, at 224 px."""
+
+    def make(to: Path) -> None:
+        unpack("photos.tar.gz", work / "photos-once")
+        for number, file in enumerate(sorted((work / "photos-once").rglob("*.JPEG"))):
+            for turn in range(12):
+                copy = to / "ab"[number % 2] / f"{turn:02d}_{number:04d}.jpg"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(file.read_bytes() + b"%02d" % turn)
+
+    return project_of(work / "photos", make, size_px=224, near_duplicate_bits=None)
+
+
+def project_of(project: Path, make: Callable[[Path], Any], **normalize: Any) -> Path:
+    """A folder with params.yaml, the source and the normalized dataset, and its pixels for the plain script."""
+    if project.exists():
+        return project
+    import yaml
+
+    project.mkdir(parents=True)
+    make(project / "source")
+    (project / "probe.py").write_text(PROBE)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["normalize"] |= normalize
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    python("from imageset.raw import ingest; ingest('source', 'data/raw')", project)
+    run([sys.executable, "-m", "imageset", "normalize"], project)
+    python(
+        "import numpy as np\n"
+        "from imageset.store import ImageStore\n"
+        "store = ImageStore.open('data/normalized')\n"
+        "for name in ('train', 'test'):\n"
+        "    split = store.split(name)\n"
+        "    np.save(f'{name}-pixels.npy', split.batch(np.arange(len(split))))\n"
+        "    np.save(f'{name}-labels.npy', split.labels)\n",
+        project,
+    )
+    return project
+
+
+def unpack(archive: str, target: Path) -> None:
+    """Unpack one of the shared sets."""
+    with tarfile.open(DATASETS / archive) as file:
+        file.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+
+
+def python(code: str, project: Path, *arguments: Any) -> str:
+    """What a process of its own prints."""
+    return run([sys.executable, "-c", code, *map(str, arguments)], project)
+
+
+def run(command: list[Any], project: Path) -> str:
+    """Run to its end; what it printed.
+
+    Raises:
+        SystemExit: it failed; with the end of what it said.
+    """
+    paths = os.pathsep.join([str(ROOT), str(project), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: {command[1:3]} ended with status {done.returncode}: {done.stderr[-1500:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
