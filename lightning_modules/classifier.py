@@ -191,7 +191,11 @@ class Classifier(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draws (augmentation, dropout) depend on where training stands and on nothing before it."""
         place = (self.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(hash(place) % 2**63)
+        seed = hash(place) % 2**63
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # a hundredth of the time: no other device is asked
+        else:
+            torch.manual_seed(seed)
         if self.freezing == "gradual" and self.frozen_for != self.current_epoch:
             self._freeze(self._free_quarters())
 
@@ -313,10 +317,27 @@ class Classifier(pl.LightningModule):
             loss = F.cross_entropy(logits, labels) if loss is None else loss
         values = {"loss": loss, "accuracy": right, "error": 1 - right}
         num: Any = float(len(labels))  # not an integer: Lightning rounds the mean of the ranks' sums of these down
+        values = {f"{split}_{name}": value.detach() for name, value in values.items()}
+        if split == "train" and self._add(values, num):
+            return
         self.log_dict(
-            {f"{split}_{name}": value.detach() for name, value in values.items()},
-            on_step=False, on_epoch=True, sync_dist=True, batch_size=num, prog_bar=split == "val",
-        )  # fmt: skip
+            values, on_step=False, on_epoch=True, sync_dist=True, batch_size=num, prog_bar=split == "val"
+        )
+
+    def _add(self, values: dict[str, Tensor], num: float) -> bool:
+        """Add to the sums behind an epoch's means that `log_dict` began, as it would: its checks of arguments and
+        names take longer than the step of a small network. False where it has not begun yet."""
+        if self._trainer is None:
+            return False
+        results = self._trainer.fit_loop.epoch_loop._results
+        metrics: list[Any] = [results.get(f"training_step.{name}") for name in values]
+        if any(metric is None or metric.has_reset for metric in metrics):
+            return False
+        for metric, value in zip(metrics, values.values(), strict=True):
+            metric.value = metric.value + value.to(metric.value.dtype) * num
+            metric.cumulated_batch_size = metric.cumulated_batch_size + num
+            metric._computed = None
+        return True
 
 
 def weights_of(labels: Tensor, num_classes: int) -> Tensor:

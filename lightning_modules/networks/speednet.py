@@ -2,8 +2,8 @@
 
 The plan is that of Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, arXiv:2404.00498: a
 first layer that is computed from the pictures and not trained, filters that begin by passing on what they get,
-pooling early, a last layer without bias and with small logits, and logits that are the mean over a picture and its
-mirror image.
+biases that learn quickly, pooling early, a last layer without bias and with small logits, and logits that are the
+mean over a picture and its mirror image.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,24 @@ from torch import Tensor, nn
 
 PATCH_PX = 2
 LEAST_VARIANCE = 5e-4  # added to each; directions with hardly any would be blown up to noise
+
+
+class QuickBias(nn.BatchNorm2d):
+    """Batch normalization whose scale is 1 and whose bias learns 64 times as fast as other weights do: it counts
+    8-fold, so its gradient is 8 times as large, and so is what a step of it does."""
+
+    TIMES = 8.0
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias * self.TIMES, self.training,
+            self.momentum or 0.0, self.eps,
+        )  # fmt: skip
 
 
 class SpeedNet(nn.Module):
@@ -74,8 +92,8 @@ class SpeedNet(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     """(N, before, H, W) -> (N, after, H // 2, W // 2)."""
     return nn.Sequential(
-        _convolution(before, after), nn.MaxPool2d(2), nn.BatchNorm2d(after), nn.GELU(),
-        _convolution(after, after), nn.BatchNorm2d(after), nn.GELU(),
+        _convolution(before, after), nn.MaxPool2d(2), QuickBias(after), nn.GELU(),
+        _convolution(after, after), QuickBias(after), nn.GELU(),
     )  # fmt: skip
 
 

@@ -361,3 +361,27 @@ def test_a_gradient_is_clipped_at_the_trainers_value(tmp_path):
 def test_a_part_that_is_none_is_named(switch, value):
     with pytest.raises(UserError, match=rf"model\.{switch} is {value}; give a number from 0 to 1"):
         classifier(**{switch: value})
+
+
+def test_the_curves_are_those_that_lightning_logs_step_by_step(tmp_path, monkeypatch):
+    def means():
+        training = trainer(tmp_path, 2)
+        training.fit(classifier(label_smoothing=0.1, shift=0.1), loader())
+        return {name: value.item() for name, value in training.callback_metrics.items()}
+
+    quick = means()
+    monkeypatch.setattr(Classifier, "_add", lambda self, values, num: False)
+    assert quick == means() and set(quick) == {"train_loss", "train_accuracy", "train_error"}
+
+
+def test_the_seed_of_a_step_draws_what_torch_would_draw_from_it(monkeypatch):
+    model, seeds = classifier(), []
+    monkeypatch.setattr(Classifier, "current_epoch", 3)
+    monkeypatch.setattr(Classifier, "global_rank", 0)
+    model.on_train_batch_start(None, 7)
+    drawn = torch.rand(5)
+    monkeypatch.setattr(Classifier, "device", torch.device("meta"))  # any other
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    model.on_train_batch_start(None, 7)
+    torch.default_generator.manual_seed(seeds[0])
+    assert torch.equal(torch.rand(5), drawn)
