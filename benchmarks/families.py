@@ -59,7 +59,8 @@ for number, batch in enumerate(cli.datamodule.train_dataloader()):
     times.append(time.perf_counter() - start)
     if number == 5 or sum(times) > 15:
         break
-print(statistics.median(times), sum(weights.numel() for weights in model.network.parameters()))
+num_weights = sum(weights.numel() for weights in model.network.parameters())
+print(statistics.median(times), num_weights, cli.datamodule.store.counts["train"])
 """
 
 PNGS = """
@@ -120,9 +121,9 @@ def train(work: Path, name: str, dataset: str, budget_s: float) -> dict[str, Any
             "init_args": {"lr": LEARNING_RATES[name], "weight_decay": 0.05},
         }
     write_params(project, {"model": model})
-    timed_s, num_parameters = python(STEP_S, project).split()
+    timed_s, num_parameters, num_pictures = python(STEP_S, project).split()
     steps = max(10, round(budget_s / float(timed_s)))
-    per_epoch = json.loads((project / "data/normalized/dataset.json").read_text())["num_pictures"]["train"] // 64
+    per_epoch = int(num_pictures) // 64
     epochs = max(1, round(steps / per_epoch))
     trainer = {"max_epochs": epochs, "limit_train_batches": min(per_epoch, max(1, steps // epochs))}
     accuracy, step_s, seconds = fit(project, {"model": model, "trainer": trainer}, test=True)
