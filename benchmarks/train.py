@@ -375,7 +375,7 @@ def fit(project: Path, change: Mapping[str, Any], test: bool = False) -> tuple[f
     accuracy = 0.0
     if test:
         run([sys.executable, "-m", "lightning_modules", "test"], project)
-        accuracy = json.loads((project / "metrics.json").read_text())["accuracy"]
+        accuracy = json.loads((project / "metrics.json").read_text())["test"]["accuracy"]
     return accuracy, step_s(project), seconds
 
 
