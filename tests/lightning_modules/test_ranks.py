@@ -72,6 +72,7 @@ def projects(digits_project, tmp_path_factory) -> Iterator[tuple[Path, Path]]:
         project = Path(shutil.copytree(digits_project, folder / name))
         set_params(
             project, train__trainer__devices=devices, train__trainer__accelerator="cpu",
+            train__trainer__precision="32-true",
             train__data__batch_size=batch_size, train__model__shift=0.0, train__checkpoint_every_min=0,
             train__model__network__init_args__dropout=0.0, train__model__network__init_args__batch_norm=False,
         )  # fmt: skip
