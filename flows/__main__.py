@@ -19,6 +19,9 @@ EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.ya
 SOURCE = ("folder with one sub-folder a class, archive, table, URL, torchvision://NAME ...; "
           "without it the source of last time")  # fmt: skip
 
+LOOKING = ("history", "preset", "status")  # change nothing that runs, so they need not know what was killed
+FLOWS = ("demo", "ingest", "predict", "promote", "run", "up")  # have a Prefect server anyway
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 where the user can mend it, with one line on stderr."""
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
     try:
-        status = _run(arguments)
+        status = _run(arguments, argv)
         sys.stdout.flush()
         return status
     except (UserError, ConnectionError) as error:
@@ -137,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     if arguments.command == "kernels":  # needs no project
         from lightning_modules.kernels import write_kernel_page
 
@@ -153,6 +156,33 @@ def _run(arguments: argparse.Namespace) -> int:
         os.environ[executors.VARIABLE] = executors.check_name(where)  # read by the stage, which DVC starts
     if getattr(arguments, "source", None):
         arguments.source = mask(arguments.source)  # before Prefect notes it as a flow's parameter
+    if arguments.command in LOOKING or getattr(arguments, "dry_run", False):
+        return _work(project, arguments)
+    from flows import recovery
+
+    with recovery.noted(project, " ".join(["convoy", *(sys.argv[1:] if argv is None else argv)])):
+        if arguments.command not in (*FLOWS, "rollback"):
+            _close_in_prefect(project)
+        try:
+            status = _work(project, arguments)
+        except Exception:
+            _close_in_prefect(project)
+            raise
+        _close_in_prefect(project)  # nobody waits for a server in the middle of a rollback
+        return status
+
+
+def _close_in_prefect(project: Path) -> None:
+    """Runs that were killed stand in Prefect's database as running; only a server can close them."""
+    from flows import recovery
+    from flows.server import prefect_api
+
+    if recovery.needs_server(project):
+        with prefect_api(project):
+            pass
+
+
+def _work(project: Path, arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "demo":
             from flows.demo import demo

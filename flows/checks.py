@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows import versioning
+from flows import console, versioning
 from flows.project import PARAMS
 from imageset.errors import UserError
+
+if TYPE_CHECKING:
+    from imageset.check import CheckReport
+
+logger = console.get_logger(__name__)
 
 
 def check_run(run_id: str, project: Path) -> None:
@@ -49,17 +55,25 @@ def report(source: str, project: Path, json_file: Path | None = None) -> str:
     """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
     import json
 
-    from imageset import check
     from imageset.atomic import write_text
-    from imageset.normalize import read_params
-    from imageset.progress import Progress
-    from imageset.split import SplitRule
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
+    found = look_at_source(source, project)
+    if json_file is not None:
+        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    return found.text()
+
+
+def look_at_source(source: str, project: Path) -> CheckReport:
+    """Every picture of a source decoded and judged, by the rules of params.yaml; nothing is written."""
+    from imageset import check
+    from imageset.normalize import read_params
+    from imageset.split import SplitRule
+
     params = read_params(project / PARAMS)
-    with Progress("check") as progress:
-        found = check.check_source(
+    with console.progress("check", logger) as progress:
+        return check.check_source(
             source,
             max_pixels=params["max_pixels"],
             max_reject_fraction=params["max_reject_fraction"],
@@ -69,9 +83,6 @@ def report(source: str, project: Path, json_file: Path | None = None) -> str:
             rule=SplitRule(**params["split"]),
             progress=progress,
         )
-    if json_file is not None:
-        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    return found.text()
 
 
 def check_prediction(source: str, out: str) -> None:

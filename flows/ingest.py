@@ -12,6 +12,7 @@ from prefect import flow, task
 from flows import console, versioning
 from flows.project import RAW, find_project
 from flows.retries import RETRIED
+from flows.watched import WATCHED
 from imageset.credentials import mask
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 
-@flow
+@flow(**WATCHED)
 def ingest(source: str | None = None) -> Ingested:
     """Read a source into data/raw and version it.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import console, ledger, registry
+from flows import console, hooks, ledger, registry
 from flows.errors import Busy, Overtaken
 from flows.project import CACHE
 
@@ -36,6 +36,19 @@ def only_mover(project: Path) -> Iterator[None]:
     Raises:
         Busy: another process did not let go of it for TIMEOUT_S.
     """
+    try:
+        with _locked(project):
+            yield
+    finally:
+        while _moved:  # a slow hook keeps nobody waiting for the lock
+            hooks.tell_moved(project, _moved.pop(0))
+
+
+_moved: list[ledger.Entry] = []  # the lines that this process has carried out, until the hook is told
+
+
+@contextmanager
+def _locked(project: Path) -> Iterator[None]:
     path = project / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + TIMEOUT_S
@@ -106,3 +119,4 @@ def _carry_out(client: MlflowClient, project: Path, entry: ledger.Entry) -> None
         registry.set_alias(client, entry["model"], alias, entry["after"].get(alias))
     registry.set_tags(client, entry["model"], entry["version"], entry.get("tags", {}))
     ledger.append(project, {"event": ledger.DONE, "of": entry["number"]})
+    _moved.append(entry)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, moves, registry
+from flows import console, limits, moves, registry
 from flows.answers import Answers
 from flows.checks import check_prediction
 from flows.monitor import Monitored, carry_out, compare
@@ -20,6 +20,7 @@ from flows.retries import RETRIED
 from flows.review import write_review
 from flows.tables import predict_table
 from flows.tagging import TAGGED, check_tagging, tag_pictures
+from flows.watched import WATCHED
 from imageset.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Extras:
     in_place: bool = False
 
 
-@flow
+@flow(**WATCHED)
 def predict(
     source: str,
     out: str,
@@ -104,7 +105,8 @@ def predict(
     if executor:
         params["engine"] = "pytorch" if params["engine"] == "auto" else params["engine"]
     more = Extras(review, tag, in_place)
-    predicted = answer(source, out, version, project, params, more, new_only, executor)
+    with limits.hold(*limits.of_gpus()[:1]):
+        predicted = answer(source, out, version, project, params, more, new_only, executor)
     if predicted.monitored is not None:
         carry_out(predicted.monitored, project)
     return predicted

@@ -58,6 +58,8 @@ KNOWN: dict[str, dict[str, Any]] = {
         "shown": int,
         "retrain": {"enabled": bool, "batches_in_a_row": int, "cooldown_hours": float, "max_per_30_days": int},
     },
+    "hooks": {"on_failure": (str, NoneType), "on_promotion": (str, NoneType)},
+    "after_run": {"push": (str, bool), "commit": bool, "branch": str},
 }
 
 

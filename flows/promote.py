@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, evidence, ledger, moves, registry, versioning
+from flows import console, evidence, ledger, limits, moves, registry, versioning
 from flows.errors import Busy, Overtaken
 from flows.evidence import Verdict
 from flows.project import CLASSIFIER, find_project, promotion_params
 from flows.registry import CHALLENGER, CHAMPION, DECISION, PREVIOUS, ROLLED_BACK, Version
 from flows.retries import RETRIED
+from flows.watched import WATCHED
 from imageset.errors import UserError
 from lightning_modules import outbox
 
@@ -67,7 +68,7 @@ class Rehearsal:
         return f"{self.newcomer} {would}: {self.verdict.reason}\n{self.verdict.table()}".rstrip()
 
 
-@flow
+@flow(**WATCHED)
 def promote(run_id: str | None = None, override: str | None = None) -> Decision:
     """Register the model of a training and make it the champion if it is better.
 
@@ -83,6 +84,12 @@ def promote(run_id: str | None = None, override: str | None = None) -> Decision:
     """
     project = find_project()
     newcomer = find_newcomer(run_id or trained_run(project), project)
+    with limits.hold(limits.of_dataset(newcomer.name)):
+        return settle(newcomer, project, override)
+
+
+def settle(newcomer: Newcomer, project: Path, override: str | None) -> Decision:
+    """Compare and decide, again where another promotion came first."""
     for _ in range(ATTEMPTS):
         champion = find_champion(newcomer.name, project)
         if champion is not None and newcomer.version is not None and champion.number == newcomer.version.number:

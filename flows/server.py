@@ -7,6 +7,7 @@ and does not outlive us.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from flows import console, processes
 from flows.project import CACHE
@@ -29,6 +31,8 @@ logger = console.get_logger(__name__)
 
 HOST = "127.0.0.1"
 UP = CACHE / "up.json"  # written by `convoy up` while it runs
+OWN_API = "CONVOY_API"  # in the environment of what `convoy up` starts: the address of its Prefect server
+TIMEOUT_S = 5.0  # for an answer
 START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two idle cores
 
 
@@ -89,11 +93,45 @@ def prefect_api(project: Path) -> Iterator[None]:
         return
     up = Addresses.read(project)
     if up is not None and answers(f"{up.prefect}/api/health"):
-        with temporary_settings({PREFECT_API_URL: f"{up.prefect}/api"}):
+        with temporary_settings({PREFECT_API_URL: f"{up.prefect}/api"}), _own(f"{up.prefect}/api", project):
             yield
         return
-    with _temporary_server(project) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+    with _temporary_server(project) as url:
+        _temporary.append(url)
+        try:
+            with temporary_settings({PREFECT_API_URL: f"{url}/api"}), _own(f"{url}/api", project):
+                yield
+        finally:
+            _temporary.remove(url)
+
+
+def is_own(url: str) -> bool:
+    """Whether this is a Prefect server on the project's own database: a temporary one, or that of `convoy up`."""
+    return os.environ.get(OWN_API) == url
+
+
+_temporary: list[str] = []  # addresses of servers that this process has to itself
+
+
+def is_temporary() -> bool:
+    """Whether flows of this process report to a server that nobody else uses."""
+    return bool(_temporary)
+
+
+@contextmanager
+def _own(url: str, project: Path) -> Iterator[None]:
+    """A server on the project's own database is there: what was killed while one was there can be closed now."""
+    from flows.recovery import recover
+
+    before = os.environ.get(OWN_API)
+    os.environ[OWN_API] = url
+    try:
+        recover(project, own_api=url)
         yield
+    finally:
+        os.environ.pop(OWN_API)
+        if before is not None:
+            os.environ[OWN_API] = before
 
 
 @contextmanager
@@ -148,6 +186,28 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
             return bool(response.status == 200)
     except (OSError, ValueError, urllib.error.URLError):
         return False
+
+
+def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    """The answer of Prefect's server to a GET, or a POST of `body`. Prefect itself takes seconds to import.
+
+    Raises:
+        OSError: it does not answer, or answers with an error.
+    """
+    headers = {"Content-Type": "application/json", **_authorization()}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        text = response.read()
+        return json.loads(text) if text else None
+
+
+def _authorization() -> dict[str, str]:
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}
 
 
 def free_port() -> int:

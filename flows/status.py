@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import batches, ledger
+from flows import batches, ledger, recovery
 from flows.history import last_change, shown
 from flows.policy import TOO_SMALL, in_a_row
 from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
@@ -204,6 +204,10 @@ def read_runs(project: Path) -> list[Run]:
 
 def work(project: Path, wrong: list[str]) -> Iterator[str]:
     """A training that was not finished."""
+    for note in recovery.dead(project):
+        wrong.append(
+            f"{note} was killed; the next `convoy run`, `predict` ... closes it and goes on where it stopped"
+        )
     kept = sorted((project / CACHE / "train").glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if kept:
         when = datetime.fromtimestamp(kept[-1].stat().st_mtime).astimezone().isoformat(sep=" ", timespec="seconds")

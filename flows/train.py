@@ -6,11 +6,12 @@ from prefect import flow, task
 
 from flows import console, versioning
 from flows.project import find_project
+from flows.watched import WATCHED
 
 logger = console.get_logger(__name__)
 
 
-@flow
+@flow(**WATCHED)
 def train(force: str | None = None) -> list[str]:
     """Bring the stages of dvc.yaml up to date; returns the names of those that ran.
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flows import console, processes, server, versioning
+from flows import console, limits, processes, recovery, server, versioning
 from flows.errors import Busy
 from flows.project import CACHE
-from flows.server import HOST, Addresses, answers, is_free
+from flows.server import HOST, Addresses, answers, ask, is_free
 from imageset.errors import UserError
 
 logger = console.get_logger(__name__)
@@ -25,6 +22,7 @@ POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
 HOLDING = ("pipeline", "ingest", "train", "promote")  # flows that run while `versioning.only_one` is held
 START_TIMEOUT_S = 180.0
 LAST_LINES = 15  # of a dead child's log
+LOOK_S = 15.0  # between two looks for runs that were killed
 
 
 @dataclass(frozen=True)
@@ -97,19 +95,30 @@ def up(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[s
     fleet = Fleet(project, environment(project, addresses))
     try:
         start_servers(project, fleet, addresses, mlflow_port, prefect_port)
+        recovery.recover(project, own_api=f"{addresses.prefect}/api")
         close_dead_runs(project, addresses)
+        limits.ensure(f"{addresses.prefect}/api", our_limits(project))
         start_worker(fleet, addresses)
         deploy(fleet)
         addresses.save(project)
         announce(welcome(project, addresses))
-        while True:
-            fleet.check()
-            time.sleep(0.5)
+        stay(project, fleet, f"{addresses.prefect}/api")
     finally:
         logger.info("up: stopping")
         (project / server.UP).unlink(missing_ok=True)
         fleet.stop()
         logger.info("up: all stopped")
+
+
+def stay(project: Path, fleet: Fleet, api: str) -> None:
+    """Look after the children, and for runs that were killed: one that says it runs holds up all that follow."""
+    looked = time.monotonic()
+    while True:
+        fleet.check()
+        if time.monotonic() - looked > LOOK_S:
+            recovery.recover(project, own_api=api)
+            looked = time.monotonic()
+        time.sleep(0.5)
 
 
 def check_ports(project: Path, ports: dict[str, int]) -> None:
@@ -132,6 +141,7 @@ def environment(project: Path, addresses: Addresses) -> dict[str, str]:
         **server.settings(project),
         PREFECT_API_URL=f"{addresses.prefect}/api",
         PREFECT_SERVER_UI_API_URL=f"{addresses.prefect}/api",
+        **{server.OWN_API: f"{addresses.prefect}/api"},
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         MLFLOW_DISABLE_TELEMETRY="true",
     )
@@ -154,19 +164,25 @@ def start_servers(project: Path, fleet: Fleet, addresses: Addresses, mlflow_port
 
 
 def close_dead_runs(project: Path, addresses: Addresses) -> None:
-    """Mark runs that say Running though their process is gone as Crashed: they would hold the concurrency limit
-    of their deployment for ever. Who runs a pipeline holds the project; if nobody does, all such runs are dead."""
+    """Runs that say Running, though their process is gone and left no note, are marked as Crashed, and the slots
+    that they held are freed. Who runs a pipeline holds the project; if nobody does, all such runs are dead."""
     api = f"{addresses.prefect}/api"
     try:
         with versioning.only_one(project):
             running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}},
                        "flows": {"name": {"any_": list(HOLDING)}}}  # fmt: skip
-            for run in _post(f"{api}/flow_runs/filter", running):
-                state = {"type": "CRASHED", "message": "its process is gone"}
-                _post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state})
-                logger.info("up: run %s was killed and is closed as crashed", run["name"])
+            for run in ask(f"{api}/flow_runs/filter", running):
+                if recovery.close_flow_run(api, run["id"], "its process is gone"):
+                    logger.info("up: run %s was killed and is closed as crashed", run["name"])
+            limits.free(api)
     except Busy:
         logger.info("up: another run is at work in this project; runs that died are not looked for")
+
+
+def our_limits(project: Path) -> list[str]:
+    """One run at a time for the dataset that is here, and for each GPU."""
+    name = versioning.dataset_of_raw(project)
+    return [*([limits.of_dataset(name)] if name else []), *limits.of_gpus()]
 
 
 def start_worker(fleet: Fleet, addresses: Addresses) -> None:
@@ -174,7 +190,14 @@ def start_worker(fleet: Fleet, addresses: Addresses) -> None:
     fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
                 "--pool", POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
     workers = f"{addresses.prefect}/api/work_pools/{POOL}/workers/filter"
-    fleet.wait("the worker", lambda: any(one["status"] == "ONLINE" for one in _post(workers, {})))
+    fleet.wait("the worker", lambda: _is_online(workers))
+
+
+def _is_online(workers: str) -> bool:
+    try:
+        return any(one["status"] == "ONLINE" for one in ask(workers, {}))
+    except OSError:  # the pool is not there yet
+        return False
 
 
 def deploy(fleet: Fleet) -> None:
@@ -200,15 +223,3 @@ def welcome(project: Path, addresses: Addresses) -> str:
         f"run now  PREFECT_API_URL={addresses.prefect}/api {shown} deployment run {DEPLOYMENT}",
         "Ctrl-C stops all of it",
     ])  # fmt: skip
-
-
-def _post(url: str, body: dict[str, Any]) -> Any:
-    """The answer of Prefect's server; nothing while it does not know the address."""
-    request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)
-    except OSError:
-        return []

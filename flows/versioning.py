@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +26,15 @@ from imageset.atomic import write_text
 from imageset.errors import EXIT_STATUS, UserError
 from lightning_modules.provenance import git_commit
 
-__all__ = ["add_raw", "check_out", "git_commit", "last_source", "only_one", "repro", "reproduce"]
+__all__ = [
+    "add_raw", "changed_stages", "check_branch", "check_out", "commit_files", "damaged", "dataset_of_raw",
+    "default_remote", "git_commit", "last_source", "only_one", "push", "repro", "reproduce",
+]  # fmt: skip
 
 logger = console.get_logger(__name__)
 
 DVC = (sys.executable, "-m", "dvc")
+NOBODY = "0" * 40  # to git: a branch that is not there yet
 LOCK = CACHE / "convoy.lock"
 
 # What DVC says to people who drive it by hand. It stays in the run's log.
@@ -129,8 +136,7 @@ def check_out(project: Path, commit: str, patch: Path | None, folder: Path) -> P
     own = project / ".dvc" / "config.local"  # remotes and their keys
     if own.exists():
         shutil.copy(own, copy / ".dvc" / own.name)
-    cache = "".join(lines_of([*DVC, "cache", "dir"], cwd=project, finished=lambda status: None)).strip()
-    _dvc(copy, "config", "--local", "cache.dir", str((project / cache).resolve()))
+    _dvc(copy, "config", "--local", "cache.dir", str(_cache(project)))
     _bring_raw(copy)
     return copy
 
@@ -194,17 +200,209 @@ def last_source(project: Path) -> str:
     return source
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    """What git prints.
+def dataset_of_raw(project: Path) -> str | None:
+    """The name of the dataset in data/raw; None where nothing was ingested, or nothing is noted about it."""
+    pointer = project / f"{RAW}.dvc"
+    try:
+        name = (_read_yaml(pointer).get("meta") or {}).get("name")
+    except (OSError, UserError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def default_remote(project: Path) -> str | None:
+    """The DVC remote that a push goes to, if one is set."""
+    from configparser import ConfigParser, Error
+
+    for name in ("config.local", "config"):
+        config = ConfigParser(interpolation=None, strict=False)
+        try:
+            config.read(project / ".dvc" / name)
+        except Error as error:
+            raise UserError(f".dvc/{name}: not readable: {' '.join(str(error).split())}") from None
+        if found := config.get("core", "remote", fallback=None):
+            return found
+    return None
+
+
+def push(project: Path) -> None:
+    """Bring what DVC tracks here to the default remote; what is there already is not sent again.
+
+    Raises:
+        UserError: it fails, for the reason DVC gives.
+    """
+    _dvc(project, "push")
+
+
+def changed_stages(project: Path) -> dict[str, list[str]]:
+    """The stages and tracked files that differ from what DVC noted of them, each with what changed.
+
+    Raises:
+        UserError: DVC cannot say.
+    """
+    said: list[str] = []
+    statuses: list[int] = []
+    for line in lines_of([*DVC, "status", "--json"], cwd=project, finished=statuses.append):
+        said.append(line)
+    document = next((line for line in said if line.startswith("{")), None)
+    if statuses != [0] or document is None:
+        raise UserError(f"dvc status failed: {' '.join(' '.join(said).split())[:300]}")
+    return {stage: sorted(_changes(found)) for stage, found in json.loads(document).items()}
+
+
+def _changes(found: list[Any]) -> Iterator[str]:
+    """`[{"changed deps": {"data/raw": "modified"}}, "changed command"]` as words."""
+    for one in found:
+        if isinstance(one, str):
+            yield one
+            continue
+        for what in one.values():
+            yield from (f"{name} {state if isinstance(state, str) else 'changed'}" for name, state in what.items())
+
+
+def damaged(project: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Files under DVC's care whose bytes are not those that were tracked: in its cache, and as they lie here.
+
+    Yields:
+        (path, the MD5 it should have, the MD5 it has; None where it is not there). A file that is not in the cache
+        is no damage: its bytes lie on the remote, or here.
+    """
+    cache = _cache(project) / "files" / "md5"
+    for path, digest in _tracked(project):
+        for name, expected in _files_of(cache, digest):
+            place = cache / expected[:2] / expected[2:]
+            if place.exists() and (found := _md5(place)) != expected.removesuffix(".dir"):
+                yield _shown(place, project), expected, found
+            if name is not None and (found := _md5(project / path / name)) != expected:
+                yield f"{path}/{name}" if name else path, expected, found
+
+
+def _tracked(project: Path) -> Iterator[tuple[str, str]]:
+    """What DVC tracks with its cache: (path, MD5)."""
+    files = [*sorted(project.glob("data/*.dvc")), project / "dvc.lock"]
+    documents = [_read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
+    for document in documents:
+        stages = document.get("stages") or {"": document}
+        for out in (one for stage in stages.values() for one in stage.get("outs") or []):
+            if out.get("cache", True) and "md5" in out:
+                yield (document["at"] / out["path"]).relative_to(project).as_posix(), str(out["md5"])
+
+
+def _files_of(cache: Path, digest: str) -> Iterator[tuple[str | None, str]]:
+    """The files of what DVC tracks under a digest: (name within it, MD5); the list of a folder is one, without a
+    name."""
+    if not digest.endswith(".dir"):
+        yield "", digest
+        return
+    yield None, digest
+    try:
+        listed = json.loads((cache / digest[:2] / digest[2:]).read_bytes())
+    except (OSError, ValueError):  # damaged, which shows, or never here
+        return
+    yield from ((str(one["relpath"]), str(one["md5"])) for one in listed)
+
+
+def _md5(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _shown(path: Path, project: Path) -> str:
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def _cache(project: Path) -> Path:
+    """DVC's cache."""
+    said = "".join(lines_of([*DVC, "cache", "dir"], cwd=project, finished=lambda status: None)).strip()
+    return (project / said).resolve()
+
+
+def check_branch(project: Path, branch: str) -> None:
+    """Raise UserError if nothing may be committed to a branch behind its user's back."""
+    _git(project, "check-ref-format", "--branch", branch)
+    here = _git(project, "worktree", "list", "--porcelain").splitlines()
+    if f"branch refs/heads/{branch}" in here:
+        raise UserError(
+            f"params.yaml: after_run.branch: {branch!r} is checked out, and a commit would change what git says "
+            "of your files; name another branch, e.g. convoy"
+        )
+
+
+def commit_files(project: Path, branch: str, names: Sequence[str], message: str) -> str | None:
+    """Commit files as they lie here to a branch: the tree of HEAD with these files in it, after the branch's last
+    commit and after HEAD. Neither the files, the index nor HEAD are touched.
+
+    Args:
+        names: relative to the project; those that are not there are left out.
+
+    Returns:
+        The new commit; None where it would say nothing new.
+
+    Raises:
+        UserError: no git repository, no such branch name, it is checked out, or git refuses.
+    """
+    check_branch(project, branch)
+    reference = f"refs/heads/{branch}"
+    head, tip = _commit(project, "HEAD"), _commit(project, reference)
+    prefix = _git(project, "rev-parse", "--show-prefix")
+    with tempfile.TemporaryDirectory(prefix="convoy-") as folder:
+        own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git(project, "read-tree", *([head] if head else ["--empty"]), changes=own)
+        for name in names:
+            if (project / name).is_file():
+                blob = _git(project, "hash-object", "-w", "--", name)
+                _git(project, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", changes=own)
+        tree = _git(project, "write-tree", changes=own)
+    if tip and tree == _git(project, "rev-parse", f"{tip}^{{tree}}"):
+        return None
+    parents = [*([tip] if tip else []), *([head] if head and not _follows(project, tip, head) else [])]
+    named = [part for parent in parents for part in ("-p", parent)]
+    made = _git(project, "commit-tree", tree, *named, "-m", message, changes=_author(project))
+    _git(project, "update-ref", "-m", "convoy", reference, made, tip or NOBODY)
+    return made
+
+
+def _commit(project: Path, name: str) -> str | None:
+    """The commit that a name stands for, if it does."""
+    try:
+        return _git(project, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except UserError:
+        _git(project, "rev-parse", "--git-dir")  # raises where there is no repository at all
+        return None
+
+
+def _follows(project: Path, tip: str | None, head: str) -> bool:
+    """Whether HEAD is in the history of the branch."""
+    return tip is not None and _git(project, "merge-base", tip, head, may_fail=True) == head
+
+
+def _author(project: Path) -> dict[str, str]:
+    """Who commits, where git has not been told."""
+    if _git(project, "var", "GIT_COMMITTER_IDENT", may_fail=True):
+        return {}
+    return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", "Convoy"), ("EMAIL", "convoy@localhost"))}  # fmt: skip
+
+
+def _git(folder: Path, *arguments: str, may_fail: bool = False, changes: Mapping[str, str] | None = None) -> str:
+    """What git prints; nothing where it fails and may.
 
     Raises:
         UserError: it fails, for the reason it gives, or is not there.
     """
+    env = {**os.environ, **(changes or {})}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise UserError(f"git cannot be run: {error.strerror}") from None
     if done.returncode != 0:
+        if may_fail:
+            return ""
         raise UserError(f"git {arguments[0]} failed: {' '.join(done.stderr.split())[:300]}")
     return done.stdout.strip()
 

@@ -1,0 +1,74 @@
+"""After a run: the data goes to DVC's remote, and what says which data it was goes into git."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from flows import console, versioning
+from flows.ledger import LEDGER
+from flows.project import PARAMS, RAW, stage_params
+from imageset.errors import UserError
+
+logger = console.get_logger(__name__)
+
+COMMITTED = ("dvc.lock", f"{RAW.as_posix()}.dvc", PARAMS.as_posix(), "metrics.json", LEDGER.as_posix())
+PUSHED_AGAIN: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+}  # a remote that is away
+
+
+@dataclass(frozen=True)
+class AfterRun:
+    """What is to be done after a run."""
+
+    push: bool
+    branch: str | None  # None: nothing is committed
+
+
+def after_run(project: Path) -> AfterRun:
+    """What params.yaml asks for; called before the work, so that a mistake in it is said early.
+
+    Raises:
+        UserError: a wrong key or value, a branch that cannot be committed to, or no remote to push to.
+    """
+    params = stage_params(project, "after_run")
+    push, where = params["push"], f"{PARAMS}: after_run.push"
+    if push not in (True, False, "auto"):
+        raise UserError(f"{where}: must be true, false or auto, not {push!r}")
+    remote = versioning.default_remote(project)
+    if push is True and remote is None:
+        raise UserError(f"{where} is true, but DVC has no default remote; set one: `dvc remote add -d NAME URL`")
+    if params["commit"]:
+        versioning.check_branch(project, params["branch"])
+    return AfterRun(bool(push and remote), params["branch"] if params["commit"] else None)
+
+
+def carry_out(what: AfterRun, project: Path, message: str) -> None:
+    """Push, then commit: a commit never names data that is nowhere but here.
+
+    Raises:
+        UserError: the remote or git refuses; what was trained and promoted stands, and the next run tries again.
+    """
+    if what.push:
+        push_data(project)
+    if what.branch:
+        commit(project, what.branch, message)
+
+
+@task(**PUSHED_AGAIN)
+def push_data(project: Path) -> None:
+    """What DVC tracks, to its remote."""
+    versioning.push(project)
+    logger.info("after run: data is pushed to DVC's remote %s", versioning.default_remote(project))
+
+
+@task
+def commit(project: Path, branch: str, message: str) -> None:
+    """The small files that say what was computed from what, to a branch of their own."""
+    made = versioning.commit_files(project, branch, COMMITTED, message)
+    logger.info("after run: %s", f"committed to {branch} as {made[:12]}" if made else f"{branch} says so already")

@@ -1,0 +1,120 @@
+"""One run at a time for a dataset and for a GPU: Prefect's global concurrency limits.
+
+They hold between all machines that report to one Prefect server, which a lock in the project's folder cannot.
+Where a command has a temporary server to itself there is nobody to wait for, and none are made. A run that is
+killed gives its slot back when its lease is not renewed, within LEASE_S.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote
+
+from flows import console, server
+from flows.errors import Busy
+from flows.server import ask
+
+logger = console.get_logger(__name__)
+
+LEASE_S = 60.0
+OURS = ("dataset-", "gpu-")
+WAIT_S = 12 * 3600.0  # for another run to end
+
+
+def of_dataset(name: str) -> str:
+    """The limit of a dataset: its pictures, its model and the model's aliases."""
+    return _plain(f"dataset-{name}")
+
+
+def of_gpus() -> list[str]:
+    """The limits of this machine's GPUs that we may use; none on a machine without."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        numbers = sorted(path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*"))
+    else:
+        numbers = [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
+    return [_plain(f"gpu-{socket.gethostname()}-{number}") for number in numbers]
+
+
+@contextmanager
+def hold(*names: str) -> Iterator[None]:
+    """Hold all these limits at once; wait until nobody else does. What this process holds already, it holds.
+
+    Raises:
+        Busy: somebody did for WAIT_S.
+    """
+    names = tuple(name for name in names if name not in _held)
+    if not names or server.is_temporary():
+        yield
+        return
+    from prefect.concurrency._asyncio import AcquireConcurrencySlotTimeoutError
+    from prefect.concurrency.sync import concurrency
+    from prefect.settings import PREFECT_API_URL
+
+    taken = [name for name, num in ensure(str(PREFECT_API_URL.value()), names).items() if num]
+    if taken:
+        logger.info("waiting for %s: another run holds it", ", ".join(taken))
+    slots = concurrency(
+        list(names),
+        timeout_seconds=WAIT_S,
+        lease_duration=LEASE_S,
+        strict=True,
+        raise_on_lease_renewal_failure=False,
+    )
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(slots)
+        except AcquireConcurrencySlotTimeoutError:
+            raise Busy(f"another run has held {', '.join(names)} for {WAIT_S / 3600:.0f} h; see Prefect's page of "
+                       "concurrency limits") from None  # fmt: skip
+        _held.update(names)
+        try:
+            yield
+        finally:
+            _held.difference_update(names)
+
+
+_held: set[str] = set()  # by this process
+
+
+def ensure(api: str, names: Iterable[str]) -> dict[str, int]:
+    """Make the limits that are not there yet; one that a person has changed stays. Returns how many slots of each
+    are taken.
+
+    Raises:
+        OSError: Prefect's server does not answer.
+    """
+    return {name: _ensure(f"{api}/v2/concurrency_limits", name) for name in names}
+
+
+def _ensure(url: str, name: str) -> int:
+    try:
+        return int(ask(f"{url}/{quote(name, safe='')}")["active_slots"])
+    except HTTPError as error:
+        if error.code != 404:
+            raise
+    try:
+        ask(f"{url}/", {"name": name, "limit": 1})
+    except HTTPError as error:
+        if error.code != 409:  # another one was faster
+            raise
+    return 0
+
+
+def free(api: str) -> None:
+    """Take back the slots of runs that died with the server: leases are kept in its memory. To be called where no
+    run is at work."""
+    for limit in ask(f"{api}/v2/concurrency_limits/filter", {"limit": 200}):
+        if limit["active_slots"] and limit["name"].startswith(OURS):
+            name = quote(limit["name"], safe="")
+            ask(f"{api}/v2/concurrency_limits/{name}", {"active_slots": 0}, method="PATCH")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[/%&<>\s]", "_", name)
