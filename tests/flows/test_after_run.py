@@ -14,7 +14,7 @@ PARAMS = "after_run:\n  push: {}\n  commit: {}\n  branch: convoy\n"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    """A project below the top of a git repository, with one commit on main, a change in the index, one in a file."""
+    """A project below the top of a git repository, with a commit on main, changes in the index and in a file."""
     git(tmp_path, "init", "-q", "-b", "main")
     project = tmp_path / "deep"
     (project / "data").mkdir(parents=True)
@@ -65,10 +65,8 @@ def test_what_was_committed_elsewhere_meanwhile_is_joined(repository):
     first = versioning.commit_files(repository, "convoy", ["dvc.lock"], "one")
     git(repository, "commit", "-q", "-a", "-m", "code")
     second = versioning.commit_files(repository, "convoy", ["dvc.lock"], "two")
-    assert git(repository, "log", "-1", "--format=%P", second).split() == [
-        first,
-        git(repository, "rev-parse", "main"),
-    ]
+    main = git(repository, "rev-parse", "main")
+    assert git(repository, "log", "-1", "--format=%P", second).split() == [first, main]
     assert git(repository, "show", "convoy:deep/code.py") == "not staged"
 
 
