@@ -78,8 +78,8 @@ def tell_moved(project: Path, line: ledger.Entry) -> None:
         return
     event = "rollback" if line["event"] == ledger.ROLLBACK else "promotion"
     post(project, ON_PROMOTION, {
-        "event": event, "model": line["model"], "version": serves, "instead_of": before, "reason": line["reason"],
-        "numbers": line.get("numbers", {}), "run_id": line.get("run"), "line": line["number"],
+        "event": event, "model": line["model"], "version": serves, "instead_of": before,
+        "reason": line.get("reason"), "numbers": line.get("numbers", {}), "run_id": line.get("run"), "line": line["number"],
     })  # fmt: skip
 
 

@@ -106,7 +106,8 @@ def test_what_a_dead_process_started_is_ended_and_nothing_else_is(tmp_path):
         "import os, subprocess, sys\nfrom pathlib import Path\nfrom flows import recovery\n"
         "with recovery.noted(Path('.'), 'convoy test'):\n"
         "    sleeper = [sys.executable, '-c', 'import time; time.sleep(300)']\n"
-        "    print(subprocess.Popen(sleeper, start_new_session=True).pid, flush=True)\n"
+        "    apart = {'start_new_session': True, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "    print(subprocess.Popen(sleeper, **apart).pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
