@@ -70,7 +70,7 @@ def tell_crash(project: Path, run: str, run_id: str, message: str) -> None:
 def tell_moved(project: Path, line: ledger.Entry) -> None:
     """Another version serves: post the ledger's line.
 
-    `{"event": "promotion" | "rollback", "model", "version", "instead_of", "reason", "numbers", "run_id", ...}`;
+    `{"event": "promotion" | "rollback", "model", "version", "instead_of", "reason", "numbers", "run_id"}`;
     `version` is what serves now.
     """
     serves, before = line["after"].get("champion"), line["before"].get("champion")
@@ -79,7 +79,7 @@ def tell_moved(project: Path, line: ledger.Entry) -> None:
     event = "rollback" if line["event"] == ledger.ROLLBACK else "promotion"
     post(project, ON_PROMOTION, {
         "event": event, "model": line["model"], "version": serves, "instead_of": before,
-        "reason": line.get("reason"), "numbers": line.get("numbers", {}), "run_id": line.get("run"), "line": line["number"],
+        "reason": line.get("reason"), "numbers": line.get("numbers", {}), "run_id": line.get("run"),
     })  # fmt: skip
 
 
