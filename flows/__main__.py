@@ -20,7 +20,7 @@ SOURCE = ("folder with one sub-folder a class, archive, table, URL, torchvision:
           "without it the source of last time")  # fmt: skip
 
 LOOKING = ("history", "preset", "status")  # change nothing that runs, so they need not know what was killed
-FLOWS = ("demo", "ingest", "predict", "promote", "run", "up")  # have a Prefect server anyway
+FLOWS = ("demo", "ingest", "monitor", "predict", "promote", "run", "up")  # have a Prefect server anyway
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
     try:
-        status = _run(arguments, argv)
+        status = _run(arguments)
         sys.stdout.flush()
         return status
     except (UserError, ConnectionError) as error:
@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _run(arguments: argparse.Namespace, argv: list[str] | None) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "kernels":  # needs no project
         from lightning_modules.kernels import write_kernel_page
 
@@ -160,7 +160,8 @@ def _run(arguments: argparse.Namespace, argv: list[str] | None) -> int:
         return _work(project, arguments)
     from flows import recovery
 
-    with recovery.noted(project, " ".join(["convoy", *(sys.argv[1:] if argv is None else argv)])):
+    words = ("convoy", arguments.command, getattr(arguments, "source", None))
+    with recovery.noted(project, " ".join(word for word in words if word)):
         if arguments.command not in (*FLOWS, "rollback"):
             _close_in_prefect(project)
         try:

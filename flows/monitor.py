@@ -26,6 +26,7 @@ from flows.project import dataset_name, find_project, monitor_params
 from flows.registry import Version
 from flows.retries import RETRIED
 from flows.summary import cell
+from flows.watched import WATCHED
 from imageset.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def said(line: batches.Line) -> str:
     return f"{num} differ from those that {line['model']} version {line['version']} was trained on: {why}"
 
 
-@flow
+@flow(**WATCHED)
 def monitor(
     source: str, pictures: str | None = None, model: str | None = None, everything: bool = False
 ) -> Monitored:

@@ -1,0 +1,89 @@
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows import ledger, versioning
+from flows.full_check import full_check
+from flows.inbox import inbox
+from imageset.errors import UserError
+from tests.conftest import make_project
+
+
+@pytest.fixture
+def project(served, tmp_path, monkeypatch) -> Path:
+    """A copy of the served project, to be worked in."""
+    project = tmp_path / "project"
+    shutil.copytree(served.folder, project, ignore=shutil.ignore_patterns("mlartifacts", ".cache"))
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return project
+
+
+def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
+    checked = full_check()
+    assert checked.wrong == [] and len(checked.findings) == 6
+
+    shard = next((project / "data/raw").glob("*.tar"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    line = {"event": ledger.DECISION, "model": "digits-few", "version": 1, "reason": "cut short",
+            "before": {"champion": 1}, "after": {"champion": 1}}  # fmt: skip
+    ledger.append(project, line)
+    with pytest.raises(UserError) as wrong:
+        full_check()
+    found = str(wrong.value)
+    assert "full check: 6 things looked at, 3 wrong" in found
+    assert f"data: data/raw/{shard.name} has other bytes" in found
+    assert "stages: data/raw.dvc is out of date (data/raw modified)" in found
+    assert "ledger: line 3, about digits-few version 1, has no end" in found
+
+
+def test_the_inbox_is_tagged_once_and_nothing_to_do_is_no_failure(project, served):
+    assert inbox() is None
+    (project / "data/inbox").mkdir()
+    assert inbox() is None
+    assert not (project / "data/predictions/inbox").exists()
+    pictures = sorted((served.pictures / "1").iterdir())
+    for path in pictures[:2]:
+        shutil.copy(path, project / "data/inbox")
+    first = inbox()
+    assert first is not None and first.num_rows == 2
+    assert inbox() is None
+    shutil.copy(pictures[2], project / "data/inbox")
+    second = inbox()
+    assert second is not None and pq.read_table(second.out)["uri"].to_pylist() == [pictures[2].name]
+    assert sorted(project.glob("data/predictions/inbox/*")) == sorted({first.out, second.out})
+
+
+def test_an_inbox_without_a_model_waits(prefect_server, tmp_path, monkeypatch):
+    project = make_project(tmp_path)
+    monkeypatch.chdir(project)
+    (project / "data/inbox").mkdir(parents=True)
+    (project / "data/inbox/a.png").write_bytes(b"any")
+    assert inbox() is None
+
+
+def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tmp_path, monkeypatch):
+    import psutil
+
+    from flows import pipeline as module
+    from flows.pipeline import pipeline
+    from flows.processes import lines_of
+
+    started: list[int] = []
+
+    def slow(source):
+        command = ["sh", "-c", "sleep 300 & echo $!; wait"]
+        for line in lines_of(command, cwd=tmp_path, finished=lambda status: None):
+            started.append(int(line))
+
+    project = make_project(tmp_path)
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(module.ingest, "fn", slow)
+    with pytest.raises(UserError, match="pipeline took longer than .* h .* was stopped"):
+        pipeline(timeout_h=3 / 3600)
+    assert started and not psutil.pid_exists(started[0])
+    with versioning.only_one(project):  # and the next run finds the project free
+        pass
