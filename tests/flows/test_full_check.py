@@ -82,7 +82,7 @@ def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tm
     project = make_project(tmp_path)
     monkeypatch.chdir(project)
     monkeypatch.setattr(module.ingest, "fn", slow)
-    with pytest.raises(UserError, match="pipeline took longer than .* h .* was stopped"):
+    with pytest.raises(UserError, match=r"pipeline took longer than .* h .* was stopped"):
         pipeline(timeout_h=3 / 3600)
     assert started and not psutil.pid_exists(started[0])
     with versioning.only_one(project):  # and the next run finds the project free
