@@ -20,7 +20,7 @@ SOURCE = ("folder with one sub-folder a class, archive, table, URL, torchvision:
           "without it the source of last time")  # fmt: skip
 
 LOOKING = ("history", "preset", "status")  # change nothing that runs, so they need not know what was killed
-FLOWS = ("demo", "ingest", "monitor", "predict", "promote", "run", "up")  # have a Prefect server anyway
+FLOWS = ("demo", "ingest", "monitor", "predict", "promote", "run", "sweep", "up")  # have a Prefect server anyway
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -37,6 +37,7 @@ from flows.project import CACHE
 from flows.server import OWN_API, ask, is_own
 from imageset.atomic import write_text
 from imageset.errors import UserError
+from lightning_modules import outbox as outboxes
 from lightning_modules.tracking import connect, tracking_uri
 
 logger = console.get_logger(__name__)
@@ -45,6 +46,7 @@ RUNS = CACHE / "runs"
 MARK = "CONVOY_RUN"  # in the environment of all that a run starts
 BEAT_S, DEAD_AFTER_S = 10.0, 60.0
 GRACE_S = 20.0  # between "please stop" and being killed: a training saves a checkpoint meanwhile
+TRAININGS = ("train/*/run_id", "sweep/*/*/.cache/train/*/run_id")  # in .cache: the MLflow runs of unfinished ones
 OPEN = ("RUNNING", "PENDING", "CANCELLING")  # states of a Prefect run that a dead process cannot leave
 
 
@@ -279,10 +281,13 @@ def _close_mlflow(note: Note, project: Path) -> bool:
 
 def _trainings(project: Path) -> Iterable[str]:
     """The MLflow runs of trainings that are not finished and that no process holds."""
-    for note in sorted((project / CACHE / "train").glob("*/run_id")):
-        if is_free(note.with_name("lock")):
-            with suppress(OSError):
-                yield note.read_text(encoding="utf-8").strip()
+    for place in TRAININGS:
+        for note in sorted((project / CACHE).glob(place)):
+            if is_free(note.with_name("lock")):
+                with suppress(OSError):
+                    run_id = note.read_text(encoding="utf-8").strip()
+                    outbox = outboxes.find(project, run_id)  # begun while MLflow's server was away
+                    yield outbox.run_id if outbox is not None else run_id
 
 
 def _may_run(run_ids: list[str], project: Path) -> bool:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, params_file, processes, registry, trials, versioning
+from flows import console, params_file, processes, recovery, registry, trials, versioning
 from flows import study as studies
 from flows.project import CACHE, PARAMS, dataset_name, find_project, said_of_dataset, stage_params
 from flows.study import Dimension, Values
 from flows.trials import Training
+from flows.watched import WATCHED
 from imageset.errors import UserError
 from imageset.params import load_section
 
@@ -80,7 +81,7 @@ def shown(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.values(), strict=True))
 
 
-@flow
+@flow(**WATCHED)
 def sweep(trials: int | None = None, timeout_min: float | None = None, processes: int | None = None) -> Swept:
     """Try what params.yaml: sweep says, and write the best into params.yaml: train.
 
@@ -318,6 +319,7 @@ def _open_run(
         run.log_params({"sweep": {key: value for key, value in params.items() if key != "space"}})
         run.log_params({"space": {key: json.dumps(value) for key, value in params["space"].items()}})
     write_text(folder / "run_id", run.run_id)
+    recovery.note_mlflow_run(project, run.run_id)
     return run
 
 
