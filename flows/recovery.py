@@ -72,11 +72,10 @@ class Mine:
 
     def __init__(self, project: Path, command: str) -> None:
         folder = project.resolve() / RUNS
-        folder.mkdir(parents=True, exist_ok=True)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self.note = Note(uuid.uuid4().hex, os.getpid(), socket.gethostname(), command, began)
         self.path = folder / f"{self.note.id}.json"
-        self._lock: IO[str] | None = self.path.with_suffix(".lock").open("w")
+        self._lock: IO[str] | None = _open_new(self.path.with_suffix(".lock"))
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.save()
         self._over = threading.Event()
@@ -97,6 +96,17 @@ class Mine:
             _remove(self.path)
             self._lock.close()
             self._lock = None
+            with suppress(OSError):  # others are at work, or something is kept
+                self.path.parent.rmdir()
+                self.path.parent.parent.rmdir()
+
+
+def _open_new(lock: Path) -> IO[str]:
+    """A file in a folder that another process may just be removing, since it is empty."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return lock.open("w")
 
 
 _mine: dict[Path, Mine] = {}  # project -> the note of this process
