@@ -17,13 +17,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from flows.policy import TOO_SMALL
 from imageset.atomic import write_bytes, write_text
 from imageset.errors import UserError
+
+if TYPE_CHECKING:  # `convoy status` reads the table alone
+    import numpy as np
 
 MONITOR = Path("data/monitor")
 TABLE = MONITOR / "batches.jsonl"
@@ -61,6 +62,8 @@ def read(project: Path, model: str | None = None, version: int | None = None) ->
 
 def add(project: Path, line: Line, ids: np.ndarray) -> None:
     """Note a batch; one of the same id is replaced."""
+    import numpy as np
+
     buffer = io.BytesIO()
     np.save(buffer, ids)
     write_bytes(ids_path(project, line["batch"]), buffer.getvalue())
@@ -71,6 +74,8 @@ def add(project: Path, line: Line, ids: np.ndarray) -> None:
 
 def judged(project: Path, model: str, version: int) -> np.ndarray:
     """The pictures that a version's batches held, uint64, sorted; those of too small batches still wait."""
+    import numpy as np
+
     found = [np.empty(0, np.uint64)]
     for line in read(project, model, version):
         path = ids_path(project, line["batch"])
@@ -91,6 +96,8 @@ def short_id(image_id: str | None, uri: str) -> int:
 
 def batch_id(model: str, version: int, ids: np.ndarray) -> str:
     """Of the same pictures under the same version the same, whatever their order; ids is sorted."""
+    import numpy as np
+
     digest = hashlib.sha256(json.dumps([model, version]).encode())
     digest.update(np.ascontiguousarray(ids, np.uint64).astype("<u8").tobytes())
     return digest.hexdigest()[:16]

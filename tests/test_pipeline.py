@@ -154,7 +154,7 @@ def test_a_wrong_key_in_params_ends_the_run_with_one_line_and_a_failed_flow(copy
 
 
 def test_the_runs_log_holds_what_the_stages_printed(served):
-    messages = [entry.message for entry in logs_of(first_run("pipeline"))]
+    messages = [entry.message for entry in logs_of(run_over("pipeline", served.pictures))]
     assert any(message.startswith("evaluate: test accuracy") for message in messages)
 
 
@@ -185,9 +185,9 @@ def last_run(name: str):
     return runs(name)[0]
 
 
-def first_run(name: str):
-    """The first run: the one that trained."""
-    return runs(name)[-1]
+def run_over(name: str, source: Path):
+    """The first run over a source: the one that trained."""
+    return [run for run in runs(name) if run.parameters.get("source") == str(source)][-1]
 
 
 def logs_of(run) -> list:

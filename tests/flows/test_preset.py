@@ -59,7 +59,9 @@ def test_the_values_are_in_params_yaml_and_its_comments_and_other_sections_stay(
     text = (project / "params.yaml").read_text()
     after = yaml.safe_load(text)
     assert after["train"]["model"]["network"]["class_path"] == "SpeedNet"
-    assert after["train"]["trainer"]["max_epochs"] == 6 and after["train"]["trainer"]["accelerator"] == "auto"
+    fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
+    assert fast["trainer"]["max_epochs"] != before["train"]["trainer"]["max_epochs"]
+    assert after["train"]["trainer"] == before["train"]["trainer"] | fast["trainer"]
     assert {k: v for k, v in after.items() if k != "train"} == {k: v for k, v in before.items() if k != "train"}
     assert "# Every number that changes a result" in text and "# any torch.optim class" in text
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,11 +112,15 @@ def test_a_sidecar_of_someone_else_is_left_alone(pictures):
 
 def test_members_of_an_archive_never_leave_the_folder_of_copies(pictures, tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.write(next(pictures.rglob("*.png")), "../../evil.png")
+        picture = next(pictures.rglob("*.png"))
+        archive.write(picture, "0/good.png")
+        archive.write(picture, "../../evil.png")
+        archive.write(picture, "/evil.png")
     source = tmp_path / "evil.zip"
-    tag_pictures(open_pictures(str(source)), rows_of(source), "xmp", tmp_path / "deep" / "out.tagged")
-    assert [path.name for path in tmp_path.rglob("evil.png")] == ["evil.png"]
-    assert (tmp_path / "deep" / "out.tagged" / "evil.png").is_file()
+    copies = tmp_path / "deep" / "out.tagged"
+    tag_pictures(open_pictures(str(source)), rows_of(source), "xmp", copies)
+    assert (copies / "0" / "good.png").is_file()
+    assert [*tmp_path.rglob("evil.png"), *Path("/").glob("evil.png")] == list(copies.rglob("evil.png"))
     with pytest.raises(UserError, match="only pictures that are files of a folder"):
         check_tagging("xmp", True, open_pictures(str(source)))
 
