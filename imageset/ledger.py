@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imageset.memory import trim
+
 ROWS_AT_ONCE = 10_000
 _CACHE_KB = 4_000
 
@@ -98,6 +100,7 @@ class Ledger:
         with pq.ParquetWriter(path, self._schema, **options) as file:
             for batch in self._batches():
                 file.write_batch(batch)
+                trim()
                 num_absent += batch["absent"].true_count
         return num_absent
 
