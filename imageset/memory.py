@@ -37,6 +37,8 @@ def keep_freed_memory() -> None:
 
 def trim() -> None:
     """Give back what small objects left behind, after many of them."""
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.default_memory_pool().release_unused()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
