@@ -27,15 +27,14 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-DATASETS = ROOT.parent / "shared" / "datasets"
+from ingest import DATASETS, ROOT, result, unpack
+
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SECTIONS = ("step", "overhead", "loader", "fashion", "cifar")
 SLOW = ("fashion", "cifar")
@@ -261,18 +260,6 @@ def main() -> None:
                 options.out.write_text(json.dumps(others + results, indent=1) + "\n")
 
 
-def result(name: str, ours: float, peer: float, goal: float, unit: str) -> dict[str, Any]:
-    """One row; ratio is ours over peer, larger is better."""
-    return {
-        "name": name,
-        "ours": float(f"{ours:.4g}"),
-        "peer": float(f"{peer:.4g}"),
-        "ratio": round(ours / peer, 2),
-        "goal": goal,
-        "unit": unit,
-    }
-
-
 def step(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Pictures a second against stock Lightning, and the accuracy that both have after the same steps."""
     project = cifar(work)
@@ -477,12 +464,6 @@ def project_of(project: Path, make: Callable[[Path], Any], **normalize: Any) -> 
         project,
     )
     return project
-
-
-def unpack(archive: str, target: Path) -> None:
-    """Unpack one of the shared sets."""
-    with tarfile.open(DATASETS / archive) as file:
-        file.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
 
 def python(code: str, project: Path, *arguments: Any) -> str:
