@@ -188,7 +188,9 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
-def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+def ask(
+    url: str, body: dict[str, Any] | None = None, method: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Any:
     """The answer of Prefect's server to a GET, or a POST of `body`. Prefect itself takes seconds to import.
 
     Raises:
@@ -197,7 +199,7 @@ def ask(url: str, body: dict[str, Any] | None = None, method: str | None = None)
     headers = {"Content-Type": "application/json", **_authorization()}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
         text = response.read()
         return json.loads(text) if text else None
 

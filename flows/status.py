@@ -21,7 +21,7 @@ from flows import batches, ledger, recovery
 from flows.history import last_change, shown
 from flows.policy import TOO_SMALL, in_a_row
 from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
-from flows.server import Addresses
+from flows.server import Addresses, ask
 from imageset.errors import UserError
 from lightning_modules.tracking import tracking_uri
 
@@ -192,7 +192,8 @@ def read_runs(project: Path) -> list[Run]:
     if api is None:
         path = project / CACHE / "prefect.db"
         return [tuple(row) for row in _rows(path, RUNS)] if path.exists() else []
-    found, flows = _post(f"{api}/flow_runs/filter", sort="START_TIME_DESC"), _post(f"{api}/flows/filter")
+    found = ask(f"{api}/flow_runs/filter", {"sort": "START_TIME_DESC"}, timeout_s=TIMEOUT_S)
+    flows = ask(f"{api}/flows/filter", {}, timeout_s=TIMEOUT_S)
     names = {one["id"]: one["name"] for one in flows}
     rows = [
         (names.get(one["flow_id"], "?"), one["name"], one["state_type"],
@@ -239,9 +240,3 @@ def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT_S)) as connection:
         return connection.execute(query).fetchall()
-
-
-def _post(url: str, **body: Any) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-        return json.load(response)
