@@ -86,7 +86,7 @@ class ConvNet(nn.Module):
                 layers.append(nn.BatchNorm2d(after))
             layers += [nn.ReLU(), Pool(pool, pool_window)]
         self.features = nn.Sequential(*layers)
-        self.grid = nn.AdaptiveAvgPool2d(grid)
+        self.grid = Grid(grid)
 
         head: list[nn.Module] = []
         sizes = [widths[-1] * grid * grid, *hidden]
@@ -103,6 +103,16 @@ class ConvNet(nn.Module):
     def probabilities(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
         return torch.softmax(self(x), dim=1)
+
+
+class Grid(nn.AdaptiveAvgPool2d):
+    """Adaptive average pooling that leaves maps alone which have that size already: PyTorch would copy them, and
+    copy their gradient, for a twentieth of the step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, grid, grid)."""
+        as_wanted = not torch.jit.is_tracing() and tuple(x.shape[-2:]) == (self.output_size, self.output_size)
+        return x if as_wanted else super().forward(x)
 
 
 def _one_each(name: str, value: int | list[int], count: int) -> list[int]:
