@@ -28,6 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
+    status = _carry_out(arguments)
+    if (server := sys.modules.get("flows.server")) and server.is_lost():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # nothing of ours is left to do, and Prefect's threads would wait for minutes
+    return status
+
+
+def _carry_out(arguments: argparse.Namespace) -> int:
     try:
         status = _run(arguments)
         sys.stdout.flush()

@@ -69,6 +69,8 @@ def push_data(project: Path) -> None:
 
 @task
 def commit(project: Path, branch: str, message: str) -> None:
-    """The small files that say what was computed from what, to a branch of their own."""
+    """The small files that say what was computed from what, to a branch of their own, and that to its remote."""
     made = versioning.commit_files(project, branch, COMMITTED, message)
     logger.info("after run: %s", f"committed to {branch} as {made[:12]}" if made else f"{branch} says so already")
+    if remote := versioning.push_branch(project, branch):
+        logger.info("after run: %s is pushed to %s", branch, remote)

@@ -39,6 +39,7 @@ def attach() -> None:
     for handler in _screens():
         logger.removeHandler(handler)
     logger.addHandler(_Screen(sys.stderr))
+    logging.raiseExceptions = False  # a line that could not be sent to a server is no story of its own
 
 
 def _screens() -> list[logging.Handler]:

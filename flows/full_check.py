@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from flows import checks, console, evidence, ledger, recovery, registry, versioning
+from flows.pages import publish
 from flows.project import find_project, said_of_dataset
 from flows.registry import CHAMPION
 from flows.timeouts import at_most
@@ -51,12 +52,10 @@ def full_check(timeout_h: float | None = None) -> Checked:
     Raises:
         UserError: something is wrong, each in a line of its own, or it took too long.
     """
-    from prefect.artifacts import create_markdown_artifact
-
     project = find_project()
     with at_most(timeout_h, "the full check"):
         checked = Checked({name: look_at(name, project) for name in CHECKS})
-    create_markdown_artifact(checked.markdown(), key="full-check", description=str(checked).splitlines()[0])
+    publish(checked.markdown(), "full-check", str(checked).splitlines()[0])
     logger.info(str(checked))
     if checked.wrong:
         raise UserError(str(checked))

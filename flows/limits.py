@@ -67,17 +67,19 @@ def hold(*names: str) -> Iterator[None]:
         strict=True,
         raise_on_lease_renewal_failure=False,
     )
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(slots)
-        except AcquireConcurrencySlotTimeoutError:
-            raise Busy(f"another run has held {', '.join(names)} for {WAIT_S / 3600:.0f} h; see Prefect's page of "
-                       "concurrency limits") from None  # fmt: skip
-        _held.update(names)
-        try:
-            yield
-        finally:
-            _held.difference_update(names)
+    stack = ExitStack()
+    try:
+        stack.enter_context(slots)
+    except AcquireConcurrencySlotTimeoutError:
+        raise Busy(f"another run has held {', '.join(names)} for {WAIT_S / 3600:.0f} h; see Prefect's page of "
+                   "concurrency limits") from None  # fmt: skip
+    _held.update(names)
+    try:
+        yield
+    finally:
+        _held.difference_update(names)
+        with server.if_it_is_there(f"that {', '.join(names)} is free again"):  # its lease ends by itself
+            stack.close()
 
 
 _held: set[str] = set()  # by this process

@@ -20,6 +20,7 @@ from flows import batches, console, ledger, registry
 from flows.checks import check_monitor
 from flows.errors import Busy
 from flows.history import shown as shown_time
+from flows.pages import publish
 from flows.policy import CLEAN, DRIFTED, TOO_SMALL, Answer, Policy, decide
 from flows.predict_rows import answered_by, is_table, read_rows
 from flows.project import dataset_name, find_project, monitor_params
@@ -329,13 +330,12 @@ def note_retrain(line: batches.Line, project: Path) -> int:
 
 def announce(line: batches.Line, version: Version, project: Path) -> None:
     """Log, Prefect's artifact and event, and the page into the run that trained the model."""
-    from prefect.artifacts import create_markdown_artifact
     from prefect.events import emit_event
 
     logger.info("monitor: %s", said(line))
     if line["state"] != TOO_SMALL:
         title = f"{line['source']}: {line['state']}"
-        create_markdown_artifact(markdown(line), key="drift", description=title)
+        publish(markdown(line), "drift", title)
     if line["state"] != DRIFTED:
         return
     logger.info("monitor: %s; retrain: %s (%s)", line["page"], "yes" if line["retrain"] else "no", line["why"])

@@ -1,8 +1,9 @@
 """Aliases that move together or not at all.
 
-MLflow moves one alias at a time and lets the last writer win. So one process at a time moves (a lock), only if the
-champion is the one it was compared with, and only after the whole move stands in the ledger: whoever comes next
-after a kill carries it out to the end. What serves changes in one step, so a reader sees the old or the new one.
+MLflow moves one alias at a time and lets the last writer win. So one process at a time moves (a lock in the
+project; where other machines may move too, one on the server, see flows.turns), only if the champion is the one
+it was compared with, and only after the whole move stands in the ledger: whoever comes next after a kill carries
+it out to the end. What serves changes in one step, so a reader sees the old or the new one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import console, hooks, ledger, registry
+from flows import console, hooks, ledger, registry, turns
 from flows.errors import Busy, Overtaken
 from flows.project import CACHE
 
@@ -83,27 +84,34 @@ def move(
         Overtaken: the champion is another one by now.
     """
     settle(client, project)
-    before = registry.aliases(client, entry["model"])
-    if before.get(registry.CHAMPION) != expected.get(registry.CHAMPION):
-        raise Overtaken(f"{entry['model']}: version {before.get(registry.CHAMPION)} has become champion meanwhile")
-    line = ledger.append(project, {**entry, "before": before, "after": after(before)})
-    _carry_out(client, project, line)
+    with turns.take(client, entry["model"]):
+        before = registry.aliases(client, entry["model"])
+        if before.get(registry.CHAMPION) != expected.get(registry.CHAMPION):
+            number = before.get(registry.CHAMPION)
+            raise Overtaken(f"{entry['model']}: version {number} has become champion meanwhile")
+        line = ledger.append(project, {**entry, "before": before, "after": after(before)})
+        _carry_out(client, project, line)
     return line
 
 
 def settle(client: MlflowClient, project: Path) -> None:
     """Carry out to the end what was decided by processes that are gone. To be called by the only mover."""
     for entry in ledger.unfinished(ledger.read(project)):
-        now = registry.aliases(client, entry["model"])
-        between = {alias: (entry["before"].get(alias), entry["after"].get(alias)) for alias in registry.ALIASES}
-        moved = [alias for alias, known in between.items() if now.get(alias) not in known]
-        if moved:
-            reason = f"somebody else has moved {', '.join(moved)} since"
-            ledger.append(project, {"event": ledger.DROPPED, "of": entry["number"], "reason": reason})
-            logger.warning("ledger: line %s was not carried out: %s", entry["number"], reason)
-            continue
-        _carry_out(client, project, entry)
-        logger.info("ledger: line %s, begun by a process that ended early, is carried out", entry["number"])
+        with turns.take(client, entry["model"]):
+            _settle_one(client, project, entry)
+
+
+def _settle_one(client: MlflowClient, project: Path, entry: ledger.Entry) -> None:
+    now = registry.aliases(client, entry["model"])
+    between = {alias: (entry["before"].get(alias), entry["after"].get(alias)) for alias in registry.ALIASES}
+    moved = [alias for alias, known in between.items() if now.get(alias) not in known]
+    if moved:
+        reason = f"somebody else has moved {', '.join(moved)} since"
+        ledger.append(project, {"event": ledger.DROPPED, "of": entry["number"], "reason": reason})
+        logger.warning("ledger: line %s was not carried out: %s", entry["number"], reason)
+        return
+    _carry_out(client, project, entry)
+    logger.info("ledger: line %s, begun by a process that ended early, is carried out", entry["number"])
 
 
 def settle_if_needed(client: MlflowClient, project: Path) -> None:

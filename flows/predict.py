@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, limits, moves, registry
+from flows import console, limits, moves, pages, registry
 from flows.answers import Answers
 from flows.checks import check_prediction
 from flows.monitor import Monitored, carry_out, compare
@@ -218,14 +218,12 @@ def open_cluster(executor: str | None) -> Iterator[DaskCluster | None]:
 
 def publish(out: Path, counts: Counts, answers: Answers, parts: Parts, pictures: Pictures) -> None:
     """The summary, as an artifact of the run."""
-    from prefect.artifacts import create_markdown_artifact
-
     from flows.summary import markdown
 
     title = f"{out.name}: {answers.version}"
     rows, bundle = parts.rows(counts.names), answers.bundle
     page = markdown(title, counts, answers.facts(), rows, pictures, bundle.spec, bundle.info.multi_label)
-    create_markdown_artifact(page, key="predictions", description=title)
+    pages.publish(page, "predictions", title)
 
 
 def make_more(more: Extras, out: Path, counts: Counts, answers: Answers, parts: Parts, pictures: Pictures) -> None:

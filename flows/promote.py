@@ -12,6 +12,7 @@ from prefect import flow, task
 from flows import console, evidence, ledger, limits, moves, registry, versioning
 from flows.errors import Busy, Overtaken
 from flows.evidence import Verdict
+from flows.pages import publish
 from flows.project import CLASSIFIER, find_project, promotion_params
 from flows.registry import CHALLENGER, CHAMPION, DECISION, PREVIOUS, ROLLED_BACK, Version
 from flows.retries import RETRIED
@@ -234,15 +235,18 @@ def _already(version: Version, serves: bool) -> Decision:
 
 
 def _publish(client: Any, decision: Decision, line: ledger.Entry) -> None:
-    """The decision as artifacts of MLflow's run and of Prefect's."""
-    from prefect.artifacts import create_markdown_artifact
+    """The decision as artifacts of MLflow's run and of Prefect's; it stands, whether they get there or not."""
+    from mlflow.exceptions import MlflowException
 
     page = f"# {decision}\n\n{decision.report}\n"
     folder = f"promotion/{line['number']:04d}"
-    client.log_text(decision.version.run_id, page, f"{folder}/decision.md")
     record = json.dumps(line, indent=2, ensure_ascii=False)
-    client.log_text(decision.version.run_id, record, f"{folder}/ledger.json")
-    create_markdown_artifact(page, key="promotion", description=str(decision))
+    try:
+        client.log_text(decision.version.run_id, page, f"{folder}/decision.md")
+        client.log_text(decision.version.run_id, record, f"{folder}/ledger.json")
+    except (MlflowException, OSError) as error:  # MLflow, or its store of artifacts, is away
+        logger.warning("promote: %s is not in MLflow: %s", folder, " ".join(str(error).split())[:200])
+    publish(page, "promotion", str(decision))
 
 
 def _dataset(bundle: Bundle) -> str:

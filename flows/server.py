@@ -33,6 +33,13 @@ HOST = "127.0.0.1"
 UP = CACHE / "up.json"  # written by `convoy up` while it runs
 OWN_API = "CONVOY_API"  # in the environment of what `convoy up` starts: the address of its Prefect server
 TIMEOUT_S = 5.0  # for an answer
+RETRIES = 4  # of a request of Prefect's client: after 2, 4, 8 and 16 s; a server may be started again meanwhile
+PATIENCE_S = 10.0  # for a server that does not answer yet
+REFUSALS = {
+    401: "wants a login: set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING",
+    403: "refuses this login: see PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
+    404: "is not Prefect's API: PREFECT_API_URL ends in /api",
+}
 START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two idle cores
 
 
@@ -69,6 +76,8 @@ def settings(project: Path) -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # events that could not be sent, a screen full each
     }
     return {name: os.environ.get(name, value) for name, value in ours.items()}
 
@@ -87,13 +96,15 @@ def prefect_api(project: Path) -> Iterator[None]:
 
     chosen = PREFECT_API_URL.value()
     if chosen:
-        if not answers(f"{chosen}/health"):
-            raise UserError(f"Prefect's server at {chosen} does not answer; start it, or unset PREFECT_API_URL")
-        yield
+        _take_login_from_profile()
+        reach(chosen)
+        with _telling_if_it_is_gone(chosen):
+            yield
         return
     up = Addresses.read(project)
     if up is not None and answers(f"{up.prefect}/api/health"):
-        with temporary_settings({PREFECT_API_URL: f"{up.prefect}/api"}), _own(f"{up.prefect}/api", project):
+        api = f"{up.prefect}/api"
+        with temporary_settings({PREFECT_API_URL: api}), _own(api, project), _telling_if_it_is_gone(api):
             yield
         return
     with _temporary_server(project) as url:
@@ -103,6 +114,93 @@ def prefect_api(project: Path) -> Iterator[None]:
                 yield
         finally:
             _temporary.remove(url)
+
+
+def reach(api: str) -> None:
+    """See that Prefect's server answers, and lets us in; one that is just being started again gets PATIENCE_S.
+
+    Raises:
+        UserError: it does not.
+    """
+    begin = time.monotonic()
+    while True:
+        try:
+            ask(f"{api}/flows/filter", {"limit": 1})  # asks its database, too
+            return
+        except urllib.error.HTTPError as error:
+            if error.code in REFUSALS:
+                raise UserError(f"Prefect's server at {api} {REFUSALS[error.code]} ({error.code})") from None
+            said = f"status {error.code}"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            said = str(getattr(reason, "strerror", None) or reason)
+        took = time.monotonic() - begin
+        if took > PATIENCE_S:
+            raise UserError(
+                f"Prefect's server at {api} does not answer: {said} (tried for {took:.0f} s); start it, or unset "
+                "PREFECT_API_URL"
+            )
+        time.sleep(1)
+
+
+@contextmanager
+def if_it_is_there(what: str) -> Iterator[None]:
+    """What Prefect's server is told when something is done; where it is gone, that stays done all the same."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        logger.warning("Prefect's server does not answer any more (%s): it is not told %s", _words(error), what)
+
+
+@contextmanager
+def _telling_if_it_is_gone(api: str) -> Iterator[None]:
+    """Prefect's client tries for half a minute and raises; a person gets one line.
+
+    Raises:
+        UserError: the server was there and is gone.
+    """
+    import httpx
+
+    begin = time.monotonic()
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UserError(
+            f"Prefect's server at {api} does not answer any more: {_words(error)} (it did {_since(begin)} ago; "
+            "each request was tried for half a minute). What the lines above call done is done; call the same "
+            "again to go on, and to close the run that Prefect shows as running"
+        ) from error
+    finally:
+        if not answers(f"{api}/health"):
+            _lost.append(api)
+
+
+_lost: list[str] = []  # addresses of servers that were there and are gone
+
+
+def is_lost() -> bool:
+    """Whether a server that flows of this process reported to is gone. Prefect would keep this process for
+    minutes, trying to send each event that it has not sent yet."""
+    return bool(_lost)
+
+
+def _since(begin: float) -> str:
+    return f"{time.monotonic() - begin:.0f} s"
+
+
+def _words(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def _take_login_from_profile() -> None:
+    """A login that stands in Prefect's profile counts for what asks without Prefect, too."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    for setting in (PREFECT_API_KEY, PREFECT_API_AUTH_STRING):
+        if value := setting.value():
+            os.environ.setdefault(setting.name, str(value))
 
 
 def is_own(url: str) -> bool:

@@ -5,6 +5,7 @@ Read from files and tables as they lie there, without MLflow or Prefect, which t
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from flows.history import last_change, shown
 from flows.policy import TOO_SMALL, in_a_row
 from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
 from flows.server import Addresses, ask
+from imageset.credentials import mask
 from imageset.errors import UserError
 from lightning_modules.tracking import tracking_uri
 
@@ -44,10 +46,17 @@ def status(project: Path) -> str:
     lines = [*serving(project, wrong), *drift(project, wrong), *data(project, wrong), *runs(project, wrong),
              *work(project, wrong)]  # fmt: skip
     up = Addresses.read(project)
-    where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else "not running; start it with `convoy up`"
+    where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else named()
     lines.append(f"{'servers':<10}{where}")
     lines += [f"{'wrong':<10}{one}" for one in wrong] or [f"{'wrong':<10}nothing"]
     return "\n".join(lines)
+
+
+def named() -> str:
+    """The servers that the environment names."""
+    variables = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
+    found = [f"{name} {mask(os.environ[key])}" for name, key in variables.items() if os.environ.get(key)]
+    return ", ".join(found) or "not running; start it with `convoy up`"
 
 
 def serving(project: Path, wrong: list[str]) -> Iterator[str]:
@@ -119,7 +128,9 @@ def read_champions(project: Path, wrong: list[str]) -> dict[str, int]:
         models = MlflowClient(uri, uri).search_registered_models()
         return {one.name: int(one.aliases["champion"]) for one in models if "champion" in one.aliases}
     except (sqlite3.Error, OSError, ValueError) as error:
-        wrong.append(f"MLflow at {uri} cannot be read ({error}); start it, or set MLFLOW_TRACKING_URI to another")
+        wrong.append(
+            f"MLflow at {mask(uri)} cannot be read ({error}); start it, or set MLFLOW_TRACKING_URI to another"
+        )
         return {}
 
 
@@ -132,10 +143,20 @@ def _champions_in_file(path: Path) -> dict[str, int]:
 
 def _champions_of_server(uri: str) -> dict[str, int]:
     url = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/search?max_results=1000"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=login()), timeout=TIMEOUT_S) as response:
         models = json.load(response).get("registered_models", [])
     found = {one["name"]: {a["alias"]: int(a["version"]) for a in one.get("aliases", [])} for one in models}
     return {name: aliases["champion"] for name, aliases in sorted(found.items()) if "champion" in aliases}
+
+
+def login() -> dict[str, str]:
+    """What MLflow's client sends to a server that wants a login."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}
 
 
 def data(project: Path, wrong: list[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from prefect import flow, task
 
 from flows import console, params_file, processes, recovery, registry, trials, versioning
 from flows import study as studies
+from flows.pages import publish
 from flows.project import CACHE, PARAMS, dataset_name, find_project, said_of_dataset, stage_params
 from flows.study import Dimension, Values
 from flows.trials import Training
@@ -107,10 +108,8 @@ def sweep(trials: int | None = None, timeout_min: float | None = None, processes
 @task
 def search(project: Path, params: dict[str, Any]) -> Swept:
     """The sweep itself, and its page in Prefect."""
-    from prefect.artifacts import create_markdown_artifact
-
     swept, page = run_sweep(project, params)
-    create_markdown_artifact(page, key="sweep", description=f"best {swept.metric} {swept.value:.4f}")
+    publish(page, "sweep", f"best {swept.metric} {swept.value:.4f}")
     return swept
 
 

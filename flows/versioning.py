@@ -28,7 +28,7 @@ from lightning_modules.provenance import git_commit
 
 __all__ = [
     "add_raw", "changed_stages", "check_branch", "check_out", "commit_files", "damaged", "dataset_of_raw",
-    "default_remote", "git_commit", "last_source", "only_one", "push", "repro", "reproduce",
+    "default_remote", "git_commit", "last_source", "only_one", "push", "push_branch", "repro", "reproduce",
 ]  # fmt: skip
 
 logger = console.get_logger(__name__)
@@ -363,6 +363,23 @@ def commit_files(project: Path, branch: str, names: Sequence[str], message: str)
     made = _git(project, "commit-tree", tree, *named, "-m", message, changes=_author(project))
     _git(project, "update-ref", "-m", "convoy", reference, made, tip or NOBODY)
     return made
+
+
+def push_branch(project: Path, branch: str) -> str | None:
+    """Push a branch where git is told to (`git config branch.NAME.remote origin`), never by force.
+
+    Returns:
+        The remote; None where the branch has none.
+
+    Raises:
+        UserError: git refuses.
+    """
+    remote = _git(project, "config", "--get", f"branch.{branch}.remote", may_fail=True)
+    if not remote:
+        return None
+    there = _git(project, "config", "--get", f"branch.{branch}.merge", may_fail=True) or f"refs/heads/{branch}"
+    _git(project, "push", "--quiet", remote, f"refs/heads/{branch}:{there}", changes={"GIT_TERMINAL_PROMPT": "0"})
+    return remote
 
 
 def _commit(project: Path, name: str) -> str | None:

@@ -17,18 +17,16 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from imageset.atomic import sync_file, write_bytes
 from imageset.errors import UserError
-from lightning_modules.tracking import TrackedRun, connect, experiment_id, send, tracking_uri
+from lightning_modules.tracking import TrackedRun, accepts, connect, experiment_id, send, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +35,6 @@ FOLDER = Path(".cache") / "mlflow-outbox"
 LOCAL = "local-"  # how the id of a run begins that the server does not know yet
 LOCAL_TAG = "convoy.local_run"
 RETRY_S = 30.0  # between two tries while a training runs
-PROBE_S = 2.0  # what a server gets to accept a connection
 BRIEF = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
@@ -258,19 +255,6 @@ def client_of(project: Path) -> "MlflowClient":
             return connect(project)
         except UserError as error:
             raise Away(f"MLflow at {uri} does not answer") from error
-
-
-def accepts(uri: str) -> bool:
-    """False if nobody accepts connections there. Behind a proxy that cannot be said: True."""
-    parts = urlsplit(uri)
-    if any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")):
-        return True
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=PROBE_S).close()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 import math
 import os
+import re
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from imageset.credentials import mask, scrubbed
 from imageset.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PROBE_S = 2.0  # what a server gets to accept a connection
+CAUSE = re.compile(r"\[Errno -?\d+\] ([\w ]+)|(timed out|Connection refused)")  # at the end of a long story
 MODEL_TAG = "convoy.model"  # of a run: the id of its model, once that is whole
 MAX_PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 
@@ -43,7 +50,7 @@ def connect(project: Path) -> "MlflowClient":
 
     import mlflow
 
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc", "mlflow.store.model_registry"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, registry = tracking_uri(project), os.environ.get("MLFLOW_REGISTRY_URI")
     named = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
@@ -52,15 +59,57 @@ def connect(project: Path) -> "MlflowClient":
     for variable, before in named.items():
         if before is None:  # MLflow has just set it; the next project in this process has a store of its own
             os.environ.pop(variable, None)
+    begin = time.monotonic()
     try:
+        reach(uri)  # MLflow itself would try a database for minutes
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"MLflow at {uri} does not answer ({reason}); start it, or set MLFLOW_TRACKING_URI to another"
+            f"MLflow at {mask(uri)} {why_not(error)} (tried for {time.monotonic() - begin:.0f} s); "
+            "start it, or set MLFLOW_TRACKING_URI to another"
         ) from error
     return client
+
+
+def why_not(error: Exception) -> str:
+    """That MLflow's server does not answer or refuses, in words, without a password."""
+    said = scrubbed(" ".join(str(error).split()))
+    if re.search(r"\b401\b|Unauthenticated|not authenticated", said):
+        return "wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if re.search(r"error code 403|Permission denied$", said):
+        return f"refuses this login ({said[:200]})"
+    cause = CAUSE.search(said)
+    return f"does not answer: {(cause[1] or cause[2]).strip() if cause else said[:200]}"
+
+
+def reach(uri: str) -> None:
+    """See that somebody accepts connections at the host of a URI. Of a file, a scheme that is not known, and
+    behind a proxy, that cannot be said.
+
+    Raises:
+        OSError: nobody does.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    if scheme in PORTS and not (scheme.startswith("http") and any(os.environ.get(name) for name in proxies)):
+        place = parts.hostname or "", parts.port or PORTS[scheme]
+        socket.create_connection(place, timeout=PROBE_S).close()
+
+
+def accepts(uri: str) -> bool:
+    """False if nobody accepts connections there, see `reach`."""
+    try:
+        reach(uri)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_shared() -> bool:
+    """Whether other projects and machines may use the same MLflow: its address is set."""
+    return any(os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
 
 
 def experiment_id(client: "MlflowClient", name: str, project: Path) -> str:

@@ -108,3 +108,18 @@ def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(tmp_path):
     ((path, expected, found),) = versioning.damaged(project)
     assert path == "data/raw/a.tar" and found not in (expected, None)
     assert "data/raw.dvc" in versioning.changed_stages(project)
+
+
+def test_a_branch_goes_to_its_remote_if_git_has_one_for_it_and_never_by_force(repository, tmp_path):
+    git(tmp_path, "init", "-q", "--bare", str(tmp_path / "origin.git"))
+    (repository / "dvc.lock").write_text("new\n")
+    made = versioning.commit_files(repository, "convoy", ["dvc.lock"], "one")
+    assert versioning.push_branch(repository, "convoy") is None
+    git(repository, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    git(repository, "config", "branch.convoy.remote", "origin")
+    assert versioning.push_branch(repository, "convoy") == "origin"
+    assert git(tmp_path / "origin.git", "rev-parse", "convoy") == made
+    git(repository, "update-ref", "refs/heads/convoy", git(repository, "rev-parse", "HEAD"))
+    with pytest.raises(UserError, match="git push failed"):
+        versioning.push_branch(repository, "convoy")
+    assert git(tmp_path / "origin.git", "rev-parse", "convoy") == made

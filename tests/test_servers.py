@@ -1,0 +1,318 @@
+"""Everything on servers as they stand in production: see tests/production.py and docs/production.md.
+
+What is marked `long` runs with `make servers`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from flows.server import HOST, free_port
+from imageset.digits import digit_pictures
+from imageset.png import encode_png
+from tests.conftest import convoy, make_project
+from tests.production import BUCKET, PREFECT_LOGIN, Production, production, why_no_postgres, why_no_s3
+
+WHY_NOT = why_no_postgres() or why_no_s3()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+long = pytest.mark.long
+
+
+@dataclass
+class Real:
+    """Servers, a project that uses them, its pictures and its origin."""
+
+    servers: Production
+    folder: Path
+    pictures: Path
+    origin: Path
+    output: str = ""
+
+    def call(
+        self, *arguments: str, folder: Path | None = None, **changes: str
+    ) -> subprocess.CompletedProcess[str]:
+        return convoy(folder or self.folder, *arguments, **{**self.servers.environment(), **changes})
+
+    def begin(self, *arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
+        env = {**os.environ, **self.servers.environment()}
+        return subprocess.Popen([sys.executable, "-m", "flows", *arguments], cwd=folder or self.folder, env=env,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+    def run(self, *command: str, folder: Path | None = None, **changes: str) -> str:
+        """Another program than convoy; git, dvc, prefect."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = {**os.environ, **self.servers.environment(), "PATH": path, "DVC_NO_ANALYTICS": "1", **changes}
+        done = subprocess.run(command, cwd=folder or self.folder, env=env, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=600, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def ask(self, database: str, query: str) -> list[tuple[object, ...]]:
+        """Rows of a table in PostgreSQL."""
+        connection = psycopg2.connect(f"postgresql://{self.servers.database}/{database}")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchall()
+        finally:
+            connection.close()
+
+    def champion(self) -> int:
+        query = "SELECT version FROM registered_model_aliases WHERE alias = 'champion' AND name = 'digits'"
+        return int(str(self.ask("mlflow", query)[0][0]))
+
+    def prefect(self, path: str, body: dict[str, object] | None = None) -> object:
+        import base64
+
+        login = base64.b64encode(PREFECT_LOGIN.encode()).decode()
+        request = urllib.request.Request(
+            f"{self.servers.prefect_url}/{path}", None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def states(self) -> dict[str, str]:
+        """Flow run -> its state, as Prefect's tables say."""
+        return {
+            str(name): str(state) for name, state in self.ask("prefect", "SELECT id, state_type FROM flow_run")
+        }
+
+
+def write_digits(folder: Path, first: int, last: int, classes: str = "012") -> Path:
+    """Handwritten digits of each class, from the first to before the last."""
+    pixels, labels = digit_pictures()
+    for label in classes:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in (labels == int(label)).nonzero()[0][first:last]:
+            (folder / label / f"{number:04d}.png").write_bytes(encode_png(pixels[number]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """`convoy run` was called once: pushed to S3, committed, and pushed to origin."""
+    place = tmp_path_factory.mktemp("servers")
+    with production(place / "production") as servers:
+        folder = place / "project"
+        folder.mkdir()
+        it = Real(servers, make_project(folder), write_digits(place / "digits", 0, 50), place / "origin.git")
+        params = (it.folder / "params.yaml").read_text()
+        changes = {"max_epochs: 15": "max_epochs: 3", "commit: false": "commit: true", "steps: 48": "steps: 4",
+                   "resamples: 1000": "resamples: 200"}  # fmt: skip
+        for one, other in changes.items():
+            params = params.replace(one, other)
+        (it.folder / "params.yaml").write_text(params)
+        it.run("dvc", "remote", "add", "-d", "store", f"s3://{BUCKET}/dvc")
+        it.run("dvc", "remote", "modify", "store", "endpointurl", servers.keys["AWS_ENDPOINT_URL"])
+        git = ("git", "-c", "user.name=Test", "-c", "user.email=test@localhost")
+        it.run(*git, "init", "-q", "--bare", str(it.origin))
+        for arguments in ("remote add origin ../origin.git", "config branch.convoy.remote origin", "add .",
+                          "commit -q -m servers"):  # fmt: skip
+            it.run(*git, *arguments.split())
+        done = it.call("run", str(it.pictures))
+        assert done.returncode == 0, done.stdout
+        it.output = done.stdout
+        yield it
+
+
+def test_the_model_serves_its_tables_are_in_postgresql_and_its_files_on_s3(real):
+    assert "digits version 1 serves: the first model of digits" in real.output
+    assert real.champion() == 1
+    assert set(real.states().values()) == {"COMPLETED"}
+    ((location,),) = real.ask("mlflow", "SELECT storage_location FROM model_versions")
+    assert str(location).startswith("mlflow-artifacts:")
+    objects = [path.relative_to(real.servers.objects).parts[0] for path in real.servers.objects.rglob("*")]
+    assert {"mlflow", "dvc"} <= set(objects)
+    assert list(real.servers.objects.glob("mlflow/**/model.safetensors"))
+    assert not [*real.folder.glob("mlflow.db*"), *real.folder.glob("mlartifacts")]
+    assert "Waiting up to" not in real.output
+
+
+def test_a_fresh_clone_of_the_branch_pulls_data_and_model_from_s3(real, tmp_path):
+    real.run("git", "clone", "-q", "-b", "convoy", str(real.origin), str(tmp_path / "clone"))
+    real.run("dvc", "pull", "-q", folder=tmp_path / "clone")
+    for name in ("data/raw/records.parquet", "data/normalized/dataset.json", "data/models/classifier/run.json"):
+        assert (tmp_path / "clone" / name).read_bytes() == (real.folder / name).read_bytes()
+    said = real.call("history", folder=tmp_path / "clone").stdout
+    assert "digits version 1 serves: the first model of digits" in said
+
+
+def test_status_names_what_serves_and_the_servers(real):
+    said = real.call("status").stdout
+    assert "serving   digits version 1 since" in said
+    assert f"servers   MLflow {real.servers.mlflow_url}, Prefect {real.servers.prefect_url}" in said
+    assert "pipeline" in said and "completed" in said and "wrong     nothing" in said
+
+
+def test_a_server_that_is_away_or_refuses_is_one_line_and_status_2(real):
+    place, prefect = f"{HOST}:{free_port()}", real.servers.prefect_url
+    none = "does not answer: Connection refused (tried for 0 s)"
+    cases = {
+        ("promote", "abcd", "MLFLOW_TRACKING_URI", f"http://{place}"):
+            f"MLflow at http://{place} {none}",
+        ("promote", "abcd", "MLFLOW_TRACKING_URI", f"postgresql://me:secret@{place}/mlflow"):
+            f"MLflow at postgresql://me:***@{place}/mlflow {none}",
+        ("ingest", str(real.pictures), "PREFECT_API_AUTH_STRING", "convoy:wrong"):
+            f"Prefect's server at {prefect} wants a login: set PREFECT_API_AUTH_STRING",
+        ("ingest", str(real.pictures), "PREFECT_API_URL", prefect.removesuffix("/api")):
+            f"Prefect's server at {prefect.removesuffix('/api')} is not Prefect's API",
+    }  # fmt: skip
+    for (command, what, variable, value), said in cases.items():
+        done = real.call(command, what, **{variable: value})
+        assert (done.returncode, done.stdout.count("\n")) == (2, 1), done.stdout
+        assert done.stdout.startswith(f"error: {said}"), done.stdout
+
+
+def test_the_wrong_key_to_s3_is_said_by_the_push_and_nothing_is_lost(real):
+    from flows import versioning
+    from imageset.errors import UserError
+
+    changes = {"AWS_ACCESS_KEY_ID": "convoy", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        with pytest.raises(UserError, match=r"dvc push failed: .*") as caught:
+            versioning.push(real.folder)
+    assert "\n" not in str(caught.value)
+
+
+@long
+def test_more_pictures_make_a_second_model_and_both_are_told_apart(real):
+    write_digits(real.pictures, 50, 110)
+    done = real.call("run")
+    assert done.returncode == 0, done.stdout
+    assert "330 pictures in 3 classes, 180 new" in done.stdout
+    assert "after run: data is pushed to DVC's remote store" in done.stdout
+    assert "after run: convoy is pushed to origin" in done.stdout
+    one, two = (str(row[0]) for row in real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version"))
+    said = real.call("compare", one, two)
+    assert said.returncode == 0 and "accuracy" in said.stdout, said.stdout
+    rehearsed = real.call("promote", two, "--dry-run")
+    assert rehearsed.returncode == 0, rehearsed.stdout
+
+
+@long
+def test_a_table_is_predicted_by_the_version_that_serves_and_nothing_twice(real, tmp_path):
+    champion = real.champion()
+    done = real.call("predict", str(real.pictures), "--out", str(tmp_path / "all.parquet"))
+    assert done.returncode == 0, done.stdout
+    assert f"all.parquet: 330 rows by digits version {champion}, 0 of them errors" in done.stdout
+    again = real.call("predict", str(real.pictures), "--out", str(tmp_path / "new.parquet"), "--new-only")
+    assert "new.parquet: 0 rows" in again.stdout, again.stdout
+
+
+@long
+def test_two_promotions_from_two_clones_at_once_have_one_winner_and_rollback_undoes_it(real, tmp_path):
+    """One of the two has another Prefect server (its own), so that Prefect's limits do not keep them apart."""
+    clone, before = tmp_path / "clone", real.champion()
+    shutil.copytree(real.folder, clone, ignore=shutil.ignore_patterns("runs", "*.lock"))
+    run_ids = [str(row[0]) for row in real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version")]
+    for folder in (real.folder, clone):
+        trained = (folder / "params.yaml").read_text().replace("seed: 0", f"seed: {len(folder.name)}", 1)
+        (folder / "params.yaml").write_text(trained)
+    other = next(one for number, one in enumerate(run_ids, 1) if number != before)
+    env = {**real.servers.environment(), "PREFECT_API_URL": ""}
+    children = [
+        real.begin("promote", other, "--override", "one"),
+        subprocess.Popen([sys.executable, "-m", "flows", "promote", other, "--override", "two"], cwd=clone,
+                         env={**os.environ, **env}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT),
+    ]  # fmt: skip
+    outputs = [child.communicate(timeout=600)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert sum("serves: o" in said or "serves: t" in said for said in outputs) >= 1, outputs
+    assert sum("already serves" in said for said in outputs) == 1, outputs
+    assert real.champion() == run_ids.index(other) + 1
+    back = real.call("rollback", "--reason", "test")
+    assert back.returncode == 0, back.stdout
+    assert real.champion() == before
+    assert real.ask("mlflow", "SELECT name FROM registered_models") == [("digits",)]
+    real.run("git", "checkout", "-q", "params.yaml")
+
+
+@long
+def test_a_run_that_was_killed_is_closed_in_both_servers_by_the_next(real):
+    write_digits(real.pictures, 110, 120)
+    child = real.begin("run")
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("train: epoch 1"):
+            break
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert "RUNNING" in real.states().values()
+    done = real.call("run")
+    assert done.returncode == 0, done.stdout
+    assert "was killed and is closed as crashed" in done.stdout
+    assert set(real.states().values()) <= {"COMPLETED", "CRASHED", "FAILED"}
+    assert real.ask("mlflow", "SELECT count(*) FROM runs WHERE status = 'RUNNING'") == [(0,)]
+
+
+@long
+def test_a_workers_inbox_and_weekly_check_run_on_these_servers(real):
+    inbox = real.folder / "data" / "inbox"
+    shutil.copytree(real.pictures / "1", inbox, dirs_exist_ok=True)
+    env = {**os.environ, **real.servers.environment(), "PREFECT_LOGGING_EXTRA_LOGGERS": "flows"}
+    prefect = str(Path(sys.executable).parent / "prefect")
+    real.run(prefect, "--no-prompt", "work-pool", "create", "convoy", "--type", "process")
+    real.run(prefect, "--no-prompt", "deploy", "--all")
+    with (real.folder.parent / "worker.log").open("wb") as log:
+        worker = subprocess.Popen([prefect, "worker", "start", "--pool", "convoy"], cwd=real.folder, env=env,
+                                  stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    try:
+        for name in ("inbox/inbox", "full-check/weekly"):
+            real.run(prefect, "deployment", "run", name)
+        deadline = time.monotonic() + 400
+        states: list[str] = []
+        while time.monotonic() < deadline and states.count("COMPLETED") < 2 and "FAILED" not in states:
+            time.sleep(2)
+            query = "SELECT state_type FROM flow_run WHERE work_queue_id IS NOT NULL AND auto_scheduled = false"
+            states = [str(row[0]) for row in real.ask("prefect", query)]
+        assert states == ["COMPLETED", "COMPLETED"], (real.folder.parent / "worker.log").read_text()[-6000:]
+        assert len(list((real.folder / "data/predictions/inbox").glob("*.parquet"))) == 1
+    finally:
+        os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait(30)
+
+
+@long
+def test_verify_trains_a_run_again_from_its_commit(real):
+    run_id = real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version")[0][0]
+    done = real.call("verify", str(run_id))
+    assert done.returncode == 0, done.stdout
+
+
+@long
+def test_a_prefect_server_that_dies_during_a_run_costs_no_work_and_the_end_is_one_clear_line(real):
+    write_digits(real.pictures, 120, 130)
+    child = real.begin("run")
+    assert child.stdout is not None
+    said = []
+    for line in child.stdout:
+        said.append(line)
+        if line.startswith("train: epoch 1"):
+            real.servers.prefect.stop(signal.SIGKILL)
+    child.wait()
+    output = "".join(said)
+    assert child.returncode == 2, output
+    assert "after run: data is pushed" in output
+    assert said[-1].startswith(
+        f"error: Prefect's server at {real.servers.prefect_url} does not answer any more"
+    ), output
+    assert "Traceback" not in output
+    real.servers.prefect.start()
+    real.servers.wait_for_prefect()
+    again = real.call("run")
+    assert again.returncode == 0, again.stdout
+    assert "is closed as crashed" in again.stdout
