@@ -135,7 +135,7 @@ def test_the_model_serves_its_tables_are_in_postgresql_and_its_files_on_s3(real)
     assert str(location).startswith("mlflow-artifacts:")
     objects = [path.relative_to(real.servers.objects).parts[0] for path in real.servers.objects.rglob("*")]
     assert {"mlflow", "dvc"} <= set(objects)
-    assert list(real.servers.objects.glob("mlflow/**/model.safetensors"))
+    assert list(real.servers.objects.glob("mlflow/**/*.safetensors"))
     assert not [*real.folder.glob("mlflow.db*"), *real.folder.glob("mlartifacts")]
     assert "Waiting up to" not in real.output
 
@@ -217,11 +217,8 @@ def test_a_table_is_predicted_by_the_version_that_serves_and_nothing_twice(real,
 def test_two_promotions_from_two_clones_at_once_have_one_winner_and_rollback_undoes_it(real, tmp_path):
     """One of the two has another Prefect server (its own), so that Prefect's limits do not keep them apart."""
     clone, before = tmp_path / "clone", real.champion()
-    shutil.copytree(real.folder, clone, ignore=shutil.ignore_patterns("runs", "*.lock"))
+    shutil.copytree(real.folder, clone, ignore=shutil.ignore_patterns("runs", "convoy.lock", "registry.lock"))
     run_ids = [str(row[0]) for row in real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version")]
-    for folder in (real.folder, clone):
-        trained = (folder / "params.yaml").read_text().replace("seed: 0", f"seed: {len(folder.name)}", 1)
-        (folder / "params.yaml").write_text(trained)
     other = next(one for number, one in enumerate(run_ids, 1) if number != before)
     env = {**real.servers.environment(), "PREFECT_API_URL": ""}
     children = [
@@ -238,7 +235,6 @@ def test_two_promotions_from_two_clones_at_once_have_one_winner_and_rollback_und
     assert back.returncode == 0, back.stdout
     assert real.champion() == before
     assert real.ask("mlflow", "SELECT name FROM registered_models") == [("digits",)]
-    real.run("git", "checkout", "-q", "params.yaml")
 
 
 @long
