@@ -40,7 +40,7 @@ SECTIONS = ("step", "overhead", "loader", "fashion", "cifar")
 SLOW = ("fashion", "cifar")
 GIVE_UP = 2.02
 WARM_UP = 20  # steps that are not counted
-FEW_FOR_VALIDATION = {"by": "hash", "seed": 0, "val": 0.05, "test": 0.15}  # of 50,000; the test split is the source's
+FEW_FOR_VALIDATION = {"by": "hash", "seed": 0, "val": 0.05, "test": 0.15}  # the source says what is for testing
 
 PROBE = """
 import json, time
