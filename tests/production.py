@@ -220,6 +220,8 @@ def prefect_server(database: str, folder: Path, port: int) -> Server:
         **os.environ,
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}",
+        # by default leases are in the server's memory, and a slot that is held when it dies stays taken for ever
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_API_AUTH_STRING": PREFECT_LOGIN,
         "PREFECT_API_AUTH_STRING": PREFECT_LOGIN,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
