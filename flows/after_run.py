@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import task
 
-from flows import console, versioning
+from flows import console, troubles, versioning
 from flows.ledger import LEDGER
 from flows.project import PARAMS, RAW, stage_params
 from imageset.errors import UserError
@@ -16,6 +16,7 @@ from imageset.errors import UserError
 logger = console.get_logger(__name__)
 
 COMMITTED = ("dvc.lock", f"{RAW.as_posix()}.dvc", PARAMS.as_posix(), "metrics.json", LEDGER.as_posix())
+PUSH, COMMIT = "push", "commit"  # what a trouble with either is called
 PUSHED_AGAIN: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": [10, 60],
@@ -55,9 +56,15 @@ def carry_out(what: AfterRun, project: Path, message: str) -> None:
         UserError: the remote or git refuses; what was trained and promoted stands, and the next run tries again.
     """
     if what.push:
-        push_data(project)
+        with troubles.until_it_goes_well(project, PUSH, "`convoy run` pushes again, and so does `dvc push`"):
+            push_data(project)
+    else:
+        troubles.mended(project, PUSH)
     if what.branch:
-        commit(project, what.branch, message)
+        with troubles.until_it_goes_well(project, COMMIT, "`convoy run` commits again"):
+            commit(project, what.branch, message)
+    else:
+        troubles.mended(project, COMMIT)
 
 
 @task(**PUSHED_AGAIN)

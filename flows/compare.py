@@ -15,6 +15,7 @@ from flows import registry
 from flows.project import NORMALIZED
 from imageset.atomic import write_text
 from imageset.errors import UserError
+from imageset.words import count
 from lightning_modules.provenance import COMMIT
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _write_page(project: Path, found: Compared, page: Path) -> None:
     for title, changed in ((f"right only in {found.other[:12]}", found.won),
                            (f"right only in {found.one[:12]}", found.lost)):  # fmt: skip
         figures = "".join(_figure(row, thumbnails.get(row[0])) for row in changed)
-        parts.append(f"<h2>{len(changed):,} pictures {escape(title)}</h2>{figures}")
+        parts.append(f"<h2>{count(len(changed), 'picture')} {escape(title)}</h2>{figures}")
     head = f"<!doctype html><meta charset=utf-8><title>compare</title><style>{STYLE}</style>"
     write_text(page, f"{head}{''.join(parts)}\n")
 

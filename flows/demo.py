@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows import console
 from flows.project import PREDICTIONS
+from imageset.words import count
 
 if TYPE_CHECKING:
     from flows.predict import Predicted
@@ -51,11 +52,12 @@ def summary(project: Path, decision: Decision, predicted: Predicted) -> str:
     """What a person wants to know at the end."""
     metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
     accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
+    num_rows = count(predicted.num_rows, "picture")
     lines = [
         "",
         f"test accuracy  {accuracy:.4f} on {num_test:,} test pictures",
         f"serving        {predicted.version}: {predicted.version.decision or decision.reason}",
-        f"predictions    {predicted.out}: {predicted.num_rows:,} pictures, {predicted.num_errors:,} errors",
+        f"predictions    {predicted.out}: {num_rows}, {count(predicted.num_errors, 'error')}",
         f"all runs       {mlflow_command(project)}",
     ]
     return "\n".join(lines)

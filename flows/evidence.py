@@ -17,6 +17,7 @@ from flows.project import (
 )
 from flows.registry import Version
 from imageset.errors import UserError
+from imageset.words import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def compare(model_uri: str, run_id: str, champion: Version, project: Path) -> Ve
     checks = (gain(trial, params), classes(trial, params), calibration(trial, params),
               speed(newcomer, old, store, params, project), unseen)  # fmt: skip
     failed = [check.said for check in checks[1:] if not check.holds]
-    against = f"{checks[0].said} (version {champion.number}, the same {len(trial.labels):,} pictures)"
+    against = f"{checks[0].said} (version {champion.number}, the same {count(len(trial.labels), 'picture')})"
     return Verdict(all(check.holds for check in checks), "; ".join([against, *failed]), checks)
 
 
@@ -159,7 +160,7 @@ def classes(trial: Trial, params: dict[str, Any]) -> Check:
 
 
 def _change(one: ClassChange) -> str:
-    return f"{one.name} {one.champion:.3f} to {one.newcomer:.3f} of {one.num_test:,} pictures"
+    return f"{one.name} {one.champion:.3f} to {one.newcomer:.3f} of {count(one.num_test, 'picture')}"
 
 
 def calibration(trial: Trial, params: dict[str, Any]) -> Check:

@@ -1,10 +1,12 @@
 """The full check: does everything that the nights rest on still hold? Once a week, as prefect.yaml says.
 
 It changes nothing. What it finds is one line a finding, with what mends it; any finding makes the run Failed.
+.cache/full_check.json keeps those of the last one for `convoy status`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from prefect import flow, task
 
 from flows import checks, console, evidence, ledger, recovery, registry, versioning
 from flows.pages import publish
-from flows.project import find_project, said_of_dataset
+from flows.project import FULL_CHECK, find_project, said_of_dataset
 from flows.registry import CHAMPION
 from flows.timeouts import at_most
 from flows.watched import WATCHED
+from imageset.atomic import write_text
 from imageset.errors import UserError
+from imageset.words import count
 
 logger = console.get_logger(__name__)
 
@@ -33,7 +37,7 @@ class Checked:
         return [f"{name}: {one}" for name, found in self.findings.items() for one in found]
 
     def __str__(self) -> str:
-        head = f"full check: {len(self.findings)} things looked at, {len(self.wrong)} wrong"
+        head = f"full check: {count(len(self.findings), 'thing')} looked at, {len(self.wrong)} wrong"
         return "\n".join([head, *(f"  {one}" for one in self.wrong)])
 
     def markdown(self) -> str:
@@ -55,6 +59,7 @@ def full_check(timeout_h: float | None = None) -> Checked:
     project = find_project()
     with at_most(timeout_h, "the full check"):
         checked = Checked({name: look_at(name, project) for name in CHECKS})
+    write_text(project / FULL_CHECK, json.dumps({"time": ledger.now(), "findings": checked.findings}) + "\n")
     publish(checked.markdown(), "full-check", str(checked).splitlines()[0])
     logger.info(str(checked))
     if checked.wrong:

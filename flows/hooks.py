@@ -1,8 +1,8 @@
 """Hooks: one JSON object posted to an address when a run fails, or when another version serves.
 
 The addresses stand in params.yaml (`hooks`) or, since they may hold a secret, in the environment:
-CONVOY_ON_FAILURE, CONVOY_ON_PROMOTION. A hook that is down, slow or says no is a warning in the log; it never
-fails a run.
+CONVOY_ON_FAILURE, CONVOY_ON_PROMOTION. A hook that is down, slow or says no is a warning in the log, and a line of
+`convoy status` until one is taken; it never fails a run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows import console, ledger
+from flows import console, ledger, troubles
 from flows.project import find_project, stage_params
 from imageset.errors import UserError
 
@@ -91,6 +92,7 @@ def post(project: Path, name: str, body: Mapping[str, Any]) -> bool:
         logger.warning("hook %s: %s", name, error)
         return False
     if url is None:
+        _note(project, name, None)
         return False
     whole = {**body, "project": str(project.resolve()), "who": ledger.who(), "time": ledger.now()}
     request = urllib.request.Request(
@@ -98,8 +100,20 @@ def post(project: Path, name: str, body: Mapping[str, Any]) -> bool:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            _note(project, name, None)
             return True
     except (OSError, ValueError) as error:
         place = urllib.parse.urlsplit(url).hostname  # not the whole address, which may hold a secret
         logger.warning("hook %s: %s did not take it (%s); the run goes on", name, place, error)
+        _note(project, name, f"hook {name}: {place} did not take what it was told ({body.get('event')}: {error}); "
+              f"start it, or give another address in params.yaml: hooks.{name}")  # fmt: skip
         return False
+
+
+def _note(project: Path, name: str, trouble: str | None) -> None:
+    """Keep what is wrong with a hook for `convoy status`, or that nothing is; a full disk is told elsewhere."""
+    with suppress(OSError):
+        if trouble is None:
+            troubles.mended(project, name)
+        else:
+            troubles.note(project, name, trouble)

@@ -29,6 +29,7 @@ from flows.retries import RETRIED
 from flows.summary import cell
 from flows.watched import WATCHED
 from imageset.errors import UserError
+from imageset.words import count
 
 if TYPE_CHECKING:
     from flows.pictures import Pictures
@@ -72,9 +73,10 @@ class Monitored:
 
 def said(line: batches.Line) -> str:
     """A line of the table for a person."""
-    num = f"{line['num_pictures']:,} pictures"
+    num = count(line["num_pictures"], "picture")
     if line["state"] == TOO_SMALL:
-        return f"{num} are too few to judge, {line['min_pictures']} are needed (monitor.min_pictures)"
+        few = count(line["num_pictures"], "picture is", "pictures are")
+        return f"{few} too few to judge, {line['min_pictures']} are needed (monitor.min_pictures)"
     if line["state"] == CLEAN:
         return f"{num} look like those that {line['model']} version {line['version']} was trained on"
     moved = [check for check in line["checks"] if check["moved"]]

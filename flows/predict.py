@@ -22,6 +22,7 @@ from flows.tables import predict_table
 from flows.tagging import TAGGED, check_tagging, tag_pictures
 from flows.watched import WATCHED
 from imageset.errors import UserError
+from imageset.words import count
 
 if TYPE_CHECKING:
     from flows.parts import Parts
@@ -52,7 +53,7 @@ class Predicted:
     monitored: Monitored | None = None  # beside what the model was trained on, if that was asked for
 
     def __str__(self) -> str:
-        return f"{self.out}: {self.num_rows:,} rows by {self.version}, {self.num_errors:,} of them errors"
+        return f"{self.out}: {count(self.num_rows, 'row')} by {self.version}, {self.num_errors:,} of them errors"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def answer(
     engine, found = choose_engine(bundle, params, project)
     registry.set_tags(client, version.name, version.number, unknown_precisions(version, found))
     again = ", again: the file is replaced" if Path(out).exists() else ""
-    logger.info("predict: %s tags %s pictures%s", version, f"{len(pictures):,}", again)
+    logger.info("predict: %s tags %s%s", version, count(len(pictures), "picture"), again)
     with open_cluster(executor) as cluster, console.progress("predict", logger) as progress:
         answers = Answers(bundle, engine, version, params, found["seen"], cluster=cluster)
         predicted, counts = write_all(answers, pictures, Path(out), project, more, new_only, progress)
@@ -189,8 +190,8 @@ def write_all(
         progress.end()
         if answers.num_taken_over:
             logger.info("predict: %s of them were answered before, taken over", f"{answers.num_taken_over:,}")
-        rows, errors = f"{counts.num_rows:,}", f"{counts.num_errors:,}"
-        logger.info("predict: %s rows in %s, %s of them errors", rows, out, errors)
+        rows, errors = count(counts.num_rows, "row"), f"{counts.num_errors:,}"
+        logger.info("predict: %s in %s, %s of them errors", rows, out, errors)
         publish(out, counts, answers, parts, pictures)
         make_more(more, out, counts, answers, parts, pictures)
     written = Predicted(out, answers.version, counts.num_rows, counts.num_errors, counts.num_abstained)
@@ -232,13 +233,13 @@ def make_more(more: Extras, out: Path, counts: Counts, answers: Answers, parts: 
         folder = out.with_suffix(".review")
         num = write_review(folder, pictures, parts.rows(counts.names), answers.bundle, more.review)
         how = "; several labels are told apart by |: ingest review.csv?separator=|" if parts.multi_label else ""
-        logger.info("predict: %s pictures most worth a label in %s%s", f"{num:,}", folder / "review.csv", how)
+        logger.info("predict: %s most worth a label in %s%s", count(num, "picture"), folder / "review.csv", how)
     if more.tag:
         target = None if more.in_place else out.with_suffix(".tagged")
         done = tag_pictures(pictures, parts.rows(counts.names), more.tag, target, parts.multi_label)
         num_tagged = done.pop(TAGGED, 0)
         left = ", ".join(f"{num:,} {cause}" for cause, num in sorted(done.items()))
-        logger.info("predict: %s pictures tagged in %s%s", f"{num_tagged:,}", target or "place",
+        logger.info("predict: %s tagged in %s%s", count(num_tagged, "picture"), target or "place",
                     f"; not tagged: {left}" if left else "")  # fmt: skip
 
 

@@ -17,6 +17,7 @@ CLASSIFIER = Path("data/models/classifier")
 PREDICTIONS = Path("data/predictions")
 CACHE = Path(".cache")
 PARAMS = Path("params.yaml")
+FULL_CHECK = CACHE / "full_check.json"  # the last one: {"time": ISO 8601, "findings": {what: [what is wrong]}}
 
 # What the flows read from params.yaml; the stages know their own sections.
 KNOWN: dict[str, dict[str, Any]] = {

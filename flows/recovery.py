@@ -37,6 +37,7 @@ from flows.project import CACHE
 from flows.server import OWN_API, ask, is_own
 from imageset.atomic import write_text
 from imageset.errors import UserError
+from imageset.words import count
 from lightning_modules import outbox as outboxes
 from lightning_modules.tracking import connect, tracking_uri
 
@@ -251,7 +252,7 @@ def _end_processes(note: Note) -> None:
     left = [process for process in psutil.process_iter() if _bears(process, note.id)]
     if not left:
         return
-    logger.info("%s was killed; ending what it left behind (%s processes)", note, len(left))
+    logger.info("%s was killed; ending what it left behind (%s)", note, count(len(left), "process", "processes"))
     for process in left:
         with suppress(psutil.Error):
             process.terminate()

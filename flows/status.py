@@ -13,18 +13,20 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import batches, ledger, recovery
+from flows import batches, ledger, recovery, troubles
 from flows.history import last_change, shown
 from flows.policy import TOO_SMALL, in_a_row
-from flows.project import CACHE, CLASSIFIER, NORMALIZED, RAW
+from flows.project import CACHE, CLASSIFIER, FULL_CHECK, NORMALIZED, RAW
 from flows.server import Addresses, ask
 from imageset.credentials import mask
 from imageset.errors import UserError
+from imageset.words import count
+from lightning_modules import outbox
 from lightning_modules.tracking import tracking_uri
 
 TIMEOUT_S = 1.5  # for a server's answer
@@ -44,7 +46,8 @@ def status(project: Path) -> str:
     """What `convoy status` prints."""
     wrong: list[str] = []
     lines = [*serving(project, wrong), *drift(project, wrong), *data(project, wrong), *runs(project, wrong),
-             *work(project, wrong)]  # fmt: skip
+             *work(project, wrong), *checked(project, wrong)]  # fmt: skip
+    wrong += left_over(project)
     up = Addresses.read(project)
     where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else named()
     lines.append(f"{'servers':<10}{where}")
@@ -95,7 +98,8 @@ def drift(project: Path, wrong: list[str]) -> Iterator[str]:
     judged = {one["model"]: one for one in lines if one["state"] != TOO_SMALL}
     for model, line in judged.items():
         moved = ", ".join(check["name"] for check in line["checks"] if check["moved"])
-        of = f"{model} version {line['version']}, {shown(line['time'])}: {line['num_pictures']:,} pictures of "
+        num = count(line["num_pictures"], "picture")
+        of = f"{model} version {line['version']}, {shown(line['time'])}: {num} of "
         change = last_change(entries, model, datetime.now(UTC))
         serves = change is None or change["after"].get("champion") == line["version"]
         if not moved:
@@ -176,7 +180,7 @@ def data(project: Path, wrong: list[str]) -> Iterator[str]:
     try:
         manifest = json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))
         num = sum(sum(split.values()) for split in manifest["counts"].values())
-        line += f"; normalized: {num:,} pictures, fingerprint {manifest['fingerprint'][:12]}"
+        line += f"; normalized: {count(num, 'picture')}, fingerprint {manifest['fingerprint'][:12]}"
     except FileNotFoundError:
         wrong.append(f"{NORMALIZED} is not there; `dvc repro` makes it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -230,14 +234,44 @@ def work(project: Path, wrong: list[str]) -> Iterator[str]:
         wrong.append(
             f"{note} was killed; the next `convoy run`, `predict` ... closes it and goes on where it stopped"
         )
-    kept = sorted((project / CACHE / "train").glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if kept:
-        when = datetime.fromtimestamp(kept[-1].stat().st_mtime).astimezone().isoformat(sep=" ", timespec="seconds")
-        yield f"{'pending':<10}a training that stopped at {when}; `dvc repro` goes on with it"
+    at_work = any(not recovery.is_free(lock) for lock in (project / CACHE / "train").glob("*/lock"))
+    stopped = max(_stopped(project), default=None)
+    if at_work:
+        yield f"{'pending':<10}a training, which runs"
+    elif stopped is not None:
+        when = datetime.fromtimestamp(stopped).astimezone().isoformat(sep=" ", timespec="seconds")
+        yield f"{'pending':<10}a training that stopped after {when}; `dvc repro` goes on with it"
     elif not (project / CLASSIFIER / "run.json").exists() and (project / NORMALIZED / "dataset.json").exists():
         wrong.append(
             f"{CLASSIFIER} is not there; `dvc repro` trains it, `dvc checkout` brings back an earlier one"
         )
+
+
+def checked(project: Path, wrong: list[str]) -> Iterator[str]:
+    """What the last full check found."""
+    try:
+        last = json.loads((project / FULL_CHECK).read_text(encoding="utf-8"))
+        when, findings = shown(last["time"]), dict(last["findings"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong.append(f"{FULL_CHECK}: not readable ({error}); remove it, the next full check writes it anew")
+        return
+    found = [f"{name}: {one}" for name, ones in findings.items() for one in ones]
+    yield f"{'checked':<10}{when}: {count(len(findings), 'thing')} looked at, {len(found)} wrong"
+    wrong += [f"the full check of {when} found: {one}" for one in found]
+
+
+def left_over(project: Path) -> Iterator[str]:
+    """What did not get where it was to go: numbers to MLflow, data to DVC's remote, messages to a hook."""
+    waiting = outbox.waiting(project)
+    if waiting:
+        wait = count(sum(waiting.values()), "entry waits", "entries wait")
+        yield (f"{wait} for MLflow's server, of {count(len(waiting), 'run')} ({', '.join(waiting)}); `convoy "
+               "sync` sends them when it is back")  # fmt: skip
+    for trouble in troubles.all_of(project):
+        times = "" if trouble.times == 1 else f"{trouble.times} times "
+        yield f"{trouble.said} ({times}since {shown(trouble.since)})"
 
 
 def _run(run: Run) -> str:
@@ -245,6 +279,13 @@ def _run(run: Run) -> str:
     took = f", {(_time(end) - _time(start)).total_seconds():.0f} s" if end else ""
     why = f": {' '.join(message.split())[:200]}" if message and state in FAILED else ""
     return f"{flow} ({name}) {state.lower()}, began {_local(start)}{took}{why}"
+
+
+def _stopped(project: Path) -> Iterator[float]:
+    """When the checkpoints were written that an unfinished training would go on from."""
+    for path in (project / CACHE / "train").glob("*/last-*.ckpt"):
+        with suppress(FileNotFoundError):  # it has gone on since
+            yield path.stat().st_mtime
 
 
 def _time(text: str) -> datetime:

@@ -24,6 +24,7 @@ from flows.trials import Training
 from flows.watched import WATCHED
 from imageset.errors import UserError
 from imageset.params import load_section
+from imageset.words import count
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,9 +63,7 @@ class Swept:
     num_failed: int
 
     def __str__(self) -> str:
-        ended = (
-            f"{self.num_complete:,} trainings to their end, {self.num_pruned:,} pruned, {self.num_failed:,} failed"
-        )
+        ended = f"{_to_their_end(self.num_complete)}, {self.num_pruned:,} pruned, {self.num_failed:,} failed"
         said = (
             f"changed in params.yaml: {', '.join(self.changed)}" if self.changed else "params.yaml says so already"
         )
@@ -178,7 +177,7 @@ class _Search:
         before = f", {done:,} of them done before" if done else ""
         before += f", {again:,} go on" if again else ""
         if done < wanted:
-            logger.info("sweep: %s trainings, %s at once%s", f"{wanted:,}", len(self.places), before)
+            logger.info("sweep: %s, %s at once%s", count(wanted, "training"), len(self.places), before)
         limit_min = self.params["timeout_min"]
         deadline = None if limit_min is None else time.monotonic() + 60 * limit_min
         try:
@@ -383,4 +382,8 @@ def _markdown(ended: list[FrozenTrial], metric: str, smaller: bool, dimensions: 
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     pruned = sum(1 for one in ended if _state(one) == "pruned")
-    return "\n".join([*lines, "", f"{len(whole):,} trainings to their end, {pruned:,} pruned."]) + "\n"
+    return "\n".join([*lines, "", f"{_to_their_end(len(whole))}, {pruned:,} pruned."]) + "\n"
+
+
+def _to_their_end(num: int) -> str:
+    return count(num, "training to its end", "trainings to their end")

@@ -34,6 +34,7 @@ from imageset.scratch import Scratch
 from imageset.sources import Source, open_source
 from imageset.split import SPLITS, SplitRule
 from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
+from imageset.words import count
 
 LOOK_SIZE_PX = 32  # what perceptual hashes are made of
 _DROPPED = 255  # the code of a picture that is in no split
@@ -72,7 +73,7 @@ class CheckReport:
             return self.problem
         if harmful > self.max_reject_fraction * self.num_pictures:
             return (
-                f"{harmful:,} of {self.num_pictures:,} pictures are refused, "
+                f"{harmful:,} of {count(self.num_pictures, 'picture is', 'pictures are')} refused, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
         return self.split_problem
@@ -95,7 +96,7 @@ class CheckReport:
 
     def _lines(self) -> Iterator[str]:
         yield self.source
-        yield f"sound: {self.num_sound:,} of {self.num_pictures:,} pictures"
+        yield f"sound: {self.num_sound:,} of {count(self.num_pictures, 'picture')}"
         if self.short_sides_px:
             low, median, high = self.short_sides_px
             yield f"short side: {low:,} to {high:,} px, half of them below {median:,.0f}"
@@ -110,7 +111,7 @@ class CheckReport:
                 yield f"  and {num - EXAMPLES:,} more"
         if self.near_duplicates:
             num = self.near_duplicates.num_pictures
-            yield f"near duplicates: {num:,} in {len(self.near_duplicates):,} groups"
+            yield f"near duplicates: {num:,} in {count(len(self.near_duplicates), 'group')}"
             for group in islice(self.near_duplicates, EXAMPLES):
                 yield "  " + ", ".join(map(plain, group[:EXAMPLES]))
         yield from (f"warning: {warning}" for warning in self.warnings)

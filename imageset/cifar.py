@@ -20,6 +20,7 @@ from imageset.errors import UserError
 from imageset.png import encode_png
 from imageset.sources import SourcePicture, echo, slug
 from imageset.unpickle import NotPlain, read_plain_pickle
+from imageset.words import count, count_kinds
 
 FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py", "cifar-100-binary", "cifar-100-python")
 _TEN = re.compile(r"^(data_batch_\d+|test_batch)(\.bin)?$")
@@ -85,7 +86,8 @@ class CifarSource:
             self.classes.update(self._name(batch, label) for label in batch.labels.tolist())
             self.splits[batch.split] += len(batch.labels)
         if len(self.classes) < 2:
-            raise UserError(f"{path}: {len(self.classes)} classes; at least two are needed to learn a difference")
+            kinds = count_kinds(len(self.classes), multi_label=False)
+            raise UserError(f"{path}: {kinds}; at least two are needed to learn a difference")
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for batch in self._batches():
@@ -148,7 +150,7 @@ class CifarSource:
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not isinstance(labels, list):
             raise UserError(f"{self.path}: {name}: holds no pictures with labels as CIFAR keeps them")
         if pixels.shape != (len(labels), _PIXELS):
-            raise UserError(f"{self.path}: {name}: {pixels.shape} pixels for {len(labels):,} labels")
+            raise UserError(f"{self.path}: {name}: {pixels.shape} pixels for {count(len(labels), 'label')}")
         return pixels, np.array(labels, np.int64)
 
     def _plain(self, name: str, data: bytes) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from imageset.errors import UserError
 from imageset.png import encode_png
 from imageset.sources import SourcePicture, echo, slug
+from imageset.words import count, count_kinds
 
 _PICTURES = re.compile(r"^(?P<set>.*?)[-_.]?images([-_.]idx[34])?([-_.]ubyte)?(\.gz)?$")
 
@@ -42,7 +43,8 @@ class IdxSource:
         for one in self._sets:
             self.splits.update({one.split: len(one.labels)} if one.split else {})
         if len(self.classes) < 2:
-            raise UserError(f"{path}: {len(self.classes)} classes; at least two are needed to learn a difference")
+            kinds = count_kinds(len(self.classes), multi_label=False)
+            raise UserError(f"{path}: {kinds}; at least two are needed to learn a difference")
 
     def __iter__(self) -> Iterator[SourcePicture]:
         for one in self._sets:
@@ -67,7 +69,9 @@ class _Set:
             raise UserError(f"{labels_file}: holds no list of labels")
         num, num_labels = read_shape(file)[0], len(self.labels)
         if num != num_labels:
-            raise UserError(f"{file}: {num:,} pictures, but {labels_file.name} has {num_labels:,} labels")
+            raise UserError(
+                f"{file}: {count(num, 'picture')}, but {labels_file.name} has {count(num_labels, 'label')}"
+            )
 
     def __iter__(self) -> Iterator[SourcePicture]:
         pictures = read_idx(self.file)  # (N, H, W) or (N, H, W, 3) uint8

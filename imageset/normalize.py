@@ -61,6 +61,7 @@ from imageset.report import write_report
 from imageset.split import SPLITS, SplitRule, assign, found_in_uris, found_nowhere, points_of
 from imageset.ties import ON_LEAK, Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
 from imageset.times import parse_time
+from imageset.words import count, count_kinds
 
 KNOWN_PARAMS: Mapping[str, Any] = {
     "size_px": (int, str),
@@ -123,11 +124,10 @@ class NormalizeSummary:
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
         again = f"; near duplicates: {self.num_near:,}" if self.num_near else ""
-        what = "labels" if self.multi_label else "classes"
         again += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (
-            f"{self.name}: {total:,} pictures of {size}x{size}x{channels} "
-            f"in {self.num_classes} {what} ({splits}); rejected: {refused}{again}"
+            f"{self.name}: {count(total, 'picture')} of {size}x{size}x{channels} "
+            f"in {count_kinds(self.num_classes, self.multi_label)} ({splits}); rejected: {refused}{again}"
         )
 
 
@@ -376,7 +376,7 @@ def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
     for split in SPLITS:
         if split not in splits:
             raise UserError(
-                f"the {split} split is empty with {len(rows):,} pictures; add pictures, "
+                f"the {split} split is empty with {count(len(rows), 'picture')}; add pictures, "
                 "or change params.yaml: normalize.split"
             )
 
@@ -644,8 +644,8 @@ def check_refusals(refused: list[Refusal], num_judged: int, most: float, raw_dir
     num = num_harmful(refused)
     if num > most * num_judged:
         raise UserError(
-            f"{raw_dir}: {num:,} of {num_judged:,} pictures are refused {worst(refused)}; that is "
-            f"more than max_reject_fraction {most:g}: repair the source, or raise "
+            f"{raw_dir}: {num:,} of {count(num_judged, 'picture is', 'pictures are')} refused {worst(refused)}; "
+            f"that is more than max_reject_fraction {most:g}: repair the source, or raise "
             "params.yaml: normalize.max_reject_fraction"
         )
 
@@ -656,7 +656,8 @@ def small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[s
     if not small:
         return []
     shown = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-    return [f"fewer than {least} test pictures in {len(small)} classes: {shown}; their accuracy says little"]
+    kinds = count_kinds(len(small), multi_label=False)
+    return [f"fewer than {count(least, 'test picture')} in {kinds}: {shown}; their accuracy says little"]
 
 
 # ---- write -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from imageset.labels import count_names
 from imageset.ledger import ROWS_AT_ONCE, Ledger, Place
 from imageset.progress import Progress, Silent
 from imageset.quality import Rejected
+from imageset.words import count, count_kinds
 
 if TYPE_CHECKING:  # of no use to those who read
     from imageset.sources import Source, SourcePicture
@@ -83,8 +84,8 @@ class IngestSummary:
 
     def describe(self) -> str:
         """One line for a person."""
-        what = "labels" if self.multi_label else "classes"
-        parts = [f"{self.num_pictures:,} pictures in {len(self.classes)} {what}", f"{self.num_new:,} new"]
+        kinds = count_kinds(len(self.classes), self.multi_label)
+        parts = [f"{count(self.num_pictures, 'picture')} in {kinds}", f"{self.num_new:,} new"]
         if self.num_absent:
             parts.append(f"{self.num_absent:,} no longer in the source")
         if self.num_unreadable:

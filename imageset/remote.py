@@ -39,6 +39,7 @@ from imageset.sources import (
     open_path,
     slug,
 )
+from imageset.words import count
 
 T = TypeVar("T")
 
@@ -569,7 +570,7 @@ def _open_listed_files(
     """Shards, Parquet, IDX or CIFAR files of a bucket: fetched, in folders as they lie there."""
     wanted = [name for name in listed if _is_file_name(name) or _may_be_cifar(name)]
     if not wanted:
-        raise UserError(f"{url}: holds {len(listed):,} files and no pictures; check the address")
+        raise UserError(f"{url}: holds {count(len(listed), 'file')} and no pictures; check the address")
     folder = Scratch()
     root = Path(folder.name) / (posixpath.basename(url) or "bucket")
     try:

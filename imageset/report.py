@@ -24,6 +24,7 @@ from imageset.ondisk import ROWS_AT_ONCE, by_image_id, taken
 from imageset.pool import Crew, run_all
 from imageset.quality import REASONS, plain
 from imageset.split import SPLITS
+from imageset.words import count
 from imageset.worker import run
 
 REPORT = "dataset.html"
@@ -287,9 +288,9 @@ def _near(index: pa.Table, pixels: _Pixels) -> str:
         )
     total, left = len(numbers), len(firsts) - len(largest)
     return (
-        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {len(firsts):,} groups of look-alikes; "
-        f"each group stays in one split</p><div class=groups>{''.join(cards)}</div>"
-        + (f"<p>and {left:,} more groups</p>" if left else "")
+        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {count(len(firsts), 'group')} of "
+        f"look-alikes; each group stays in one split</p><div class=groups>{''.join(cards)}</div>"
+        + (f"<p>and {count(left, 'more group')}</p>" if left else "")
     )
 
 

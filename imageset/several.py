@@ -14,6 +14,7 @@ from imageset.errors import UserError
 from imageset.sources import Source, find_pictures, slug
 from imageset.tables import ENDINGS as TABLES
 from imageset.tables import TableSource
+from imageset.words import count
 
 _SHARDS = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".parquet"})
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -65,8 +66,8 @@ def open_files(
         return TableSource(tables, shown=shown, name=name, said=said, to_learn=to_learn)
     if len(archives) == len(files):
         return ArchiveSource(files, shown=shown, name=name, to_learn=to_learn)
-    kinds = f"{len(archives):,} archives and {len(tables):,} tables"
-    raise UserError(f"{shown}: holds {kinds} of {len(files):,} files; give files of one kind")
+    kinds = f"{count(len(archives), 'archive')} and {count(len(tables), 'table')}"
+    raise UserError(f"{shown}: holds {kinds} of {count(len(files), 'file')}; give files of one kind")
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -22,6 +22,7 @@ from imageset.errors import UserError
 from imageset.layouts import MAX_NOTE_BYTES, NOTE_FOLDERS, NOTES, SPLIT_OF_FOLDER, Place, understand
 from imageset.progress import Progress
 from imageset.quality import Rejected, plain
+from imageset.words import count, count_kinds
 
 # What is picked up from a folder; the last line only to be refused by name, not passed over in silence.
 PICTURE_ENDINGS = frozenset(
@@ -51,6 +52,7 @@ PICTURE_ENDINGS = frozenset(
         ".jxl",
     ]
 )
+ONE = {"files of other kinds": "file of another kind"}  # of what is passed over
 CLASSES_ECHOED = 12  # no more are named one by one
 # One picture must fit into one shard (see imageset.raw).
 MAX_PICTURE_BYTES = 255_000_000
@@ -190,8 +192,8 @@ def counted(source: Source, place: Place | None, unplaced: str) -> bool:
 
 def echo(source: Source, shown: str, extra: str = "") -> str:
     """One line: what was understood of a source."""
-    what = "labels" if source.multi_label else "classes"
-    text = f"{shown}: {len(source):,} pictures in {len(source.classes)} {what}"
+    kinds = count_kinds(len(source.classes), source.multi_label)
+    text = f"{shown}: {count(len(source), 'picture')} in {kinds}"
     if 0 < len(source.classes) <= CLASSES_ECHOED:
         text += " (" + ", ".join(f"{plain(name)} {num:,}" for name, num in sorted(source.classes.items())) + ")"
     if source.splits:
@@ -437,4 +439,5 @@ def passed_over_text(passed_over: Mapping[str, int]) -> str:
     """ ", passed over: ..." or nothing."""
     if not passed_over:
         return ""
-    return "; passed over: " + ", ".join(f"{num:,} {cause}" for cause, num in sorted(passed_over.items()))
+    said = (count(num, ONE.get(cause, cause), cause) for cause, num in sorted(passed_over.items()))
+    return "; passed over: " + ", ".join(said)

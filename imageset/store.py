@@ -29,6 +29,7 @@ from imageset.errors import UserError
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, borne
 from imageset.ondisk import by_image_id, in_pieces, text_of
 from imageset.split import SPLITS
+from imageset.words import count
 
 FORMAT = "convoy-imageset-1"
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
@@ -202,7 +203,7 @@ class ImageStore:
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.shape:
             raise _broken(path, f"holds {pixels.dtype} {pixels.shape[1:]}, not uint8 {self.spec.shape}")
         if first_row < 0 or last_row >= len(pixels):
-            raise _broken(path, f"holds {len(pixels):,} pictures, {INDEX} points to number {last_row:,}")
+            raise _broken(path, f"holds {count(len(pixels), 'picture')}, {INDEX} points to number {last_row:,}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}  # a memory map would travel as a copy of all pixels

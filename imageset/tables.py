@@ -30,6 +30,7 @@ from imageset.layouts import SPLIT_OF_FOLDER, split_of_path
 from imageset.quality import Rejected
 from imageset.sources import SourcePicture, echo, read_file, slug
 from imageset.times import parse_time
+from imageset.words import count
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _ROWS_AT_ONCE = 64
@@ -156,7 +157,7 @@ class TableSource:
             return f"{self.shown}: holds no rows"
         if self._num_kinds < 2:
             column = ", ".join(self._labels.columns)
-            found = f"{len(self.classes)} classes in the column '{column}'"
+            found = f"{count(len(self.classes), 'class', 'classes')} in the column '{column}'"
             if self.multi_label:
                 found = f"all pictures bear the same labels ({', '.join(self.classes) or 'none'})"
             return f"{self.shown}: {found}; at least two are needed to learn a difference"

@@ -28,6 +28,7 @@ from imageset.ondisk import id_words, in_pieces, strings, taken
 from imageset.quality import plain
 from imageset.split import SPLITS
 from imageset.store import shard_name
+from imageset.words import count
 
 ON_LEAK = ("fail", "drop_from_train", "warn")
 
@@ -220,7 +221,8 @@ def settle_leaks(
     one, other = _of(rows, leaks[:1])[0]
     example = f"{plain(one['uri'])!r} ({one['split']}) and {plain(other['uri'])!r} ({other['split']})"
     text = (
-        f"{len(leaks):,} pictures look like, or belong to, pictures of another split of the source, e.g. {example}"
+        f"{count(len(leaks), 'picture looks like, or belongs to,', 'pictures look like, or belong to,')} "
+        f"pictures of another split of the source, e.g. {example}"
     )
     if on_leak == "fail":
         raise leak_error(text)
@@ -233,8 +235,8 @@ def settle_leaks(
             drop.append(number)
             refused.append(Refusal(one["uri"], one["image_id"], "leak", detail))
     left = len(leaks) - len(drop)
-    warnings = [f"{left:,} pictures of the source's val split look like some of its test split"] if left else []
-    return drop, refused, warnings
+    look = count(left, "picture of the source's val split looks", "pictures of the source's val split look")
+    return drop, refused, [f"{look} like some of its test split"] if left else []
 
 
 def _of(rows: pa.Table, pairs: list[tuple[int, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -257,8 +259,8 @@ def settle_copies(refused: list[Refusal], on_leak: str) -> list[str]:
     if not copies or on_leak == "drop_from_train":
         return []
     text = (
-        f"{len(copies):,} pictures are copies, byte for byte, of pictures of another split of the source, e.g. "
-        f"{plain(copies[0].uri)!r}: {plain(copies[0].detail)}"
+        f"{count(len(copies), 'picture is a copy', 'pictures are copies')}, byte for byte, of pictures of another "
+        f"split of the source, e.g. {plain(copies[0].uri)!r}: {plain(copies[0].detail)}"
     )
     if on_leak == "fail":
         raise leak_error(text)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from imageset.atomic import sync_file, write_bytes
 from imageset.errors import UserError
+from imageset.words import count
 from lightning_modules.tracking import TrackedRun, accepts, connect, experiment_id, send, tracking_uri
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ class PatientRun(TrackedRun):
             self.away, self.there = True, None
             return False
         if self.away:
-            print(f"mlflow: the server is back; {sent} entries that waited were sent", flush=True)
+            were = count(sent, "entry that waited was", "entries that waited were")
+            print(f"mlflow: the server is back; {were} sent", flush=True)
         self.away = False
         return True
 
@@ -231,9 +233,8 @@ class PatientRun(TrackedRun):
         if sent:
             tidy(self.project)
         else:
-            print(
-                f"mlflow: {self.outbox.num_waiting} entries wait for MLflow; `convoy sync` sends them", flush=True
-            )
+            wait = count(self.outbox.num_waiting, "entry waits", "entries wait")
+            print(f"mlflow: {wait} for MLflow; `convoy sync` sends them", flush=True)
 
 
 def is_server(project: Path) -> bool:
@@ -310,6 +311,16 @@ def outboxes(project: Path) -> list[Outbox]:
     return [Outbox(path.parent) for path in journals]
 
 
+def waiting(project: Path) -> dict[str, int]:
+    """How many entries wait to be sent, by run; those of trainings that run, which send them themselves, too.
+    Only looks: a journal that is being written to is left alone."""
+    found = {}
+    for one in outboxes(project):
+        num = one.journal.read_bytes().count(b"\n") - one.num_sent
+        found |= {one.run_id: num} if num > 0 else {}
+    return found
+
+
 def find(project: Path, run_id: str) -> Outbox | None:
     """The outbox of a run, if it has one."""
     return next((one for one in outboxes(project) if one.is_of(run_id)), None)
@@ -333,7 +344,8 @@ def check_sent(project: Path, run_id: str) -> None:
     """Raise UserError if something of this run waits to be sent."""
     known = find(project, run_id) if len(run_id) >= 4 else None
     if known is not None and known.num_waiting:
-        raise UserError(f"run {run_id}: {known.num_waiting} entries of it wait for MLflow; `convoy sync` first")
+        wait = count(known.num_waiting, "entry of it waits", "entries of it wait")
+        raise UserError(f"run {run_id}: {wait} for MLflow; `convoy sync` first")
 
 
 def sent_as(client: "MlflowClient", local_id: str) -> str:
@@ -362,20 +374,19 @@ def sync(project: Path) -> str:
         tidy(project)
         return "sync: nothing waits"
     if not is_server(project):
-        raise UserError(
-            f"{sum(one.num_waiting for one in waiting)} entries wait for a server of MLflow and none is named; "
-            "set MLFLOW_TRACKING_URI"
-        )
+        wait = count(sum(one.num_waiting for one in waiting), "entry waits", "entries wait")
+        raise UserError(f"{wait} for a server of MLflow and none is named; set MLFLOW_TRACKING_URI")
     said = []
     client = client_of(project)
     for one in waiting:
         try:
             sent = one.send(client, project)
-            said.append(f"sync: run {one.run_id}: {sent} entries sent")
+            said.append(f"sync: run {one.run_id}: {count(sent, 'entry', 'entries')} sent")
         except Away:
             raise
         except Gone:
-            said.append(f"sync: run {one.run_id} was deleted in MLflow; {one.num_waiting} entries are dropped")
+            dropped = count(one.num_waiting, "entry is", "entries are")
+            said.append(f"sync: run {one.run_id} was deleted in MLflow; {dropped} dropped")
             shutil.rmtree(one.folder)
         except UserError as error:
             said.append(f"sync: run {one.run_id}: {error}")

@@ -13,6 +13,7 @@ import numpy as np
 from imageset.errors import UserError
 from imageset.params import check_keys, load_section
 from imageset.store import StoreSplit
+from imageset.words import count
 from lightning_modules import calibration, figures, measures, several
 from lightning_modules.intervals import Bootstrap, sums_by, units_of
 from lightning_modules.slices import Slice, slices
@@ -128,7 +129,7 @@ class Verdict:
         if "map" in test:
             parts.insert(0, f"test mAP {test['map']:.4f} ({self._interval('map')})")
         parts += [f"test loss {test['loss']:.4f}", f"calibration error {test['ece']:.4f}"]
-        return f"{', '.join(parts)} over {self.metrics['num_test']:,} pictures"
+        return f"{', '.join(parts)} over {count(self.metrics['num_test'], 'picture')}"
 
     def _interval(self, name: str) -> str:
         interval = self.metrics["interval"][name]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from flows import after_run as module
 from flows import versioning
-from flows.after_run import after_run
+from flows.after_run import after_run, carry_out
+from flows.status import status
 from imageset.errors import UserError
 
 PARAMS = "after_run:\n  push: {}\n  commit: {}\n  branch: convoy\n"
@@ -89,7 +91,7 @@ def test_a_push_without_a_remote_is_left_out_by_auto_and_refused_by_true(tmp_pat
         after_run(tmp_path)
 
 
-def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(tmp_path):
+def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(prefect_server, tmp_path, monkeypatch):
     project, remote = tmp_path / "project", tmp_path / "remote"
     (project / "data/raw").mkdir(parents=True)
     (project / "data/raw/a.tar").write_text("bytes")
@@ -99,7 +101,15 @@ def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(tmp_path):
     dvc(project, "remote", "add", "-q", "-d", "store", str(remote))
     (project / "params.yaml").write_text(PARAMS.format("auto", "false"))
     assert after_run(project).push is True
-    versioning.push(project)
+    monkeypatch.setattr(module, "push_data", module.push_data.with_options(retries=0))
+    remote.write_text("a file where the remote's folder should be")
+    with pytest.raises(UserError, match="dvc push failed"):
+        carry_out(after_run(project), project, "digits")
+    assert "wrong     dvc push failed: " in status(project)
+    assert "; `convoy run` pushes again, and so does `dvc push` (since 20" in status(project)
+    remote.unlink()
+    carry_out(after_run(project), project, "digits")
+    assert "dvc push" not in status(project)
     assert sum(path.is_file() for path in remote.rglob("*")) == 2
     assert list(versioning.damaged(project)) == []
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from flows import ledger, versioning
 from flows.full_check import full_check
 from flows.inbox import inbox
+from flows.status import status
 from imageset.errors import UserError
 from tests.conftest import make_project
 from tests.flows.test_processes import gone
@@ -25,6 +27,7 @@ def project(served, tmp_path, monkeypatch) -> Path:
 def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     checked = full_check()
     assert checked.wrong == [] and len(checked.findings) == 6
+    assert re.search(r"^checked   20.*: 6 things looked at, 0 wrong$", status(project), re.M)
 
     shard = next((project / "data/raw").glob("*.tar"))
     shard.chmod(0o644)
@@ -40,6 +43,10 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     assert "stages: data/raw.dvc is out of date (data/raw modified)" in found
     assert "stages: normalize is out of date (data/raw modified)" in found
     assert "ledger: line 3, about digits-few version 1, has no end" in found
+    wrong = [
+        line for line in status(project).splitlines() if re.match(r"wrong +the full check of 20.* found: ", line)
+    ]
+    assert len(wrong) == 4 and f"data/raw/{shard.name} has other bytes" in wrong[0]
 
 
 def test_the_inbox_is_tagged_once_and_nothing_to_do_is_no_failure(project, served):

@@ -83,6 +83,8 @@ def test_a_killed_run_is_ended_and_closed_by_whatever_starts_next_and_the_one_af
     closed = rows(project / "mlflow.db", TRAININGS)[1]  # FAILED: it found nobody reading what it says, and said so
     assert closed in [("KILLED",), ("FAILED",)]
     assert not list((project / RUNS).glob("*.json"))
+    status = convoy(project, "status").stdout
+    assert "pending   a training that stopped after 20" in status and "`dvc repro` goes on with it" in status
 
     again = convoy(project, "run", PREFECT_API_URL=prefect_server).stdout
     assert "train: going on after step" in again

@@ -5,8 +5,10 @@ from threading import Thread
 
 import pytest
 
-from flows import ledger, moves, registry
+from flows import hooks, ledger, moves, registry
+from flows.server import free_port
 from flows.status import status
+from lightning_modules.outbox import PatientRun
 
 
 def lines_of(project) -> dict[str, str]:
@@ -116,10 +118,27 @@ def test_a_failure_that_was_mended_is_not_wrong_any_more(project):
     assert said["failed"].startswith("pipeline (slow-hen) crashed") and said["wrong"] == "nothing"
 
 
-def test_a_training_that_was_not_finished_is_named(project):
-    (project / ".cache/train/abc").mkdir(parents=True)
-    (project / ".cache/train/abc/last.ckpt").write_bytes(b"")
-    assert "`dvc repro` goes on with it" in lines_of(project)["pending"]
+def test_what_did_not_get_where_it_was_to_go_is_named_until_it_did(project, monkeypatch):
+    for event in ("failure", "failure"):
+        (project / "params.yaml").write_text(
+            f"hooks:\n  on_failure: http://127.0.0.1:{free_port()}/secret\n  on_promotion: null\n"
+        )
+        assert hooks.post(project, hooks.ON_FAILURE, {"event": event}) is False
+    said = lines_of(project)["wrong"]
+    assert said.startswith("hook on_failure: 127.0.0.1 did not take what it was told (failure: ")
+    assert "give another address in params.yaml: hooks.on_failure (2 times" in said
+    assert "secret" not in said
+    (project / "params.yaml").write_text("hooks:\n  on_failure: null\n  on_promotion: null\n")
+    hooks.post(project, hooks.ON_FAILURE, {"event": "failure"})
+    assert lines_of(project)["wrong"] == "nothing"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    run = PatientRun.open(project, "digits", None, "a training", {})
+    run.log_metrics({"val_loss": 0.5}, 1)
+    run.close("FINISHED")
+    wrong = [line for line in status(project).splitlines() if "entries wait for MLflow's server" in line]
+    assert wrong == [f"wrong     3 entries wait for MLflow's server, of 1 run ({run.run_id}); `convoy sync` sends "
+                     "them when it is back"]  # fmt: skip
 
 
 def test_the_tables_are_those_that_prefect_makes(project):
