@@ -118,10 +118,9 @@ def find_champion(name: str, project: Path) -> Version:
 def look(source: str, pictures: str | None, version: Version, project: Path, everything: bool) -> Monitored:
     """Compare a source, or a table and its source."""
     from flows.pictures import open_pictures
-    from lightning_modules.bundle import load_bundle
 
     registry.connect(project)
-    bundle = load_bundle(version.uri)
+    bundle = registry.bundle_of(version)
     if not is_table(source):
         found = open_pictures(source)
         return compare(source, _unanswered(found), found, bundle, version, project, everything)

@@ -134,7 +134,6 @@ def answer(
 ) -> Predicted:
     """Answer the source part by part, put the parts together, then make what is made beside the table."""
     from flows.pictures import open_pictures
-    from lightning_modules.bundle import load_bundle
 
     pictures = open_pictures(source)
     check_tagging(more.tag, more.in_place, pictures)
@@ -143,7 +142,7 @@ def answer(
     if more.review and Path(out).with_suffix(".review").exists():
         raise UserError(f"{Path(out).with_suffix('.review')}: exists; move it away, or its labels would be lost")
     client = registry.connect(project)
-    bundle = load_bundle(version.uri)
+    bundle = registry.bundle_of(version)
     engine, found = choose_engine(bundle, params, project)
     registry.set_tags(client, version.name, version.number, unknown_precisions(version, found))
     again = ", again: the file is replaced" if Path(out).exists() else ""

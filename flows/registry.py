@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+    from lightning_modules.bundle import Bundle
+
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)  # in the order in which they move
 DECISION = "convoy.decision"  # the version tag that is written last: a decision that is complete
@@ -82,6 +84,21 @@ def require_champion(client: MlflowClient, name: str) -> Version:
         f"name one that serves with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"
     )
     raise NoChampion(f"no model {name!r} serves (none has the alias '{CHAMPION}'); {hint}")
+
+
+def bundle_of(version: Version) -> Bundle:
+    """The bundle of a version that serves, its digests checked.
+
+    Raises:
+        UserError: it is not there, or not whole.
+    """
+    from lightning_modules.bundle import load_bundle
+
+    try:
+        return load_bundle(version.uri)
+    except UserError as error:
+        raise UserError(f"{version} cannot be used: {error}; or let the one before it serve: "
+                        f"`convoy rollback --model {version.name}`") from error  # fmt: skip
 
 
 def version_of_run(client: MlflowClient, name: str, run_id: str) -> Version | None:

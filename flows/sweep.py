@@ -310,7 +310,7 @@ def _open_run(
 
     earlier = study.user_attrs.get(studies.PARENT)
     title = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
-    tags = {"convoy.dataset": name, "convoy.sweep": folder.name}
+    tags = {"convoy.dataset": name, trials.SWEEP: folder.name}
     run = TrackedRun.open(client, experiment_id(client, name, project), earlier, title, tags)
     if run.run_id != earlier:
         study.set_user_attr(studies.PARENT, run.run_id)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 COMMAND = (sys.executable, "-m", "lightning_modules", "fit")
-PARENT_RUN, TRIAL = "mlflow.parentRunId", "convoy.trial"  # tags of a run
+PARENT_RUN, TRIAL = "mlflow.parentRunId", "convoy.trial"  # tags of a training's run
+SWEEP = "convoy.sweep"  # a tag of a sweep's own run
 OWN = {PARAMS.name, "data", CACHE.name, "mlflow.db", "mlartifacts"}  # of the folder; all else is the project's
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flows import console, registry, versioning
 from flows.project import CACHE, CLASSIFIER
+from flows.trials import PARENT_RUN, SWEEP, TRIAL
 from imageset.errors import UserError
 from lightning_modules.provenance import COMMIT, PATCH
 
@@ -69,6 +70,7 @@ def verify(project: Path, run_id: str, tolerance: float = 0.0) -> Verified:
     """
     client = registry.connect(project)
     run = registry.finished_run(client, run_id)
+    check_that_a_commit_makes_it(run)
     commit = run.data.tags.get(COMMIT)
     if commit is None:
         raise UserError(
@@ -80,11 +82,23 @@ def verify(project: Path, run_id: str, tolerance: float = 0.0) -> Verified:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
         copy = versioning.check_out(project, commit, _patch(client, run, Path(scratch)), Path(scratch) / "copy")
+        weights = _weights(run)  # what cannot be compared is said before hours of training
         logger.info("verify: commit %s is checked out; running all stages", commit[:12])
         versioning.reproduce(copy, {"MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}"})
         again = _measured(_run_of(copy))
-        same = _weights(run) == _weights_in(copy / CLASSIFIER)
+        same = weights == _weights_in(copy / CLASSIFIER)
     return Verified(run.info.run_id, commit, _measured(run), again, same, tolerance)
+
+
+def check_that_a_commit_makes_it(run: Run) -> None:
+    """Raise UserError for a sweep, and for a training of one: it ran in a folder that git ignores, with numbers
+    that no commit holds."""
+    best = "`dvc repro` trains the best numbers, which are in params.yaml, as a run that `convoy verify` takes"
+    if SWEEP in run.data.tags:
+        raise UserError(f"run {run.info.run_id} is a sweep, which trains many times; {best}")
+    if TRIAL in run.data.tags:
+        of = f"a training of the sweep {run.data.tags.get(PARENT_RUN)}"
+        raise UserError(f"run {run.info.run_id} is {of}, and no commit holds its numbers; {best}")
 
 
 def _patch(client: MlflowClient, run: Run, scratch: Path) -> Path | None:

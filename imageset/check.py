@@ -102,7 +102,7 @@ class CheckReport:
             yield f"short side: {low:,} to {high:,} px, half of them below {median:,.0f}"
         if self.splits:
             yield "splits: " + ", ".join(f"{split} {num:,}" for split, num in self.splits.items())
-        yield "classes: " + ", ".join(f"{plain(label)} {num:,}" for label, num in self.classes.items())
+        yield "classes: " + (", ".join(f"{plain(label)} {num:,}" for label, num in self.classes.items()) or "none")
         for reason, num in reason_counts(self.refused).items():
             yield f"{reason}: {num:,}"
             same = [one for one in self.refused if one.reason == reason]

@@ -314,7 +314,7 @@ def outboxes(project: Path) -> list[Outbox]:
 def waiting(project: Path) -> dict[str, int]:
     """How many entries wait to be sent, by run; those of trainings that run, which send them themselves, too.
     Only looks: a journal that is being written to is left alone."""
-    found = {}
+    found: dict[str, int] = {}
     for one in outboxes(project):
         num = one.journal.read_bytes().count(b"\n") - one.num_sent
         found |= {one.run_id: num} if num > 0 else {}

@@ -70,6 +70,13 @@ def test_a_source_without_pictures_is_refused(empty_project, tmp_path, capsys):
     assert "holds no pictures" in error_of(["ingest", str(tmp_path / "notes")], capsys)
 
 
+def test_an_empty_folder_and_pictures_in_no_class_folder_are_refused(empty_project, tmp_path, capsys):
+    write_pictures(tmp_path, classes="3", num_each=2)
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no pictures; give a folder that" in error_of(["run", str(tmp_path / "empty")], capsys)
+    assert "lie in no class folder; move them" in error_of(["run", str(tmp_path / "3")], capsys)
+
+
 def test_a_source_with_a_single_class_is_refused(empty_project, tmp_path, capsys):
     write_pictures(tmp_path / "one", classes="3", num_each=2)
     assert "single class '3'" in error_of(["run", str(tmp_path / "one")], capsys)

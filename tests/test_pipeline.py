@@ -153,6 +153,23 @@ def test_a_wrong_key_in_params_ends_the_run_with_one_line_and_a_failed_flow(copy
     assert last_run("pipeline").state_name == "Failed"
 
 
+def test_a_source_whose_pictures_are_all_refused_ends_the_run_with_one_line_and_no_dataset(command, tmp_path):
+    project, source = tmp_path / "project", tmp_path / "refused"
+    project.mkdir()
+    for number in range(4):
+        path = source / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"no picture {number}" * (number > 0))
+    status, said = command(make_project(project), "run", str(source))
+    assert status == 2 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith(
+        "error: data/raw: 4 of 4 pictures are refused (3 not_an_image, 1 empty)"
+    )
+    assert not (project / "data/normalized").exists()
+    status, said = command(project, "status")
+    assert "4 of 4 pictures are refused" in said and "pipeline failed last time" in said
+
+
 def test_the_runs_log_holds_what_the_stages_printed(served):
     messages = [entry.message for entry in logs_of(run_over("pipeline", served.pictures))]
     assert any(message.startswith("evaluate: test accuracy") for message in messages)

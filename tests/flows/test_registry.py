@@ -34,6 +34,14 @@ def test_nothing_serves_before_anything_is_registered(client):
     assert registry.champion(client, "digits") is None
 
 
+def test_a_version_that_cannot_be_loaded_is_named_with_what_to_do(digits):
+    said = (
+        r"^digits version 1 cannot be used: .*; or let the one before it serve: `convoy rollback --model digits`$"
+    )
+    with pytest.raises(UserError, match=said):
+        registry.bundle_of(digits[0])
+
+
 def test_a_model_without_champion_is_none_too(client, digits):
     assert registry.champion(client, "digits") is None
 

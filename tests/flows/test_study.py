@@ -79,6 +79,21 @@ def test_a_sweep_stays_the_same_when_its_best_values_are_written_and_is_another_
     assert key not in {study_key(*one) for one in others}
 
 
+@pytest.mark.parametrize(("pruner", "ends_early"), [("median", True), ("hyperband", True), ("none", False)])
+def test_a_training_far_worse_than_the_others_is_ended_early_if_the_pruner_says_so(tmp_path, pruner, ends_early):
+    made = study.open_study(tmp_path, PARAMS | {"pruner": pruner}, 8)
+    ended = []
+    for number in range(12):
+        trial, loss = made.ask(), 1.0 if number % 3 else 9.0
+        for epoch in range(8):
+            trial.report(loss, epoch)
+            if trial.should_prune():
+                ended.append(loss)
+                break
+        made.tell(trial, loss)
+    assert (9.0 in ended) == ends_early
+
+
 def test_what_was_under_way_is_asked_for_again_and_draws_do_not_begin_anew(tmp_path):
     made = dimensions(train__data__batch_size={"low": 1, "high": 10**6})
     first = study.open_study(tmp_path, PARAMS, 3)

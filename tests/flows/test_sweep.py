@@ -71,12 +71,14 @@ def done(project) -> Done:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(project)
         process = subprocess.Popen([sys.executable, "-c", CALL, json.dumps(SWEEP)], cwd=project)
-        until = time.monotonic() + 120
-        while not (notes := list(project.glob(".cache/sweep/*/0000/.cache/train/*/run_id"))):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        until = time.monotonic() + 600
+        try:
+            while not (notes := list(project.glob(".cache/sweep/*/0000/.cache/train/*/run_id"))):
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         killed_in = notes[0].read_text()
         swept, page = run_sweep(project, SWEEP)
     return Done(project, swept, page, killed_in)
@@ -148,6 +150,32 @@ def test_called_again_the_command_trains_nothing_and_says_what_was_best(done, cl
     assert f"(run {done.swept.best_run})" in said.stdout and "params.yaml says so already" in said.stdout
     assert f"MLflow run {done.swept.run_id}" in said.stdout
     assert done.swept.best_run in str(Artifact.get("sweep").data)
+
+
+def test_verify_says_what_can_be_verified_instead_of_a_sweep_or_of_a_training_of_one(done):
+    parent, nested = done.swept.run_id, done.swept.best_run
+    nested_is = f"is a training of the sweep {parent}, and no commit holds its numbers; `dvc repro` trains"
+    for run_id, is_what in ((nested, nested_is), (parent, "is a sweep, which trains many times; `dvc repro`")):
+        said = convoy(done.project, "verify", run_id)
+        assert said.returncode == 2 and said.stdout.startswith(f"error: run {run_id} {is_what}"), said.stdout
+        assert said.stdout.count("\n") == 1 and said.stdout.endswith("as a run that `convoy verify` takes\n")
+
+
+def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(done, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = tmp_path / "project"
+    shutil.copytree(done.project, project, ignore=shutil.ignore_patterns(".cache", "mlartifacts", ".git"))
+    change(
+        project, train__trainer={**params_file.read(project / "params.yaml")["train"]["trainer"], "max_epochs": 4}
+    )
+    rules = {**SWEEP, "pruner": "hyperband", "seed": 1, "space": {LR: [0.002, 1e-7, 2e-7, 3e-7]}}
+    with pytest.raises(UserError, match="no training came to its end, so there is no best one; give it more time"):
+        run_sweep(project, {**rules, "timeout_min": 0.0})
+    swept, _ = run_sweep(project, {**rules, "timeout_min": 1e-4})
+    assert (swept.num_complete, swept.num_pruned, swept.num_failed) == (1, 0, 0)  # what was begun comes to its end
+    swept, _ = run_sweep(project, rules)
+    assert swept.num_complete + swept.num_pruned == 3 and swept.num_pruned >= 1
+    assert swept.values == {LR: 0.002}
 
 
 def test_trainings_that_all_fail_stop_the_sweep_with_what_they_said(done, monkeypatch):

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import processes, server
+from flows import limits, processes, server
 from flows.up import Fleet, check_ports
 from imageset.errors import UserError
+from tests.flows.test_after_run import dvc, git
+from tests.flows.test_limits import holding
 from tests.flows.test_processes import gone
 
 
@@ -60,6 +62,7 @@ def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopp
 def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_nothing(served, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(served.folder, project, ignore=shutil.ignore_patterns("mlartifacts"))
+    set_remotes(project, tmp_path)
     ports = server.free_port(), server.free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_"))}
     command = [
@@ -80,6 +83,10 @@ def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_n
         assert f"MLflow   http://127.0.0.1:{ports[0]}" in text, text
         assert server.answers(f"http://127.0.0.1:{ports[0]}/health")
         assert json.loads((project / ".cache/up.json").read_text())["pid"] == up.pid
+        api = f"http://127.0.0.1:{ports[1]}/api"
+        with holding(api, "dataset-other") as killed:
+            killed.kill()
+        assert limits.ensure(api, ["dataset-other"]) == {"dataset-other": 1}
         run_id = run_deployment(f"http://127.0.0.1:{ports[1]}/api", env)
         family = psutil.Process(up.pid).children(recursive=True)
         log = prefect(f"http://127.0.0.1:{ports[1]}/api", env, "flow-run", "inspect", run_id)
@@ -87,12 +94,41 @@ def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_n
         said = prefect(f"http://127.0.0.1:{ports[1]}/api", env, "flow-run", "logs", run_id)
         assert "Stage 'train' didn't change, skipping" in said
         assert "stages up to date, skipped: normalize, train, evaluate, explain" in said
+        wait_for(lambda: limits.ensure(api, ["dataset-other"]) == {"dataset-other": 0}, 180)  # its lease is over
+        assert "after run: data is pushed to DVC's remote store" in said and "committed to convoy as " in said
     finally:
         up.send_signal(signal.SIGTERM)
         status = up.wait(60)
     assert status == 128 + signal.SIGTERM
     assert len(family) >= 3 and all(gone(process.pid) for process in family)
     assert not (project / ".cache/up.json").exists()
+    check_what_was_committed_and_pushed(project, tmp_path)
+
+
+def set_remotes(project: Path, folder: Path) -> None:
+    """A folder for DVC, a bare repository for git, and a params.yaml that wants the run's state in both."""
+    dvc(project, "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    git(folder, "init", "-q", "--bare", "remote.git")
+    git(project, "remote", "add", "origin", str(folder / "remote.git"))
+    git(project, "commit", "-q", "-m", "a remote", ".dvc/config")
+    path = project / "params.yaml"
+    text = path.read_text()
+    assert "  commit: false" in text
+    path.write_text(text.replace("  commit: false", "  commit: true"))
+
+
+def check_what_was_committed_and_pushed(project: Path, folder: Path) -> None:
+    """Somebody else, who has only the two remotes, gets the data and the model as they are here."""
+    git(project, "push", "-q", "origin", "convoy")
+    git(folder, "clone", "-q", "-b", "convoy", str(folder / "remote.git"), "clone")
+    clone = folder / "clone"
+    for name in ("dvc.lock", "data/raw.dvc", "params.yaml", "metrics.json", "data/ledger.jsonl"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
+    assert git(clone, "log", "-1", "--format=%s").startswith("digits-few: digits-few version 1 serves")
+    assert git(project, "rev-parse", "--abbrev-ref", "HEAD") != "convoy"
+    dvc(clone, "pull", "-q")
+    for name in ("data/raw/records.parquet", "data/models/classifier/weights.safetensors"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
 
 
 def run_deployment(url: str, env: dict[str, str]) -> str:

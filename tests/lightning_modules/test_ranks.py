@@ -18,12 +18,16 @@ import pytest
 
 from flows.server import free_port
 from imageset.errors import UserError
+from imageset.raw import ingest
+from imageset.sources import open_source
+from lightning_modules.bundle import Bundle
 from lightning_modules.classifier import Classifier
 from lightning_modules.cli import build_stage, plain
 from lightning_modules.datamodule import BatchSampler, ImageDataModule
 from lightning_modules.fit import check_ranks
 from lightning_modules.ranks import SameEverywhere, as_started, explain_loss
 from lightning_modules.tracking import connect
+from tests.conftest import ROOT, write_label_sets
 from tests.lightning_modules.conftest import run_stage, set_params
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9, "nesterov": True}}
@@ -70,16 +74,34 @@ def projects(digits_project, tmp_path_factory) -> Iterator[tuple[Path, Path]]:
     which draw for each rank, and no batch normalization: over several ranks it works on GPUs only. Full precision
     and SGD, which makes no more of the last digit of a gradient: AdamW divides small ones by their own size, and
     then one picture in the middle between two classes may be told either way."""
-    folder = tmp_path_factory.mktemp("ranks")
+    yield in_twos(digits_project, tmp_path_factory.mktemp("ranks"))
+
+
+def in_twos(project: Path, folder: Path) -> tuple[Path, Path]:
+    """Two copies of a project: to train with two processes, and with one and the double batch."""
     for name, devices, batch_size in (("two", 2, 32), ("one", 1, 64)):
-        project = Path(shutil.copytree(digits_project, folder / name))
+        copy = Path(shutil.copytree(project, folder / name))
         set_params(
-            project, train__trainer__devices=devices, train__trainer__accelerator="cpu",
+            copy, train__trainer__devices=devices, train__trainer__accelerator="cpu",
             train__trainer__precision="32-true", train__model__optimizer=SGD,
             train__data__batch_size=batch_size, train__model__shift=0.0, train__checkpoint_every_min=0,
             train__model__network__init_args__dropout=0.0, train__model__network__init_args__batch_norm=False,
         )  # fmt: skip
-    yield folder / "two", folder / "one"
+    return folder / "two", folder / "one"
+
+
+@pytest.fixture(scope="module")
+def label_sets(tmp_path_factory, empty_mlflow_db) -> Path:
+    """A project whose pictures bear several labels."""
+    project = tmp_path_factory.mktemp("labels")
+    shutil.copy(ROOT / "params.yaml", project)
+    shutil.copy(empty_mlflow_db, project / "mlflow.db")
+    table = write_label_sets(project / "pairs", 400)
+    ingest(open_source(f"{table}?labels=zero,one,two,three"), project / "data" / "raw")
+    set_params(project, train__trainer__max_epochs=2, normalize__size_px=16, normalize__near_duplicate_bits=None)
+    code, output = run_stage(project, "normalize", "imageset")
+    assert code == 0, output
+    return project
 
 
 def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_the_double_batch(projects):
@@ -122,6 +144,24 @@ def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_
     for alone, together in zip(rows(one), rows(two), strict=True):
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"):
             assert float(together[name]) == pytest.approx(float(alone[name]), abs=1e-4), (name, alone, together)
+
+
+def test_several_labels_a_picture_are_measured_over_two_ranks_and_end_when_the_time_is_over(label_sets, tmp_path):
+    two, one = in_twos(label_sets, tmp_path)
+    for project in (two, one):
+        code, output = run_stage(project, "fit")
+        assert code == 0, output
+    for alone, together in zip(rows(one), rows(two), strict=True):
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_map"):
+            assert float(together[name]) == pytest.approx(float(alone[name]), abs=1e-4), (name, alone, together)
+
+    set_params(two, train__trainer__max_epochs=100_000, train__trainer__max_time="00:00:00:02")
+    code, output = run_stage(two, "fit")
+    assert code == 0, output
+    assert 0 < len(rows(two)) < 100_000 and all(0 <= float(row["val_map"]) <= 1 for row in rows(two))
+    assert connect(two).get_run(note(two)["run_id"]).info.status == "FINISHED"
+    thresholds = Bundle.load(two / "data/models/classifier").info.thresholds
+    assert thresholds is not None and len(thresholds) == 4
 
 
 def test_torchruns_numbers_are_those_of_the_trainer(monkeypatch):
