@@ -156,7 +156,7 @@ def test_a_wrong_key_in_params_ends_the_run_with_one_line_and_a_failed_flow(copy
 def test_a_source_whose_pictures_are_all_refused_ends_the_run_with_one_line_and_no_dataset(command, tmp_path):
     project, source = tmp_path / "project", tmp_path / "refused"
     project.mkdir()
-    for number in range(4):
+    for number in range(40):
         path = source / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"no picture {number}" * (number > 0))
@@ -167,7 +167,7 @@ def test_a_source_whose_pictures_are_all_refused_ends_the_run_with_one_line_and_
     )
     assert not (project / "data/normalized").exists()
     status, said = command(project, "status")
-    assert "4 of 4 pictures are refused" in said and "pipeline failed last time" in said
+    assert "40 of 40 pictures are refused" in said and "pipeline failed last time" in said
 
 
 def test_the_runs_log_holds_what_the_stages_printed(served):

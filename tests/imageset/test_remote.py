@@ -404,7 +404,7 @@ def test_a_folder_of_a_bucket_is_read_as_one_of_this_machine(s3: Any, bucket: st
             (file.relative_to(cars).as_posix(), file.parent.name) for file in sorted(cars.rglob("*.jpg"))
         ]
         assert found(source) == contents(cars) and source.name == "cars"
-        assert "1 files of other kinds" in source.describe()
+        assert "1 file of another kind" in source.describe()
 
 
 def test_an_ingest_of_a_grown_bucket_packs_only_what_is_new(
@@ -459,7 +459,7 @@ def test_what_is_not_in_a_bucket_is_said_in_one_line(bucket: str, path: str) -> 
 
 def test_a_bucket_without_pictures_is_named(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="texts/readme.md", Body=b"#")
-    with pytest.raises(UserError, match="holds 1 files and no pictures"):
+    with pytest.raises(UserError, match="holds 1 file and no pictures"):
         open_source(f"s3://{bucket}/texts")
 
 

@@ -91,7 +91,7 @@ def test_look_alikes_stand_side_by_side_and_conflicts_show_both_files(tmp_path: 
     params = {"near_duplicate_bits": 4, "size_px": 32, "max_reject_fraction": 0.1}
     page = page_of(make_store(tmp_path, source, **params))
     near, refused = section(page, "near-duplicates"), section(page, "refused")
-    assert "2 pictures in 1 groups" in near and near.count("<figure>") == 2 and "ant/again.jpg" in near
+    assert "2 pictures in 1 group of" in near and near.count("<figure>") == 2 and "ant/again.jpg" in near
     assert "label_conflict: 2" in refused and "bee/quarrel.jpg" in refused and len(pictures_in(refused)) == 2
 
 

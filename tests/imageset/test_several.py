@@ -122,7 +122,7 @@ def test_a_grown_folder_of_shards_packs_only_what_is_new(tmp_path: Path, flowers
 def test_files_of_two_kinds_are_not_one_dataset(tmp_path: Path, flowers: list[tuple[str, bytes]]) -> None:
     shards(tmp_path / "set", flowers, ("a.tar",))
     hugging_face(tmp_path / "set" / "b.parquet", flowers)
-    with pytest.raises(UserError, match="1 archives and 1 tables of 2 files"):
+    with pytest.raises(UserError, match="1 archive and 1 table of 2 files"):
         open_source(tmp_path / "set")
 
 

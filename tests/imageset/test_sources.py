@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_learned_from_is_explained(tmp_path: Path, make:
     message = {
         "nothing": "no such folder",
         "empty": "holds no pictures",
-        "text only": "1 files of other kinds",
+        "text only": "1 file of another kind",
         "one class": "a single class 'ant'",
         "empty class": "wasp: the class folder is empty",
         "no class": "in no class folder",

@@ -145,7 +145,7 @@ def test_what_waited_for_a_run_that_was_deleted_is_dropped_with_a_word(tmp_path,
     mlflow.MlflowClient(server.uri).delete_run(run_id)
     run.log_metrics({"train_loss": 1.0}, 0)  # a training goes on all the same
     run.used.close()
-    assert sync(tmp_path) == f"sync: run {run_id} was deleted in MLflow; 1 entries are dropped"
+    assert sync(tmp_path) == f"sync: run {run_id} was deleted in MLflow; 1 entry is dropped"
     assert begin(tmp_path, run_id).run_id != run_id
 
 
