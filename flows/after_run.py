@@ -61,7 +61,7 @@ def carry_out(what: AfterRun, project: Path, message: str) -> None:
     else:
         troubles.mended(project, PUSH)
     if what.branch:
-        with troubles.until_it_goes_well(project, COMMIT, "`convoy run` commits again"):
+        with troubles.until_it_goes_well(project, COMMIT, "`convoy run` commits and pushes it again"):
             commit(project, what.branch, message)
     else:
         troubles.mended(project, COMMIT)

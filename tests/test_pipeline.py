@@ -163,7 +163,7 @@ def test_a_source_whose_pictures_are_all_refused_ends_the_run_with_one_line_and_
     status, said = command(make_project(project), "run", str(source))
     assert status == 2 and "Traceback" not in said
     assert said.splitlines()[-1].startswith(
-        "error: data/raw: 4 of 4 pictures are refused (3 not_an_image, 1 empty)"
+        "error: data/raw: 40 of 40 pictures are refused (39 not_an_image, 1 empty)"
     )
     assert not (project / "data/normalized").exists()
     status, said = command(project, "status")
