@@ -311,7 +311,7 @@ def _may_run(run_ids: list[str], project: Path) -> bool:
         return False
     query = f"SELECT count(*) FROM runs WHERE status = 'RUNNING' AND run_uuid IN ({marks})"
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=5)) as connection:
             return bool(connection.execute(query, run_ids).fetchone()[0])
     except sqlite3.Error:
         return True

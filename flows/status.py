@@ -298,7 +298,8 @@ def _local(text: str) -> str:
 
 
 def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Rows of an SQLite file that others may be writing to; nothing is written."""
-    uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+    """Rows of an SQLite file that others may be writing to. Nothing is written, but what a process that was killed
+    left half-written is rolled back, as by every reader: one that may only read would fail there."""
+    uri = f"file:{urllib.parse.quote(str(path))}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT_S)) as connection:
         return connection.execute(query).fetchall()

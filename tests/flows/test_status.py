@@ -1,5 +1,7 @@
 import json
 import sqlite3
+import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -39,6 +41,23 @@ def test_an_empty_project_serves_nothing_and_nothing_is_wrong(tmp_path, monkeypa
 def test_what_serves_since_when_and_why(serving):
     assert lines_of(serving)["serving"].startswith("digits version 1 since 20")
     assert lines_of(serving)["serving"].endswith(": the first")
+
+
+def test_what_serves_is_known_where_a_process_was_killed_while_it_wrote(serving):
+    code = (
+        "import os, sqlite3\n"
+        "store = sqlite3.connect('mlflow.db', isolation_level=None)\n"
+        "store.execute('PRAGMA cache_size = 1')\n"  # what is changed goes to the file before the end
+        "store.execute('BEGIN')\n"
+        "rows = [('k' * 200, 'v' * 2000, str(n)) for n in range(200)]\n"
+        "store.executemany('INSERT INTO tags VALUES (?, ?, ?)', rows)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=serving, check=False)
+    assert (serving / "mlflow.db-journal").stat().st_size > 0
+    said = lines_of(serving)
+    assert said["serving"].startswith("digits version 1 since 20")
+    assert "cannot be read" not in said["wrong"]
 
 
 def test_an_alias_that_somebody_moved_by_hand_is_named(serving):
