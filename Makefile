@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench families kill servers up
+.PHONY: demo test lint bench families kill nights servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -30,6 +30,9 @@ kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments;
 	python -m tests.kill
 	python -m tests.flows.kill_predict
 	python -m tests.kill_training
+
+nights: .venv/ready  ## fourteen nights of one project, then all its books compared; KEEP=FOLDER keeps the project there
+	python -m tests.nights $(KEEP)
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (ten minutes)
 	python -m pytest tests/test_servers.py -m "long or not long"

@@ -81,6 +81,8 @@ def _data_uri(image: np.ndarray) -> str:
 
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    larger = THUMBNAIL_PX // max(picture.size)  # a picture of 16 px would be a dot on the page
+    picture = picture.resize((larger * picture.width, larger * picture.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
