@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -115,23 +116,26 @@ def test_a_prediction_that_is_dropped_doubled_or_under_anothers_id_is_found(nigh
     uri = table["uri"][0].as_py()
     assert found_by("predictions", nights) == [f"{night.table.name}: {uri} has 0 rows, 1 is due"]
     ids = table["image_id"].to_pylist()
-    swapped = table.set_column(table.schema.get_field_index("image_id"), "image_id", [[ids[1], ids[0], *ids[2:]]])
-    pq.write_table(swapped, night.table)
+    pq.write_table(with_column(table, "image_id", [ids[1], ids[0], *ids[2:]]), night.table)
     assert found_by("predictions", nights) == [
         f"{night.table.name}: {name} stands under the id {other}"
         for name, other in zip(table["uri"].to_pylist()[:2], [ids[1], ids[0]], strict=True)
     ]
 
 
+def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
+    column = table.schema.get_field_index(name)
+    field = table.schema.field(column)
+    return table.set_column(column, field, pa.array(values, field.type))
+
+
 def test_a_row_by_a_version_that_did_not_serve_is_found(nights, project, restored):
     early, late = nights.nights[1].table, nights.nights[6].table
-    rows = pq.read_table(restored(early)).to_pylist()
+    table = pq.read_table(restored(early))
     versions = [pq.read_table(path)["model_version"][0].as_py() for path in (early, late)]
-    table = pq.read_table(early)
-    column = table.schema.get_field_index("model_version")
-    pq.write_table(table.set_column(column, table.schema.field(column), [[versions[1]] * len(rows)]), early)
     assert versions == [1, 2]
-    assert len(found_by("predictions", nights)) == len(rows)
+    pq.write_table(with_column(table, "model_version", [2] * len(table)), early)
+    assert len(found_by("predictions", nights)) == len(table)
 
 
 def test_an_alias_moved_by_hand_is_found(nights, project):
