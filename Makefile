@@ -34,7 +34,7 @@ kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments;
 nights: .venv/ready  ## fourteen nights of one project, then all its books compared; KEEP=FOLDER keeps the project there
 	python -m tests.nights $(KEEP)
 
-servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (ten minutes)
+servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
 	python -m pytest tests/test_servers.py -m "long or not long"
 
 up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C

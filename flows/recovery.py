@@ -25,7 +25,7 @@ import urllib.error
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,7 @@ import psutil
 
 from flows import console, hooks
 from flows.project import CACHE
-from flows.server import OWN_API, ask, is_own
+from flows.server import OWN_API, ask, is_lost, is_own
 from imageset.atomic import write_text
 from imageset.errors import UserError
 from imageset.words import count
@@ -63,6 +63,11 @@ class Note:
     apis: dict[str, str | None] = field(default_factory=dict)  # Prefect run -> its server; None: the project's own
     names: dict[str, str] = field(default_factory=dict)  # Prefect run -> "flow (name)"
     mlflow_runs: list[str] = field(default_factory=list)
+    untold: bool = False  # it came to its end, but Prefect's server was gone and was not told
+
+    @property
+    def fate(self) -> str:
+        return "ended while Prefect's server was gone" if self.untold else "was killed"
 
     def __str__(self) -> str:
         return f"`{self.command}` of {self.began} (process {self.pid})"
@@ -91,10 +96,15 @@ class Mine:
                 os.utime(self.path)
 
     def end(self) -> None:
-        """This process has left nothing that somebody else would have to close."""
+        """This process has left nothing that somebody else would have to close; or, where Prefect's server is gone
+        and was not told how its run ended, just that: the note stays, for whoever comes next."""
         self._over.set()
         if self._lock is not None:
-            _remove(self.path)
+            if self.note.apis and is_lost():
+                self.note = replace(self.note, untold=True)
+                self.save()
+            else:
+                _remove(self.path)
             self._lock.close()
             self._lock = None
             with suppress(OSError):  # others are at work, or something is kept
@@ -324,9 +334,10 @@ def _close_prefect(note: Note, own_api: str | None, project: Path) -> bool:
         try:
             url = api or own_api
             closed &= url is not None
-            if url is not None and close_flow_run(url, run_id, f"{note} was killed; call it again to go on"):
-                logger.info("Prefect run %s was killed and is closed as crashed", note.names.get(run_id, run_id))
-                hooks.tell_crash(project, note.names.get(run_id, run_id), run_id, f"{note} was killed")
+            if url is not None and close_flow_run(url, run_id, f"{note} {note.fate}; call it again to go on"):
+                name = note.names.get(run_id, run_id)
+                logger.info("Prefect run %s %s and is closed as crashed", name, note.fate)
+                hooks.tell_crash(project, name, run_id, f"{note} {note.fate}")
         except OSError as error:
             logger.warning("what %s left at %s stays open: %s", note, url, error)
             closed = False
