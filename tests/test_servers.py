@@ -15,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psycopg2
 import pytest
 
@@ -291,6 +292,30 @@ def test_verify_trains_a_run_again_from_its_commit(real):
     run_id = real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version")[0][0]
     done = real.call("verify", str(run_id))
     assert done.returncode == 0, done.stdout
+
+
+@long
+def test_drift_trains_again_by_policy_and_a_sweep_is_one_run_with_nested_ones_on_these_servers(real, tmp_path):
+    params, inbox = real.folder / "params.yaml", tmp_path / "dark"
+    text = params.read_text().replace("enabled: false", "enabled: true")
+    params.write_text(text.replace("batches_in_a_row: 2", "batches_in_a_row: 1"))
+    write_digits(real.pictures, 130, 140)  # something to learn from
+    inbox.mkdir()
+    pixels, labels = digit_pictures()
+    for number in np.flatnonzero(labels < 3)[-90:]:
+        (inbox / f"{number:04d}.png").write_bytes(encode_png(255 - pixels[number]))
+    trained = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
+    before = real.ask("mlflow", trained)[0][0]
+    done = real.call("predict", str(inbox), "--out", str(tmp_path / "dark.parquet"))
+    assert done.returncode == 0, done.stdout
+    assert "retrain: yes" in done.stdout and "monitor: training again" in done.stdout, done.stdout
+    events = [str(row[0]) for row in real.ask("prefect", "SELECT event FROM events WHERE event LIKE 'convoy%'")]
+    assert any("drift" in one for one in events), events
+    swept = real.call("sweep", "--trials", "2", "--processes", "1")
+    assert swept.returncode == 0, swept.stdout
+    nested = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
+    assert real.ask("mlflow", nested) == [(2,)]
+    assert real.ask("mlflow", trained)[0][0] > before
 
 
 @long
