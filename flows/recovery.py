@@ -262,7 +262,8 @@ def _end_processes(note: Note) -> None:
     left = [process for process in psutil.process_iter() if _bears(process, note.id)]
     if not left:
         return
-    logger.info("%s was killed; ending what it left behind (%s)", note, count(len(left), "process", "processes"))
+    processes = count(len(left), "process", "processes")
+    logger.info("%s %s; ending what it left behind (%s)", note, note.fate, processes)
     for process in left:
         with suppress(psutil.Error):
             process.terminate()

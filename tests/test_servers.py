@@ -4,14 +4,12 @@ What is marked `long` runs with `make servers`."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from flows.server import HOST, free_port
 from imageset.digits import digit_pictures
 from imageset.png import encode_png
 from tests.conftest import convoy, make_project
-from tests.production import BUCKET, PREFECT_LOGIN, Production, production, why_no_postgres, why_no_s3
+from tests.production import BUCKET, Production, production, why_no_postgres, why_no_s3
 
 WHY_NOT = why_no_postgres() or why_no_s3()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
@@ -72,17 +70,6 @@ class Real:
     def champion(self) -> int:
         query = "SELECT version FROM registered_model_aliases WHERE alias = 'champion' AND name = 'digits'"
         return int(str(self.ask("mlflow", query)[0][0]))
-
-    def prefect(self, path: str, body: dict[str, object] | None = None) -> object:
-        import base64
-
-        login = base64.b64encode(PREFECT_LOGIN.encode()).decode()
-        request = urllib.request.Request(
-            f"{self.servers.prefect_url}/{path}", None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
 
     def states(self) -> dict[str, str]:
         """Flow run -> its state, as Prefect's tables say."""
