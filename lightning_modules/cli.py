@@ -62,7 +62,8 @@ class StageParser(LightningArgumentParser):
         if misfit := re.match(
             r"(.+?): Does not validate .*?Subtypes: \[(.+?)\] Errors: .*Given value: (.*)$", text
         ):
-            return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {_types(misfit[2])}"
+            own = "auto, " if misfit[1] == "trainer.precision" else ""  # build_stage knows it, Lightning does not
+            return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {own}{_types(misfit[2])}"
         if missing := re.match(r"(.+?): Type .* callable class: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
             return f"{missing[1]}.class_path: {missing[3]!r} cannot be used: {missing[2]}"
         return text[:400]
