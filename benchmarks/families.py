@@ -1,15 +1,15 @@
 """Each family of networks on Fashion-MNIST and CIFAR-10: test accuracy and time, trained by the real commands.
 
-    make families        (or: python benchmarks/families.py [--seconds 30] [--only resnet18,LeNet5] [--again])
+    make families        (or: python benchmarks/families.py [--seconds 20] [--only resnet18,LeNet5] [--again])
 
 A row is `python -m lightning_modules fit`, then `test`, with params.yaml as it stands in the repository and the
-name of the network. The budget is small and the same for all: 30 s of steps. How many batches of 64 that is, is
+name of the network. The budget is small and the same for all: 20 s of steps. How many batches of 64 that is, is
 timed beforehand: the learning rate has then fallen to zero when they are over. Trained on (up to) 10,000 pictures
-of each set, tested on 2,000 that the source itself keeps for testing. This shows what a family gets out of half a
-minute on this machine, not what it can reach: hours of training order them differently.
+of each set, tested on 2,000 that the source itself keeps for testing. This shows what a family gets out of 20 s on
+this machine, not what it can reach: hours of training order them differently.
 
 Prints a Markdown table and writes benchmarks/results/families.json. Called again, it goes on where it stopped:
-rows that are there are not trained again. About a minute and a quarter a row on two quiet processors, 22 rows.
+rows that are there are not trained again. About a minute a row on two quiet processors, 22 rows.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ for split, begin, num in (("train", "train", int(sys.argv[3])), ("test", "t10k",
 def main() -> None:
     """Train what is missing, write each row as it comes, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of steps, for each row")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of steps, for each row")
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, with commas between them")
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "families.json")

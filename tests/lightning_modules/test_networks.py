@@ -87,6 +87,15 @@ def test_the_first_layer_of_speednet_gives_uncorrelated_outputs_of_variance_1(ch
     assert not network.patches.weight.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("channels", "widths", "found"), [(1, None, (32, 96, 192)), (3, None, (64, 256, 256)), (3, (8, 16), (8, 16))]
+)
+def test_speednet_is_narrow_for_grey_and_wide_for_colour_unless_it_is_told(channels, widths, found):
+    network = SpeedNet(channels, 10, widths=widths)
+    assert tuple(block[0].out_channels for block in network.blocks) == found
+    assert network(torch.zeros(2, channels, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize("side", [16, 28, 32, 64])
 def test_speednet_takes_any_size_from_16_px_and_sees_a_picture_as_its_mirror_image(side):
     torch.manual_seed(0)
