@@ -42,7 +42,7 @@ class SpeedNet(nn.Module):
     Args:
         in_channels: 1 or 3.
         num_classes: how many logits come out.
-        widths: feature maps of each block; None: GREY_WIDTHS or COLOUR_WIDTHS, which has four to six times the work.
+        widths: feature maps of each block; None: GREY_WIDTHS or COLOUR_WIDTHS, four times the work.
         scale: factor of the logits; small ones make the first steps calm at a high learning rate.
         mirror: in evaluation the logits are the mean over the picture and its mirror image.
     """
