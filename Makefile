@@ -23,7 +23,7 @@ lint: .venv/ready
 bench: .venv/ready  ## what the README claims, measured beside the peers
 	for file in $(filter-out benchmarks/families.py,$(wildcard benchmarks/*.py)); do python $$file || exit 1; done
 
-families: .venv/ready  ## each family of networks for 20 s on two sets: the README's table (half an hour)
+families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
 	python benchmarks/families.py
 
 kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments; what comes of the next run must be the same
