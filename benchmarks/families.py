@@ -89,7 +89,7 @@ for split, begin, num in (("train", "train", int(sys.argv[3])), ("test", "t10k",
 def main() -> None:
     """Train what is missing, write each row as it comes, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of steps; three times as many for networks that were drawn for 224 px")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of steps; thrice for those drawn for 224 px")
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, with commas between them")
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "families.json")
