@@ -71,6 +71,7 @@ class StageParser(LightningArgumentParser):
 
 def _types(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"Literal\[([^\]]*)\]", r"\1", text)
     return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text).replace("NoneType", "null")[:200]
 
 
