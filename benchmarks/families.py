@@ -150,7 +150,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 for row in mine
             ]
             first = (
-                f"{max(row['num_parameters'] for row in there):,} | {min(row["ms_a_step"] for row in there):.0f}"
+                f"{max(row['num_parameters'] for row in there):,} | {min(row['ms_a_step'] for row in there):.0f}"
             )
             lines.append(f"| {name} | {first} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
