@@ -140,7 +140,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; the networks in the order of NETWORKS."""
     found = {(row["network"], row["dataset"]): row for row in rows}
     columns = "".join(f" {name} | steps | `fit` |" for name in SETS)
-    lines = [f"| network | parameters | ms a step, {SETS[-1]} |" + columns, "| --- |" + " ---: |" * (2 + 3 * len(SETS))]
+    lines = [
+        f"| network | parameters | ms a step, {SETS[-1]} |" + columns,
+        "| --- |" + " ---: |" * (2 + 3 * len(SETS)),
+    ]
     for name in [*NETWORKS, *sorted({row["network"] for row in rows} - set(NETWORKS))]:
         mine = [found.get((name, dataset)) for dataset in SETS]
         there = [row for row in mine if row]
