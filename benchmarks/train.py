@@ -15,7 +15,7 @@ fashion    seconds of the whole command with presets/fast.yaml and 5 epochs, aga
            ours: then the ratio is at least that
 cifar      the same with the preset's own epochs, to 0.90 on CIFAR-10
 
-On two quiet processors the first three take about a quarter of an hour, the fourth as long, the last half an hour.
+On two quiet processors the first three take about a quarter of an hour, the fourth ten minutes, the last an hour.
 """
 
 from __future__ import annotations
