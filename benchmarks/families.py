@@ -3,12 +3,12 @@
     make families        (or: python benchmarks/families.py [--seconds 20] [--only resnet18,LeNet5] [--again])
 
 A row is `python -m lightning_modules fit`, then `test`, with params.yaml as it stands in the repository and the
-name of the network. The budget is small: 20 s of steps for the networks of our own, a minute for those drawn for
-224 px. How many batches of 64 that is, is timed beforehand: the learning rate has then fallen to zero when they
-are over. Trained on (up to) 10,000 pictures of each set, tested on 2,000 that the source itself keeps for testing.
-This shows what a family gets out of a minute on this machine, not what it can reach: hours of training order them
-differently. Networks whose batch normalization averages slowly (MobileNet, EfficientNet) are at chance after so
-few steps.
+name of the network; LEARNING_RATES are the exceptions, and CIFAR-10, and all for SpeedNet, is mirrored. The budget
+is small: 20 s of steps for the networks of our own, a minute for those drawn for 224 px. How many batches of 64
+that is, is timed beforehand: the learning rate has then fallen to zero when they are over. Trained on (up to)
+10,000 pictures of each set, tested on 2,000 that the source itself keeps for testing. This shows what a family
+gets out of a minute on this machine, not what it can reach: hours of training order them differently. Networks
+whose batch normalization averages slowly (MobileNet, EfficientNet) are at chance after so few steps.
 
 Prints a Markdown table and writes benchmarks/results/families.json. Called again, it goes on where it stopped:
 rows that are there are not trained again. One to two minutes a row on two quiet processors, 16 rows.

@@ -56,7 +56,8 @@ class SpeedNet(nn.Module):
         mirror: bool = True,
     ) -> None:
         super().__init__()
-        widths = widths or (GREY_WIDTHS if in_channels == 1 else COLOUR_WIDTHS)
+        if widths is None:
+            widths = GREY_WIDTHS if in_channels == 1 else COLOUR_WIDTHS
         num_patches = 2 * in_channels * PATCH_PX**2  # each direction and its opposite
         self.patches = nn.Conv2d(in_channels, num_patches, PATCH_PX, bias=False)
         self.patches.weight.requires_grad_(False)

@@ -40,7 +40,7 @@ def build(digits_project, tmp_path):
         ({"train__model__network": {"class_path": "LeNet5", "init_arg": {}}}, "unknown key 'init_arg'; did"),
         ({"train__model__network": {"class_path": "resnet18", "init_args": {"stm": 1}}}, "unknown key 'stm'; did"),
         ({"train__model__network": ["resnet18"]}, "give a name such as resnet18"),
-        ({"train__trainer__precision": "bf17"}, "'bf17' does not fit; expected auto, 64, 32, 16,"),
+        ({"train__trainer__precision": "bf17"}, "trainer.precision: 'bf17' does not fit; expected auto, 64, 32"),
         ({"train__model__imbalance": "weight"}, "model.imbalance"),
         ({"train__model__schedule": "linear"}, "model.schedule"),
         ({"train__model__optimizer__class_path": "torch.optim.Adamm"}, "'torch.optim.Adamm' cannot be used"),
