@@ -21,21 +21,21 @@ lint: .venv/ready
 	lint-imports
 
 bench: .venv/ready  ## what the README claims, measured beside the peers
-	for file in $(filter-out benchmarks/families.py,$(wildcard benchmarks/*.py)); do python $$file || exit 1; done
+	for name in ingest train predict; do python -m benchmarks.$$name || exit 1; done
 
 families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
-	python benchmarks/families.py
+	python -m benchmarks.networks
 
 kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments; what comes of the next run must be the same
-	python -m tests.kill
-	python -m tests.flows.kill_predict
-	python -m tests.kill_training
+	python -m tests.scenarios.kill
+	python -m tests.scenarios.kill_predict
+	python -m tests.scenarios.kill_training
 
 nights: .venv/ready  ## fourteen nights of one project, then all its books compared; KEEP=FOLDER keeps the project there
-	python -m tests.nights $(KEEP)
+	python -m tests.scenarios.nights $(KEEP)
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
-	python -m pytest tests/test_servers.py -m "long or not long"
+	python -m pytest tests/scenarios/test_servers.py -m "long or not long"
 
 up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C
 	convoy up

@@ -1,6 +1,6 @@
 """How fast pictures are predicted, side by side with the plain PyTorch DataLoader loop, in one run.
 
-    python benchmarks/predict.py [--repeats 3] [--pictures 1002] [--memory] [--out benchmarks/results/predict.json]
+    python -m benchmarks.predict [--repeats 3] [--pictures 1002] [--memory] [--out benchmarks/results/predict.json]
 
 ResNet-18 at 224 px over JPEG files to a Parquet table. Needs the photographs of ../shared (photos.tar.gz), and
 `pip install 'convoy[openvino]'`: without it what it does is left out. Both sides read the same files and decode
@@ -22,15 +22,15 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-DATASETS = ROOT.parent / "shared" / "datasets"
+from benchmarks.common import DATASETS, ROOT, measure_peak_mb, unpack_dataset
+
 GOALS = {"fp32": 1.8, "bf16": 3.4, "int8": 5.5}
+THIS_BENCHMARK = (sys.executable, "-m", "benchmarks.predict")  # from ROOT
 NUM_CPUS = len(os.sched_getaffinity(0))
 
 PEER = """
@@ -83,9 +83,8 @@ def main() -> None:
     )
     parser.add_argument("--many", nargs=2, metavar=("NUM", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if options.ours:
-        print(predict(Path(options.ours[0]), Path(options.ours[1]), *options.ours[2:]))
+        print(time_predict(Path(options.ours[0]), Path(options.ours[1]), *options.ours[2:]))
         return
     if options.many:
         predict_many(int(options.many[0]), Path(options.many[1]))
@@ -95,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.repeats, options.pictures)
         if options.memory:
-            results.append(memory(Path(folder)))
+            results.append(measure_memory(Path(folder)))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     for one in results:
@@ -105,59 +104,58 @@ def main() -> None:
 
 def measure(work: Path, repeats: int, num: int) -> list[dict[str, Any]]:
     """One row a precision; where this machine does not have it, the row says so and holds no number."""
-    from lightning_modules.engines import missing
+    from lightning_modules.inference.availability import describe_unavailability
 
     for precision in GOALS:
-        if why := missing("openvino", precision):
+        if why := describe_unavailability("openvino", precision):
             print(f"OpenVINO in {precision} is left out: {why}", file=sys.stderr)
-    photos = make_photos(work, num)
+    photos = write_photos(work, num)
     peer: list[float] = []
     ours: dict[str, list[float]] = {}
     kinds = {
-        "fp32": best_engine("fp32"),
-        "bf16": best_engine("bf16"),
-        "int8": best_engine("int8"),
+        "fp32": choose_engine("fp32"),
+        "bf16": choose_engine("bf16"),
+        "int8": choose_engine("int8"),
         "plain": "pytorch",
     }
     for turn in range(repeats):
-        peer.append(seconds([sys.executable, "-c", PEER, photos, work / "peer.parquet", NUM_CPUS]))
+        peer.append(run_timed([sys.executable, "-c", PEER, photos, work / "peer.parquet", NUM_CPUS]))
         for precision, engine in kinds.items():
             if engine is not None:
                 wanted = "fp32" if precision == "plain" else precision
                 command = [
-                    sys.executable,
-                    __file__,
+                    *THIS_BENCHMARK,
                     "--ours",
                     photos,
                     work / f"{precision}-{turn}",
                     engine,
                     wanted,
                 ]
-                ours.setdefault(precision, []).append(seconds(command))
+                ours.setdefault(precision, []).append(run_timed(command))
     theirs = num / statistics.median(peer)
     name = f"ResNet-18 at 224 px, {num} JPEG files to Parquet"
     results = []
     for precision, goal in GOALS.items():
         engine = kinds[precision]
         if engine is None:
-            why = missing("openvino", precision) or ""
-            results.append(result(f"{name}, {precision}: not to be had here ({why})", None, theirs, goal))
+            why = describe_unavailability("openvino", precision) or ""
+            results.append(make_row(f"{name}, {precision}: not to be had here ({why})", None, theirs, goal))
         else:
             rate = num / statistics.median(ours[precision])
-            results.append(result(f"{name}, {precision} ({engine})", rate, theirs, goal))
-    results.append(result(f"{name}, fp32 (pytorch)", num / statistics.median(ours["plain"]), theirs, 1.0))
+            results.append(make_row(f"{name}, {precision} ({engine})", rate, theirs, goal))
+    results.append(make_row(f"{name}, fp32 (pytorch)", num / statistics.median(ours["plain"]), theirs, 1.0))
     return results
 
 
-def best_engine(precision: str) -> str | None:
+def choose_engine(precision: str) -> str | None:
     """The engine that the flow would try first."""
-    from lightning_modules.engine_choice import ENGINES
-    from lightning_modules.engines import missing
+    from lightning_modules.inference.availability import describe_unavailability
+    from lightning_modules.inference.engine_selection import ENGINES
 
-    return next((name for name in ENGINES if missing(name, precision) is None), None)
+    return next((name for name in ENGINES if describe_unavailability(name, precision) is None), None)
 
 
-def result(name: str, ours: float | None, peer: float, goal: float) -> dict[str, Any]:
+def make_row(name: str, ours: float | None, peer: float, goal: float) -> dict[str, Any]:
     """One row; ratio is ours over peer, larger is better; None where there is nothing to measure."""
     return {
         "name": name,
@@ -169,37 +167,37 @@ def result(name: str, ours: float | None, peer: float, goal: float) -> dict[str,
     }
 
 
-def predict(photos: Path, work: Path, engine_name: str, precision: str) -> float:
+def time_predict(photos: Path, work: Path, engine_name: str, precision: str) -> float:
     """Seconds of the flow's own code, without Prefect around it; the parts are new each time."""
     import numpy as np
 
-    from flows.answers import Answers
-    from flows.pictures import open_pictures
-    from flows.registry import Version
-    from flows.tables import predict_table
-    from imageset.progress import Silent
-    from lightning_modules.engines import make_engine
+    from flows.prediction.image_stream import open_images
+    from flows.prediction.predictor import Predictor
+    from flows.prediction.table_writer import predict_table
+    from flows.promotion.model_registry import Version
+    from imageset.utils.progress import SilentProgress
+    from lightning_modules.inference.engines import make_engine
 
     bundle = make_bundle()
-    engine = make_engine(bundle, engine_name, precision, work.parent / "engines", Calibration(photos, bundle.spec))
+    engine = make_engine(
+        bundle, engine_name, precision, work.parent / "engines", CalibrationImages(photos, bundle.spec)
+    )
     engine.logits(np.zeros((8, *bundle.spec.shape), np.uint8))
-    answers = Answers(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
+    answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
     start = time.perf_counter()
     parts = answers.parts(work / "parts")
     with parts.alone(wait=lambda: None):
-        predict_table(open_pictures(str(photos)), answers, parts, work / "out.parquet", Silent())
+        predict_table(open_images(str(photos)), answers, parts, work / "out.parquet", SilentProgress())
     return time.perf_counter() - start
 
 
-def memory(work: Path) -> dict[str, Any]:
+def measure_memory(work: Path) -> dict[str, Any]:
     """The peak at 10,000 pictures over that at 500,000."""
-    from ingest import peak_mb  # the benchmark beside this one
-
     peaks = []
     for num in (10_000, 500_000):
-        peaks.append(peak_mb([sys.executable, __file__, "--many", str(num), work / f"many-{num}"]))
+        peaks.append(measure_peak_mb([*THIS_BENCHMARK, "--many", str(num), work / f"many-{num}"]))
         print(f"memory at {num:,} pictures: {peaks[-1]:.0f} MB", file=sys.stderr)
-    row = result("memory of a prediction, 500,000 against 10,000 pictures", 1 / peaks[1], 1 / peaks[0], 0.91)
+    row = make_row("memory of a prediction, 500,000 against 10,000 pictures", 1 / peaks[1], 1 / peaks[0], 0.91)
     return {**row, "unit": "1/MB"}
 
 
@@ -210,33 +208,35 @@ def predict_many(num: int, work: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from flows.answers import Answers
-    from flows.pictures import Pictures
-    from flows.registry import Version
-    from flows.summary import markdown
-    from flows.tables import predict_table
-    from imageset.progress import Silent
-    from lightning_modules.engines import make_engine
+    from flows.prediction.image_stream import ImageStream
+    from flows.prediction.predictor import Predictor
+    from flows.prediction.summary import render_prediction_markdown
+    from flows.prediction.table_writer import predict_table
+    from flows.promotion.model_registry import Version
+    from imageset.utils.progress import SilentProgress
+    from lightning_modules.inference.engines import make_engine
 
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "JPEG")
     once = buffer.getvalue()
-    pictures = Pictures(
+    pictures = ImageStream(
         num,
         lambda: ((f"{n:06d}.jpg", lambda n=n: once + b"%d" % n) for n in range(num)),
         None,  # type: ignore[misc]
     )
     bundle = make_bundle("lightning_modules.networks.ConvNet", {"filters": [8, 8, 8], "hidden": [16]}, 32)
-    engine = make_engine(bundle, best_engine("fp32") or "pytorch", "fp32", work / "engines")
-    answers = Answers(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
+    engine = make_engine(bundle, choose_engine("fp32") or "pytorch", "fp32", work / "engines")
+    answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
     parts = answers.parts(work / "parts")
     with parts.alone(wait=lambda: None):
-        counts = predict_table(pictures, answers, parts, work / "out.parquet", Silent())
-        markdown("many", counts, answers.facts(), parts.rows(counts.names), pictures, bundle.spec)
+        counts = predict_table(pictures, answers, parts, work / "out.parquet", SilentProgress())
+        render_prediction_markdown(
+            "many", counts, answers.facts(), parts.rows(counts.names), pictures, bundle.spec
+        )
     assert counts.num_rows == num
 
 
-class Calibration:
+class CalibrationImages:
     """The first photographs, in the place of a validation split."""
 
     def __init__(self, photos: Path, spec: Any) -> None:
@@ -248,7 +248,7 @@ class Calibration:
     def batch(self, positions: Any) -> Any:
         import numpy as np
 
-        from imageset.decode import decode
+        from imageset.decoding.decoder import decode
 
         return np.stack([decode(self.files[i].read_bytes(), self.spec) for i in positions])
 
@@ -261,7 +261,8 @@ def make_bundle(
     """A network of random weights; ResNet-18 with the peer's: drawn after the same seed."""
     import torch
 
-    from lightning_modules.bundle import Bundle, BundleInfo, make_network
+    from lightning_modules.bundle import Bundle, BundleInfo
+    from lightning_modules.networks.factory import make_network
 
     torch.manual_seed(0)
     if init_args is None:
@@ -274,16 +275,15 @@ def make_bundle(
     return Bundle(info, make_network(network, 3, 10).eval(), "bench")
 
 
-def seconds(command: list[Any]) -> float:
+def run_timed(command: list[Any]) -> float:
     """What a process measured of itself."""
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=ROOT)
     return float(done.stdout.split()[-1])
 
 
-def make_photos(work: Path, num: int) -> Path:
+def write_photos(work: Path, num: int) -> Path:
     """The photographs as often as needed, each time under new bytes."""
-    with tarfile.open(DATASETS / "photos.tar.gz") as file:
-        file.extractall(work / "once", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    unpack_dataset("photos.tar.gz", work / "once")
     once = sorted((work / "once").rglob("*.JPEG"))
     target = work / "photos"
     target.mkdir()

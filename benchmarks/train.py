@@ -1,6 +1,6 @@
 """How fast lightning_modules trains, side by side with stock Lightning, a bare loop and ImageFolder, in one run.
 
-    python benchmarks/train.py [--only step,overhead,loader,fashion,cifar] [--repeats 3]
+    python -m benchmarks.train [--only step,overhead,loader,fashion,cifar] [--repeats 3]
 
 Needs the real pictures of ../shared/datasets (photos.tar.gz, cifar10.tar.gz); Fashion-MNIST is read from Debian's
 package dataset-fashion-mnist where it is installed. Ours is always the real command, `python -m lightning_modules
@@ -11,8 +11,8 @@ step       pictures a second in steady state (medians of the steps), and the tes
 overhead   a tiny network, the end of an epoch, checkpoint and MLflow included, against a loop of bare PyTorch
 loader     normalized float32 batches (N, C, H, W) a second, from the second pass on
 fashion    seconds of the whole command with presets/fast.yaml and 5 epochs, against those that the plain script
-           (Adam, 1e-3) takes to a test accuracy of 0.93 on Fashion-MNIST; it is given up after `GIVE_UP` times
-           ours: then the ratio is at least that
+           (Adam, 1e-3) takes to a test accuracy of 0.93 on Fashion-MNIST; it is given up after twice ours: then
+           the ratio is at least that
 cifar      the same with the preset's own epochs, to 0.90 on CIFAR-10
 
 On two quiet processors the first three take about a quarter of an hour, the fourth ten minutes, the last an hour.
@@ -25,37 +25,29 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ingest import DATASETS, ROOT, result, unpack
+from benchmarks.common import (
+    DATASETS,
+    FASHION_MNIST,
+    ROOT,
+    WARM_UP_STEPS,
+    make_project,
+    make_row,
+    read_step_s,
+    run_python,
+    train_and_time,
+    unpack_dataset,
+)
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 SECTIONS = ("step", "overhead", "loader", "fashion", "cifar")
 SLOW = ("fashion", "cifar")
-GIVE_UP = 2.02
-WARM_UP = 20  # steps that are not counted
+GIVE_UP_FACTOR = 2.02
 FEW_FOR_VALIDATION = {"val": 0.05}  # 2,500 pictures and more: enough to choose an epoch by
-
-PROBE = """
-import json, time
-from pathlib import Path
-from pytorch_lightning.callbacks import Callback
-
-class Probe(Callback):
-    times = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.times.append(time.perf_counter())
-
-    def on_train_end(self, trainer, pl_module):
-        Path("times.json").write_text(json.dumps(self.times))
-"""
 
 # What a tutorial shows: a dataset of pictures, one transform each, DataLoader, Lightning's Trainer as it comes.
 STOCK = """
@@ -67,7 +59,7 @@ from torch import nn
 from torchvision import transforms
 warnings.filterwarnings("ignore"); logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 from probe import Probe
-from lightning_modules.classifier import warmup_cosine
+from lightning_modules.lr_schedules import warmup_cosine
 from lightning_modules.networks import ConvNet, TorchvisionNet
 
 what = json.loads(sys.argv[1])
@@ -157,20 +149,20 @@ BARE = """
 import sys, time
 from pathlib import Path
 import torch, torch.nn.functional as F
-from lightning_modules.allocator import keep_large_blocks
+from imageset.utils.memory import keep_large_blocks
 from lightning_modules.classifier import Classifier
-from lightning_modules.cli import build_stage, plain
-from lightning_modules.datamodule import BatchSampler, Batches, ImageDataModule
-from lightning_modules.fit import prepare
+from lightning_modules.datamodule import BatchLoader, BatchSampler, ImageDataModule
+from lightning_modules.training.cli import build_stage, to_plain_config
+from lightning_modules.training.stage import prepare_training
 
 keep_large_blocks()
 cli = build_stage("train", Classifier, ImageDataModule, Path("params.yaml"))
 store, model = cli.datamodule.store, cli.model
-prepare(cli, plain(cli.config), store, Path())
+prepare_training(cli, to_plain_config(cli.config), store, Path())
 network, split = model.network.train(), store.split("train")
 optimizer = model.make_optimizer(model.parameter_groups())
 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-batches = Batches(split, BatchSampler(len(split), cli.datamodule.batch_size, seed=0), "ram")
+batches = BatchLoader(split, BatchSampler(len(split), cli.datamodule.batch_size, seed=0), "ram")
 weights = list(network.parameters())
 bf16 = "bf16" in str(cli.trainer.precision)
 times = []
@@ -190,15 +182,15 @@ print((times[end] - times[begin]) / (end - begin))
 
 OUR_LOADER = """
 import sys, time
-from lightning_modules.allocator import keep_large_blocks
-from lightning_modules.classifier import Normalize
-from lightning_modules.datamodule import BatchSampler, Batches
-from imageset.store import ImageStore
+from imageset.utils.memory import keep_large_blocks
+from imageset.store.reader import ImageStore
+from lightning_modules.datamodule import BatchLoader, BatchSampler
+from lightning_modules.networks.preprocessing import Normalize
 
 keep_large_blocks()
 store = ImageStore.open(sys.argv[1])
 split, normalize = store.split("train"), Normalize(store.mean, store.std)
-batches = Batches(split, BatchSampler(len(split), int(sys.argv[2]), seed=0), "ram")
+batches = BatchLoader(split, BatchSampler(len(split), int(sys.argv[2]), seed=0), "ram")
 
 def one_pass():
     start = time.perf_counter()
@@ -244,7 +236,8 @@ def main() -> None:
         raise SystemExit(f"error: {DATASETS} is missing; this benchmark measures on its pictures")
     kept = json.loads(options.out.read_text()) if options.out.exists() and len(wanted) < len(SECTIONS) else []
     sections = {
-        "step": step, "overhead": overhead, "loader": loader, "fashion": fashion_mnist, "cifar": cifar_10,
+        "step": measure_step, "overhead": measure_overhead, "loader": measure_loader,
+        "fashion": measure_fashion_mnist, "cifar": measure_cifar_10,
     }  # fmt: skip
     results: list[dict[str, Any]] = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -261,9 +254,9 @@ def main() -> None:
                 options.out.write_text(json.dumps(others + results, indent=1) + "\n")
 
 
-def step(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_step(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Pictures a second against stock Lightning, and the accuracy that both have after the same steps."""
-    project = cifar(work)
+    project = make_cifar_project(work)
     rows = []
     for name, network, steps, times in (("ConvNet", "ConvNet", 600, repeats), ("ResNet-18", "resnet18", 120, 1)):
         trainer = {"max_epochs": 1, "limit_train_batches": steps, "gradient_clip_val": 1.0}
@@ -272,21 +265,21 @@ def step(work: Path, repeats: int) -> list[dict[str, Any]]:
             change["model"] = {"network": network}
         ours, peer = [], []
         for _ in range(times):
-            our_accuracy, seconds = fit(project, change, test=True)[:2]
+            our_accuracy, seconds = train_and_time(project, change, test=True)[:2]
             ours.append(64 / seconds)
-            said = stock(project, network, 64, trainer, label_smoothing=0.1, optimizer="adamw", padding=3)
-            peer.append(64 / step_s(project))
+            said = train_stock(project, network, 64, trainer, label_smoothing=0.1, optimizer="adamw", padding=3)
+            peer.append(64 / read_step_s(project))
         what = f"{name}, CIFAR-10, batches of 64"
         rows += [
-            result(f"step: {what}", statistics.median(ours), statistics.median(peer), 2.5, "pictures/s"),
-            result(f"step: accuracy after {steps}, {what}", our_accuracy, said["accuracy"], 0.97, "accuracy"),
+            make_row(f"step: {what}", statistics.median(ours), statistics.median(peer), 2.5, "pictures/s"),
+            make_row(f"step: accuracy after {steps}, {what}", our_accuracy, said["accuracy"], 0.97, "accuracy"),
         ]
     return rows
 
 
-def overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
     """What a step takes beyond a loop of bare PyTorch; one millisecond is allowed."""
-    project = cifar(work)
+    project = make_cifar_project(work)
     tiny = {"class_path": "ConvNet", "init_args": {"filters": [4], "hidden": [], "grid": 1}}
     change = {
         "trainer": {"max_epochs": 2, "limit_train_batches": 640, "limit_val_batches": 1},
@@ -294,20 +287,20 @@ def overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
     }
     ours, bare = [], []
     for _ in range(repeats):
-        fit(project, change)
+        train_and_time(project, change)
         times = json.loads((project / "times.json").read_text())
-        ours.append((times[640 + WARM_UP] - times[WARM_UP]) / 640)  # with the end of one epoch
-        bare.append(float(python(BARE, project, str(WARM_UP), "640")))
+        ours.append((times[640 + WARM_UP_STEPS] - times[WARM_UP_STEPS]) / 640)  # with the end of one epoch
+        bare.append(float(run_python(BARE, project, str(WARM_UP_STEPS), "640")))
     loop = 1000 * statistics.median(bare)
     above = max(0.001, 1000 * statistics.median(ours) - loop)
     name = f"overhead: {above:.2f} ms a step above the {loop:.2f} of a bare loop (1 ms allowed)"
-    return [result(name, 1 / above, 1.0, 1.0, "1/ms")]
+    return [make_row(name, 1 / above, 1.0, 1.0, "1/ms")]
 
 
-def loader(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_loader(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Normalized float32 batches against ImageFolder and DataLoader."""
     workers = len(os.sched_getaffinity(0))
-    small, large = cifar(work), photographs(work)
+    small, large = make_cifar_project(work), make_photo_project(work)
     rows = []
     for name, project, folder, size, batch_size, limit, goal in (
         ("CIFAR-10, batches of 256 at 32 px", small, small / "source" / "train", 32, 256, 20_000, 74.0),
@@ -315,66 +308,47 @@ def loader(work: Path, repeats: int) -> list[dict[str, Any]]:
     ):
         ours, peer = [], []
         for _ in range(repeats):
-            ours.append(float(python(OUR_LOADER, project, "data/normalized", str(batch_size))))
-            peer.append(float(python(IMAGE_FOLDER, project, folder, size, batch_size, workers, limit)))
-        row = result(f"loader: {name}", statistics.median(ours), statistics.median(peer), goal, "pictures/s")
+            ours.append(float(run_python(OUR_LOADER, project, "data/normalized", str(batch_size))))
+            peer.append(float(run_python(IMAGE_FOLDER, project, folder, size, batch_size, workers, limit)))
+        row = make_row(f"loader: {name}", statistics.median(ours), statistics.median(peer), goal, "pictures/s")
         rows.append(row)
     return rows
 
 
-def fashion_mnist(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_fashion_mnist(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Fashion-MNIST; nothing where the package with its files is not installed."""
-    if not FASHION.is_dir():
+    if not FASHION_MNIST.is_dir():
         return []
-    return time_to_accuracy("fashion: Fashion-MNIST", fashion(work), 0.93, epochs=5)
+    return measure_time_to_accuracy("fashion: Fashion-MNIST", make_fashion_project(work), 0.93, epochs=5)
 
 
-def cifar_10(work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_cifar_10(work: Path, repeats: int) -> list[dict[str, Any]]:
     """CIFAR-10, with as many epochs as the preset has."""
-    return time_to_accuracy("cifar: CIFAR-10", cifar(work), 0.90)
+    return measure_time_to_accuracy("cifar: CIFAR-10", make_cifar_project(work), 0.90)
 
 
-def time_to_accuracy(name: str, project: Path, target: float, epochs: int | None = None) -> list[dict[str, Any]]:
+def measure_time_to_accuracy(
+    name: str, project: Path, target: float, epochs: int | None = None
+) -> list[dict[str, Any]]:
     """The preset `fast` against Adam in a plain script, both to one test accuracy; once each."""
     import yaml
 
     fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
     fast["trainer"]["max_epochs"] = epochs or fast["trainer"]["max_epochs"]
-    our_accuracy, _, seconds = fit(project, fast, test=True)
+    our_accuracy, _, seconds = train_and_time(project, fast, test=True)
     ours = f"fast, {fast['trainer']['max_epochs']} epochs: {our_accuracy:.4f} after {seconds:.0f} s"
     print(f"{name}: {ours}", file=sys.stderr, flush=True)
-    said = stock(project, "small_cnn", 128, {"max_epochs": 1000}, target=target, limit_s=GIVE_UP * seconds)
+    said = train_stock(
+        project, "small_cnn", 128, {"max_epochs": 1000}, target=target, limit_s=GIVE_UP_FACTOR * seconds
+    )
     peer_s, reached = said["reached_s"] or said["seconds"], said["reached_s"] is not None
     end = "" if reached else f", given up at {said['accuracy']:.4f}"
     title = f"{name} to {target}: {ours}; Adam {peer_s:.0f} s{end}"
     met = float(our_accuracy >= target)  # 0: not reached
-    return [result(title, met / seconds, 1 / peer_s, 2.0, "1/s")]
+    return [make_row(title, met / seconds, 1 / peer_s, 2.0, "1/s")]
 
 
-def fit(project: Path, change: Mapping[str, Any], test: bool = False) -> tuple[float, float, float]:
-    """Train with the real command: the test accuracy, the median seconds of a step, those of the whole command."""
-    write_params(project, change)
-    for leftover in (".cache", "data/models", "mlflow.db", "mlartifacts"):
-        path = project / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    start = time.perf_counter()
-    run([sys.executable, "-m", "lightning_modules", "fit"], project)
-    seconds = time.perf_counter() - start
-    accuracy = 0.0
-    if test:
-        run([sys.executable, "-m", "lightning_modules", "test"], project)
-        accuracy = json.loads((project / "metrics.json").read_text())["test"]["accuracy"]
-    return accuracy, step_s(project), seconds
-
-
-def step_s(project: Path) -> float:
-    """The median of the steps that were noted last, without the first."""
-    times = json.loads((project / "times.json").read_text())
-    first = min(WARM_UP, len(times) // 2)
-    return statistics.median(b - a for a, b in zip(times[first:], times[first + 1 :], strict=False))
-
-
-def stock(
+def train_stock(
     project: Path,
     network: str,
     batch_size: int,
@@ -393,98 +367,32 @@ def stock(
         "flip": target is not None,
         "mean": manifest["mean"], "std": manifest["std"], "num_classes": len(manifest["classes"]), "side": 32,
     }  # fmt: skip
-    said: dict[str, Any] = json.loads(python(STOCK, project, json.dumps(what)).splitlines()[-1])
+    said: dict[str, Any] = json.loads(run_python(STOCK, project, json.dumps(what)).splitlines()[-1])
     return said
 
 
-def write_params(project: Path, change: Mapping[str, Any]) -> None:
-    """The repository's params.yaml with some of `train` changed and the probe among the callbacks."""
-    import yaml
-
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge(params["train"], change)
-    params["train"]["trainer"]["callbacks"] = [{"class_path": "probe.Probe"}]
-    (project / "params.yaml").write_text(yaml.safe_dump(params))
-
-
-def merge(into: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """As `convoy preset` does: a mapping with a class path replaces, others are merged."""
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict) and "class_path" not in value:
-            merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def cifar(work: Path) -> Path:
+def make_cifar_project(work: Path) -> Path:
     """A project with CIFAR-10 as the source splits it."""
-    return project_of(work / "cifar", lambda to: unpack("cifar10.tar.gz", to), split=FEW_FOR_VALIDATION)
+    return make_project(work / "cifar", lambda to: unpack_dataset("cifar10.tar.gz", to), split=FEW_FOR_VALIDATION)
 
 
-def fashion(work: Path) -> Path:
+def make_fashion_project(work: Path) -> Path:
     """A project with Fashion-MNIST as the source splits it."""
-    return project_of(work / "fashion", lambda to: shutil.copytree(FASHION, to), split=FEW_FOR_VALIDATION)
+    return make_project(work / "fashion", lambda to: shutil.copytree(FASHION_MNIST, to), split=FEW_FOR_VALIDATION)
 
 
-def photographs(work: Path) -> Path:
+def make_photo_project(work: Path) -> Path:
     """The photographs 12 times, each time under new bytes, in two classes, at 224 px."""
 
     def make(to: Path) -> None:
-        unpack("photos.tar.gz", work / "photos-once")
+        unpack_dataset("photos.tar.gz", work / "photos-once")
         for number, file in enumerate(sorted((work / "photos-once").rglob("*.JPEG"))):
             for turn in range(12):
                 copy = to / "ab"[number % 2] / f"{turn:02d}_{number:04d}.jpg"
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(file.read_bytes() + b"%02d" % turn)
 
-    return project_of(work / "photos", make, size_px=224, near_duplicate_bits=None)
-
-
-def project_of(project: Path, make: Callable[[Path], Any], **normalize: Any) -> Path:
-    """A folder with params.yaml, the source and the normalized dataset, and its pixels for the plain script."""
-    if project.exists():
-        return project
-    import yaml
-
-    project.mkdir(parents=True)
-    make(project / "source")
-    (project / "probe.py").write_text(PROBE)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge(params["normalize"], normalize)
-    (project / "params.yaml").write_text(yaml.safe_dump(params))
-    python("from imageset.raw import ingest; ingest('source', 'data/raw')", project)
-    run([sys.executable, "-m", "imageset", "normalize"], project)
-    python(
-        "import numpy as np\n"
-        "from imageset.store import ImageStore\n"
-        "store = ImageStore.open('data/normalized')\n"
-        "for name in ('train', 'test'):\n"
-        "    split = store.split(name)\n"
-        "    np.save(f'{name}-pixels.npy', split.batch(np.arange(len(split))))\n"
-        "    np.save(f'{name}-labels.npy', split.labels)\n",
-        project,
-    )
-    return project
-
-
-def python(code: str, project: Path, *arguments: Any) -> str:
-    """What a process of its own prints."""
-    return run([sys.executable, "-c", code, *map(str, arguments)], project)
-
-
-def run(command: list[Any], project: Path) -> str:
-    """Run to its end; what it printed.
-
-    Raises:
-        SystemExit: it failed; with the end of what it said.
-    """
-    paths = os.pathsep.join([str(ROOT), str(project), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"error: {command[1:3]} ended with status {done.returncode}: {done.stderr[-1500:]}")
-    return done.stdout
+    return make_project(work / "photos", make, size_px=224, near_duplicate_bits=None)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import console
-from flows.errors import NoChampion
-from flows.predict import Predicted, predict
-from flows.project import NORMALIZED, find_project, said_of_dataset
-from flows.timeouts import at_most
-from flows.watched import WATCHED
-from imageset.sources import find_pictures
+from flows.notifications import console
+from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.timeouts import time_limit
+from flows.predict import PredictResult, predict
+from flows.project.exceptions import NoChampion
+from flows.project.paths import NORMALIZED, find_project, read_dataset_field
+from imageset.sources.files import find_images
 
 logger = console.get_logger(__name__)
 
 
-@flow(**WATCHED)
+@flow(**FLOW_OPTIONS)
 def inbox(
     source: str = "data/inbox", folder: str = "data/predictions/inbox", timeout_h: float | None = None
-) -> Predicted | None:
+) -> PredictResult | None:
     """Write the pictures that stand in no earlier table into one more table, named by the time.
 
     Nothing to do is no failure: no folder, no picture in it, none that is new, no model that serves.
@@ -38,31 +38,31 @@ def inbox(
         UserError: as `predict`, or it took too long.
     """
     project = find_project()
-    if not (project / source).is_dir() or not any(find_pictures(project / source)):
-        _say_nothing(f"{source} holds no pictures")
+    if not (project / source).is_dir() or not any(find_images(project / source)):
+        _log_nothing_to_do(f"{source} holds no pictures")
         return None
-    if said_of_dataset(project, "name") is None:
-        _say_nothing(f"{NORMALIZED} holds no dataset, so no model is named like it")
+    if read_dataset_field(project, "name") is None:
+        _log_nothing_to_do(f"{NORMALIZED} holds no dataset, so no model is named like it")
         return None
-    out = _free_name(project / folder)
+    out = _choose_table_path(project / folder)
     try:
-        with at_most(timeout_h, "the inbox"):
+        with time_limit(timeout_h, "the inbox"):
             predicted = predict.fn(str(project / source), str(out), new_only=True)
     except NoChampion as error:
-        _say_nothing(str(error))
+        _log_nothing_to_do(str(error))
         return None
     if not predicted.num_rows:
         out.unlink()
-        _say_nothing(f"{source} holds nothing new")
+        _log_nothing_to_do(f"{source} holds nothing new")
         return None
     return predicted
 
 
-def _say_nothing(why: str) -> None:
+def _log_nothing_to_do(why: str) -> None:
     logger.info("inbox: %s; nothing to do", why)
 
 
-def _free_name(folder: Path) -> Path:
+def _choose_table_path(folder: Path) -> Path:
     """A table that is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H%MZ")

@@ -9,36 +9,37 @@ from typing import TYPE_CHECKING
 
 from prefect import flow, task
 
-from flows import console, versioning
-from flows.project import RAW, find_project
-from flows.retries import RETRIED
-from flows.watched import WATCHED
-from imageset.credentials import mask
+from flows.notifications import console
+from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.retries import TASK_RETRY_OPTIONS
+from flows.project.paths import RAW, find_project
+from flows.versioning import dvc_repo
+from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
-    from imageset.raw import IngestSummary
+    from imageset.raw.ingestion import IngestSummary
 
 logger = console.get_logger(__name__)
 
 
-@flow(**WATCHED)
-def ingest(source: str | None = None) -> Ingested:
+@flow(**FLOW_OPTIONS)
+def ingest(source: str | None = None) -> IngestResult:
     """Read a source into data/raw and version it.
 
     Args:
-        source: what `imageset.sources.open_source` takes, e.g. a folder; None for the source of last time.
+        source: what `imageset.sources.factory.open_source` takes, e.g. a folder; None for the source of last time.
 
     Raises:
         UserError: the source is not there or holds nothing that can be learnt from.
     """
     project = find_project()
-    source = mask(source or versioning.last_source(project))
+    source = mask_url(source or dvc_repo.read_last_source(project))
     summary = read_source(source, project)
     return version_raw(source, summary.name, project)
 
 
 @dataclass(frozen=True)
-class Ingested:
+class IngestResult:
     """What was ingested, and whether it is new to DVC."""
 
     source: str
@@ -46,13 +47,13 @@ class Ingested:
     changed: bool
 
 
-@task(**RETRIED)
+@task(**TASK_RETRY_OPTIONS)
 def read_source(source: str, project: Path) -> IngestSummary:
     """Copy the pictures, byte for byte, into shards. Tried again when a disk, a share or a server stumbles."""
-    from imageset.raw import ingest as ingest_source
-    from imageset.sources import open_source
+    from imageset.raw.ingestion import ingest_source as ingest_source
+    from imageset.sources.factory import open_source
 
-    with console.progress("ingest", logger) as progress:
+    with console.make_progress("ingest", logger) as progress:
         found = open_source(source, progress=progress)
         logger.info("ingest: %s", found.describe())
         summary = ingest_source(found, project / RAW, progress=progress)
@@ -61,16 +62,16 @@ def read_source(source: str, project: Path) -> IngestSummary:
 
 
 @task
-def version_raw(source: str, name: str, project: Path) -> Ingested:
+def version_raw(source: str, name: str, project: Path) -> IngestResult:
     """Give data/raw to DVC, with a note of where it came from."""
-    changed = versioning.add_raw(project, portable(source, project), name)
+    changed = dvc_repo.add_raw(project, to_portable_source(source, project), name)
     logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is in DVC as it is, skipped")
-    return Ingested(source, name, changed)
+    return IngestResult(source, name, changed)
 
 
-def portable(source: str, project: Path) -> str:
+def to_portable_source(source: str, project: Path) -> str:
     """The source as it is noted: relative to the project where it lies inside, else absolute; no credentials."""
     if "://" in source:
-        return mask(source)
+        return mask_url(source)
     path = Path(os.path.abspath(source))
     return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)

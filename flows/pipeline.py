@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows import limits, versioning
-from flows.after_run import after_run, carry_out
-from flows.hooks import check_hooks
 from flows.ingest import ingest
-from flows.project import find_project
-from flows.promote import Decision, promote
-from flows.timeouts import at_most
+from flows.notifications.webhooks import check_webhooks
+from flows.orchestration import concurrency
+from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.timeouts import time_limit
+from flows.project import lock
+from flows.project.paths import find_project
+from flows.promote import PromoteResult, promote
 from flows.train import train
-from flows.watched import WATCHED
+from flows.versioning.after_run import load_post_steps, run_post_steps
 
 
-@flow(**WATCHED)
-def pipeline(source: str | None = None, timeout_h: float | None = None) -> Decision:
+@flow(**FLOW_OPTIONS)
+def pipeline(source: str | None = None, timeout_h: float | None = None) -> PromoteResult:
     """Pictures to a registered model, doing only what is not done yet.
 
     Args:
@@ -27,13 +28,15 @@ def pipeline(source: str | None = None, timeout_h: float | None = None) -> Decis
         UserError: what any of the three says, another run is at work in this project, or it took too long.
     """
     project = find_project()
-    check_hooks(project)
-    afterwards = after_run(project)
-    with versioning.only_one(project), at_most(timeout_h, "pipeline"):
+    check_webhooks(project)
+    afterwards = load_post_steps(project)
+    with lock.project_lock(project), time_limit(timeout_h, "pipeline"):
         # As plain functions: their tasks, and what the stages print, are then this run's own, in one log.
         ingested = ingest.fn(source)
-        with limits.hold(limits.of_dataset(ingested.name), *limits.of_gpus()):
+        with concurrency.acquire_limits(
+            concurrency.name_dataset_limit(ingested.name), *concurrency.name_gpu_limits()
+        ):
             train.fn()
             decision = promote.fn()
-        carry_out(afterwards, project, f"{ingested.name}: {decision}")
+        run_post_steps(afterwards, project, f"{ingested.name}: {decision}")
         return decision

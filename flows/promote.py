@@ -9,29 +9,39 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows import console, evidence, ledger, limits, moves, registry, versioning
-from flows.errors import Busy, Overtaken
-from flows.evidence import Verdict
-from flows.pages import publish
-from flows.project import CLASSIFIER, find_project, promotion_params
-from flows.registry import CHALLENGER, CHAMPION, DECISION, PREVIOUS, ROLLED_BACK, Version
-from flows.retries import RETRIED
-from flows.watched import WATCHED
-from imageset.errors import UserError
-from lightning_modules import outbox
+from flows.notifications import console
+from flows.orchestration import concurrency
+from flows.orchestration.artifacts import publish_markdown
+from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.retries import TASK_RETRY_OPTIONS
+from flows.project.exceptions import ChampionChanged, ProjectBusy
+from flows.project.params import load_promotion_params
+from flows.project.paths import CLASSIFIER, find_project
+from flows.promotion import alias_updates, gates, ledger, model_registry
+from flows.promotion.gates import GateResult
+from flows.promotion.model_registry import (
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    PREVIOUS,
+    QUESTION_TAG,
+    ROLLED_BACK_TAG,
+    Version,
+)
+from imageset.exceptions import UserError
+from lightning_modules.tracking import offline_queue, provenance
 
 if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
+
 logger = console.get_logger(__name__)
 
-ATTEMPTS = 3  # another promotion may come first; the comparison is then made anew with the one that won
-
-QUESTION = "convoy.question"  # tag of a version: what it was compared with, on what, by which rules
+MAX_ATTEMPTS = 3  # another promotion may come first; the comparison is then made anew with the one that won
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class Candidate:
     """A finished training whose model loads."""
 
     name: str
@@ -44,7 +54,7 @@ class Newcomer:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PromoteResult:
     """What became of a run: the version it is, whether that serves, and why."""
 
     version: Version
@@ -58,19 +68,19 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRunResult:
     """What a promotion would do."""
 
-    newcomer: Newcomer
-    verdict: Verdict
+    newcomer: Candidate
+    verdict: GateResult
 
     def __str__(self) -> str:
         would = "would serve" if self.verdict.wins else "would not serve"
         return f"{self.newcomer} {would}: {self.verdict.reason}\n{self.verdict.table()}".rstrip()
 
 
-@flow(**WATCHED)
-def promote(run_id: str | None = None, override: str | None = None) -> Decision:
+@flow(**FLOW_OPTIONS)
+def promote(run_id: str | None = None, override: str | None = None) -> PromoteResult:
     """Register the model of a training and make it the champion if it is better.
 
     Newcomer and champion are scored now, by the same code on the same test pictures.
@@ -84,41 +94,47 @@ def promote(run_id: str | None = None, override: str | None = None) -> Decision:
             load, or it was trained on other data than data/normalized holds.
     """
     project = find_project()
-    newcomer = find_newcomer(run_id or trained_run(project), project)
-    with limits.hold(limits.of_dataset(newcomer.name)):
-        return settle(newcomer, project, override)
+    newcomer = find_newcomer(run_id or read_trained_run_id(project), project)
+    with concurrency.acquire_limits(concurrency.name_dataset_limit(newcomer.name)):
+        return compare_and_decide(newcomer, project, override)
 
 
-def settle(newcomer: Newcomer, project: Path, override: str | None) -> Decision:
+def compare_and_decide(newcomer: Candidate, project: Path, override: str | None) -> PromoteResult:
     """Compare and decide, again where another promotion came first."""
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         champion = find_champion(newcomer.name, project)
         if champion is not None and newcomer.version is not None and champion.number == newcomer.version.number:
-            return _already(champion, True)
-        if newcomer.version is not None and not override and _is_answered(newcomer.version, champion, project):
-            return _already(newcomer.version, False)
+            return _report_already_decided(champion, True)
+        if (
+            newcomer.version is not None
+            and not override
+            and _is_already_decided(newcomer.version, champion, project)
+        ):
+            return _report_already_decided(newcomer.version, False)
         verdict = judge(newcomer, champion, project, override)
         try:
             return decide(newcomer, champion, verdict, project)
-        except Overtaken as overtaken:
+        except ChampionChanged as overtaken:
             logger.info("promote: %s; comparing again", overtaken)
             newcomer = find_newcomer(newcomer.run_id, project)
-    raise Busy(f"the champion of {newcomer.name} changed {ATTEMPTS} times during the comparison; try again later")
+    raise ProjectBusy(
+        f"the champion of {newcomer.name} changed {MAX_ATTEMPTS} times during the comparison; try again later"
+    )
 
 
-def rehearse(run_id: str | None) -> Rehearsal:
+def dry_run_promotion(run_id: str | None) -> DryRunResult:
     """The comparison of `promote` without writing anything.
 
     Raises:
         UserError: as `promote`.
     """
     project = find_project()
-    newcomer = find_newcomer.fn(run_id or trained_run(project), project)
+    newcomer = find_newcomer.fn(run_id or read_trained_run_id(project), project)
     champion = find_champion.fn(newcomer.name, project)
-    return Rehearsal(newcomer, judge.fn(newcomer, champion, project, None))
+    return DryRunResult(newcomer, judge.fn(newcomer, champion, project, None))
 
 
-def trained_run(project: Path) -> str:
+def read_trained_run_id(project: Path) -> str:
     """The MLflow run of the training in data/models/classifier.
 
     Raises:
@@ -133,68 +149,72 @@ def trained_run(project: Path) -> str:
         raise UserError(f"{path}: broken ({error}); run `dvc checkout --force` or `dvc repro -f train`") from None
 
 
-@task(**RETRIED)
-def find_newcomer(run_id: str, project: Path) -> Newcomer:
+@task(**TASK_RETRY_OPTIONS)
+def find_newcomer(run_id: str, project: Path) -> Candidate:
     """The model of a run, loaded once to see that it can be."""
-    from lightning_modules.bundle import load_bundle
+    from lightning_modules.tracking.model_download import load_bundle
 
-    client = registry.connect(project)
-    moves.settle_if_needed(client, project)
-    outbox.check_sent(project, run_id)
-    run = registry.finished_run(client, run_id)
-    model_uri = registry.model_of_run(run)
-    name = _dataset(load_bundle(model_uri))
-    evidence.check_name(name, run.info.run_id, project)
-    return Newcomer(name, run.info.run_id, model_uri, registry.version_of_run(client, name, run.info.run_id))
+    client = model_registry.connect_registry(project)
+    alias_updates.replay_if_needed(client, project)
+    offline_queue.check_all_sent(project, run_id)
+    run = model_registry.require_finished_run(client, run_id)
+    model_uri = model_registry.find_model_uri(run)
+    name = _read_bundle_dataset(load_bundle(model_uri))
+    gates.check_dataset_name(name, run.info.run_id, project)
+    return Candidate(
+        name, run.info.run_id, model_uri, model_registry.find_version_by_run(client, name, run.info.run_id)
+    )
 
 
-@task(**RETRIED)
+@task(**TASK_RETRY_OPTIONS)
 def find_champion(name: str, project: Path) -> Version | None:
     """What serves now."""
-    return registry.champion(registry.connect(project), name)
+    return model_registry.find_champion_version(model_registry.connect_registry(project), name)
 
 
 @task
-def judge(newcomer: Newcomer, champion: Version | None, project: Path, override: str | None) -> Verdict:
+def judge(newcomer: Candidate, champion: Version | None, project: Path, override: str | None) -> GateResult:
     """Whether the newcomer should serve, with the numbers."""
-    registry.connect(project)
+    model_registry.connect_registry(project)
     if champion is None:
-        evidence.check_that_it_predicts(newcomer.model_uri)
-        verdict = Verdict(True, f"the first model of {newcomer.name}")
+        gates.check_model_predicts(newcomer.model_uri)
+        verdict = GateResult(True, f"the first model of {newcomer.name}")
     else:
-        verdict = evidence.compare(newcomer.model_uri, newcomer.run_id, champion, project)
+        verdict = gates.evaluate_gates(newcomer.model_uri, newcomer.run_id, champion, project)
     if override:
         return replace(verdict, wins=True, reason=f"{override} (by hand; the comparison: {verdict.reason})")
     return verdict
 
 
-@task(**RETRIED)
-def decide(newcomer: Newcomer, champion: Version | None, verdict: Verdict, project: Path) -> Decision:
+@task(**TASK_RETRY_OPTIONS)
+def decide(newcomer: Candidate, champion: Version | None, verdict: GateResult, project: Path) -> PromoteResult:
     """Register the newcomer, see that what is registered predicts, write the decision down, move the aliases."""
-    client = registry.connect(project)
-    with moves.only_mover(project):
-        moves.settle(client, project)
-        version = registry.version_of_run(client, newcomer.name, newcomer.run_id)
+    client = model_registry.connect_registry(project)
+    with alias_updates.alias_lock(project):
+        alias_updates.replay_unfinished(client, project)
+        version = model_registry.find_version_by_run(client, newcomer.name, newcomer.run_id)
         if version is None:
-            version = registry.register(client, newcomer.name, newcomer.run_id, newcomer.model_uri)
+            version = model_registry.register_model(client, newcomer.name, newcomer.run_id, newcomer.model_uri)
             logger.info("promote: run %s is now %s", newcomer.run_id, version)
-        digest = evidence.check_that_it_predicts(version.uri)
+        digest = gates.check_model_predicts(version.uri)
         entry = {
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
             "serves": verdict.wins, "reason": verdict.reason, "champion": champion.number if champion else None,
-            "bundle": digest, "numbers": verdict.numbers, "commit": versioning.git_commit(project),
-            "tags": _tags(verdict, champion, project, again=ROLLED_BACK in version.tags),
+            "bundle": digest, "numbers": verdict.numbers, "commit": provenance.read_git_commit(project),
+            "tags": _build_version_tags(verdict, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}
-        line = moves.move(client, project, entry, expected, lambda before: _after(before, version, verdict.wins))
+        line = alias_updates.update_aliases(
+            client, project, entry, expected, lambda before: _compute_aliases(before, version, verdict.wins)
+        )
     logger.info("promote: %s %s: %s", version, "serves now" if verdict.wins else "stays a challenger",
                 verdict.reason)  # fmt: skip
-    decision = Decision(version, verdict.wins, verdict.reason, report=verdict.table())
-    _publish(client, decision, line)
+    decision = PromoteResult(version, verdict.wins, verdict.reason, report=verdict.table())
+    _publish_decision(client, decision, line)
     return decision
 
 
-def _after(before: dict[str, int], version: Version, wins: bool) -> dict[str, int]:
+def _compute_aliases(before: dict[str, int], version: Version, wins: bool) -> dict[str, int]:
     """The aliases after a decision."""
     if not wins:
         return {**before, CHALLENGER: version.number}
@@ -204,37 +224,43 @@ def _after(before: dict[str, int], version: Version, wins: bool) -> dict[str, in
     return {**after, CHAMPION: version.number}
 
 
-def _tags(verdict: Verdict, champion: Version | None, project: Path, again: bool) -> dict[str, str]:
+def _build_version_tags(
+    verdict: GateResult, champion: Version | None, project: Path, again: bool
+) -> dict[str, str]:
     """What the decision leaves at the version; MLflow's UI shows it there."""
     numbers = {f"convoy.{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
                if isinstance(value, int | float)}  # fmt: skip
     compared = {"convoy.compared_with_version": str(champion.number)} if champion else {}
-    cleared = {ROLLED_BACK: ""} if again and verdict.wins else {}
-    question = _question(champion, project)
-    return {**numbers, **compared, **cleared, QUESTION: question, DECISION: verdict.reason}
+    cleared = {ROLLED_BACK_TAG: ""} if again and verdict.wins else {}
+    question = _build_question(champion, project)
+    return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: verdict.reason}
 
 
-def _question(champion: Version | None, project: Path) -> str:
+def _build_question(champion: Version | None, project: Path) -> str:
     """What a decision is an answer to: the champion, the test pictures, and the rules."""
-    data = evidence.fingerprint(project)
-    return json.dumps([champion.number if champion else None, data, promotion_params(project)], sort_keys=True)
+    data = gates.read_dataset_fingerprint(project)
+    return json.dumps(
+        [champion.number if champion else None, data, load_promotion_params(project)], sort_keys=True
+    )
 
 
-def _is_answered(version: Version, champion: Version | None, project: Path) -> bool:
+def _is_already_decided(version: Version, champion: Version | None, project: Path) -> bool:
     """The same question has the same answer; and what was rolled back comes back only by hand."""
-    return bool(version.tags.get(ROLLED_BACK)) or version.tags.get(QUESTION) == _question(champion, project)
+    return bool(version.tags.get(ROLLED_BACK_TAG)) or version.tags.get(QUESTION_TAG) == _build_question(
+        champion, project
+    )
 
 
-def _already(version: Version, serves: bool) -> Decision:
-    reason = version.tags.get(ROLLED_BACK) or version.decision or ""
+def _report_already_decided(version: Version, serves: bool) -> PromoteResult:
+    reason = version.tags.get(ROLLED_BACK_TAG) or version.decision or ""
     state = "already serves" if serves else "was compared before and does not serve"
-    if version.tags.get(ROLLED_BACK) and not serves:
+    if version.tags.get(ROLLED_BACK_TAG) and not serves:
         state = "was rolled back and serves again only with --override"
     logger.info("promote: %s %s (%s); skipped", version, state, reason)
-    return Decision(version, serves, reason, new=False)
+    return PromoteResult(version, serves, reason, new=False)
 
 
-def _publish(client: Any, decision: Decision, line: ledger.Entry) -> None:
+def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerEntry) -> None:
     """The decision as artifacts of MLflow's run and of Prefect's; it stands, whether they get there or not."""
     from mlflow.exceptions import MlflowException
 
@@ -246,8 +272,8 @@ def _publish(client: Any, decision: Decision, line: ledger.Entry) -> None:
         client.log_text(decision.version.run_id, record, f"{folder}/ledger.json")
     except (MlflowException, OSError) as error:  # MLflow, or its store of artifacts, is away
         logger.warning("promote: %s is not in MLflow: %s", folder, " ".join(str(error).split())[:200])
-    publish(page, "promotion", str(decision))
+    publish_markdown(page, "promotion", str(decision))
 
 
-def _dataset(bundle: Bundle) -> str:
+def _read_bundle_dataset(bundle: Bundle) -> str:
     return str(bundle.info.dataset["name"])

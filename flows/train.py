@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from prefect import flow, task
 
-from flows import console, versioning
-from flows.project import find_project
-from flows.watched import WATCHED
+from flows.notifications import console
+from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.project.paths import find_project
+from flows.versioning import dvc_repo
 
 logger = console.get_logger(__name__)
 
 
-@flow(**WATCHED)
+@flow(**FLOW_OPTIONS)
 def train(force: str | None = None) -> list[str]:
     """Bring the stages of dvc.yaml up to date; returns the names of those that ran.
 
@@ -29,4 +30,4 @@ def train(force: str | None = None) -> list[str]:
 @task
 def run_stages(force: str | None = None) -> list[str]:
     """Run `dvc repro` as a subprocess; cancelled or interrupted, it takes the stages with it."""
-    return versioning.repro(find_project(), force).ran
+    return dvc_repo.repro(find_project(), force).ran

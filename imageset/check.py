@@ -17,28 +17,34 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from imageset import store
-from imageset.decode import DecodeSpec, Rejected
-from imageset.errors import UserError
-from imageset.executors import open_executor
-from imageset.judge import Refusal, judge, num_harmful, reason_counts
-from imageset.labels import count_names
-from imageset.memory import trim
-from imageset.normalize import check_splits, complete, dated, place_all, small_classes
-from imageset.ondisk import ROWS_AT_ONCE, in_pieces, on_disk, taken
-from imageset.pixels import look
-from imageset.pool import TIMEOUT_S, Crew, map_stream
-from imageset.progress import Progress, Silent
-from imageset.quality import plain
-from imageset.scratch import Scratch
-from imageset.sources import Source, open_source
-from imageset.split import SPLITS, SplitRule
-from imageset.ties import Ties, find_leaks, settle_copies, settle_leaks, tie, with_ages
-from imageset.words import count
+from imageset.decoding.spec import DecodeSpec
+from imageset.exceptions import UserError
+from imageset.executors.base import IMAGE_TIMEOUT_S, BaseExecutor
+from imageset.executors.factory import open_executor
+from imageset.executors.stream import map_stream
+from imageset.labels import count_labels
+from imageset.normalize.rows import fill_group_and_time, reject_undated
+from imageset.normalize.tasks import measure_image
+from imageset.normalize.worker_modules import WORKER_MODULES
+from imageset.rejections import Rejected, Rejection, count_reasons, escape_control_characters, num_harmful
+from imageset.sources.base import Source
+from imageset.sources.factory import open_source
+from imageset.splits.duplicates import find_duplicates
+from imageset.splits.groups import Groups, add_ages, build_groups
+from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
+from imageset.splits.placement import check_splits, iter_row_splits, warn_small_classes
+from imageset.splits.split_rule import SplitRule
+from imageset.store import format
+from imageset.store.format import SPLITS
+from imageset.utils.arrow import ROWS_AT_ONCE, iter_slices, take_rows, write_arrow
+from imageset.utils.memory import trim_memory
+from imageset.utils.progress import Progress, SilentProgress
+from imageset.utils.tempdirs import ReclaimedTempDir
+from imageset.utils.text import format_count
 
-LOOK_SIZE_PX = 32  # what perceptual hashes are made of
-_DROPPED = 255  # the code of a picture that is in no split
-EXAMPLES = 5  # of each reason, in the printed report
+HASH_SIZE_PX = 32  # what perceptual hashes are made of
+_DROPPED_CODE = 255  # the code of a picture that is in no split
+NUM_EXAMPLES = 5  # of each reason, in the printed report
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
     + [("time", pa.timestamp("us"))]
@@ -56,11 +62,11 @@ class CheckReport:
     num_sound: int
     classes: dict[str, int]  # sound pictures of each class
     splits: dict[str, int]  # that the source itself makes
-    refused: list[Refusal]
+    refused: list[Rejection]
     passed_over: dict[str, int]
     short_sides_px: tuple[int, float, int] | None  # smallest, median, largest
     max_reject_fraction: float
-    near_duplicates: NearGroups | None = None  # uris of pictures that look alike
+    near_duplicates: NearDuplicateGroups | None = None  # uris of pictures that look alike
     warnings: list[str] = field(default_factory=list)  # e.g. leaks between the source's own splits
     run_splits: dict[str, int] = field(default_factory=dict)  # what `convoy run` would make of it
     split_problem: str | None = None  # why it could not
@@ -73,14 +79,14 @@ class CheckReport:
             return self.problem
         if harmful > self.max_reject_fraction * self.num_pictures:
             return (
-                f"{harmful:,} of {count(self.num_pictures, 'picture is', 'pictures are')} refused, "
+                f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} refused, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
         return self.split_problem
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was found, for JSON."""
-        counts = {"reasons": reason_counts(self.refused), "stops": self.stops}
+        counts = {"reasons": count_reasons(self.refused), "stops": self.stops}
         return (
             {one.name: getattr(self, one.name) for one in fields(self)}
             | counts
@@ -96,24 +102,30 @@ class CheckReport:
 
     def _lines(self) -> Iterator[str]:
         yield self.source
-        yield f"sound: {self.num_sound:,} of {count(self.num_pictures, 'picture')}"
+        yield f"sound: {self.num_sound:,} of {format_count(self.num_pictures, 'picture')}"
         if self.short_sides_px:
             low, median, high = self.short_sides_px
             yield f"short side: {low:,} to {high:,} px, half of them below {median:,.0f}"
         if self.splits:
             yield "splits: " + ", ".join(f"{split} {num:,}" for split, num in self.splits.items())
-        yield "classes: " + (", ".join(f"{plain(label)} {num:,}" for label, num in self.classes.items()) or "none")
-        for reason, num in reason_counts(self.refused).items():
+        yield "classes: " + (
+            ", ".join(f"{escape_control_characters(label)} {num:,}" for label, num in self.classes.items())
+            or "none"
+        )
+        for reason, num in count_reasons(self.refused).items():
             yield f"{reason}: {num:,}"
             same = [one for one in self.refused if one.reason == reason]
-            yield from (f"  {plain(one.uri)}  ({plain(one.detail)})" for one in same[:EXAMPLES])
-            if num > EXAMPLES:
-                yield f"  and {num - EXAMPLES:,} more"
+            yield from (
+                f"  {escape_control_characters(one.uri)}  ({escape_control_characters(one.detail)})"
+                for one in same[:NUM_EXAMPLES]
+            )
+            if num > NUM_EXAMPLES:
+                yield f"  and {num - NUM_EXAMPLES:,} more"
         if self.near_duplicates:
             num = self.near_duplicates.num_pictures
-            yield f"near duplicates: {num:,} in {count(len(self.near_duplicates), 'group')}"
-            for group in islice(self.near_duplicates, EXAMPLES):
-                yield "  " + ", ".join(map(plain, group[:EXAMPLES]))
+            yield f"near duplicates: {num:,} in {format_count(len(self.near_duplicates), 'group')}"
+            for group in islice(self.near_duplicates, NUM_EXAMPLES):
+                yield "  " + ", ".join(map(escape_control_characters, group[:NUM_EXAMPLES]))
         yield from (f"warning: {warning}" for warning in self.warnings)
         if self.stops:
             yield f"convoy run would stop: {self.stops}"
@@ -132,7 +144,7 @@ def check_source(
     min_test_per_class: int = 0,
     rule: SplitRule | None = None,
     workers: int | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = IMAGE_TIMEOUT_S,
     progress: Progress | None = None,
     executor: str | None = None,
 ) -> CheckReport:
@@ -145,31 +157,31 @@ def check_source(
     """
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source, to_learn=False, progress=progress)
-    spec = DecodeSpec(LOOK_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
-    with Scratch() as folder, _Thumbnails(Path(folder), spec) as thumbnails:
-        with open_executor(executor, workers) as crew:
-            rows = _look_at_all(source, thumbnails, crew, timeout_s, progress or Silent())
-            records = on_disk(complete(rows, rule) if rule else rows, _SCHEMA, folder)
+    spec = DecodeSpec(HASH_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
+    with ReclaimedTempDir() as folder, _ThumbnailShard(Path(folder), spec) as thumbnails:
+        with open_executor(executor, workers, WORKER_MODULES) as crew:
+            rows = _measure_all(source, thumbnails, crew, timeout_s, progress or SilentProgress())
+            records = write_arrow(fill_group_and_time(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
-        trim()
-        judged = _judged(records, rule, folder)
-        ties = tie(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
-        report = _report(source, records, *judged, ties, max_reject_fraction)
-        _foretell(report, judged[0], ties, rule, on_leak, min_test_per_class, source.multi_label)
+        trim_memory()
+        judged = _separate_rejected(records, rule, folder)
+        ties = build_groups(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
+        report = _build_report(source, records, *judged, ties, max_reject_fraction)
+        _simulate_run(report, judged[0], ties, rule, on_leak, min_test_per_class, source.multi_label)
         return report
 
 
-def _look_at_all(
+def _measure_all(
     source: Source,
-    thumbnails: _Thumbnails,
-    crew: Crew,
+    thumbnails: _ThumbnailShard,
+    crew: BaseExecutor,
     timeout_s: float,
     progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of _SCHEMA, of every picture in the source's order."""
     progress.begin(total=len(source))
-    work, rows = partial(look, spec=thumbnails.spec), deque[dict[str, Any]]()
-    for row, seen in map_stream(_readable(source, rows), work, timeout_s=timeout_s, crew=crew):
+    work, rows = partial(measure_image, spec=thumbnails.spec), deque[dict[str, Any]]()
+    for row, seen in map_stream(_iter_readable(source, rows), work, timeout_s=timeout_s, crew=crew):
         progress.advance()
         if isinstance(seen, Rejected):
             row["reason"], row["detail"] = seen.reason, seen.detail
@@ -178,12 +190,12 @@ def _look_at_all(
             row["side"], row["row"] = min(width, height), thumbnails.add(pixels)
         row["seen"] = True
         if len(rows) >= ROWS_AT_ONCE:
-            yield _batch(_leading_seen(rows))
+            yield _build_batch(_pop_measured(rows))
     progress.end()
-    yield _batch(list(rows))
+    yield _build_batch(list(rows))
 
 
-def _leading_seen(rows: deque[dict[str, Any]]) -> list[dict[str, Any]]:
+def _pop_measured(rows: deque[dict[str, Any]]) -> list[dict[str, Any]]:
     """Take the rows out that no other is waited for."""
     seen = []
     while rows and (rows[0]["reason"] or rows[0].get("seen")):
@@ -191,17 +203,17 @@ def _leading_seen(rows: deque[dict[str, Any]]) -> list[dict[str, Any]]:
     return seen
 
 
-def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+def _build_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, _SCHEMA)
 
 
-class _Thumbnails:
+class _ThumbnailShard:
     """Small copies of the pictures in a temporary shard of pixels, to compare look-alikes by."""
 
     def __init__(self, folder: Path, spec: DecodeSpec) -> None:
         self.spec = spec
-        self._file = (folder / store.shard_name(0)).open("wb")
-        self._file.write(bytes(store.HEADER_BYTES))
+        self._file = (folder / format.name_pixel_shard(0)).open("wb")
+        self._file.write(bytes(format.NPY_HEADER_BYTES))
         self._num = 0
 
     def add(self, pixels: np.ndarray) -> int:
@@ -214,10 +226,10 @@ class _Thumbnails:
         """Write the header."""
         if not self._file.closed:
             self._file.seek(0)
-            self._file.write(store.npy_header((self._num, *self.spec.shape)))
+            self._file.write(format.build_npy_header((self._num, *self.spec.shape)))
             self._file.close()
 
-    def __enter__(self) -> _Thumbnails:
+    def __enter__(self) -> _ThumbnailShard:
         return self
 
     def __exit__(
@@ -226,7 +238,7 @@ class _Thumbnails:
         self._file.close()
 
 
-def _readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the pictures that can be read; every picture becomes a row."""
     for picture in source:
         row: dict[str, Any] = {
@@ -252,31 +264,31 @@ def _readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tuple[dic
             yield row, data
 
 
-def _judged(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Refusal]]:
+def _separate_rejected(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Rejection]]:
     """(the pictures that are kept, what is refused)."""
     good = records["reason"].is_null().to_numpy()
-    sound = with_ages(on_disk(in_pieces(records, np.flatnonzero(good)), _SCHEMA, folder), [0])
-    positions, refused = judge(sound)
+    sound = add_ages(write_arrow(iter_slices(records, np.flatnonzero(good)), _SCHEMA, folder), [0])
+    positions, refused = find_duplicates(sound)
     if rule is not None and rule.by == "time":
-        positions = dated(sound, positions, refused)
-    kept = on_disk(in_pieces(sound, positions), sound.schema, folder)
-    bad = taken(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~good))
-    return kept, refused + [Refusal(**row) for row in bad.to_pylist()]
+        positions = reject_undated(sound, positions, refused)
+    kept = write_arrow(iter_slices(sound, positions), sound.schema, folder)
+    bad = take_rows(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~good))
+    return kept, refused + [Rejection(**row) for row in bad.to_pylist()]
 
 
-def _report(
+def _build_report(
     source: Source,
     records: pa.Table,
     kept: pa.Table,
-    refused: list[Refusal],
-    ties: Ties,
+    refused: list[Rejection],
+    ties: Groups,
     max_reject_fraction: float,
 ) -> CheckReport:
     splits: Counter[str] = Counter()
     classes: Counter[str] = Counter()
     for batch in kept.select(["split", "label"]).to_batches():
         splits.update(split for split in batch["split"].to_pylist() if split)
-        classes.update(count_names(batch["label"].to_pylist(), source.multi_label))
+        classes.update(count_labels(batch["label"].to_pylist(), source.multi_label))
     sides = records["side"].drop_null().to_numpy()
     return CheckReport(
         source=source.describe(),
@@ -289,14 +301,14 @@ def _report(
         passed_over=dict(sorted(source.passed_over.items())),
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
-        near_duplicates=NearGroups(kept, ties),
+        near_duplicates=NearDuplicateGroups(kept, ties),
     )
 
 
-def _foretell(
+def _simulate_run(
     report: CheckReport,
     kept: pa.Table,
-    ties: Ties,
+    ties: Groups,
     rule: SplitRule | None,
     on_leak: str,
     min_test: int,
@@ -304,15 +316,15 @@ def _foretell(
 ) -> None:
     """Add what a first `convoy run` would make of the pictures: leaks, splits, and why it would stop."""
     leaks = find_leaks(kept["split"], ties)
-    report.warnings += settle_copies(report.refused, "warn") + settle_leaks(kept, leaks, "warn")[2]
+    report.warnings += resolve_duplicates(report.refused, "warn") + resolve_leaks(kept, leaks, "warn")[2]
     if rule is None or not len(kept):
         return
     try:
-        settle_copies(report.refused, on_leak)
-        placed = _placed(kept, rule, ties)
-        placed[settle_leaks(kept, leaks, on_leak)[0]] = _DROPPED
+        resolve_duplicates(report.refused, on_leak)
+        placed = _assign_split_codes(kept, rule, ties)
+        placed[resolve_leaks(kept, leaks, on_leak)[0]] = _DROPPED_CODE
         labels = kept.select(["label"])
-        left = labels.filter(pa.array(placed != _DROPPED)) if (placed == _DROPPED).any() else labels
+        left = labels.filter(pa.array(placed != _DROPPED_CODE)) if (placed == _DROPPED_CODE).any() else labels
         check_splits(left, {split for code, split in enumerate(SPLITS) if (placed == code).any()})
     except UserError as error:
         report.split_problem = str(error)
@@ -324,26 +336,26 @@ def _foretell(
         for code, split in enumerate(SPLITS):
             here = batch["label"].filter(pa.array(placed[start : start + len(batch)] == code))
             report.run_splits[split] += len(here)
-            counts[split].update(count_names(here.to_pylist(), multi_label))
+            counts[split].update(count_labels(here.to_pylist(), multi_label))
         start += len(batch)
-    report.warnings += small_classes(counts, min_test)
+    report.warnings += warn_small_classes(counts, min_test)
 
 
-def _placed(kept: pa.Table, rule: SplitRule, ties: Ties) -> np.ndarray:
+def _assign_split_codes(kept: pa.Table, rule: SplitRule, ties: Groups) -> np.ndarray:
     """uint8 (N,): the number in SPLITS of each picture's split."""
     codes = {split: code for code, split in enumerate(SPLITS)}
-    parts = [np.array([codes[split] for split in some], np.uint8) for some in place_all(kept, rule, ties)]
+    parts = [np.array([codes[split] for split in some], np.uint8) for some in iter_row_splits(kept, rule, ties)]
     return np.concatenate([np.empty(0, np.uint8), *parts])
 
 
-class NearGroups:
+class NearDuplicateGroups:
     """The uris of pictures that look alike, group by group; they lie on disk until they are asked for.
 
     Attributes:
         num_pictures: how many are in all groups.
     """
 
-    def __init__(self, kept: pa.Table, ties: Ties) -> None:
+    def __init__(self, kept: pa.Table, ties: Groups) -> None:
         near = np.flatnonzero(ties.near).astype(np.int32)
         leaders = ties.leaders[near]
         order = np.argsort(leaders, kind="stable")
@@ -360,5 +372,5 @@ class NearGroups:
     def _pairs(self) -> Iterator[tuple[int, str]]:
         for start in range(0, len(self._numbers), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
-            uris = taken(self._uris, self._numbers[some])["uri"].to_pylist()
+            uris = take_rows(self._uris, self._numbers[some])["uri"].to_pylist()
             yield from zip(self._leaders[some].tolist(), uris, strict=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imageset.errors import UserError
+from imageset.exceptions import UserError
+from imageset.utils.text import suggest_name
 
 UNSEEN_BY_DVC = frozenset({"size", "nfiles"})  # dvc.stage.cache._get_cache_hash
 
@@ -68,7 +68,7 @@ def check_keys(section: Mapping[str, Any], known: Mapping[str, Any], where: str)
     """Raise UserError for a key that is unknown, missing, or of another type than `known` says."""
     for key in section:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'; {nearest(key, known)}")
+            raise UserError(f"{where}: unknown key '{key}'; {suggest_name(key, known)}")
     for key, kind in known.items():
         if key not in section:
             raise UserError(f"{where}: the key '{key}' is missing")
@@ -76,25 +76,18 @@ def check_keys(section: Mapping[str, Any], known: Mapping[str, Any], where: str)
             if not isinstance(section[key], Mapping):
                 raise UserError(f"{where}.{key}: must be a section with the keys {', '.join(kind)}")
             check_keys(section[key], kind, f"{where}.{key}")
-        elif kind is not None and not _fits(section[key], kind):
-            raise UserError(f"{where}.{key}: must be {_spelled(kind)}, not {section[key]!r}")
+        elif kind is not None and not _is_of_type(section[key], kind):
+            raise UserError(f"{where}.{key}: must be {_describe_type(kind)}, not {section[key]!r}")
 
 
-def nearest(key: object, known: Iterable[str]) -> str:
-    """A hint for a wrong name: 'did you mean ...?' or the list of what there is."""
-    names = sorted(known)
-    close = difflib.get_close_matches(str(key), names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(names)}"
-
-
-def _fits(value: object, kind: Any) -> bool:
+def _is_of_type(value: object, kind: Any) -> bool:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, bool):
         return bool in kinds
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
-def _spelled(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
     kinds = kind if isinstance(kind, tuple) else (kind,)
     return " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from imageset.errors import UserError
+from imageset.exceptions import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,19 +18,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.stage == "fit" and arguments.find:
-            from lightning_modules.find import find
+            from lightning_modules.tuner import tune
 
-            find(Path.cwd(), arguments.find)
+            tune(Path.cwd(), arguments.find)
         elif arguments.stage == "fit":
-            from lightning_modules.fit import fit
+            from lightning_modules.training.stage import fit
 
             fit(Path.cwd())
         elif arguments.stage == "test":
-            from lightning_modules.evaluate import test
+            from lightning_modules.evaluation.stage import evaluate
 
-            test(Path.cwd())
+            evaluate(Path.cwd())
         else:
-            from lightning_modules.explain import explain
+            from lightning_modules.explain.stage import explain
 
             explain(Path.cwd())
     except UserError as error:

@@ -7,28 +7,32 @@ by name, how pictures are decoded and normalized, how sure it is, and from which
 unpickled.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imageset.atomic import write_bytes
-from imageset.decode import DecodeSpec
-from imageset.errors import UserError
-from lightning_modules import several
-from lightning_modules.reference import REFERENCE
+import numpy as np
+
+from imageset.decoding.spec import DecodeSpec
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_bytes
+from lightning_modules.calibration import thresholds
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
-    from lightning_modules.reference import Sample
+    from lightning_modules.features.reference_sample import ImageSample
 
-WEIGHTS, MANIFEST = "weights.safetensors", "bundle.json"
-REFERENCE_SHA256 = "reference_sha256"  # in the manifest; a bundle that was written before there was one has none
+
+WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "bundle.json"
+REFERENCE_DIGEST_KEY = (
+    "reference_sha256"  # in the manifest; a bundle that was written before there was one has none
+)
 FORMAT = 2  # 1 had no digest of the manifest
 
 
@@ -71,24 +75,26 @@ class BundleInfo:
         """Whether a picture may bear several of the classes, or none."""
         return self.thresholds is not None
 
-    def said(self, probabilities: "np.ndarray") -> tuple[str, float]:
+    def said(self, probabilities: np.ndarray) -> tuple[str, float]:
         """What is said of a picture with these probabilities (num_classes,), and how sure that is: the best class
         and its probability; or the labels from their thresholds on as one string (imageset.labels) and the
         probability of the least sure of all decisions."""
         if self.thresholds is None:
             best = int(probabilities.argmax())
             return self.classes[best], float(probabilities[best])
-        said = several.said(probabilities, self.thresholds)
-        return several.names(self.classes, said), float(several.sureness(probabilities, said))
+        said = thresholds.apply_thresholds(probabilities, self.thresholds)
+        return thresholds.join_labels(self.classes, said), float(
+            thresholds.compute_confidence(probabilities, said)
+        )
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A network with all it needs; `network` is in evaluation mode and returns logits, `digest` is the SHA-256 of
-    the manifest's content, the digest of the weights included; `reference` is what `reference.Sample` reads."""
+    the manifest's content, the digest of the weights included; `reference` is what `reference_sample.ImageSample` reads."""
 
     info: BundleInfo
-    network: "nn.Module"
+    network: nn.Module
     digest: str
     reference: bytes | None = None
 
@@ -98,7 +104,7 @@ class Bundle:
         return DecodeSpec.from_dict(self.info.decode)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Bundle":
+    def load(cls, folder: str | Path) -> Bundle:
         """Read and check a bundle.
 
         Raises:
@@ -110,16 +116,18 @@ class Bundle:
 
         folder = Path(folder)
         info, digest = check_bundle(folder)
+        from lightning_modules.networks.factory import make_network
+
         network = make_network(info.network, len(info.mean), len(info.classes))
         try:
-            network.load_state_dict(load(_read(folder / WEIGHTS)))
+            network.load_state_dict(load(_read_file(folder / WEIGHTS_FILE)))
         except (SafetensorError, RuntimeError) as error:
             raise UserError(
-                f"{folder / WEIGHTS}: the weights do not fit {info.network['class_path']}; "
+                f"{folder / WEIGHTS_FILE}: the weights do not fit {info.network['class_path']}; "
                 "was its code changed since? train again with `dvc repro -f train`"
             ) from error
-        reference = folder / REFERENCE
-        return cls(info, network.eval(), digest, _read(reference) if reference.exists() else None)
+        reference = folder / REFERENCE_FILE
+        return cls(info, network.eval(), digest, _read_file(reference) if reference.exists() else None)
 
 
 def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
@@ -129,118 +137,57 @@ def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
         UserError: the folder is no bundle, or not the one that was saved.
     """
     manifest = _read_manifest(folder)
-    weights = folder / WEIGHTS
-    if hashlib.sha256(_read(weights)).hexdigest() != manifest["weights_sha256"]:
-        raise UserError(f"{weights}: these are not the weights that {MANIFEST} names; get the bundle again")
-    _check_reference(folder / REFERENCE, manifest.get(REFERENCE_SHA256))
-    words = {name: _tuples(value) for name, value in manifest["info"].items()}
+    weights = folder / WEIGHTS_FILE
+    if hashlib.sha256(_read_file(weights)).hexdigest() != manifest["weights_sha256"]:
+        raise UserError(f"{weights}: these are not the weights that {MANIFEST_FILE} names; get the bundle again")
+    _check_reference(folder / REFERENCE_FILE, manifest.get(REFERENCE_DIGEST_KEY))
+    words = {name: _to_tuple(value) for name, value in manifest["info"].items()}
     unknown = sorted(words.keys() - {field.name for field in fields(BundleInfo)})
     if unknown:
-        raise UserError(f"{folder / MANIFEST}: says {', '.join(unknown)}, which only a later Convoy understands")
-    return BundleInfo(**words), manifest_digest(manifest)
+        raise UserError(
+            f"{folder / MANIFEST_FILE}: says {', '.join(unknown)}, which only a later Convoy understands"
+        )
+    return BundleInfo(**words), hash_manifest(manifest)
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
+def hash_manifest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of what a manifest says, without what it says about itself."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save_bundle(folder: Path, info: BundleInfo, network: "nn.Module", reference: "Sample | None" = None) -> None:
+def save_bundle(folder: Path, info: BundleInfo, network: nn.Module, reference: ImageSample | None = None) -> None:
     """Write a bundle into an existing folder; the manifest last."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     weights = save(state)
-    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / WEIGHTS_FILE, weights)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": asdict(info),
     }
     if reference is None:
-        (folder / REFERENCE).unlink(missing_ok=True)
+        (folder / REFERENCE_FILE).unlink(missing_ok=True)
     else:
         kept = reference.to_bytes()
-        write_bytes(folder / REFERENCE, kept)
-        manifest[REFERENCE_SHA256] = hashlib.sha256(kept).hexdigest()
-    manifest["sha256"] = manifest_digest(manifest)
-    write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
-
-
-def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int) -> "nn.Module":
-    """Build a network from {"class_path", "init_args"}.
-
-    Raises:
-        UserError: there is no such class or function.
-    """
-    from torch import nn
-
-    from lightning_modules.networks.named import find
-
-    network_class = find(network["class_path"])
-    module = network_class(in_channels, num_classes, **network.get("init_args") or {})
-    if not isinstance(module, nn.Module):
-        raise UserError(
-            f"network {network['class_path']!r} gives a {type(module).__name__}, not a torch.nn.Module"
-        )
-    return module
-
-
-def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes: int) -> None:
-    """Show a network two empty pictures of (H, W, C), so that one that does not fit them fails here.
-
-    Raises:
-        UserError: it does not take them, or does not return (N, num_classes).
-    """
-    import torch
-
-    height, width, channels = shape
-    training = network.training
-    try:
-        with torch.no_grad():
-            logits = network.eval().forward(torch.zeros(2, channels, height, width))  # forward: not yet compiled
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"model.network: it does not take pictures of {height}x{width}x{channels}: {reason}"
-        ) from error
-    network.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"model.network: it returns {found} for 2 pictures, not their logits (2, {num_classes})")
-
-
-def load_bundle(model_uri: str) -> Bundle:
-    """The bundle inside a model that MLflow keeps, e.g. `models:/digits@champion`.
-
-    Raises:
-        UserError: MLflow has no such model, or what it has is not a whole bundle.
-    """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=scratch))
-        except (MlflowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"MLflow cannot give the model {model_uri} ({reason})") from error
-        return Bundle.load(folder / "artifacts" / "bundle")
+        write_bytes(folder / REFERENCE_FILE, kept)
+        manifest[REFERENCE_DIGEST_KEY] = hashlib.sha256(kept).hexdigest()
+    manifest["sha256"] = hash_manifest(manifest)
+    write_bytes(folder / MANIFEST_FILE, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    text = _read(path)
+    path = folder / MANIFEST_FILE
+    text = _read_file(path)
     try:
         manifest = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); train again with `dvc repro -f train`") from error
     if not isinstance(manifest, dict) or manifest.get("format") not in range(1, FORMAT + 1):
         raise UserError(f"{path}: not a bundle of format {FORMAT}; train again with `dvc repro -f train`")
-    if manifest["format"] > 1 and manifest.get("sha256") != manifest_digest(manifest):
+    if manifest["format"] > 1 and manifest.get("sha256") != hash_manifest(manifest):
         raise UserError(f"{path}: was changed after it was written; get the bundle again")
     return manifest
 
@@ -249,16 +196,19 @@ def _check_reference(path: Path, named: str | None) -> None:
     there = path.exists()
     if named is None and not there:
         return
-    if named is None or hashlib.sha256(_read(path)).hexdigest() != named:
-        raise UserError(f"{path}: this is not the reference that {MANIFEST} names; get the bundle again")
+    if named is None or hashlib.sha256(_read_file(path)).hexdigest() != named:
+        raise UserError(f"{path}: this is not the reference that {MANIFEST_FILE} names; get the bundle again")
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; train first with `dvc repro`") from error
 
 
-def _tuples(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+REFERENCE_FILE = "reference.safetensors"

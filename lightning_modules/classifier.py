@@ -1,7 +1,6 @@
 """The LightningModule: a network, how it is optimized, and what is measured."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,55 +12,27 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MultilabelAveragePrecision
 
-from imageset.errors import UserError
-from lightning_modules.augment import mix, rand_augment, random_erasing, shift_and_flip
-from lightning_modules.bundle import make_network
-from lightning_modules.networks.weights import IMAGENET, Source, backbone_layers, for_channels, head_of, load
-
-
-class Normalize(nn.Module):
-    """Bytes to what a network sees: uint8 (N, H, W, C) -> float32 (N, C, H, W), mean 0 and deviation 1.
-
-    Args:
-        mean, std: of each channel, in units of 0..1.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        spread = [value or 1.0 for value in std]  # all pixels alike: nothing to bring to deviation 1
-        self.register_buffer("std", torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> float32 (N, C, H, W), kept in channels-last order in memory.
-
-        As rows of W C numbers: over three channels alone a processor's wide registers would stay empty. What is
-        traced for another runtime is the plain arithmetic, which that runtime joins by itself.
-        """
-        if torch.jit.is_tracing():
-            return (unit(images) - self.mean) / self.std
-        n, height, width, channels = images.shape
-        factor = (1 / (255 * self.std)).flatten().repeat(width)
-        offset = (-self.mean / self.std).flatten().repeat(width)
-        x = images.reshape(n * height, width * channels).float()
-        x = torch.addcmul(offset, x, factor, out=x)
-        return x.view(n, height, width, channels).permute(0, 3, 1, 2)
-
-
-def unit(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, C) -> float32 (N, C, H, W) from 0 to 1, kept in channels-last order in memory."""
-    return images.permute(0, 3, 1, 2).float() / 255
+from imageset.exceptions import UserError
+from lightning_modules.augmentation import apply_mixup_cutmix, rand_augment, random_erasing, shift_and_flip
+from lightning_modules.lr_schedules import one_cycle, warmup_cosine
+from lightning_modules.networks.factory import make_network
+from lightning_modules.networks.preprocessing import Normalize, scale_to_unit
+from lightning_modules.networks.pretrained import (
+    IMAGENET_STATISTICS,
+    PretrainedWeights,
+    adapt_statistics,
+    find_head,
+    list_backbone_layers,
+    load_pretrained,
+)
 
 
 class Classifier(pl.LightningModule):
     """Trains a network on batches of an `ImageDataModule`.
 
     Args:
-        network: {"class_path", "init_args"}, see `lightning_modules.networks.named`.
-        weights: trained weights to begin with, see `lightning_modules.networks.weights`; null: random ones.
+        network: {"class_path", "init_args"}, see `lightning_modules.networks.registry`.
+        weights: trained weights to begin with, see `lightning_modules.networks.pretrained`; null: random ones.
         mean_std: what pictures are normalized with: `dataset`, its own; `imagenet`; `auto`: what the weights have
             seen, and the dataset's own without weights. Filters trained for one scale misread another.
         freeze: `backbone`: only the head is trained; `gradual`: the head first, then in the first half of the
@@ -81,7 +52,7 @@ class Classifier(pl.LightningModule):
             `sampler` draws a picture by the rarest of its labels.
         channels_last: memory order of activations and filters; faster on most devices, the same numbers.
         compile: torch.compile; worth its minute of start-up in a long training.
-        shift, flip, rand_augment, strength, erasing, mixup, cutmix: augmentation, see `lightning_modules.augment`.
+        shift, flip, rand_augment, strength, erasing, mixup, cutmix: augmentation, see `lightning_modules.augmentation`.
     """
 
     class_weights: Tensor  # (K,); of several labels a picture: how much a picture that bears it counts
@@ -137,7 +108,7 @@ class Classifier(pl.LightningModule):
         std: Sequence[float],
         classes: Sequence[str],
         labels: Sequence[int] | np.ndarray | None = None,
-        source: Source | None = None,
+        source: PretrainedWeights | None = None,
         pictures: Tensor | None = None,
     ) -> str:
         """Make the network for a dataset: its channels (as many as `mean` has) and its classes.
@@ -152,12 +123,12 @@ class Classifier(pl.LightningModule):
         Returns:
             One line that says what became of the weights; empty without any.
         """
-        seen = source.statistics if source is not None and self.mean_std == "auto" else IMAGENET
+        seen = source.statistics if source is not None and self.mean_std == "auto" else IMAGENET_STATISTICS
         own = self.mean_std == "dataset" or (self.mean_std == "auto" and source is None)
-        self.mean, self.std = (tuple(mean), tuple(std)) if own else for_channels(seen, len(mean))
+        self.mean, self.std = (tuple(mean), tuple(std)) if own else adapt_statistics(seen, len(mean))
         self.normalize = Normalize(self.mean, self.std)
         self.network = make_network(self.network_spec, len(mean), len(classes))
-        said = load(self.network, source, classes) if source is not None else ""
+        said = load_pretrained(self.network, source, classes) if source is not None else ""
         whiten = getattr(self.network, "whiten", None)
         if source is None and pictures is not None and whiten is not None:
             whiten(self.normalize(pictures))
@@ -168,7 +139,7 @@ class Classifier(pl.LightningModule):
             self.val_map = MultilabelAveragePrecision(len(classes), average="macro", thresholds=None)
         class_weights = torch.ones(len(classes))
         if self.imbalance == "weights" and labels is not None:
-            class_weights = weights_of(torch.as_tensor(labels), len(classes))
+            class_weights = compute_class_weights(torch.as_tensor(labels), len(classes))
         self.register_buffer("class_weights", class_weights, persistent=False)
         if self.ema is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -206,7 +177,7 @@ class Classifier(pl.LightningModule):
 
     def _freeze(self, free_quarters: int) -> None:
         """Train the head and the last quarters of the backbone; the others keep their weights and statistics."""
-        layers = backbone_layers(self.network, len(self.class_weights))
+        layers = list_backbone_layers(self.network, len(self.class_weights))
         for number, layer in enumerate(layers):
             free = number >= len(layers) - len(layers) * free_quarters // 4
             layer.train(free)
@@ -233,11 +204,11 @@ class Classifier(pl.LightningModule):
         """uint8 (N, H, W, C) and float32 (N, K) -> normalized (N, C, H, W) and the targets of what they show."""
         images = shift_and_flip(images, self.shift, self.flip)
         if self.rand_augment:
-            x = rand_augment(unit(images), self.rand_augment, self.strength)
+            x = rand_augment(scale_to_unit(images), self.rand_augment, self.strength)
             x = (x - self.normalize.mean) / self.normalize.std
         else:
             x = self.normalize(images)
-        return mix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
+        return apply_mixup_cutmix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The mean of the ranks' gradients becomes that over the pictures, also where a rank had one more."""
@@ -295,7 +266,7 @@ class Classifier(pl.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters, in groups by whether they are the head's and whether weight decay pulls at them; the
         head first, since the learning rate of the first group is the one that is logged."""
-        head = f"{head_of(self.network, len(self.class_weights))}." if self.backbone_lr != 1 else ""
+        head = f"{find_head(self.network, len(self.class_weights))}." if self.backbone_lr != 1 else ""
         named = list(self.network.named_parameters())
         groups: list[dict[str, Any]] = []
         for inside in (True, False):
@@ -340,7 +311,7 @@ class Classifier(pl.LightningModule):
         return True
 
 
-def weights_of(labels: Tensor, num_classes: int) -> Tensor:
+def compute_class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """What lets rare classes count as much as others, float32 (K,).
 
     Args:
@@ -352,22 +323,3 @@ def weights_of(labels: Tensor, num_classes: int) -> Tensor:
         return (len(labels) - num).clamp(min=1) / num.clamp(min=1)
     counts = torch.bincount(labels, minlength=num_classes)
     return counts.sum() / (num_classes * counts.clamp(min=1))
-
-
-def warmup_cosine(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate, 0..1, at `step` of `total` with the first part `warmup` rising."""
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
-
-
-def one_cycle(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate: a line up from a 25th in the first part `warmup`, then a line down to zero.
-
-    Source: Smith and Topin, "Super-Convergence", 2017.
-    """
-    rise = warmup * total
-    if step < rise:
-        return 0.04 + 0.96 * step / rise
-    return max(0.0, 1 - (step - rise) / max(1, total - rise))

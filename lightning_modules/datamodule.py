@@ -8,8 +8,8 @@ import psutil
 import pytorch_lightning as pl
 import torch
 
-from imageset.errors import UserError
-from imageset.store import ImageStore, StoreSplit
+from imageset.exceptions import UserError
+from imageset.store.reader import ImageStore, StoreSplit
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (N, H, W, C); int64 (N,), or uint8 (N, K) of several labels
 Cache = Literal["auto", "none", "ram", "device"]
@@ -108,7 +108,7 @@ def choose_cache(cache: Cache, num_bytes: int, device: torch.device, ranks_here:
     return "ram" if cache == "device" and device.type == "cpu" else cache
 
 
-class Batches:
+class BatchLoader:
     """A split, batch by batch; it knows how far an epoch has come, and goes on from there.
 
     Args:
@@ -198,31 +198,33 @@ class ImageDataModule(pl.LightningDataModule):
         self.batch_size, self.cache = batch_size, cache
         self.seed, self.balanced = 0, False  # balanced: training draws from all classes alike
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> BatchLoader:
         """Drawn by (seed, epoch)."""
         return self._loader("train", self.seed)
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> BatchLoader:
         """In the order of the store."""
         return self._loader("val", None)
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> BatchLoader:
         """In the order of the store."""
         return self._loader("test", None)
 
-    def _loader(self, name: str, seed: int | None) -> Batches:
+    def _loader(self, name: str, seed: int | None) -> BatchLoader:
         split, trainer = self.store.split(name), self.trainer
-        chances = balanced_chances(split.labels) if self.balanced and seed is not None else None
+        chances = compute_sampling_probs(split.labels) if self.balanced and seed is not None else None
         if trainer is None:
-            return Batches(split, BatchSampler(len(split), self.batch_size, seed=seed, chances=chances))
+            return BatchLoader(split, BatchSampler(len(split), self.batch_size, seed=seed, chances=chances))
         rank, num_ranks = trainer.global_rank, trainer.world_size
         sampler = BatchSampler(
             len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks, chances=chances
         )
-        return Batches(split, sampler, self.cache, trainer.strategy.root_device, num_ranks // trainer.num_nodes)
+        return BatchLoader(
+            split, sampler, self.cache, trainer.strategy.root_device, num_ranks // trainer.num_nodes
+        )
 
 
-def balanced_chances(labels: np.ndarray) -> np.ndarray:
+def compute_sampling_probs(labels: np.ndarray) -> np.ndarray:
     """The chance of each picture (n,) with which a draw is as likely of one class as of another; they sum to 1.
 
     Of several labels (n, K) the rarest that a picture bears decides; to bear none is a class of its own.

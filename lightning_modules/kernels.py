@@ -16,10 +16,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageDraw, ImageFont
 
-from imageset.atomic import write_bytes
-from imageset.decode import DecodeSpec, Rejected, measure, read_header
-from imageset.errors import UserError
-from imageset.params import nearest
+from imageset.decoding.decoder import decode_with_size, read_image_header
+from imageset.decoding.spec import DecodeSpec
+from imageset.exceptions import UserError
+from imageset.rejections import Rejected
+from imageset.utils.atomic_write import write_bytes
+from imageset.utils.text import suggest_name
 
 KERNELS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "identity": ((0, 0, 0), (0, 1, 0), (0, 0, 0)),
@@ -31,7 +33,7 @@ KERNELS: Mapping[str, tuple[tuple[float, ...], ...]] = {
 }
 MAX_SIDE_PX = 4096  # a larger picture is brought to this first; no decoded picture of ours is larger
 MAX_PIXELS = 178_956_970  # judged before decoding; where Pillow itself refuses
-LARGEST_NUMBER = 1_000_000  # in a kernel; beyond, sums of products lose the picture
+MAX_KERNEL_VALUE = 1_000_000  # in a kernel; beyond, sums of products lose the picture
 
 PANEL_PX, GAP_PX, TEXT_PX = 480, 24, 17
 PAPER, INK, RULE = 255, 20, 170
@@ -49,16 +51,18 @@ def parse_kernel(text: str) -> np.ndarray:
     try:
         numbers = np.array([float(word) for word in words])
     except ValueError:
-        hint = nearest(text.lower(), KERNELS)
+        hint = suggest_name(text.lower(), KERNELS)
         raise UserError(f"--kernel: no kernel {text!r} ({hint}); give a name, or 9 numbers") from None
     if len(numbers) != 9:
         raise UserError(f"--kernel: {len(numbers)} numbers in {text!r}; give a name, or 9 numbers")
-    if not (np.abs(numbers) <= LARGEST_NUMBER).all():
-        raise UserError(f"--kernel: numbers go from {-LARGEST_NUMBER:,} to {LARGEST_NUMBER:,}, not as in {text!r}")
+    if not (np.abs(numbers) <= MAX_KERNEL_VALUE).all():
+        raise UserError(
+            f"--kernel: numbers go from {-MAX_KERNEL_VALUE:,} to {MAX_KERNEL_VALUE:,}, not as in {text!r}"
+        )
     return numbers.reshape(3, 3)
 
 
-def output_size(side: int, kernel: int, stride: int, padding: int) -> int:
+def compute_output_size(side: int, kernel: int, stride: int, padding: int) -> int:
     """How many places the kernel has along one side: (n + 2p - k) / s + 1, rounded down (all in px).
 
     Raises:
@@ -83,10 +87,10 @@ def convolve2d(image: np.ndarray, kernel: np.ndarray, stride: int, padding: int)
     zeros. As in all convolutional networks the kernel is not turned over (mathematics says cross-correlation).
 
     Raises:
-        UserError: see `output_size`.
+        UserError: see `compute_output_size`.
     """
     sizes = zip(image.shape, kernel.shape, strict=True)
-    feature_map = np.zeros([output_size(side, k, stride, padding) for side, k in sizes])
+    feature_map = np.zeros([compute_output_size(side, k, stride, padding) for side, k in sizes])
     padded = np.pad(image.astype(np.float64), padding)
     windows = sliding_window_view(padded, kernel.shape)[::stride, ::stride]  # (H', W', k, l), a view
     for row, column in np.ndindex(*kernel.shape):
@@ -94,7 +98,7 @@ def convolve2d(image: np.ndarray, kernel: np.ndarray, stride: int, padding: int)
     return feature_map
 
 
-def rectified(feature_map: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, str]:
+def rectify(feature_map: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, str]:
     """A feature map made visible: uint8 (H, W), and how, in words. ReLU, then grey: what is below 0 is black.
 
     A kernel whose numbers sum to 1 keeps brightness, so white is 255 and more, as in the picture. With any other
@@ -106,7 +110,7 @@ def rectified(feature_map: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, 
     return pixels, f"rectified: below 0 is black, {white:.4g} is white"
 
 
-def read_grey(path: Path) -> np.ndarray:
+def read_grey_image(path: Path) -> np.ndarray:
     """A picture of any format that Convoy reads, upright, as grey uint8 (H, W).
 
     Raises:
@@ -116,9 +120,9 @@ def read_grey(path: Path) -> np.ndarray:
         raise UserError(f"{path}: no such file; give a picture")
     try:
         data = path.read_bytes()
-        header = read_header(data, MAX_PIXELS)
+        header = read_image_header(data, MAX_PIXELS)
         side = min(max(header.width, header.height), MAX_SIDE_PX)
-        padded, width, height = measure(data, DecodeSpec(side, 1, "pad", "bilinear", MAX_PIXELS))
+        padded, width, height = decode_with_size(data, DecodeSpec(side, 1, "pad", "bilinear", MAX_PIXELS))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except Rejected as refused:
@@ -129,7 +133,7 @@ def read_grey(path: Path) -> np.ndarray:
     return padded[top : top + height, left : left + width, 0]
 
 
-def draw(picture: np.ndarray, kernel: np.ndarray, stride: int, padding: int, name: str) -> Image.Image:
+def draw_kernel_page(picture: np.ndarray, kernel: np.ndarray, stride: int, padding: int, name: str) -> Image.Image:
     """The picture, the matrix and the feature map side by side, each with its size; picture and map at one scale.
 
     Args:
@@ -137,40 +141,42 @@ def draw(picture: np.ndarray, kernel: np.ndarray, stride: int, padding: int, nam
         name: the kernel's, to write under it.
     """
     feature_map = convolve2d(picture, kernel, stride, padding)
-    visible, how = rectified(feature_map, kernel)
+    visible, how = rectify(feature_map, kernel)
     scale = PANEL_PX / max(*picture.shape, *feature_map.shape)
     panels = [
-        (_enlarged(picture, scale), ["picture, grey", _size(picture)]),
-        (_matrix(kernel), [f"{name}, {_size(kernel)}", f"stride {stride}, padding {padding}"]),
-        (_enlarged(visible, scale), [f"feature map, {_size(feature_map)}", how]),
+        (_resize(picture, scale), ["picture, grey", _format_size(picture)]),
+        (_draw_matrix(kernel), [f"{name}, {_format_size(kernel)}", f"stride {stride}, padding {padding}"]),
+        (_resize(visible, scale), [f"feature map, {_format_size(feature_map)}", how]),
     ]
-    return _side_by_side(panels)
+    return _join_panels(panels)
 
 
 def write_kernel_page(image: Path, kernel_text: str, stride: int, padding: int, out: Path | None) -> str:
-    """Write what `draw` shows as a PNG, without `out` to IMAGE.KERNEL.png in the current folder; say so in a line.
+    """Write what `draw_kernel_page` shows as a PNG, without `out` to IMAGE.KERNEL.png in the current folder; say so in a line.
 
     Raises:
         UserError: the picture, the kernel, a number or the place to write to cannot be used.
     """
     kernel = parse_kernel(kernel_text)
-    picture = read_grey(image)
+    picture = read_grey_image(image)
     if padding > max(picture.shape):
-        raise UserError(f"--padding is {padding}, more than the whole picture ({_size(picture)}); lower it")
+        raise UserError(f"--padding is {padding}, more than the whole picture ({_format_size(picture)}); lower it")
     name = kernel_text if kernel_text in KERNELS else "kernel"
     out = out or Path(f"{image.stem}.{name}.png")
-    _check_place(out, image)
-    height, width = (output_size(n, k, stride, padding) for n, k in zip(picture.shape, kernel.shape, strict=True))
+    _check_output_path(out, image)
+    height, width = (
+        compute_output_size(n, k, stride, padding) for n, k in zip(picture.shape, kernel.shape, strict=True)
+    )
     page = io.BytesIO()
-    draw(picture, kernel, stride, padding, name).save(page, "PNG")
+    draw_kernel_page(picture, kernel, stride, padding, name).save(page, "PNG")
     write_bytes(out, page.getvalue())
     return (
-        f"kernels: picture {_size(picture)}, {name} {_size(kernel)}, stride {stride}, padding {padding}"
+        f"kernels: picture {_format_size(picture)}, {name} {_format_size(kernel)}, stride {stride}, padding {padding}"
         f" -> feature map {width} x {height}; {out} written"
     )
 
 
-def _check_place(out: Path, image: Path) -> None:
+def _check_output_path(out: Path, image: Path) -> None:
     if out.suffix.lower() != ".png":
         raise UserError(f"{out}: give a file name that ends in .png")
     if not out.parent.is_dir():
@@ -181,19 +187,19 @@ def _check_place(out: Path, image: Path) -> None:
         raise UserError(f"{out}: is the picture itself; give another name with --out")
 
 
-def _size(pixels: np.ndarray) -> str:
+def _format_size(pixels: np.ndarray) -> str:
     height, width = pixels.shape
     return f"{width} x {height}"
 
 
-def _enlarged(pixels: np.ndarray, scale: float) -> Image.Image:
+def _resize(pixels: np.ndarray, scale: float) -> Image.Image:
     """Small pictures with every pixel as a square, large ones averaged down."""
     height, width = (max(1, round(side * scale)) for side in pixels.shape)
     way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), way)
 
 
-def _matrix(kernel: np.ndarray) -> Image.Image:
+def _draw_matrix(kernel: np.ndarray) -> Image.Image:
     """The numbers in a grid of squares."""
     cell, rows, columns = 76, *kernel.shape
     panel = Image.new("L", (columns * cell + 1, rows * cell + 1), PAPER)
@@ -206,7 +212,7 @@ def _matrix(kernel: np.ndarray) -> Image.Image:
     return panel
 
 
-def _side_by_side(panels: list[tuple[Image.Image, list[str]]]) -> Image.Image:
+def _join_panels(panels: list[tuple[Image.Image, list[str]]]) -> Image.Image:
     """Panels from left to right, middles on one line, two lines of text under each."""
     font = ImageFont.load_default(TEXT_PX)
     widths = [max(panel.width, *(round(font.getlength(line)) for line in lines)) for panel, lines in panels]

@@ -1,32 +1,112 @@
-"""Picture bytes in, probabilities out; decoding runs beside the network."""
+"""Score images with a bundle: engines, and calibrated probabilities."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from imageset.decode import Rejected
-from imageset.pool import decode_stream
-from imageset.store import StoreSplit
-from lightning_modules import calibration
+from imageset.executors.base import num_cpus
+from imageset.store.reader import StoreSplit
 from lightning_modules.bundle import Bundle
-from lightning_modules.engines import Engine, PyTorchEngine
+from lightning_modules.calibration import temperature
+from lightning_modules.networks.preprocessing import Normalize
 
 if TYPE_CHECKING:
-    from imageset.cluster import DaskCluster
+    from imageset.store.reader import StoreSplit
+
+
+CPU_BATCH_SIZE = 8  # pictures of a batch on a CPU
+
+
+class Engine(Protocol):
+    """A network ready to run.
+
+    Attributes:
+        name: "pytorch", "onnxruntime" or "openvino".
+        precision: "fp32", "bf16" or "int8".
+        num_at_once: pictures of a batch; None where more is faster, as on a GPU.
+        num_streams: batches that run at the same time.
+    """
+
+    name: str
+    precision: str
+    num_at_once: int | None
+    num_streams: int
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        ...
+
+    def streams(self) -> Any:
+        """A context with the ThreadPoolExecutor in which batches are to run."""
+        ...
+
+
+class ModelWithPreprocessing(nn.Module):
+    """Bytes to logits in one module, so that the normalization travels with the network.
+
+    The bundle's network is not changed, only wrapped.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.normalize = Normalize(bundle.info.mean, bundle.info.std)
+        self.network = bundle.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> (N, num_classes)."""
+        logits: Tensor = self.network(self.normalize(images))
+        return logits
+
+
+class PyTorchEngine:
+    """PyTorch, on a GPU if there is one, else the CPU, in channels-last order."""
+
+    name: str = "pytorch"
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = precision
+        on_gpu = self.device.type == "cuda"
+        self.num_at_once: int | None = None if on_gpu else CPU_BATCH_SIZE
+        self.num_streams = 1 if on_gpu else num_cpus()
+        self.module = ModelWithPreprocessing(bundle).to(memory_format=torch.channels_last).to(self.device).eval()
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        pixels = torch.from_numpy(np.require(images, requirements="W")).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: Tensor = self.module(pixels)
+        return logits.float().cpu().numpy()
+
+    @contextmanager
+    def streams(self) -> Iterator[ThreadPoolExecutor]:
+        """On a CPU one thread for each stream, and each stream one thread of PyTorch's."""
+        if self.device.type == "cuda":
+            with ThreadPoolExecutor(1) as pool:
+                yield pool
+            return
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(self.num_streams, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(before)
+
 
 K = TypeVar("K", bound=Hashable)
-Decoded = tuple[K, "np.ndarray | Rejected"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored(Generic[K]):
+class ScoreResult(Generic[K]):
     """What became of one picture: probabilities float32 (num_classes,), or why there are none."""
 
     key: K
@@ -44,7 +124,7 @@ class Scorer:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes), calibrated."""
-        return calibration.probabilities(self.logits(images), self.temperature, self.multi_label)
+        return temperature.to_probabilities(self.logits(images), self.temperature, self.multi_label)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes), as the network gives them."""
@@ -62,58 +142,3 @@ class Scorer:
         batch = np.zeros((batch_size, *images[0].shape), np.uint8)
         batch[: len(images)] = images
         return self.probabilities(batch)[: len(images)]
-
-
-def score(
-    bundle: Bundle,
-    items: Iterable[tuple[K, bytes]],
-    *,
-    batch_size: int,
-    workers: int | None,
-    timeout_s: float = 60.0,
-    engine: Engine | None = None,
-    cluster: DaskCluster | None = None,
-) -> Iterator[Scored[K]]:
-    """Decode and classify pictures; one result for each, in the order they came. A picture's probabilities are
-    the same to the last bit whichever pictures are scored with it.
-
-    Args:
-        items: (key, file bytes); read as needed, never all at once.
-        batch_size: pictures that go through a GPU together; a CPU takes as many as suit its caches.
-        workers: processes that decode; None: one a processor.
-        timeout_s: a picture that takes longer to decode is given up.
-        engine: what runs the network; None: PyTorch.
-        cluster: whose workers decode and run the network in our place.
-    """
-    if cluster is not None:
-        from lightning_modules.remote import score_there
-
-        yield from score_there(cluster, bundle, items, engine or PyTorchEngine(bundle), timeout_s)
-        return
-    scorer = Scorer(bundle, engine)
-    num_at_once = scorer.engine.num_at_once or batch_size
-    decoded = iter(decode_stream(items, bundle.spec, workers=workers, timeout_s=timeout_s))
-    under_way: deque[tuple[list[Decoded[K]], Future[np.ndarray] | None]] = deque()
-    with scorer.engine.streams() as streams:
-        while batch := list(islice(decoded, num_at_once)):
-            under_way.append((batch, _submit(streams, scorer, batch, num_at_once)))
-            if len(under_way) > 2 * scorer.engine.num_streams:
-                yield from _results(*under_way.popleft())
-        while under_way:
-            yield from _results(*under_way.popleft())
-
-
-def _submit(
-    streams: ThreadPoolExecutor, scorer: Scorer, batch: list[Decoded[K]], num_at_once: int
-) -> Future[np.ndarray] | None:
-    images = [image for _, image in batch if not isinstance(image, Rejected)]
-    return streams.submit(scorer.padded, images, num_at_once) if images else None
-
-
-def _results(batch: list[Decoded[K]], future: Future[np.ndarray] | None) -> Iterator[Scored[K]]:
-    rows = iter(future.result() if future else ())
-    for key, image in batch:
-        if isinstance(image, Rejected):
-            yield Scored(key, None, image.reason, image.detail)
-        else:
-            yield Scored(key, next(rows))

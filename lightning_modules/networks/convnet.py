@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imageset.errors import UserError
+from imageset.exceptions import UserError
 
 PoolKind = Literal["max", "avg", "sum"]
 
@@ -75,9 +75,9 @@ class ConvNet(nn.Module):
         if pool not in ("max", "avg", "sum"):
             raise UserError(f"ConvNet: pool is {pool!r}; choose max, avg or sum")
         widths = [in_channels, *filters]
-        kernels = _one_each("kernel_size", kernel_size, len(filters))
-        strides = _one_each("stride", stride, len(filters))
-        paddings = _one_each("padding", padding, len(filters))
+        kernels = _expand_per_layer("kernel_size", kernel_size, len(filters))
+        strides = _expand_per_layer("stride", stride, len(filters))
+        paddings = _expand_per_layer("padding", padding, len(filters))
 
         layers: list[nn.Module] = []
         for (before, after), kernel, step, zeros in zip(pairwise(widths), kernels, strides, paddings, strict=True):
@@ -115,7 +115,7 @@ class Grid(nn.AdaptiveAvgPool2d):
         return x if as_wanted else super().forward(x)
 
 
-def _one_each(name: str, value: int | list[int], count: int) -> list[int]:
+def _expand_per_layer(name: str, value: int | list[int], count: int) -> list[int]:
     values = [value] * count if isinstance(value, int) else list(value)
     if len(values) != count:
         raise UserError(

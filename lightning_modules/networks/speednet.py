@@ -15,7 +15,7 @@ from torch import Tensor, nn
 PATCH_PX = 2
 GREY_WIDTHS = (32, 96, 192)
 COLOUR_WIDTHS = (64, 256, 256)
-LEAST_VARIANCE = 5e-4  # added to each; directions with hardly any would be blown up to noise
+MIN_VARIANCE = 5e-4  # added to each; directions with hardly any would be blown up to noise
 
 
 class QuickBias(nn.BatchNorm2d):
@@ -61,7 +61,7 @@ class SpeedNet(nn.Module):
         num_patches = 2 * in_channels * PATCH_PX**2  # each direction and its opposite
         self.patches = nn.Conv2d(in_channels, num_patches, PATCH_PX, bias=False)
         self.patches.weight.requires_grad_(False)
-        self.blocks = nn.Sequential(*(_block(a, b) for a, b in pairwise([num_patches, *widths])))
+        self.blocks = nn.Sequential(*(_make_block(a, b) for a, b in pairwise([num_patches, *widths])))
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.classifier = nn.Linear(widths[-1], num_classes, bias=False)
         self.scale, self.mirror = scale, mirror
@@ -73,7 +73,7 @@ class SpeedNet(nn.Module):
         patches = x.unfold(2, PATCH_PX, PATCH_PX).unfold(3, PATCH_PX, PATCH_PX)  # (N, C, h, w, 2, 2)
         rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)  # (N h w, C 2 2)
         variances, directions = torch.linalg.eigh(rows.T.double() @ rows.double() / len(rows))
-        filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.float()
+        filters = (directions / (variances + MIN_VARIANCE).sqrt()).T.float()
         filters = filters.reshape(-1, *self.patches.weight.shape[1:])
         self.patches.weight.copy_(torch.cat([filters, -filters]))
 
@@ -93,15 +93,15 @@ class SpeedNet(nn.Module):
         return logits
 
 
-def _block(before: int, after: int) -> nn.Sequential:
+def _make_block(before: int, after: int) -> nn.Sequential:
     """(N, before, H, W) -> (N, after, H // 2, W // 2)."""
     return nn.Sequential(
-        _convolution(before, after), nn.MaxPool2d(2), QuickBias(after), nn.GELU(),
-        _convolution(after, after), QuickBias(after), nn.GELU(),
+        _make_convolution(before, after), nn.MaxPool2d(2), QuickBias(after), nn.GELU(),
+        _make_convolution(after, after), QuickBias(after), nn.GELU(),
     )  # fmt: skip
 
 
-def _convolution(before: int, after: int) -> nn.Conv2d:
+def _make_convolution(before: int, after: int) -> nn.Conv2d:
     """Its first filters pass the maps before them on, as they are; the others are drawn."""
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
     nn.init.dirac_(convolution.weight.data[:before])

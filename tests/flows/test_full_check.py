@@ -5,13 +5,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows import ledger, versioning
 from flows.full_check import full_check
 from flows.inbox import inbox
-from flows.status import status
-from imageset.errors import UserError
-from tests.conftest import make_project
-from tests.flows.test_processes import gone
+from flows.project import lock
+from flows.promotion import ledger
+from flows.reports.status import report_status
+from imageset.exceptions import UserError
+from tests.helpers.processes import has_ended
+from tests.helpers.project import make_project
 
 
 @pytest.fixture
@@ -27,14 +28,14 @@ def project(served, tmp_path, monkeypatch) -> Path:
 def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     checked = full_check()
     assert checked.wrong == [] and len(checked.findings) == 6
-    assert re.search(r"^checked   20.*: 6 things looked at, 0 wrong$", status(project), re.M)
+    assert re.search(r"^checked   20.*: 6 things looked at, 0 wrong$", report_status(project), re.M)
 
     shard = next((project / "data/raw").glob("*.tar"))
     shard.chmod(0o644)
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     line = {"event": ledger.DECISION, "model": "digits-few", "version": 1, "reason": "cut short",
             "before": {"champion": 1}, "after": {"champion": 1}}  # fmt: skip
-    ledger.append(project, line)
+    ledger.append_entry(project, line)
     with pytest.raises(UserError) as wrong:
         full_check()
     found = str(wrong.value)
@@ -44,7 +45,9 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     assert "stages: normalize is out of date (data/raw modified)" in found
     assert "ledger: line 3, about digits-few version 1, has no end" in found
     wrong = [
-        line for line in status(project).splitlines() if re.match(r"wrong +the full check of 20.* found: ", line)
+        line
+        for line in report_status(project).splitlines()
+        if re.match(r"wrong +the full check of 20.* found: ", line)
     ]
     assert len(wrong) == 4 and f"data/raw/{shard.name} has other bytes" in wrong[0]
 
@@ -75,15 +78,15 @@ def test_an_inbox_without_a_model_waits(prefect_server, tmp_path, monkeypatch):
 
 
 def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tmp_path, monkeypatch):
-    from flows import pipeline as module
+    from flows import ingest as module
+    from flows.orchestration.subprocesses import stream_output
     from flows.pipeline import pipeline
-    from flows.processes import lines_of
 
     started: list[int] = []
 
     def slow(source):
         command = ["sh", "-c", "sleep 300 & echo $!; wait"]
-        for line in lines_of(command, cwd=tmp_path, finished=lambda status: None):
+        for line in stream_output(command, cwd=tmp_path, finished=lambda status: None):
             started.append(int(line))
 
     project = make_project(tmp_path)
@@ -91,6 +94,6 @@ def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tm
     monkeypatch.setattr(module.ingest, "fn", slow)
     with pytest.raises(UserError, match=r"pipeline took longer than .* h .* was stopped"):
         pipeline(timeout_h=3 / 3600)
-    assert started and gone(started[0])
-    with versioning.only_one(project):  # and the next run finds the project free
+    assert started and has_ended(started[0])
+    with lock.project_lock(project):  # and the next run finds the project free
         pass

@@ -5,34 +5,35 @@ import shutil
 import httpx
 import pytest
 
-from flows.ingest import portable, read_source
-from imageset import remote
-from imageset.errors import UserError
-from imageset.raw import read_records
-from tests.conftest import convoy, make_project, write_pictures
-from tests.imageset.servers import http_site
+from flows.ingest import read_source, to_portable_source
+from imageset.exceptions import UserError
+from imageset.raw.records import read_records
+from imageset.utils import transient_errors
+from tests.helpers.images import write_digit_images
+from tests.helpers.project import make_project, run_convoy
+from tests.helpers.servers import serve_http
 
 
 @pytest.fixture
 def digits_zip(tmp_path) -> bytes:
-    write_pictures(tmp_path / "digits", "01", num_each=10)
+    write_digit_images(tmp_path / "digits", "01", num_each=10)
     return (tmp_path / shutil.make_archive(str(tmp_path / "digits"), "zip", tmp_path / "digits")).read_bytes()
 
 
 def test_convoy_ingests_a_url_and_remembers_it(tmp_path, prefect_server, digits_zip):
     (tmp_path / "project").mkdir()
     project = make_project(tmp_path / "project")
-    with http_site() as site:
+    with serve_http() as site:
         site.files["/sets/digits.zip"] = digits_zip
         site.faults["/sets/digits.zip"] = [503, 503, "cut"]  # the look before the flow, then two attempts
-        done = convoy(project, "ingest", f"{site.url}/sets/digits.zip", PREFECT_API_URL=prefect_server)
+        done = run_convoy(project, "ingest", f"{site.url}/sets/digits.zip", PREFECT_API_URL=prefect_server)
         assert done.returncode == 0, done.stdout
         assert "digits: 20 pictures in 2 classes, 20 new" in done.stdout
         assert f"source: {site.url}/sets/digits.zip" in (project / "data" / "raw.dvc").read_text()
-        again = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+        again = run_convoy(project, "ingest", PREFECT_API_URL=prefect_server)
         assert "20 pictures in 2 classes, nothing new" in again.stdout, again.stdout
         site.files.clear()
-        gone = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+        gone = run_convoy(project, "ingest", PREFECT_API_URL=prefect_server)
         assert gone.returncode == 2 and "digits.zip: no such file" in gone.stdout.splitlines()[-1]
     assert len(read_records(project / "data" / "raw")) == 20
 
@@ -40,10 +41,10 @@ def test_convoy_ingests_a_url_and_remembers_it(tmp_path, prefect_server, digits_
 def test_credentials_in_a_url_are_stored_nowhere(tmp_path, prefect_server, digits_zip):
     (tmp_path / "project").mkdir()
     project = make_project(tmp_path / "project")
-    with http_site() as site:
+    with serve_http() as site:
         site.files["/digits.zip"] = digits_zip
         url = f"http://user:sesame@{site.url.removeprefix('http://')}/digits.zip?v=1&X-Amz-Signature=sesame"
-        done = convoy(project, "ingest", url, PREFECT_API_URL=prefect_server)
+        done = run_convoy(project, "ingest", url, PREFECT_API_URL=prefect_server)
         assert done.returncode == 0 and "20 pictures in 2 classes, 20 new" in done.stdout, done.stdout
         assert site.asked[-1][0] == "/digits.zip?v=1&X-Amz-Signature=sesame"
     masked = url.replace("sesame", "***")
@@ -52,14 +53,14 @@ def test_credentials_in_a_url_are_stored_nowhere(tmp_path, prefect_server, digit
     told = httpx.post(f"{prefect_server}/flow_runs/filter", json={}).text
     logged = httpx.post(f"{prefect_server}/logs/filter", json={}).text
     assert not written and "sesame" not in done.stdout + told + logged and masked in told
-    again = convoy(project, "ingest", PREFECT_API_URL=prefect_server)
+    again = run_convoy(project, "ingest", PREFECT_API_URL=prefect_server)
     assert again.returncode == 2 and again.stdout.splitlines()[-1].endswith("the source again with the whole URL")
 
 
 def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_server, digits_zip, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_PAUSES_S", ())
+    monkeypatch.setattr(transient_errors, "RETRY_PAUSES_S", ())
     task = read_source.with_options(retry_delay_seconds=0)
-    with http_site() as site:
+    with serve_http() as site:
         site.files["/digits.zip"], site.faults["/digits.zip"] = digits_zip, [503, "cut"]
         assert task(f"{site.url}/digits.zip", tmp_path).num_new == 20
         assert site.requests["/digits.zip"] == 3
@@ -69,5 +70,5 @@ def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_se
 
 
 def test_a_url_is_noted_as_it_is(tmp_path):
-    assert portable("s3://bucket/set?label=x", tmp_path) == "s3://bucket/set?label=x"
-    assert portable(str(tmp_path / "set"), tmp_path) == "set"
+    assert to_portable_source("s3://bucket/set?label=x", tmp_path) == "s3://bucket/set?label=x"
+    assert to_portable_source(str(tmp_path / "set"), tmp_path) == "set"

@@ -10,27 +10,27 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows import batches, ledger, registry
-from flows.policy import CLEAN, DRIFTED, Policy, decide
-from flows.project import monitor_params
-from flows.status import status
-from imageset.errors import UserError
+from flows.monitoring import batch_log
+from flows.monitoring.retrain_policy import CLEAN, DRIFTED, RetrainPolicy, decide_retrain
+from flows.project.params import load_monitor_params
+from flows.promotion import ledger, model_registry
+from flows.reports.status import report_status
+from imageset.exceptions import UserError
 from lightning_modules.bundle import Bundle
-from lightning_modules.drift import Rules, judge
-from lightning_modules.reference import Sample, observe
-from tests.conftest import ROOT
-from tests.flows.watched import Watched, blurred, make_watched, other_camera, serve
-from tests.lightning_modules.conftest import set_params
+from lightning_modules.drift.detector import DriftParams, detect_drift
+from lightning_modules.features.reference_sample import ImageSample, observe_images
+from tests.helpers.models import MonitoredProject, blur, change_camera, make_monitored_project, serve_trained_model
+from tests.helpers.project import ROOT, set_params
 
 BATCH = 100  # pictures
-SHIFTS = {"blur": blurred, "camera": other_camera}
+SHIFTS = {"blur": blur, "camera": change_camera}
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory, empty_mlflow_db) -> Watched:
+def watched(tmp_path_factory, empty_mlflow_db) -> MonitoredProject:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return make_watched(tmp_path_factory.mktemp("watched"), empty_mlflow_db)
+        return make_monitored_project(tmp_path_factory.mktemp("watched"), empty_mlflow_db)
 
 
 @pytest.fixture
@@ -57,24 +57,26 @@ def write(folder: Path, files: list[bytes]) -> str:
 class Seen:
     """What the model sees of pictures, computed once."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: MonitoredProject) -> None:
         self.bundle = Bundle.load(watched.project / "data/models/classifier")
-        self.reference = Sample.from_bytes(self.bundle.reference)
+        self.reference = ImageSample.from_bytes(self.bundle.reference)
         params = yaml.safe_load((watched.project / "params.yaml").read_text())["monitor"]
-        self.rules = Rules(params["alpha"], params["permutations"], params["seed"])
-        self.policy = Policy(**{**params["retrain"], "enabled": True})
+        self.rules = DriftParams(params["alpha"], params["permutations"], params["seed"])
+        self.policy = RetrainPolicy(**{**params["retrain"], "enabled": True})
 
     def columns(self, files: list[bytes]) -> dict[str, np.ndarray]:
-        from imageset.decode import decode
+        from imageset.decoding.decoder import decode
 
         images = np.stack([decode(data, self.bundle.spec) for data in files])
-        return observe(self.bundle, np.array_split(images, max(1, len(images) // 64)))
+        return observe_images(self.bundle, np.array_split(images, max(1, len(images) // 64)))
 
     def state(self, columns: dict[str, np.ndarray], chosen: np.ndarray) -> str:
         rows = {name: values[chosen] for name, values in columns.items()}
         sides = np.full(len(chosen), self.reference.short_side_px[0])
-        batch = Sample(rejected=np.array([0, len(chosen)]), short_side_px=sides, **rows)
-        found = judge(self.reference, batch, self.rules, self.bundle.info.classes, self.bundle.info.abstain_below)
+        batch = ImageSample(rejected=np.array([0, len(chosen)]), short_side_px=sides, **rows)
+        found = detect_drift(
+            self.reference, batch, self.rules, self.bundle.info.classes, self.bundle.info.abstain_below
+        )
         return DRIFTED if found.drifted else CLEAN
 
 
@@ -83,13 +85,13 @@ def seen(watched) -> Seen:
     return Seen(watched)
 
 
-def follow(policy: Policy, states: list[str]) -> list[int]:
+def follow(policy: RetrainPolicy, states: list[str]) -> list[int]:
     """One batch an hour: the numbers of those after which a retrain begins."""
     begun: list[datetime] = []
     start, found = datetime(2026, 3, 1, tzinfo=UTC), []
     for hour in range(len(states)):
         now = start + timedelta(hours=hour)
-        if decide(policy, [{"state": state} for state in states[: hour + 1]], begun, now).retrain:
+        if decide_retrain(policy, [{"state": state} for state in states[: hour + 1]], begun, now).retrain:
             begun.append(now)
             found.append(hour)
     return found
@@ -140,7 +142,7 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     set_params(project, monitor__retrain__enabled=True)
     clean = monitor(write(tmp_path / "monday", watched.known[:80]))
     assert (clean.drifted, clean.retrain) == (False, None)
-    days = [write(tmp_path / day, [blurred(data) for data in watched.known[start : start + 80]])
+    days = [write(tmp_path / day, [blur(data) for data in watched.known[start : start + 80]])
             for day, start in (("tuesday", 80), ("wednesday", 160), ("thursday", 240))]  # fmt: skip
     found = [monitor(day) for day in days]
     assert [one.drifted for one in found] == [True, True, True]
@@ -151,9 +153,9 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert [monitor(day).new for day in days] == [False, False, False]  # nothing is judged, or trained, twice
     assert retrains == [None]
 
-    lines = batches.read(project)
+    lines = batch_log.read_batches(project)
     assert [line["state"] for line in lines] == [CLEAN, DRIFTED, DRIFTED, DRIFTED]
-    begun, done = [one for one in ledger.read(project) if one["event"].startswith("retrain")]
+    begun, done = [one for one in ledger.read_ledger(project) if one["event"].startswith("retrain")]
     assert (begun["event"], begun["batch"], begun["reason"]) == (
         "retrain", found[1].line["batch"], "2 drifted batches in a row",
     )  # fmt: skip
@@ -163,10 +165,10 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert page.count("data:image/png;base64,") == 24 + 6 and "tuesday-0" in page
     assert "<script" not in page and "http" not in page
     run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
-    kept = [Path(one.path).stem for one in registry.connect(project).list_artifacts(run, "drift")]
+    kept = [Path(one.path).stem for one in model_registry.connect_registry(project).list_artifacts(run, "drift")]
     assert sorted(kept) == sorted(line["batch"] for line in lines[1:])
     assert "| **features** |" in prefect_page()
-    said = status(project)
+    said = report_status(project)
     assert "pictures of " + days[2] + " moved (features" in said
     assert "3 drifted batches in a row; retrain: no, the last retrain cools down until" in said
     assert "what comes in is not what source was trained on (features" in said
@@ -182,15 +184,15 @@ def test_a_batch_that_cannot_be_read_has_drifted(watched, project, prefect_serve
 
 
 def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, project, prefect_server, tmp_path):
-    from flows import versioning
     from flows.monitor import monitor
+    from flows.project import lock
 
     set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
     for name, start in (("monday", 0), ("tuesday", 60)):
-        with versioning.only_one(project):
-            found = monitor(write(tmp_path / name, [blurred(data) for data in watched.known[start : start + 60]]))
+        with lock.project_lock(project):
+            found = monitor(write(tmp_path / name, [blur(data) for data in watched.known[start : start + 60]]))
         assert found.line["retrain"]
-        (last,) = ledger.read(project)[-1:]
+        (last,) = ledger.read_ledger(project)[-1:]
         assert (last["event"], last["begun"]) == ("retrained", False)
         assert "another run is at work in this project" in last["reason"]
 
@@ -233,12 +235,12 @@ def test_a_prediction_is_compared_as_it_is_made_and_only_by_what_is_new(
     again = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
     assert again.line is None and not again.drifted
     for number, data in enumerate(watched.known[60:90]):
-        (inbox / f"few-{number}.png").write_bytes(other_camera(data))
+        (inbox / f"few-{number}.png").write_bytes(change_camera(data))
     few = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
     assert (few.line["state"], few.line["num_pictures"], few.line["page"]) == ("too small", 30, None)
     assert "30 pictures are too few to judge, 50 are needed" in str(few)
     for number, data in enumerate(watched.known[90:120]):
-        (inbox / f"more-{number}.png").write_bytes(other_camera(data))
+        (inbox / f"more-{number}.png").write_bytes(change_camera(data))
     more = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
     assert (more.line["state"], more.line["num_pictures"]) == (DRIFTED, 60)  # the few had waited
 
@@ -265,21 +267,22 @@ def test_a_model_without_a_reference_says_so_and_predicts_all_the_same(watched, 
 
 def serve_without_reference(project: Path) -> None:
     """Another version of the model, as they were before bundles had a reference."""
-    from imageset.store import ImageStore
+    from imageset.store.reader import ImageStore
     from lightning_modules.bundle import save_bundle
-    from lightning_modules.registered import log_model
-    from lightning_modules.tracking import TrackedRun, connect, experiment_id
+    from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
+    from lightning_modules.tracking.model_logging import log_model
+    from lightning_modules.tracking.run import TrackedRun
 
     folder = project / "data/models/classifier"
     bundle = Bundle.load(folder)
     save_bundle(folder, bundle.info, bundle.network)
-    client = connect(project)
-    run = TrackedRun.open(client, experiment_id(client, "source", project), None, "without", {})
+    client = connect_to_mlflow(project)
+    run = TrackedRun.open(client, ensure_experiment(client, "source", project), None, "without", {})
     uri = log_model(run, folder, bundle.info, ImageStore.open(project / "data/normalized"))
     run.close("FINISHED")
     note = {"run_id": run.run_id, "model_uri": uri, "dataset": bundle.info.dataset}
     (folder / "run.json").write_text(json.dumps(note))
-    serve(project)
+    serve_trained_model(project)
 
 
 def test_a_reference_that_was_changed_is_not_used(watched, tmp_path):
@@ -300,8 +303,8 @@ def test_wrong_settings_are_named(project):
     ):
         set_params(project, **{f"monitor__{name}": value})
         with pytest.raises(UserError, match=message):
-            monitor_params(project)
+            load_monitor_params(project)
         shutil.copy(ROOT / "params.yaml", project)
     set_params(project, monitor__retrain__cooldown=3)
     with pytest.raises(UserError, match="unknown key 'cooldown'; did you mean 'cooldown_hours'"):
-        monitor_params(project)
+        load_monitor_params(project)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import ledger, registry
-from imageset.errors import UserError
+from flows.promotion import ledger, model_registry
+from imageset.exceptions import UserError
 
 
 @pytest.fixture
@@ -27,12 +27,13 @@ def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
     """A finished run whose model is the trained one with all its weights scaled; 0 knows nothing."""
     import torch
 
-    from imageset.store import ImageStore
+    from imageset.store.reader import ImageStore
     from lightning_modules.bundle import Bundle, save_bundle
-    from lightning_modules.registered import log_model
-    from lightning_modules.tracking import TrackedRun, connect, experiment_id
+    from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
+    from lightning_modules.tracking.model_logging import log_model
+    from lightning_modules.tracking.run import TrackedRun
 
-    client = connect(project)
+    client = connect_to_mlflow(project)
     bundle = Bundle.load(project / "data/models/classifier")
     with torch.no_grad():
         for weights in bundle.network.parameters():
@@ -41,14 +42,14 @@ def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
     folder = project / f"bundle-{scale}"
     folder.mkdir(exist_ok=True)
     save_bundle(folder, replace(bundle.info, dataset=dataset), bundle.network)
-    run = TrackedRun.open(client, experiment_id(client, dataset["name"], project), None, "made", {})
+    run = TrackedRun.open(client, ensure_experiment(client, dataset["name"], project), None, "made", {})
     log_model(run, folder, replace(bundle.info, dataset=dataset), ImageStore.open(project / "data/normalized"))
     run.close("FINISHED")
     return run.run_id
 
 
 def aliases(project: Path) -> dict[str, int]:
-    model = registry.connect(project).get_registered_model("digits-few")
+    model = model_registry.connect_registry(project).get_registered_model("digits-few")
     return {alias: int(number) for alias, number in model.aliases.items()}
 
 
@@ -73,13 +74,13 @@ def test_a_worse_newcomer_stays_a_challenger_and_is_not_judged_twice(copy, prefe
     assert not decision.serves
     assert "not above 0 (version 1, the same" in decision.reason
     assert aliases(copy) == {"champion": 1, "challenger": 2}
-    tags = registry.connect(copy).get_model_version("digits-few", "2").tags
+    tags = model_registry.connect_registry(copy).get_model_version("digits-few", "2").tags
     assert tags["convoy.compared_with_version"] == "1"
     assert float(tags["convoy.accuracy"]) < float(tags["convoy.compared_accuracy"])
-    (line,) = [entry for entry in ledger.read(copy) if entry.get("version") == 2]
+    (line,) = [entry for entry in ledger.read_ledger(copy) if entry.get("version") == 2]
     assert (line["serves"], line["champion"], line["run"]) == (False, 1, worse)
     assert line["numbers"]["gain_high"] < 0 and line["numbers"]["num_leaks"] == 0
-    files = registry.connect(copy).list_artifacts(worse, f"promotion/{line['number']:04d}")
+    files = model_registry.connect_registry(copy).list_artifacts(worse, f"promotion/{line['number']:04d}")
     assert sorted(Path(file.path).name for file in files) == ["decision.md", "ledger.json"]
 
     again = promote(worse)
@@ -90,7 +91,7 @@ def test_a_worse_newcomer_stays_a_challenger_and_is_not_judged_twice(copy, prefe
 def test_a_better_newcomer_takes_over_and_the_champion_becomes_previous(copy, prefect_server):
     from flows.promote import promote
 
-    client = registry.connect(copy)
+    client = model_registry.connect_registry(copy)
     client.delete_registered_model("digits-few")
     promote(log_run(copy, scale=0.0))
     decision = promote(trained_run(copy))
@@ -117,24 +118,24 @@ def test_the_champion_promoted_again_says_so_and_changes_nothing(copy, prefect_s
 def test_a_promotion_killed_before_its_decision_is_finished_by_the_next(copy, prefect_server):
     from flows.promote import promote
 
-    client = registry.connect(copy)
+    client = model_registry.connect_registry(copy)
     client.delete_registered_model_alias("digits-few", "champion")
     cut_short(copy)
     assert promote().serves
     assert aliases(copy) == {"champion": 1}
-    assert ledger.unfinished(ledger.read(copy)) == []
+    assert ledger.find_unfinished(ledger.read_ledger(copy)) == []
 
 
 def test_a_model_whose_files_are_gone_is_not_registered(copy, prefect_server):
     from flows.promote import promote
 
     run_id = log_run(copy, scale=0.5)
-    client = registry.connect(copy)
-    uri = registry.model_of_run(client.get_run(run_id)).removeprefix("models:/")
+    client = model_registry.connect_registry(copy)
+    uri = model_registry.find_model_uri(client.get_run(run_id)).removeprefix("models:/")
     shutil.rmtree(client.get_logged_model(uri).artifact_location.removeprefix("file://"))
     with pytest.raises(UserError):
         promote(run_id)
-    assert registry.version_of_run(client, "digits-few", run_id) is None
+    assert model_registry.find_version_by_run(client, "digits-few", run_id) is None
 
 
 def test_a_run_on_other_data_is_not_compared(copy, prefect_server):
@@ -151,8 +152,8 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
     import pyarrow.parquet as pq
 
     from flows.promote import promote
-    from imageset.store import ImageStore
-    from lightning_modules.registered import SEEN
+    from imageset.store.reader import ImageStore
+    from lightning_modules.tracking.tags import TRAINING_IMAGES_ARTIFACT
 
     start_again(copy)
     old = log_run(copy, scale=0.0, fingerprint="1" * 64)
@@ -161,10 +162,14 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
         "image_id": pa.array([bytes.fromhex(leaked)], pa.binary(32)),
         "group": pa.array([None], pa.string()), "phash": pa.array([1], pa.uint64()),
     })  # fmt: skip
-    pq.write_table(learnt, copy / Path(SEEN).name)
-    registry.connect(copy).log_artifact(old, str(copy / Path(SEEN).name), Path(SEEN).parent.name)
-    version = registry.register(registry.connect(copy), "digits-few", old, model_uri(copy, old))
-    registry.set_alias(registry.connect(copy), "digits-few", "champion", version.number)
+    pq.write_table(learnt, copy / Path(TRAINING_IMAGES_ARTIFACT).name)
+    model_registry.connect_registry(copy).log_artifact(
+        old, str(copy / Path(TRAINING_IMAGES_ARTIFACT).name), Path(TRAINING_IMAGES_ARTIFACT).parent.name
+    )
+    version = model_registry.register_model(
+        model_registry.connect_registry(copy), "digits-few", old, model_uri(copy, old)
+    )
+    model_registry.set_alias(model_registry.connect_registry(copy), "digits-few", "champion", version.number)
 
     decision = promote(trained_run(copy))
     assert not decision.serves
@@ -177,29 +182,29 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
 
 
 def model_uri(project: Path, run_id: str) -> str:
-    return registry.model_of_run(registry.connect(project).get_run(run_id))
+    return model_registry.find_model_uri(model_registry.connect_registry(project).get_run(run_id))
 
 
 def start_again(project: Path) -> None:
-    registry.connect(project).delete_registered_model("digits-few")
+    model_registry.connect_registry(project).delete_registered_model("digits-few")
     (project / ledger.LEDGER).unlink()
 
 
 def test_a_rehearsal_says_what_would_be_done_and_writes_nothing(copy):
-    from flows.promote import rehearse
+    from flows.promote import dry_run_promotion
 
     before = (copy / ledger.LEDGER).read_bytes()
-    said = str(rehearse(log_run(copy, scale=0.0)))
+    said = str(dry_run_promotion(log_run(copy, scale=0.0)))
     assert "would not serve: accuracy" in said and "| speed | holds |" in said
     assert (copy / ledger.LEDGER).read_bytes() == before
     assert aliases(copy) == {"champion": 1}
-    assert registry.version(registry.connect(copy), "digits-few", 2) is None
+    assert model_registry.find_version(model_registry.connect_registry(copy), "digits-few", 2) is None
 
 
 def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
-    from flows.history import history
     from flows.promote import promote
-    from flows.rollback import rollback
+    from flows.promotion.rollback import rollback
+    from flows.reports.history import report_history
 
     start_again(copy)
     worse, better = log_run(copy, scale=0.0), trained_run(copy)
@@ -215,7 +220,7 @@ def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
     assert aliases(copy) == {"champion": 1}
     assert promote(better, override="mended").serves
     assert aliases(copy) == {"champion": 2, "previous": 1}
-    said = history(copy).splitlines()
+    said = report_history(copy).splitlines()
     assert [line.split("digits-few ")[1].split(":")[0] for line in said] == [
         "version 1 serves", "version 2 serves instead of version 1", "version 2 rolled back to version 1",
         "version 2 serves instead of version 1",
@@ -224,9 +229,9 @@ def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
 
 
 def test_a_rollback_to_files_that_are_gone_changes_nothing(copy):
-    from flows.rollback import rollback
+    from flows.promotion.rollback import rollback
 
-    client = registry.connect(copy)
+    client = model_registry.connect_registry(copy)
     client.create_model_version("digits-few", "/nowhere", trained_run(copy))  # MLflow calls it READY
     client.set_registered_model_alias("digits-few", "previous", "2")
     with pytest.raises(UserError, match="nothing was changed"):

@@ -12,20 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from imageset.check import check_source
-from imageset.normalize import normalize
-from imageset.raw import ingest
-from imageset.split import SplitRule
-from tests.imageset.pictures import PARAMS, make_folder, noise, snapshot
-
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-HOSTILE = SHARED / "hostile"
-needs_hostile = pytest.mark.skipif(not HOSTILE.is_dir(), reason="../shared/hostile is not here")
+from imageset.normalize.stage import normalize
+from imageset.raw.ingestion import ingest_source
+from imageset.splits.split_rule import SplitRule
+from tests.helpers.datasets import NORMALIZE_PARAMS, snapshot
+from tests.helpers.images import encode_noise, make_image_folder
+from tests.helpers.real_data import HOSTILE, needs_hostile
 
 SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 brought it
 
 
 def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set")
+    source = make_image_folder(tmp_path / "set")
     (source / "ant" / "text.jpg").write_text("no picture")
     (source / "bee" / "copy.png").write_bytes((source / "bee" / "0000.png").read_bytes())
     (source / "ant" / "other.png").write_bytes((source / "bee" / "0001.png").read_bytes())
@@ -43,7 +41,7 @@ def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -
 
 
 def test_a_broken_mount_is_announced(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set", num_each=3)
+    source = make_image_folder(tmp_path / "set", num_each=3)
     for file in (source / "ant").iterdir():
         file.write_bytes(bytes(100))
     report = check_source(source, workers=1)
@@ -51,7 +49,7 @@ def test_a_broken_mount_is_announced(tmp_path: Path) -> None:
 
 
 def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set", num_each=2)
+    source = make_image_folder(tmp_path / "set", num_each=2)
     for file in source.rglob("*.png"):
         file.write_bytes(b"")
     report = check_source(source, rule=SplitRule(0, 0.2, 0.2), workers=1)
@@ -59,22 +57,22 @@ def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -
 
 
 def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set")
-    report = check_source(source, rule=SplitRule(**PARAMS["split"]), workers=1)
-    ingest(source, tmp_path / "raw")
-    summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1)
+    source = make_image_folder(tmp_path / "set")
+    report = check_source(source, rule=SplitRule(**NORMALIZE_PARAMS["split"]), workers=1)
+    ingest_source(source, tmp_path / "raw")
+    summary = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     assert report.run_splits == summary.counts
     assert report.text().endswith("convoy run would take it: train 21, val 8, test 11")
     assert json.loads(json.dumps(report.to_dict()))["run_splits"] == summary.counts
 
 
 def test_a_single_class_can_be_looked_at(tmp_path: Path) -> None:
-    report = check_source(make_folder(tmp_path / "set", classes=("ant",), num_each=2), workers=1)
+    report = check_source(make_image_folder(tmp_path / "set", classes=("ant",), num_each=2), workers=1)
     assert report.num_sound == 2 and "a single class 'ant'" in str(report.stops)
 
 
 def test_a_name_with_a_line_break_stays_on_one_line_of_the_report(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set", num_each=2)
+    source = make_image_folder(tmp_path / "set", num_each=2)
     (source / "ant" / "two\nlines\u202e.jpg").touch()
     assert "two\\nlines\\u202e.jpg" in check_source(source, workers=1).text()
 
@@ -98,8 +96,8 @@ def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path:
     refused = {one.uri for one in report.refused}
     walked = {str(file.relative_to(root)) for file in files}
     assert not [uri for uri in walked - refused - pillow_can if _taken(uri)]
-    ingest(root, tmp_path / "raw")
-    lenient = PARAMS | {"max_pixels": 178_956_970, "max_reject_fraction": 1.0}
+    ingest_source(root, tmp_path / "raw")
+    lenient = NORMALIZE_PARAMS | {"max_pixels": 178_956_970, "max_reject_fraction": 1.0}
     summary = normalize(tmp_path / "raw", tmp_path / "out", lenient, timeout_s=120)
     assert summary.rejected == dict(sorted(reasons.items()))
     rows = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
@@ -107,28 +105,28 @@ def test_the_hostile_corpus_goes_through_with_every_file_accounted_for(tmp_path:
 
 
 def _taken(uri: str) -> bool:
-    from imageset.sources import PICTURE_ENDINGS
+    from imageset.sources.files import IMAGE_EXTENSIONS
 
-    return Path(uri).suffix.lower() in PICTURE_ENDINGS and not Path(uri).name.startswith(".")
+    return Path(uri).suffix.lower() in IMAGE_EXTENSIONS and not Path(uri).name.startswith(".")
 
 
 @needs_hostile
 def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
-    (tmp_path / "ok.png").write_bytes(noise(777))
+    (tmp_path / "ok.png").write_bytes(encode_noise(777))
     subprocess.run(
         ["bash", str(HOSTILE / "make_fs.sh"), str(tmp_path / "set" / "trap"), str(tmp_path / "ok.png")],
         check=True,
         capture_output=True,
     )
-    make_folder(tmp_path / "set", num_each=1)
+    make_image_folder(tmp_path / "set", num_each=1)
     report = check_source(tmp_path / "set", workers=1)
     assert report.passed_over == {"links": 8, "hidden": 1, "devices, sockets and FIFOs": 2}
     reasons = Counter(one.reason for one in report.refused)
     assert reasons["bomb"] == 1 and reasons["duplicate"] >= 22 and report.num_sound == 3
-    make_folder(tmp_path / "set", num_each=20, first=1)
-    found = ingest(tmp_path / "set", tmp_path / "raw")
+    make_image_folder(tmp_path / "set", num_each=20, first=1)
+    found = ingest_source(tmp_path / "set", tmp_path / "raw")
     assert found.num_unreadable == 1 and found.num_new == 43  # 20 GB of nothing are not read
-    summary = normalize(tmp_path / "raw", tmp_path / "out", PARAMS, workers=1)
+    summary = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     assert (
         summary.rejected == {"bomb": 1, "duplicate": reasons["duplicate"]} and sum(summary.counts.values()) == 43
     )
@@ -136,15 +134,15 @@ def test_a_folder_of_traps_is_walked_and_never_left(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "set", num_each=2)
+    source = make_image_folder(tmp_path / "set", num_each=2)
     (source / "ant" / "0000.png").chmod(0)
     assert [one.reason for one in check_source(source, workers=1).refused] == ["unreadable"]
 
 
 def test_look_alikes_and_leaks_are_named(tmp_path: Path) -> None:
-    from tests.imageset.test_near import make_divided
+    from tests.helpers.images import make_split_folder
 
-    report = check_source(make_divided(tmp_path / "set"), workers=1)
+    report = check_source(make_split_folder(tmp_path / "set"), workers=1)
     assert len(report.near_duplicates) == 5 and next(iter(report.near_duplicates)) == [
         "test/ant/100.jpg",
         "train/ant/leak100.jpg",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imageset.errors import UserError
+from imageset.exceptions import UserError
 from imageset.params import load_params
 
 KNOWN = {"side": (int, str), "rate": float, "split": {"seed": int}}

@@ -4,10 +4,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from flows.__main__ import main
-from imageset.errors import UserError
-from lightning_modules.kernels import KERNELS, convolve2d, output_size, parse_kernel, read_grey, rectified
-from tests.conftest import convoy
+from flows.cli.main import main
+from imageset.exceptions import UserError
+from lightning_modules.kernels import (
+    KERNELS,
+    compute_output_size,
+    convolve2d,
+    parse_kernel,
+    read_grey_image,
+    rectify,
+)
+from tests.helpers.project import run_convoy
 
 WORKED_IMAGE = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]
 WORKED_FILTER = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
@@ -39,8 +46,8 @@ def test_stride_and_padding_mean_what_they_mean_in_pytorch(kernel, stride, paddi
 
 
 def test_the_size_formula_rounds_down():
-    assert [output_size(7, 3, stride, 0) for stride in (1, 2, 3)] == [5, 3, 2]
-    assert output_size(7, 3, 1, 1) == 7
+    assert [compute_output_size(7, 3, stride, 0) for stride in (1, 2, 3)] == [5, 3, 2]
+    assert compute_output_size(7, 3, 1, 1) == 7
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -55,10 +62,10 @@ def test_nine_numbers_are_a_kernel_row_by_row(text):
 
 def test_a_rectified_map_shows_nothing_below_zero_and_says_what_white_is():
     feature_map = np.array([[-5.0, 0.0], [20.0, 40.0]])
-    pixels, how = rectified(feature_map, parse_kernel("edge"))
+    pixels, how = rectify(feature_map, parse_kernel("edge"))
     assert pixels.tolist() == [[0, 0], [128, 255]]
     assert how == "rectified: below 0 is black, 40 is white"
-    assert rectified(feature_map, parse_kernel("sharpen"))[0].tolist() == [[0, 0], [20, 40]]
+    assert rectify(feature_map, parse_kernel("sharpen"))[0].tolist() == [[0, 0], [20, 40]]
 
 
 def test_a_picture_is_read_whole_grey_and_upright(tmp_path):
@@ -66,11 +73,11 @@ def test_a_picture_is_read_whole_grey_and_upright(tmp_path):
     sideways = Image.Exif()
     sideways[0x0112] = 6  # to be turned by 90 degrees, clockwise
     Image.fromarray(pixels).save(tmp_path / "grey.png", exif=sideways)
-    assert np.array_equal(read_grey(tmp_path / "grey.png"), np.rot90(pixels, -1))
+    assert np.array_equal(read_grey_image(tmp_path / "grey.png"), np.rot90(pixels, -1))
 
 
 def test_the_command_writes_one_png_outside_any_project(photo):
-    done = convoy(photo.parent, "kernels", "photo.png", "--kernel", "sharpen")
+    done = run_convoy(photo.parent, "kernels", "photo.png", "--kernel", "sharpen")
     assert done.returncode == 0, done.stdout
     assert done.stdout == (
         "kernels: picture 20 x 12, sharpen 3 x 3, stride 1, padding 0 -> feature map 18 x 10; "

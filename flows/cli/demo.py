@@ -1,0 +1,76 @@
+"""The demonstration: handwritten digits that need no download, the whole road, then predictions of unseen ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.notifications import console
+from flows.project.paths import PREDICTIONS
+from imageset.utils.text import format_count
+
+if TYPE_CHECKING:
+    from flows.predict import PredictResult
+    from flows.promote import PromoteResult
+
+logger = console.get_logger(__name__)
+
+DIGITS_DIR, INBOX_DIR = Path("data/digits"), Path("data/inbox")
+
+
+def run_demo(project: Path) -> str:
+    """Write the digits, run the pipeline on them, tag the held-back ones; returns the summary to print."""
+    from flows.orchestration.prefect_server import use_prefect_server
+
+    write_demo_images(project)
+    out = PREDICTIONS / "inbox.parquet"
+    (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
+    with use_prefect_server(project):
+        from flows.pipeline import pipeline
+        from flows.predict import predict
+
+        decision = pipeline(str(DIGITS_DIR))
+        predicted = predict(str(INBOX_DIR), str(out), decision.version.name)
+    return format_demo_summary(project, decision, predicted)
+
+
+def write_demo_images(project: Path) -> None:
+    """scikit-learn's digits as PNG files: one folder a class, and every tenth, unlabelled, in the inbox."""
+    from imageset.sources.benchmark_sets.digits import write_digits
+
+    written, there = write_digits(project / DIGITS_DIR, project / INBOX_DIR)
+    if written:
+        logger.info("demo: %s digits written as PNG files to %s and %s", f"{written:,}", DIGITS_DIR, INBOX_DIR)
+    else:
+        logger.info("demo: %s digits are in %s and %s already, skipped", f"{there:,}", DIGITS_DIR, INBOX_DIR)
+
+
+def format_demo_summary(project: Path, decision: PromoteResult, predicted: PredictResult) -> str:
+    """What a person wants to know at the end."""
+    metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
+    accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
+    num_rows = format_count(predicted.num_rows, "picture")
+    lines = [
+        "",
+        f"test accuracy  {accuracy:.4f} on {num_test:,} test pictures",
+        f"serving        {predicted.version}: {predicted.version.decision or decision.reason}",
+        f"predictions    {predicted.out}: {num_rows}, {format_count(predicted.num_errors, 'error')}",
+        f"all runs       {format_mlflow_command(project)}",
+    ]
+    return "\n".join(lines)
+
+
+def format_mlflow_command(project: Path) -> str:
+    """The command that opens MLflow's UI on this project's runs, to be typed in the project's folder."""
+    scripts = Path(sys.executable).parent
+    mlflow = scripts / "mlflow"
+    shown = mlflow.relative_to(project) if mlflow.is_relative_to(project) else mlflow
+    return f"{shown} ui --backend-store-uri {find_store_uri(project)} --host 127.0.0.1 --port 5000"
+
+
+def find_store_uri(project: Path) -> str:
+    """MLflow's store as it is typed in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -1,0 +1,231 @@
+"""`convoy up`: MLflow's UI, Prefect's server, the deployments and a worker on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.notifications import console
+from flows.orchestration import concurrency, crash_recovery, prefect_api, prefect_server, subprocesses
+from flows.orchestration.prefect_api import HOST, ServerAddresses, call_prefect_api, is_healthy
+from flows.orchestration.prefect_server import is_port_free
+from flows.project import lock
+from flows.project.exceptions import ProjectBusy
+from flows.project.paths import CACHE
+from flows.versioning import dvc_repo
+from imageset.exceptions import UserError
+
+logger = console.get_logger(__name__)
+
+WORK_POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
+LOCKING_FLOWS = ("pipeline", "ingest", "train", "promote")  # flows that run while `lock.project_lock` is held
+START_TIMEOUT_S = 180.0
+NUM_LOG_LINES = 15  # of a dead child's log
+RECOVERY_INTERVAL_S = 15.0  # between two looks for runs that were killed
+
+
+@dataclass(frozen=True)
+class ChildServer:
+    """A server of ours and where its output goes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raise UserError with the last lines it said, if it is dead."""
+        status = self.process.poll()
+        if status is not None:
+            lines = self.log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]
+            said = "\n".join(f"  {line}" for line in lines)
+            raise UserError(f"{self.name} ended with status {status}; the end of {self.log}:\n{said}")
+
+
+class ServerGroup:
+    """All children of `convoy up`: started one by one, stopped together, each with all that it started."""
+
+    def __init__(self, project: Path, env: Mapping[str, str]) -> None:
+        self.project, self.env = project, dict(env)
+        self.logs = project / CACHE / "up"
+        self.children: list[ChildServer] = []
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a server with its output in .cache/up/NAME.log."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{name}.log"
+        with path.open("wb") as log:
+            process = subprocesses.start_process(command, log=log, cwd=self.project, env=self.env)
+        self.children.append(ChildServer(name, process, path))
+
+    def wait(self, what: str, ready: Callable[[], bool]) -> None:
+        """Wait for something to be ready; a dead child or the time limit raises UserError."""
+        begin = said = time.monotonic()
+        while not ready():
+            self.check()
+            now = time.monotonic()
+            if now - begin > START_TIMEOUT_S:
+                raise UserError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; see {self.logs}")
+            if now - said > 5:
+                logger.info("up: waiting for %s (%.0f s)", what, now - begin)
+                said = now
+            time.sleep(0.2)
+        logger.info("up: %s is ready", what)
+
+    def check(self) -> None:
+        """Raise UserError if any child is dead."""
+        for child in self.children:
+            child.check()
+
+    def stop(self) -> None:
+        """Stop all, the last one first: flows that run can still tell Prefect's server how they ended."""
+        for child in reversed(self.children):
+            subprocesses.stop_children(child.process)
+            subprocesses.stop_process(child.process)
+
+
+def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
+    """Start everything, say where it is, and stay until a signal or the end of a child.
+
+    Raises:
+        UserError: a port is taken, another `convoy up` runs here, or a child does not start or dies.
+    """
+    check_ports(project, {"--mlflow-port": mlflow_port, "--prefect-port": prefect_port})
+    addresses = ServerAddresses(os.getpid(), f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}")
+    fleet = ServerGroup(project, build_server_environment(project, addresses))
+    try:
+        start_servers(project, fleet, addresses, mlflow_port, prefect_port)
+        crash_recovery.close_dead_processes(project, own_api=f"{addresses.prefect}/api")
+        close_dead_runs(project, addresses)
+        concurrency.ensure_limits(f"{addresses.prefect}/api", name_project_limits(project))
+        start_worker(fleet, addresses)
+        apply_deployments(fleet)
+        addresses.save(project)
+        announce(format_welcome(project, addresses))
+        watch_servers(project, fleet, f"{addresses.prefect}/api")
+    finally:
+        logger.info("up: stopping")
+        (project / prefect_api.ADDRESSES_FILE).unlink(missing_ok=True)
+        fleet.stop()
+        logger.info("up: all stopped")
+
+
+def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
+    """Look after the children, and for runs that were killed: one that says it runs holds up all that follow."""
+    looked = time.monotonic()
+    while True:
+        fleet.check()
+        if time.monotonic() - looked > RECOVERY_INTERVAL_S:
+            crash_recovery.close_dead_processes(project, own_api=api)
+            looked = time.monotonic()
+        time.sleep(0.5)
+
+
+def check_ports(project: Path, ports: dict[str, int]) -> None:
+    """Raise UserError for a port that is taken or named twice, before anything is started."""
+    running = ServerAddresses.read(project)
+    if running is not None:
+        raise UserError(
+            f"`convoy up` already runs here (process {running.pid}): {running.mlflow} and {running.prefect}"
+        )
+    for option, port in ports.items():
+        if not is_port_free(port):
+            raise UserError(f"port {port} of {HOST} is taken; choose another: convoy up {option} PORT")
+    if len(set(ports.values())) < len(ports):
+        raise UserError(f"{' and '.join(ports)} must differ")
+
+
+def build_server_environment(project: Path, addresses: ServerAddresses) -> dict[str, str]:
+    """What the servers, the worker and the flows it starts find in their environment."""
+    return subprocesses.build_environment(
+        **prefect_server.build_prefect_settings(project),
+        PREFECT_API_URL=f"{addresses.prefect}/api",
+        PREFECT_SERVER_UI_API_URL=f"{addresses.prefect}/api",
+        **{prefect_api.API_VARIABLE: f"{addresses.prefect}/api"},
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+        MLFLOW_DISABLE_TELEMETRY="true",
+    )
+
+
+def start_servers(
+    project: Path, fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int
+) -> None:
+    """MLflow and Prefect, side by side, until both answer."""
+    logger.info("up: starting MLflow and Prefect (about 20 s)")
+    fleet.start(
+        "mlflow", sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", f"sqlite:///{project.resolve() / 'mlflow.db'}",
+        "--artifacts-destination", str(project.resolve() / "mlartifacts"),
+        "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+    )  # fmt: skip
+    fleet.start(
+        "prefect", sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)
+    )
+    fleet.wait("Prefect's server", lambda: is_healthy(f"{addresses.prefect}/api/health"))
+    fleet.wait("MLflow", lambda: is_healthy(f"{addresses.mlflow}/health"))
+
+
+def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
+    """Runs that say Running, though their process is gone and left no note, are marked as Crashed, and the slots
+    that they held are freed. Who runs a pipeline holds the project; if nobody does, all such runs are dead."""
+    api = f"{addresses.prefect}/api"
+    try:
+        with lock.project_lock(project):
+            running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}},
+                       "flows": {"name": {"any_": list(LOCKING_FLOWS)}}}  # fmt: skip
+            for run in call_prefect_api(f"{api}/flow_runs/filter", running):
+                if crash_recovery.close_flow_run(api, run["id"], "its process is gone"):
+                    logger.info("up: run %s was killed and is closed as crashed", run["name"])
+            concurrency.release_limits(api)
+    except ProjectBusy:
+        logger.info("up: another run is at work in this project; runs that died are not looked for")
+
+
+def name_project_limits(project: Path) -> list[str]:
+    """One run at a time for the dataset that is here, and for each GPU."""
+    name = dvc_repo.read_raw_dataset_name(project)
+    return [*([concurrency.name_dataset_limit(name)] if name else []), *concurrency.name_gpu_limits()]
+
+
+def start_worker(fleet: ServerGroup, addresses: ServerAddresses) -> None:
+    """One worker of the pool `convoy`, which it makes if there is none."""
+    fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
+                "--pool", WORK_POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
+    workers = f"{addresses.prefect}/api/work_pools/{WORK_POOL}/workers/filter"
+    fleet.wait("the worker", lambda: _is_worker_online(workers))
+
+
+def _is_worker_online(workers: str) -> bool:
+    try:
+        return any(one["status"] == "ONLINE" for one in call_prefect_api(workers, {}))
+    except OSError:  # the pool is not there yet
+        return False
+
+
+def apply_deployments(fleet: ServerGroup) -> None:
+    """Apply prefect.yaml."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=fleet.project, env=fleet.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
+        raise UserError("prefect.yaml cannot be applied:\n" + "\n".join(f"  {line}" for line in said))
+    logger.info("up: the deployments of prefect.yaml are applied")
+
+
+def format_welcome(project: Path, addresses: ServerAddresses) -> str:
+    """Where everything is, and how a run is started by hand."""
+    prefect = Path(sys.executable).parent / "prefect"
+    shown = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect
+    return "\n".join([
+        f"MLflow   {addresses.mlflow}",
+        f"Prefect  {addresses.prefect}",
+        f"run now  PREFECT_API_URL={addresses.prefect}/api {shown} deployment run {DEPLOYMENT}",
+        "Ctrl-C stops all of it",
+    ])  # fmt: skip

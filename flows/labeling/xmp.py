@@ -1,0 +1,138 @@
+"""Tags in pictures: an XMP packet in a JPEG or PNG file, or in a sidecar file. Pixels are never touched.
+
+Sources: XMP Specification Part 1 (ISO 16684-1), the packet; Part 3 (Adobe, 2020), section 1.1.3: the APP1 segment
+of JPEG, 1.1.5: the iTXt chunk of PNG; PNG Specification, 11.3.3.4 (W3C).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from xml.sax.saxutils import escape
+
+TOOLKIT = b'x:xmptk="Convoy"'  # by which we know packets of our own
+NAMESPACE = "urn:x-convoy:xmp:1.0#"
+_JPEG_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+_JPEG_EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KEYWORD = b"XML:com.adobe.xmp\0"
+_MAX_SEGMENT = 65_533  # bytes after the two of the length
+_SOI, _SOS, _APP0, _APP1 = 0xD8, 0xDA, 0xE0, 0xE1
+
+
+class TaggingError(Exception):
+    """The picture cannot carry the tags; says why."""
+
+
+def build_packet(subjects: Sequence[str], properties: Mapping[str, str]) -> bytes:
+    """An XMP packet: `subjects` as dc:subject, `properties` in a namespace of our own."""
+    bag = "".join(f"<rdf:li>{_escape_text(one)}</rdf:li>" for one in subjects)
+    own = "".join(
+        f"   <convoy:{name}>{_escape_text(value)}</convoy:{name}>\n" for name, value in properties.items()
+    )
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/" {TOOLKIT.decode()}>\n'
+        ' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
+        '  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"\n'
+        f'    xmlns:convoy="{NAMESPACE}">\n'
+        f"   <dc:subject><rdf:Bag>{bag}</rdf:Bag></dc:subject>\n"
+        f"{own}"
+        "  </rdf:Description>\n </rdf:RDF>\n</x:xmpmeta>\n"
+        '<?xpacket end="w"?>'
+    ).encode()
+
+
+def embed_packet(data: bytes, xmp: bytes) -> bytes:
+    """The same file with the packet in it; a packet that we wrote earlier is replaced.
+
+    Raises:
+        CannotTag: not a JPEG or PNG file, damaged, or it has XMP of someone else's.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return _embed_in_jpeg(data, xmp)
+    if data.startswith(_PNG_SIGNATURE):
+        return _embed_in_png(data, xmp)
+    raise TaggingError("only JPEG and PNG files are written into")
+
+
+def _escape_text(text: str) -> str:
+    """Text for XML 1.0, which has no place for control characters."""
+    return escape("".join(one if one.isprintable() else " " for one in text))
+
+
+# ---- JPEG ------------------------------------------------------------------------------------------------------
+
+
+def _embed_in_jpeg(data: bytes, xmp: bytes) -> bytes:
+    length = len(_JPEG_HEADER) + len(xmp) + 2
+    if length > _MAX_SEGMENT + 2:
+        raise TaggingError("the tags are longer than a segment of JPEG")
+    segment = b"\xff\xe1" + length.to_bytes(2, "big") + _JPEG_HEADER + xmp
+    place = 2
+    kept: list[tuple[int, int]] = []  # what is left out: our own earlier packet
+    for marker, start, end in _iter_segments(data):
+        body = data[start + 4 : end]
+        if marker == _APP1 and body.startswith((_JPEG_HEADER, _JPEG_EXTENDED)):
+            if TOOLKIT not in body:
+                raise TaggingError("it has XMP already, and not from us")
+            kept.append((start, end))
+        elif place == start and (marker == _APP0 or (marker == _APP1 and body.startswith(b"Exif\0"))):
+            place = end  # JFIF and Exif stand before us
+    for start, end in reversed(kept):
+        data = data[:start] + data[end:]
+    return data[:place] + segment + data[place:]
+
+
+def _iter_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment before the pixels."""
+    at = 2
+    while True:
+        if at + 4 > len(data) or data[at] != 0xFF:
+            raise TaggingError("its JPEG segments are damaged")
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
+        if marker == _SOS:
+            return
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if end > len(data) or end < at + 4:
+            raise TaggingError("its JPEG segments are damaged")
+        yield marker, at, end
+        at = end
+
+
+# ---- PNG -------------------------------------------------------------------------------------------------------
+
+
+def _embed_in_png(data: bytes, xmp: bytes) -> bytes:
+    body = _PNG_KEYWORD + b"\0\0" + b"\0" + b"\0" + xmp  # not compressed, no language, no translated keyword
+    chunk = struct.pack(">I", len(body)) + b"iTXt" + body
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    ours: list[tuple[int, int]] = []
+    for kind, start, end in _iter_chunks(data):
+        if kind in (b"iTXt", b"tEXt", b"zTXt") and data[start + 8 : end].startswith(_PNG_KEYWORD):
+            if TOOLKIT not in data[start:end]:
+                raise TaggingError("it has XMP already, and not from us")
+            ours.append((start, end))
+    for start, end in reversed(ours):
+        data = data[:start] + data[end:]
+    place = len(_PNG_SIGNATURE) + 25  # after IHDR
+    return data[:place] + chunk + data[place:]
+
+
+def _iter_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each chunk."""
+    at = len(_PNG_SIGNATURE)
+    if data[at + 4 : at + 8] != b"IHDR" or data[at : at + 4] != b"\0\0\0\r":
+        raise TaggingError("its PNG chunks are damaged")
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            raise TaggingError("its PNG chunks are damaged")
+        yield data[at + 4 : at + 8], at, end
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end

@@ -1,0 +1,173 @@
+"""Talk to a Prefect server: its address, its health, and requests to its REST API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.notifications import console
+from flows.project.paths import CACHE
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_text
+
+logger = console.get_logger(__name__)
+
+HOST = "127.0.0.1"
+ADDRESSES_FILE = CACHE / "up.json"  # written by `convoy up` while it runs
+API_VARIABLE = "CONVOY_API"  # in the environment of what `convoy up` starts: the address of its Prefect server
+TIMEOUT_S = 5.0  # for an answer
+PATIENCE_S = 10.0  # for a server that does not answer yet
+REFUSALS = {
+    401: "wants a login: set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING",
+    403: "refuses this login: see PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
+    404: "is not Prefect's API: PREFECT_API_URL ends in /api",
+}
+
+
+@dataclass(frozen=True)
+class ServerAddresses:
+    """What `convoy up` serves, and its process."""
+
+    pid: int
+    mlflow: str
+    prefect: str  # without /api
+
+    def save(self, project: Path) -> None:
+        write_text(project / ADDRESSES_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, project: Path) -> ServerAddresses | None:
+        """The addresses of a `convoy up` that is alive, or None."""
+        try:
+            found = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))
+            os.kill(found.pid, 0)
+        except (OSError, TypeError, ValueError):
+            return None
+        return found
+
+
+def check_prefect_server(api: str) -> None:
+    """See that Prefect's server answers, and lets us in; one that is just being started again gets PATIENCE_S.
+
+    Raises:
+        UserError: it does not.
+    """
+    begin = time.monotonic()
+    while True:
+        try:
+            call_prefect_api(f"{api}/flows/filter", {"limit": 1})  # asks its database, too
+            return
+        except urllib.error.HTTPError as error:
+            if error.code in REFUSALS:
+                raise UserError(f"Prefect's server at {api} {REFUSALS[error.code]} ({error.code})") from None
+            said = f"status {error.code}"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            said = str(getattr(reason, "strerror", None) or reason)
+        took = time.monotonic() - begin
+        if took > PATIENCE_S:
+            raise UserError(
+                f"Prefect's server at {api} does not answer: {said} (tried for {took:.0f} s); start it, or unset "
+                "PREFECT_API_URL"
+            )
+        time.sleep(1)
+
+
+@contextmanager
+def tolerate_lost_server(what: str) -> Iterator[None]:
+    """What Prefect's server is told when something is done; where it is gone, that stays done all the same."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        logger.warning(
+            "Prefect's server does not answer any more (%s): it is not told %s", _format_error(error), what
+        )
+
+
+@contextmanager
+def translate_prefect_errors(api: str) -> Iterator[None]:
+    """Prefect's client tries for half a minute and raises; a person gets one line.
+
+    Raises:
+        UserError: the server was there and is gone.
+    """
+    import httpx
+
+    begin = time.monotonic()
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UserError(
+            f"Prefect's server at {api} does not answer any more: {_format_error(error)} (it did {_format_elapsed(begin)} ago; "
+            "each request was tried for half a minute). What the lines above call done is done; call the same "
+            "again to go on, and to close the run that Prefect shows as running"
+        ) from error
+    finally:
+        if not is_healthy(f"{api}/health"):
+            _lost_servers.append(api)
+
+
+_lost_servers: list[str] = []  # addresses of servers that were there and are gone
+
+
+def is_server_lost() -> bool:
+    """Whether a server that flows of this process reported to is gone. Prefect would keep this process for
+    minutes, trying to send each event that it has not sent yet."""
+    return bool(_lost_servers)
+
+
+def _format_elapsed(begin: float) -> str:
+    return f"{time.monotonic() - begin:.0f} s"
+
+
+def _format_error(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def is_project_server(url: str) -> bool:
+    """Whether this is a Prefect server on the project's own database: a temporary one, or that of `convoy up`."""
+    return os.environ.get(API_VARIABLE) == url
+
+
+def is_healthy(url: str, timeout_s: float = 2.0) -> bool:
+    """True if a GET of `url` gets status 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            return bool(response.status == 200)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+
+
+def call_prefect_api(
+    url: str, body: dict[str, Any] | None = None, method: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Any:
+    """The answer of Prefect's server to a GET, or a POST of `body`. Prefect itself takes seconds to import.
+
+    Raises:
+        OSError: it does not answer, or answers with an error.
+    """
+    headers = {"Content-Type": "application/json", **_build_prefect_auth_headers()}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        text = response.read()
+        return json.loads(text) if text else None
+
+
+def _build_prefect_auth_headers() -> dict[str, str]:
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}

@@ -1,0 +1,38 @@
+"""Select the predictions that the model is least confident about."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any
+
+
+def compute_margin(row: dict[str, Any], multi_label: bool = False) -> float:
+    """How far the best class stands above the second, 0..1; small is unsure. Of several labels a picture how far
+    the least sure decision stands above its contrary: below 0 where a label is said that is less likely than not.
+    """
+    if multi_label:
+        return float(2 * row["probability"] - 1)
+    probabilities = [one["probability"] for one in row["top_k"]]
+    second = probabilities[1] if len(probabilities) > 1 else 1 - probabilities[0]
+    return float(probabilities[0] - second)
+
+
+def find_least_confident(
+    rows: Iterable[dict[str, Any]], num: int, multi_label: bool = False
+) -> list[dict[str, Any]]:
+    """The rows of smallest margin, the smallest first; the same bytes once."""
+    best: dict[str, dict[str, Any]] = {}
+    limit = float("inf")
+    for row in rows:
+        if row["status"] == "error" or row["image_id"] in best or compute_margin(row, multi_label) > limit:
+            continue
+        best[row["image_id"]] = row
+        if len(best) >= 2 * num + 100:
+            best = {row["image_id"]: row for row in _take_smallest(best, num, multi_label)}
+            limit = max(compute_margin(row, multi_label) for row in best.values())
+    return _take_smallest(best, num, multi_label)
+
+
+def _take_smallest(rows: dict[str, dict[str, Any]], num: int, multi_label: bool) -> list[dict[str, Any]]:
+    return heapq.nsmallest(num, rows.values(), key=lambda row: (compute_margin(row, multi_label), row["image_id"]))

@@ -1,0 +1,253 @@
+"""The only user of MLflow's model registry: what serves, what came before, what asks to serve.
+
+A registered model is named like its dataset. Its aliases: `find_champion_version` serves, `previous` served before it,
+`challenger` was compared and did not win. flows.promotion.alias_updates moves them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.project.exceptions import NoChampion, ServerUnavailable
+from imageset.exceptions import UserError
+from lightning_modules.tracking import client, offline_queue, tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+    from lightning_modules.bundle import Bundle
+
+
+def check_promotable_run(run_id: str, project: Path) -> None:
+    """Raise UserError if a run cannot be promoted, whatever it is compared with."""
+    from lightning_modules.tracking import offline_queue
+
+    offline_queue.check_all_sent(project, run_id)
+    find_model_uri(require_finished_run(connect_registry(project), run_id))
+
+
+QUESTION_TAG = "convoy.question"  # tag of a version: what it was compared with, on what, by which rules
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)  # in the order in which they move
+DECISION_TAG = "convoy.decision"  # the version tag that is written last: a decision that is complete
+ROLLED_BACK_TAG = "convoy.rolled_back"  # the version tag of what was taken out of service: when, by whom, why
+NOT_FOUND_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLflow says either for "no such alias"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, as this project sees it."""
+
+    name: str
+    number: int
+    run_id: str
+    decision: str | None = None  # why it serves or does not, once that is decided
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/NUMBER`: this version, whatever the aliases do."""
+        return f"models:/{self.name}/{self.number}"
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def connect_registry(project: Path) -> MlflowClient:
+    """A client for the project's MLflow.
+
+    Raises:
+        ServerAway: it is a server and does not answer.
+        UserError: it is a file and cannot be opened.
+    """
+    try:
+        return client.connect_to_mlflow(project)
+    except UserError as error:
+        if client.tracking_uri(project).startswith("http"):
+            raise ServerUnavailable(str(error)) from error
+        raise
+
+
+def find_champion_version(client: MlflowClient, name: str) -> Version | None:
+    """The version of `name` that serves, or None."""
+    return _find_by_alias(client, name, CHAMPION)
+
+
+def require_champion(client: MlflowClient, name: str) -> Version:
+    """The version of `name` that serves.
+
+    Raises:
+        NoChampion: there is none; the message says which models have one.
+    """
+    found = find_champion_version(client, name)
+    if found is not None:
+        return found
+    others = sorted(m.name for m in client.search_registered_models() if CHAMPION in (m.aliases or {}))
+    hint = (
+        f"name one that serves with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"
+    )
+    raise NoChampion(f"no model {name!r} serves (none has the alias '{CHAMPION}'); {hint}")
+
+
+def load_version_bundle(version: Version) -> Bundle:
+    """The bundle of a version that serves, its digests checked.
+
+    Raises:
+        UserError: it is not there, or not whole.
+    """
+    from lightning_modules.tracking.model_download import load_bundle
+
+    try:
+        return load_bundle(version.uri)
+    except UserError as error:
+        raise UserError(f"{version} cannot be used: {error}; or let the one before it serve: "
+                        f"`convoy rollback --model {version.name}`") from error  # fmt: skip
+
+
+def find_version_by_run(client: MlflowClient, name: str, run_id: str) -> Version | None:
+    """The version that was registered from a run, or None."""
+    found = client.search_model_versions(f"name = '{_escape_quotes(name)}' and run_id = '{run_id}'")
+    return max((_to_version(entry) for entry in found), key=lambda version: version.number, default=None)
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run:
+    """The run with this id, or the only one whose id begins so.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if run_id.startswith(offline_queue.LOCAL_ID_PREFIX):
+        run_id = offline_queue.find_sent_run(client, run_id)
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND_CODES:
+            raise
+    found: list[Run] = []
+    if re.fullmatch(r"[0-9a-f]{4,31}", run_id):
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(run.info.run_id[:12] for run in found)
+        raise UserError(f"{len(found)} runs begin with {run_id!r} ({names}); write more of the id")
+    raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists the runs there are")
+
+
+def require_finished_run(client: MlflowClient, run_id: str) -> Run:
+    """A run that may be promoted: it finished, and all its metrics are numbers.
+
+    Raises:
+        UserError: there is no such run, it did not finish, or a metric is not finite.
+    """
+    run = find_run(client, run_id)
+    run_id = run.info.run_id
+    if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
+        state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
+        raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
+    wrong = [f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)]
+    wrong += [f"{tag} was {text}" for tag, text in sorted(run.data.tags.items()) if tag.startswith("not_finite.")]
+    if wrong:
+        raise UserError(
+            f"run {run_id} has metrics that are no numbers ({', '.join(wrong)}); it cannot be promoted"
+        )
+    return run
+
+
+def find_model_uri(run: Run) -> str:
+    """The URI of the model that a training logged.
+
+    Raises:
+        UserError: it logged none.
+    """
+    if whole := run.data.tags.get(tags.MODEL_TAG):
+        return f"models:/{whole}"
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if not outputs:
+        raise UserError(f"run {run.info.run_id} logged no model; train again with `dvc repro -f train`")
+    return f"models:/{outputs[-1].model_id}"
+
+
+def register_model(client: MlflowClient, name: str, run_id: str, model_uri: str) -> Version:
+    """Make the model a new version of `name`, without an alias. The caller has loaded it before: MLflow would
+    register a model that is not there as READY."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model_id = model_uri.removeprefix("models:/")
+    source = client.get_logged_model(model_id).artifact_location
+    return _to_version(client.create_model_version(name, source, run_id, model_id=model_id))
+
+
+def find_version(client: MlflowClient, name: str, number: int) -> Version | None:
+    """A version by its number, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _to_version(client.get_model_version(name, str(number)))
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            return None
+        raise
+
+
+def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Which version each of our aliases names; one that is not set has no entry."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            return {}
+        raise
+    return {alias: int(found[alias]) for alias in ALIASES if alias in found}
+
+
+def set_alias(client: MlflowClient, name: str, alias: str, number: int | None) -> None:
+    """Let an alias name a version, or (None) no version. Only flows.promotion.alias_updates calls it."""
+    if number is None:
+        client.delete_registered_model_alias(name, alias)
+    else:
+        client.set_registered_model_alias(name, alias, str(number))
+
+
+def set_version_tags(client: MlflowClient, name: str, number: int, tags: Mapping[str, str]) -> None:
+    """Write tags to a version, the decision last: where it stands, all stand."""
+    for key, value in sorted(tags.items(), key=lambda item: item[0] == DECISION_TAG):
+        client.set_model_version_tag(name, str(number), key, value)
+
+
+def _find_by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _to_version(client.get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            return None
+        raise
+
+
+def _to_version(entry: ModelVersion) -> Version:
+    tags = dict(entry.tags or {})
+    return Version(entry.name, int(entry.version), entry.run_id or "", tags.get(DECISION_TAG), tags)
+
+
+def _escape_quotes(name: str) -> str:
+    return name.replace("'", "''")

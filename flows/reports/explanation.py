@@ -1,0 +1,108 @@
+"""Explain: one page on what a trained network does to one picture. No flow: it changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.project.paths import CLASSIFIER, NORMALIZED, PARAMS, read_dataset_name
+from flows.promotion import model_registry
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_bytes
+
+if TYPE_CHECKING:
+    from lightning_modules.bundle import Bundle
+
+
+def write_explanation(image: Path, run_id: str | None, out: Path | None, project: Path) -> str:
+    """Write the page; returns a line that says where, and what the network says.
+
+    Args:
+        image: a picture; it is only read.
+        run_id: of the training whose model is asked; None for the champion of the dataset in data/normalized, or
+            where none serves yet the model in data/models/classifier.
+        out: where to; None for IMAGE.explained.html in the current folder.
+        project: folder with params.yaml.
+
+    Raises:
+        UserError: no such file, not a picture, nowhere to write, no such run, or no model at all.
+    """
+    from imageset.params import load_params
+
+    out = out or Path(f"{image.stem}.explained.html")
+    data = read_image_file(image)
+    check_output_path(out, image)
+    bundle, model = find_bundle(run_id, project)
+
+    from imageset.decoding.decoder import decode
+    from imageset.rejections import Rejected
+    from lightning_modules.explain.params import KNOWN_PARAMS
+    from lightning_modules.explain.stage import explain_image
+
+    params = load_params(project / PARAMS, "explain", KNOWN_PARAMS)
+    try:
+        pixels = decode(data, bundle.spec)
+    except Rejected as refused:
+        raise UserError(f"{image}: {refused.reason}: {refused.detail}") from None
+    page, (label, probability) = explain_image(bundle, pixels, image.name, model, params)
+    write_bytes(out, page)
+    return f"explain: {model} says {label or 'none of its labels'} ({probability:.3f}); {out} written"
+
+
+def read_image_file(image: Path) -> bytes:
+    """The bytes of a file whose first bytes are a picture's.
+
+    Raises:
+        UserError: there is no such file, or it is no picture.
+    """
+    from imageset.decoding.decoder import read_image_header
+    from imageset.rejections import Rejected
+    from lightning_modules.kernels import MAX_PIXELS
+
+    if not image.is_file():
+        raise UserError(f"{image}: no such file; give a picture")
+    try:
+        data = image.read_bytes()
+        read_image_header(data, MAX_PIXELS)
+    except OSError as error:
+        raise UserError(f"{image}: {error.strerror}") from None
+    except Rejected as refused:
+        raise UserError(f"{image}: {refused.reason}: {refused.detail}") from None
+    return data
+
+
+def check_output_path(out: Path, image: Path) -> None:
+    """Raise UserError where the page cannot be written."""
+    if out.suffix.lower() != ".html":
+        raise UserError(f"{out}: give a file name that ends in .html")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder")
+    if out.is_dir() or (out.exists() and out.samefile(image)):
+        raise UserError(f"{out}: is a folder or the picture itself; give another name with --out")
+
+
+def find_bundle(run_id: str | None, project: Path) -> tuple[Bundle, str]:
+    """A bundle and what to call it: of that run, else the champion, else the last training.
+
+    Raises:
+        UserError: there is no such run, it has no model, or there is no model at all.
+    """
+    from lightning_modules.bundle import Bundle
+    from lightning_modules.tracking.model_download import load_bundle
+
+    if run_id is not None:
+        client = model_registry.connect_registry(project)
+        return load_bundle(
+            model_registry.find_model_uri(model_registry.require_finished_run(client, run_id))
+        ), f"run {run_id}"
+    there = (project / NORMALIZED / "dataset.json").is_file()
+    version = (
+        model_registry.find_champion_version(model_registry.connect_registry(project), read_dataset_name(project))
+        if there
+        else None
+    )
+    if version is not None:
+        return load_bundle(version.uri), str(version)
+    if not (project / CLASSIFIER).is_dir():
+        raise UserError(f"{CLASSIFIER}: no model yet; train one with `convoy run FOLDER`, or name one with --run")
+    return Bundle.load(project / CLASSIFIER), f"the model in {CLASSIFIER}"

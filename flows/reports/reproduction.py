@@ -1,0 +1,136 @@
+"""Verify: train a run once more, from its commit, in a scratch folder, and see whether the same comes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.notifications import console
+from flows.project.paths import CACHE, CLASSIFIER
+from flows.promotion import model_registry
+from flows.versioning import dvc_repo
+from imageset.exceptions import UserError
+from lightning_modules.tracking.tags import GIT_COMMIT_TAG, PARENT_RUN_TAG, PATCH_ARTIFACT, SWEEP_TAG, TRIAL_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = console.get_logger(__name__)
+
+SCRATCH_PREFIX = "verify-"
+METRIC_PREFIXES = ("test_", "recall_", "best_", "num_test")  # of the metrics of a run: what comes out at its end
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """The metrics of a run and of its reproduction."""
+
+    run_id: str
+    commit: str
+    first: dict[str, float]
+    again: dict[str, float]
+    same_weights: bool
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """No metric is missing or further off than the tolerance."""
+        return self.first.keys() == self.again.keys() and not self.different
+
+    @property
+    def different(self) -> list[str]:
+        """Metrics that are further off than the tolerance."""
+        both = sorted(self.first.keys() & self.again.keys())
+        return [name for name in both if not abs(self.first[name] - self.again[name]) <= self.tolerance]
+
+    def __str__(self) -> str:
+        weights = "the same weights" if self.same_weights else "other weights"
+        head = f"run {self.run_id}, commit {self.commit[:12]}"
+        if self.agrees:
+            exactly = "to the last digit" if self.first == self.again else f"within {self.tolerance:g}"
+            return f"{head}: reproduced; {len(self.first)} metrics agree {exactly}, {weights}"
+        missing = sorted(self.first.keys() ^ self.again.keys())
+        lines = [f"{head}: NOT reproduced, {weights}"]
+        lines += [
+            f"  {name:<24}{self.first[name]:.6f} then, {self.again[name]:.6f} now" for name in self.different
+        ]
+        return "\n".join([*lines, *(f"  {name}: in one of the two only" for name in missing)])
+
+
+def verify_run(project: Path, run_id: str, tolerance: float = 0.0) -> VerifyResult:
+    """Check out the commit of a run and what differed from it, link DVC's cache, run all stages, compare.
+
+    Raises:
+        UserError: no such run, nothing is known of its commit, the commit or the data is not here.
+        StageFailed: a stage failed.
+    """
+    client = model_registry.connect_registry(project)
+    run = model_registry.require_finished_run(client, run_id)
+    check_reproducible(run)
+    commit = run.data.tags.get(GIT_COMMIT_TAG)
+    if commit is None:
+        raise UserError(
+            f"run {run.info.run_id} says no commit (it was trained outside git); it cannot be verified"
+        )
+    cache = project / CACHE
+    cache.mkdir(exist_ok=True)
+    for left in cache.glob(f"{SCRATCH_PREFIX}*"):  # of a verification that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=cache) as scratch:
+        copy = dvc_repo.clone_at_commit(
+            project, commit, _download_patch(client, run, Path(scratch)), Path(scratch) / "copy"
+        )
+        weights = _read_logged_digest(run)  # what cannot be compared is said before hours of training
+        logger.info("verify: commit %s is checked out; running all stages", commit[:12])
+        dvc_repo.force_repro(copy, {"MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}"})
+        again = _select_metrics(_open_reproduced_run(copy))
+        same = weights == _read_weights_digest(copy / CLASSIFIER)
+    return VerifyResult(run.info.run_id, commit, _select_metrics(run), again, same, tolerance)
+
+
+def check_reproducible(run: Run) -> None:
+    """Raise UserError for a sweep, and for a training of one: it ran in a folder that git ignores, with numbers
+    that no commit holds."""
+    best = "`dvc repro` trains the best numbers, which are in params.yaml, as a run that `convoy verify` takes"
+    if SWEEP_TAG in run.data.tags:
+        raise UserError(f"run {run.info.run_id} is a sweep, which trains many times; {best}")
+    if TRIAL_TAG in run.data.tags:
+        of = f"a training of the sweep {run.data.tags.get(PARENT_RUN_TAG)}"
+        raise UserError(f"run {run.info.run_id} is {of}, and no commit holds its numbers; {best}")
+
+
+def _download_patch(client: MlflowClient, run: Run, scratch: Path) -> Path | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(client.download_artifacts(run.info.run_id, PATCH_ARTIFACT, str(scratch)))
+    except (MlflowException, OSError):
+        return None
+
+
+def _open_reproduced_run(copy: Path) -> Run:
+    from mlflow import MlflowClient
+
+    run_id = json.loads((copy / CLASSIFIER / "run.json").read_text(encoding="utf-8"))["run_id"]
+    return MlflowClient(f"sqlite:///{copy / 'mlflow.db'}").get_run(run_id)
+
+
+def _select_metrics(run: Run) -> dict[str, float]:
+    return {name: value for name, value in run.data.metrics.items() if name.startswith(METRIC_PREFIXES)}
+
+
+def _read_logged_digest(run: Run) -> str:
+    from mlflow.artifacts import download_artifacts
+
+    return _read_weights_digest(
+        Path(download_artifacts(model_registry.find_model_uri(run))) / "artifacts" / "bundle"
+    )
+
+
+def _read_weights_digest(bundle: Path) -> str:
+    return str(json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["weights_sha256"])

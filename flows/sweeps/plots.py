@@ -1,0 +1,111 @@
+"""Pictures of a sweep: which values went with which result, and how the best result came about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from flows.sweeps.study import VALUES_ATTR, Dimension
+from imageset.html.images import encode_figure
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def plot_parallel_coordinates(
+    ended: Sequence[FrozenTrial], dimensions: Sequence[Dimension], metric: str, best: int
+) -> bytes:
+    """Parallel coordinates: an axis a key and one for the metric, a line a training, dotted where pruned.
+
+    Each axis is scaled by what it holds, logarithmically where the space is; the best training is drawn thick.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    values = [one.value for one in ended if one.value is not None and one.state.name == "COMPLETE"]
+    place = _make_linear_scale(min(values), max(values))
+    scales = [_make_scale(dimension) for dimension in dimensions]
+    figure = Figure(figsize=(2.2 * (len(dimensions) + 1) + 1, 4.5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for one in sorted(ended, key=lambda one: one.number == best):
+        heights = [
+            scale(one.user_attrs[VALUES_ATTR][dimension.key])
+            for scale, dimension in zip(scales, dimensions, strict=True)
+        ]
+        if one.state.name != "COMPLETE" or one.value is None:
+            axes.plot(range(len(heights)), heights, color="#aaa", linewidth=0.7, linestyle=":")
+            continue
+        height = place(one.value)
+        width, alpha = (3.0, 1.0) if one.number == best else (1.0, 0.7)
+        axes.plot(
+            range(len(heights) + 1),
+            [*heights, height],
+            color=colormaps["viridis"](height),
+            linewidth=width,
+            alpha=alpha,
+        )
+    for column, (scale, dimension) in enumerate(zip(scales, dimensions, strict=True)):
+        _draw_axis(axes, column, [(scale(value), _format_tick(value)) for value in _choose_ticks(dimension)])
+    middle = [min(values) + part * (max(values) - min(values)) for part in (0, 0.5, 1)]
+    _draw_axis(axes, len(dimensions), [(place(value), f"{value:.4g}") for value in middle])
+    names = [dimension.key.removeprefix("train.").replace(".", ".\n") for dimension in dimensions]
+    axes.set_xticks(range(len(names) + 1), [*names, metric], fontsize=8)
+    axes.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.2, len(names) + 0.6))
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return encode_figure(figure)
+
+
+def plot_optimization_history(ended: Sequence[FrozenTrial], metric: str, smaller: bool) -> bytes:
+    """The result of each training in the order they were begun, and the best so far."""
+    from matplotlib.figure import Figure
+
+    whole = [one for one in ended if one.state.name == "COMPLETE"]
+    pruned = [one for one in ended if one.state.name == "PRUNED"]
+    values = [one.value for one in whole if one.value is not None]
+    best = list(accumulate(values, min if smaller else max))
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([one.number for one in whole], values, "o", color="#3465a4", label="to its end")
+    axes.step([one.number for one in whole], best, where="post", color="#c4512d", label="best so far")
+    seen = [(one.number, one.intermediate_values[max(one.intermediate_values)]) for one in pruned
+            if one.intermediate_values]  # fmt: skip
+    if seen:
+        axes.plot(*zip(*seen, strict=True), "x", color="#999", label="pruned, as far as it came")
+    axes.set(xlabel="training", ylabel=metric)
+    axes.legend(frameon=False)
+    return encode_figure(figure)
+
+
+def _draw_axis(axes: Any, column: int, ticks: Sequence[tuple[float, str]]) -> None:
+    axes.axvline(column, color="#ccc", linewidth=0.8, zorder=0)
+    for height, text in ticks:
+        axes.annotate(text, (column, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
+
+
+def _make_scale(dimension: Dimension) -> Callable[[Any], float]:
+    """A value of a dimension as a height, 0 to 1."""
+    if dimension.choices:
+        num = len(dimension.choices)
+        return lambda value: dimension.choices.index(value) / max(1, num - 1)
+    if dimension.log:
+        inner = _make_linear_scale(math.log(dimension.low), math.log(dimension.high))
+        return lambda value: inner(math.log(value))
+    return _make_linear_scale(dimension.low, dimension.high)
+
+
+def _make_linear_scale(low: float, high: float) -> Callable[[float], float]:
+    return lambda value: (value - low) / (high - low) if high > low else 0.5
+
+
+def _choose_ticks(dimension: Dimension) -> list[Any]:
+    if dimension.choices:
+        return list(dimension.choices)
+    low, high = dimension.low, dimension.high
+    return [low, math.sqrt(low * high) if dimension.log else (low + high) / 2, high]
+
+
+def _format_tick(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)[:30]

@@ -1,0 +1,85 @@
+"""After a run: the data goes to DVC's remote, and what says which data it was goes into git."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from flows.notifications import console, problems
+from flows.project.params import load_stage_params
+from flows.project.paths import PARAMS, RAW
+from flows.promotion.ledger import LEDGER
+from flows.versioning import dvc_repo, git_repo
+from imageset.exceptions import UserError
+
+logger = console.get_logger(__name__)
+
+COMMITTED_FILES = ("dvc.lock", f"{RAW.as_posix()}.dvc", PARAMS.as_posix(), "metrics.json", LEDGER.as_posix())
+PUSH_PROBLEM, COMMIT_PROBLEM = "push", "commit"  # what a trouble with either is called
+PUSH_RETRY_OPTIONS: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+}  # a remote that is away
+
+
+@dataclass(frozen=True)
+class PostSteps:
+    """What is to be done after a run."""
+
+    push: bool
+    branch: str | None  # None: nothing is committed
+
+
+def load_post_steps(project: Path) -> PostSteps:
+    """What params.yaml asks for; called before the work, so that a mistake in it is said early.
+
+    Raises:
+        UserError: a wrong key or value, a branch that cannot be committed to, or no remote to push to.
+    """
+    params = load_stage_params(project, "after_run")
+    push, where = params["push"], f"{PARAMS}: after_run.push"
+    if push not in (True, False, "auto"):
+        raise UserError(f"{where}: must be true, false or auto, not {push!r}")
+    remote = dvc_repo.find_default_remote(project)
+    if push is True and remote is None:
+        raise UserError(f"{where} is true, but DVC has no default remote; set one: `dvc remote add -d NAME URL`")
+    if params["commit"]:
+        git_repo.check_branch(project, params["branch"])
+    return PostSteps(bool(push and remote), params["branch"] if params["commit"] else None)
+
+
+def run_post_steps(what: PostSteps, project: Path, message: str) -> None:
+    """Push, then commit: a commit never names data that is nowhere but here.
+
+    Raises:
+        UserError: the remote or git refuses; what was trained and promoted stands, and the next run tries again.
+    """
+    if what.push:
+        with problems.track_problem(project, PUSH_PROBLEM, "`convoy run` pushes again, and so does `dvc push`"):
+            push_data(project)
+    else:
+        problems.resolve_problem(project, PUSH_PROBLEM)
+    if what.branch:
+        with problems.track_problem(project, COMMIT_PROBLEM, "`convoy run` commits and pushes it again"):
+            commit(project, what.branch, message)
+    else:
+        problems.resolve_problem(project, COMMIT_PROBLEM)
+
+
+@task(**PUSH_RETRY_OPTIONS)
+def push_data(project: Path) -> None:
+    """What DVC tracks, to its remote."""
+    dvc_repo.push_to_remote(project)
+    logger.info("after run: data is pushed to DVC's remote %s", dvc_repo.find_default_remote(project))
+
+
+@task
+def commit(project: Path, branch: str, message: str) -> None:
+    """The small files that say what was computed from what, to a branch of their own, and that to its remote."""
+    made = git_repo.commit_files(project, branch, COMMITTED_FILES, message)
+    logger.info("after run: %s", f"committed to {branch} as {made[:12]}" if made else f"{branch} says so already")
+    if remote := git_repo.push_branch(project, branch):
+        logger.info("after run: %s is pushed to %s", branch, remote)

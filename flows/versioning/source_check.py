@@ -1,0 +1,65 @@
+"""What is plainly wrong with a command, said before anything is started for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.notifications import console
+from flows.project.paths import PARAMS
+from flows.versioning import dvc_repo
+from imageset.exceptions import UserError
+
+if TYPE_CHECKING:
+    from imageset.check import CheckReport
+
+
+logger = console.get_logger(__name__)
+
+
+def check_source(source: str | None, project: Path) -> None:
+    """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
+    from imageset.normalize.params import read_normalize_params
+    from imageset.sources.factory import check_url, open_source
+    from imageset.sources.remote.url import is_remote
+
+    read_normalize_params(project / PARAMS)
+    source = source or dvc_repo.read_last_source(project)
+    if is_remote(source):
+        check_url(source)  # to open it is to fetch it, and that is for the flow
+    else:
+        open_source(source)
+
+
+def report_source(source: str, project: Path, json_file: Path | None = None) -> str:
+    """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
+    import json
+
+    from imageset.utils.atomic_write import write_text
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
+    found = inspect_source(source, project)
+    if json_file is not None:
+        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    return found.text()
+
+
+def inspect_source(source: str, project: Path) -> CheckReport:
+    """Every picture of a source decoded and judged, by the rules of params.yaml; nothing is written."""
+    from imageset import check
+    from imageset.normalize.params import read_normalize_params
+    from imageset.splits.split_rule import SplitRule
+
+    params = read_normalize_params(project / PARAMS)
+    with console.make_progress("check", logger) as progress:
+        return check.check_source(
+            source,
+            max_pixels=params["max_pixels"],
+            max_reject_fraction=params["max_reject_fraction"],
+            near_duplicate_bits=params["near_duplicate_bits"],
+            on_leak=params["on_leak"],
+            min_test_per_class=params["min_test_per_class"],
+            rule=SplitRule(**params["split"]),
+            progress=progress,
+        )

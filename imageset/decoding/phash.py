@@ -1,0 +1,67 @@
+"""A perceptual hash: pictures that look alike have hashes that differ in few of their 64 bits.
+
+The picture is averaged to 32 x 32 grey cells, the 8 x 8 lowest frequencies of its cosine transform are compared
+with their median (the "pHash" of Zauner, 2010). All sums are whole numbers that their type holds exactly: every
+machine gets the same bits.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+MAX_HASHED_SIDE_PX = 256  # of a larger picture every second (third ...) pixel is looked at
+_CELLS, _FREQUENCIES = 32, 8
+_GREY = np.array([77, 150, 29], np.float64)  # ITU-R 601, in 256ths
+
+
+def compute_phashes(pixels: np.ndarray) -> np.ndarray:
+    """float32 (N, S, S, C) holding whole numbers 0..255 -> uint64 (N,)."""
+    return hash_waves(transform_columns(pixels)[:, :_FREQUENCIES], pixels.shape[3])
+
+
+def transform_columns(pixels: np.ndarray) -> np.ndarray:
+    """floating (N, S, S, C) -> the lowest waves down the columns and their sums, the same type, (N, 8 + 1, S*C).
+
+    Of pictures larger than MOST_SIDE both are of the pixels that are looked at.
+    """
+    step = -(-pixels.shape[1] // MAX_HASHED_SIDE_PX)
+    rows = pixels[:, ::step, ::step]
+    num, side = rows.shape[:2]
+    cells, basis = rows.reshape(num, side, -1), _build_basis_with_ones(side, pixels.dtype)
+    if side > _CELLS and side % _CELLS == 0:  # whole rows make a cell: the same numbers with a third of the work
+        deep = side // _CELLS
+        cells = np.matmul(np.ones((1, deep), pixels.dtype), cells.reshape(num * _CELLS, deep, -1))
+        cells, basis = cells.reshape(num, _CELLS, -1), np.ascontiguousarray(basis[:, ::deep])
+    return np.matmul(basis, cells)
+
+
+def hash_waves(waves: np.ndarray, channels: int) -> np.ndarray:
+    """The waves down the columns (N, 8, S*C) -> uint64 (N,)."""
+    num, side = len(waves), waves.shape[2] // channels
+    colours = waves.astype(np.float64).reshape(-1, channels)
+    grey = colours[:, 0] * 256 if channels == 1 else colours @ _GREY
+    spectrum = (grey.reshape(-1, side) @ _build_basis(side).T).reshape(num, _FREQUENCIES**2)
+    middle = np.sort(spectrum, axis=1)[:, 31:33].mean(1, keepdims=True)  # the median
+    return np.packbits(spectrum > middle, axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+@lru_cache(maxsize=8)
+def _build_basis_with_ones(side: int, dtype: np.dtype) -> np.ndarray:
+    """_basis with a row of ones below it."""
+    return np.concatenate([_build_basis(side), np.ones((1, side))]).astype(dtype)
+
+
+@lru_cache(maxsize=8)
+def _build_basis(side: int) -> np.ndarray:
+    """float64 (8, side), whole numbers: the lowest cosine waves over 32 cells, each cell the mean of its pixels.
+
+    Their products with pixels sum up to less than 2^24: exact in float32.
+    """
+    cells = np.arange(_CELLS)
+    waves = np.cos(np.pi / _CELLS * (cells + 0.5)[None, :] * np.arange(_FREQUENCIES)[:, None])  # (8, 32)
+    edges = np.arange(_CELLS + 1) * side / _CELLS
+    pixel = np.arange(side)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)  # (32, S)
+    return np.rint(waves @ np.clip(overlap, 0, None) * (512 if side <= 128 else 256))

@@ -1,0 +1,127 @@
+"""Tar shards: writer and reader."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from imageset.exceptions import UserError
+from imageset.raw.records import ShardLocation, read_records
+from imageset.utils.atomic_write import sync_file
+
+MAX_RAW_SHARD_BYTES = 256_000_000
+_TAR_BLOCK_BYTES = 512  # tar's unit
+
+
+def name_raw_shard(number: int) -> str:
+    """The file name of a raw shard."""
+    return f"shard-{number:05d}.tar"
+
+
+def read_image_bytes(raw_dir: str | Path, image_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (image_id, bytes) in the order asked for.
+
+    Raises:
+        KeyError: an image_id that was never ingested.
+        UserError: a shard is missing or shorter than its table says.
+    """
+    records = read_records(raw_dir)
+    columns = (records[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
+    places = {image_id: place for image_id, *place in zip(*columns, strict=True)}
+    with RawShardReader(Path(raw_dir)) as shards:
+        for image_id in image_ids:
+            yield image_id, shards.read(*places[image_id])
+
+
+class RawShardReader:
+    """Random access to the bytes in raw shards."""
+
+    def __init__(self, raw_dir: Path) -> None:
+        self._raw_dir = raw_dir
+        self._open: dict[int, BinaryIO] = {}
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """The bytes at a place; UserError when the shard does not hold them."""
+        path = self._raw_dir / name_raw_shard(shard)
+        try:
+            if shard not in self._open:
+                self._open[shard] = path.open("rb")
+            data = os.pread(self._open[shard].fileno(), size, offset)
+        except FileNotFoundError:
+            data = b""
+        if len(data) != size:
+            raise UserError(
+                f"{path}: missing or cut short; restore it with `dvc checkout`, or ingest the source again"
+            )
+        return data
+
+    def __enter__(self) -> RawShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+class RawShardWriter:
+    """Writes shards one after the other, each under a temporary name until it is whole."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._folder, self._number = folder, first
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self.num_written = 0
+
+    def pack(self, member: str, data: bytes) -> ShardLocation:
+        """Append one member, and say where its bytes lie."""
+        header = _build_tar_header(member, len(data))
+        padding = -len(data) % _TAR_BLOCK_BYTES
+        length = len(header) + len(data) + padding
+        if self._file is not None and self._size + length + 2 * _TAR_BLOCK_BYTES > MAX_RAW_SHARD_BYTES:
+            self._finish()
+        if self._file is None:
+            self._file, self._size = self._partial().open("wb"), 0
+        place = ShardLocation(self._number, self._size + len(header), len(data))
+        self._file.write(header)
+        self._file.write(data)
+        self._file.write(bytes(padding))
+        self._size += length
+        return place
+
+    def _partial(self) -> Path:
+        return self._folder / f".{name_raw_shard(self._number)}.partial"
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        self._file.write(bytes(2 * _TAR_BLOCK_BYTES))  # the end of a tar archive
+        self._file.close()
+        sync_file(self._partial())
+        os.replace(self._partial(), self._folder / name_raw_shard(self._number))
+        self._file, self._number, self.num_written = None, self._number + 1, self.num_written + 1
+
+    def __enter__(self) -> RawShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None:
+            return
+        if error is None:
+            self._finish()
+        else:
+            self._file.close()
+            self._partial().unlink(missing_ok=True)
+
+
+def _build_tar_header(member: str, size: int) -> bytes:
+    info = tarfile.TarInfo(member)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)

@@ -1,0 +1,96 @@
+"""Open a source: decide which kind of source a path, a URL or a name is. No other module knows all kinds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from imageset.exceptions import UserError
+from imageset.sources.base import Source
+from imageset.sources.files import find_images
+from imageset.sources.folder import open_folder
+from imageset.utils.progress import Progress
+
+
+def open_source(
+    spec: str | os.PathLike[str], *, to_learn: bool = True, progress: Progress | None = None
+) -> Source:
+    """Understand a source by its path, its URL, or its name ("sklearn://digits", "torchvision://FashionMNIST").
+
+    `to_learn=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
+    `progress` hears of what has to be fetched first.
+
+    Raises:
+        UserError: it does not exist, or nothing to learn from is in it.
+        ConnectionError: a remote one does not answer, or breaks off again and again.
+    """
+    text = os.fspath(spec)
+    if "://" in text:
+        return _open_url(text, to_learn, progress)
+    from imageset.sources.table import is_table, open_table
+
+    if is_table(text):
+        return open_table(text, to_learn=to_learn)
+    path = Path(text).expanduser()
+    if not path.exists():
+        from imageset.sources.sharded import is_pattern, open_pattern
+
+        if is_pattern(text):
+            return open_pattern(text, to_learn=to_learn)
+        raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
+    return open_path(path, to_learn=to_learn)
+
+
+def _open_url(text: str, to_learn: bool, progress: Progress | None) -> Source:
+    if text.startswith("sklearn://"):
+        from imageset.sources.benchmark_sets.digits import open_digits
+
+        return open_digits(text)
+    if text.startswith("torchvision://"):
+        from imageset.sources.benchmark_sets.torchvision_sets import open_torchvision_set
+
+        return open_torchvision_set(text)
+    if text.startswith("file://"):
+        path, _, said = text.removeprefix("file://").removeprefix("localhost").partition("?")
+        if not path.startswith("/"):
+            raise UserError(f"{text}: names another machine; a file here is file:///folder/name")
+        return open_source(unquote(path) + (f"?{said}" if said else ""), to_learn=to_learn)
+    from imageset.sources.remote.source import open_remote
+
+    return open_remote(text, open_path, to_learn=to_learn, progress=progress)
+
+
+def check_url(url: str) -> None:
+    """Raise UserError if a URL cannot be a source, without fetching the data behind it."""
+    if url.startswith("torchvision://"):
+        from imageset.sources.benchmark_sets.torchvision_sets import check_torchvision_set
+
+        check_torchvision_set(url)
+        return
+    from imageset.sources.remote.source import check_remote
+
+    check_remote(url)
+
+
+def open_path(path: Path, *, to_learn: bool = True) -> Source:
+    """Understand a folder or a file of this machine that is no table."""
+    from imageset.sources.archive import is_archive, open_archive
+    from imageset.sources.benchmark_sets.cifar import find_cifar
+    from imageset.sources.benchmark_sets.idx import IdxSource, is_idx
+    from imageset.sources.sharded import open_sharded_folder
+
+    if is_idx(path):
+        return IdxSource(path)
+    if cifar := find_cifar(path):
+        return cifar
+    if is_archive(path):
+        return open_archive(path, to_learn=to_learn)
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
+            "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
+        )
+    if not any(find_images(path)) and (several := open_sharded_folder(path, to_learn=to_learn)):
+        return several
+    return open_folder(path, to_learn=to_learn)

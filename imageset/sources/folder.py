@@ -1,0 +1,148 @@
+"""Where labelled pictures come from: folders, archives, tables, IDX and CIFAR files, by path, URL or name.
+
+`open_source` looks at a source once, cheaply, and either understands it (`describe()` echoes what was understood)
+or raises UserError. Iterating then yields one SourcePicture after another, always in the same order. A source is
+only ever read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from imageset.exceptions import UserError
+from imageset.sources.base import SourceImage, count_image, describe_source, format_passed_over, slugify
+from imageset.sources.files import NamedFile, display_name, find_images, read_file
+from imageset.sources.layouts import (
+    LAYOUT_FILE_FOLDERS,
+    LAYOUT_FILES,
+    MAX_LAYOUT_FILE_BYTES,
+    SPLIT_BY_FOLDER,
+    detect_layout,
+)
+
+# ---- one sub-folder a class ------------------------------------------------------------------------------------
+
+
+def open_folder(path: Path, *, to_learn: bool = True) -> FolderSource:
+    """The pictures of a folder, sub-folders included."""
+    passed_over: Counter[str] = Counter()
+    files = list(find_images(path, passed_over))
+    name = slugify(path.resolve().name)
+    return FolderSource(
+        str(path), name, files, passed_over, _read_layout_files(path), path=path, to_learn=to_learn
+    )
+
+
+class FolderSource:
+    """Pictures in one sub-folder a class, or in train|val|test folders that each hold one sub-folder a class.
+
+    Args:
+        shown: what messages call it.
+        files: its pictures, each with `uri` and `read`, in a fixed order.
+        notes: small text files of it (imageset.sources.layouts.LAYOUT_FILES).
+        path: the folder itself where it is one of this machine; then empty class folders are complained about.
+    """
+
+    kind = "folder"
+    multi_label = False
+
+    def __init__(
+        self,
+        shown: str,
+        name: str,
+        files: Sequence[NamedFile],
+        passed_over: Counter[str],
+        notes: Mapping[str, bytes],
+        *,
+        path: Path | None = None,
+        to_learn: bool = True,
+    ) -> None:
+        self.shown, self.name, self.passed_over = shown, name, passed_over
+        self.classes: Counter[str] = Counter()
+        self.splits: Counter[str] = Counter()
+        self._layout = detect_layout(shown, [file.uri for file in files], notes, skip_common=False)
+        unplaced = self._layout.unplaced
+        self._files = [file for file in files if count_image(self, self._layout.place(file.uri), unplaced)]
+        self.problem = self._problem(path)
+        if to_learn and self.problem:
+            raise UserError(self.problem)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for file in self._files:
+            label, split = self._layout.place(file.uri) or (None, None)
+            yield SourceImage(file.uri, label, None, split, file.read)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def describe(self) -> str:
+        return describe_source(self, self.shown, self._layout.note)
+
+    def _problem(self, path: Path | None) -> str | None:
+        """Why nothing can be learned from this folder, or None."""
+        if not self._files:
+            return (
+                f"{self.shown}: holds no pictures{format_passed_over(self.passed_over)}; "
+                "give a folder that holds one sub-folder a class"
+            )
+        folders = _list_visible_folders(path) if path else []
+        top = {file.uri.split("/")[0] for file in self._files}
+        empty = [folder for folder in folders if folder not in top and not self._is_known(folder)]
+        if empty:
+            return (
+                f"{self.shown}/{empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
+            )
+        if not self.classes:
+            return (
+                f"{self.shown}: the pictures lie in no class folder; move them into one sub-folder a class"
+                f"{_hint_at_table(path)}"
+            )
+        if len(self.classes) < 2:
+            return (
+                f"{self.shown}: a single class '{next(iter(self.classes))}'; "
+                f"at least two are needed to learn a difference{_hint_at_nested_folder(path, folders)}"
+            )
+        return None
+
+    def _is_known(self, folder: str) -> bool:
+        """Whether a folder without pictures is no class: ImageNet's notes lie in it, or pictures passed over."""
+        passed_over = folder.lower() in SPLIT_BY_FOLDER and self.passed_over[self._layout.unplaced]
+        return bool(self._layout.note or passed_over)
+
+
+def _read_layout_files(path: Path) -> dict[str, bytes]:
+    """The small text files of a folder that tell its layout."""
+    notes = {}
+    for note in LAYOUT_FILES:
+        for folder in LAYOUT_FILE_FOLDERS:
+            file = path / folder / note
+            if note in notes or file.is_symlink() or not file.is_file():
+                continue
+            if file.stat().st_size <= MAX_LAYOUT_FILE_BYTES:
+                notes[note] = read_file(file)
+    return notes
+
+
+def _hint_at_nested_folder(path: Path | None, folders: list[str]) -> str:
+    inner = path / folders[0] if path and len(folders) == 1 else None
+    return f" (did you mean {inner}?)" if inner and len(_list_visible_folders(inner)) > 1 else ""
+
+
+def _hint_at_table(path: Path | None) -> str:
+    endings = (".csv", ".tsv", ".jsonl")
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in endings) if path else []
+    return f", or give the table that names them (did you mean {tables[0]}?)" if tables else ""
+
+
+def _list_visible_folders(path: Path) -> list[str]:
+    with os.scandir(os.fsencode(path)) as listing:
+        return sorted(
+            display_name(entry.name)
+            for entry in listing
+            if entry.is_dir(follow_symlinks=False)
+            and not entry.name.startswith(b".")
+            and entry.name != b"__MACOSX"
+        )

@@ -1,0 +1,245 @@
+"""One place on an fsspec file system: stat, read, fetch, glob."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from imageset.exceptions import UserError
+from imageset.rejections import Rejected
+from imageset.sources.remote.url import is_whole_file_name, parse_file_name, parse_scheme
+from imageset.utils.progress import Progress
+from imageset.utils.text import suggest_name
+from imageset.utils.transient_errors import call_with_retries
+from imageset.utils.url_credentials import Secrets, restore_secrets
+
+READ_TIMEOUT_S = 60.0  # without a byte: the connection is given up
+_EXTRA_BY_SCHEME = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_LOCAL_SCHEMES = ("file", "sklearn", "torchvision")  # imageset.sources.folder opens them itself
+
+
+# ---- one place behind a URL ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A file or folder of one file system, and what it is called in messages."""
+
+    fs: Any
+    path: str
+    url: str  # without credentials
+    taken: Secrets = ()  # these
+
+    @classmethod
+    def of(cls, url: str, taken: Secrets) -> RemotePath:
+        """Raises UserError for a scheme that there is none for, or whose package is not installed."""
+        import fsspec
+
+        scheme = parse_scheme(url) or ""
+        if scheme not in ("http", "https") and urlsplit(url).password:
+            raise UserError(
+                f"{url}: no password can be given here; give it as the file system's own settings do "
+                "(environment, ~/.aws)"
+            )
+        try:
+            options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+            if scheme in ("http", "https"):
+                import aiohttp
+
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=READ_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+                options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            kind = fsspec.get_filesystem_class(scheme)
+            path = restore_secrets(url, taken) if scheme in ("http", "https") else kind._strip_protocol(url)
+            return cls(kind(**options), path, url, taken)
+        except ValueError:
+            known = ("s3", "gs", "https", "http", "memory", *_LOCAL_SCHEMES)
+            raise UserError(
+                f"{url}: '{scheme}' is no place that is known; {suggest_name(scheme, known)}"
+            ) from None
+        except ImportError as error:
+            if scheme in _EXTRA_BY_SCHEME:
+                text = f"install what reads it with `pip install 'convoy[{_EXTRA_BY_SCHEME[scheme]}]'`"
+            else:
+                text = str(error)
+            raise UserError(f"{url}: {text}") from None
+
+    @property
+    def is_http(self) -> bool:
+        return "http" in _list_protocols(self.fs)
+
+    @property
+    def pattern(self) -> str:
+        """Where signs that name several files count."""
+        return urlsplit(self.url).path if self.is_http else self.path
+
+    def beside(self, url: str) -> RemotePath:
+        """Another place of the same file system."""
+        path = restore_secrets(url, self.taken) if self.is_http else self.fs._strip_protocol(url)
+        return replace(self, path=path, url=url)
+
+    def check(self) -> None:
+        """Raise UserError where nothing is here."""
+        if any(sign in self.pattern for sign in "{*["):
+            return
+        if self.is_http:
+            if not is_whole_file_name(posixpath.basename(urlsplit(self.url).path)):
+                raise UserError(explain_no_listing(self.url))
+            call_with_retries(self.url, lambda: _read_http(self.fs, self.path, 0), ())
+        elif not call_with_retries(self.url, partial(self.fs.exists, self.path), ()):
+            raise UserError(f"{self.url}: no such file or folder")
+
+    def read(self, limit: int, num_bytes: int | None = None) -> bytes:
+        """The bytes, tried again where that may help; `num_bytes` where it is known.
+
+        Raises:
+            Rejected: "bomb", more than `limit` bytes.
+            UserError, ConnectionError: see the top of the file.
+        """
+        data = call_with_retries(self.url, partial(self._read_once, limit, num_bytes))
+        if len(data) > limit:
+            raise Rejected("bomb", f"more than {limit // 1_000_000:,} MB")
+        return data
+
+    def _read_once(self, limit: int, num_bytes: int | None) -> bytes:
+        if self.is_http:
+            return _read_http(self.fs, self.path, limit + 1)
+        if num_bytes is None:
+            num_bytes = self.fs.info(self.path)["size"]
+        if num_bytes is not None and num_bytes > limit:
+            raise Rejected("bomb", f"a file of {num_bytes / 1e6:,.0f} MB; at most {limit // 1_000_000:,} are read")
+        data = bytes(self.fs.cat_file(self.path))
+        if num_bytes is not None and len(data) != num_bytes:
+            raise ConnectionError(f"{len(data):,} bytes of {num_bytes:,} came")
+        return data
+
+    def fetch(self, file: Path, progress: Progress) -> None:
+        """Copy it to a file of this machine, whole or not at all."""
+
+        def once() -> None:
+            with file.open("wb") as target:
+                self._copy_once(target, progress)
+
+        try:
+            call_with_retries(self.url, once)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+
+    def _copy_once(self, target: IO[bytes], progress: Progress) -> None:
+        if self.is_http:
+            _copy_http(self.fs, self.path, target, progress)
+            return
+        num_bytes = self.fs.info(self.path)["size"]
+        _begin_download(self.url, target, num_bytes, progress)
+        with self.fs.open(self.path, "rb", cache_type="readahead", block_size=8 << 20) as source:
+            while block := source.read(8 << 20):
+                _append_block(target, block, progress)
+        if target.tell() != num_bytes:
+            raise ConnectionError(f"{target.tell():,} bytes of {num_bytes:,} came")
+
+    def files(self) -> dict[str, int | None]:
+        """{path relative to here: number of bytes} of every file below, hidden ones left out, sorted."""
+        found = call_with_retries(self.url, partial(self.fs.find, self.path, detail=True))
+        root = self.path.rstrip("/") + "/"
+        below = {path.removeprefix(root): info for path, info in found.items() if path.startswith(root)}
+        return {name: below[name].get("size") for name in sorted(below) if name and not _is_hidden(name)}
+
+    def glob(self) -> list[RemotePath]:
+        """The places that a pattern names."""
+        if self.is_http:
+            raise UserError(f"{self.url}: {explain_no_listing(self.url)}; braces such as {{000..003}} can be used")
+        found = sorted(call_with_retries(self.url, partial(self.fs.glob, self.path)))
+        return [replace(self, path=path, url=str(self.fs.unstrip_protocol(path))) for path in found]
+
+
+# ---- http ------------------------------------------------------------------------------------------------------
+
+
+def _read_http(fs: Any, url: str, limit: int) -> bytes:
+    """At most `limit` bytes of a body."""
+    from fsspec.asyn import sync
+
+    async def read() -> bytes:
+        parts: list[bytes] = []
+        num = 0
+        async with await _request(fs, url) as response:
+            while num < limit and (block := await response.content.read(min(1 << 20, limit - num))):
+                parts.append(block)
+                num += len(block)
+        return b"".join(parts)
+
+    return bytes(sync(fs.loop, read))
+
+
+def _copy_http(fs: Any, url: str, target: IO[bytes], progress: Progress) -> None:
+    """A whole body into a file; ConnectionError where fewer bytes come than were announced."""
+    from fsspec.asyn import sync
+
+    async def copy() -> None:
+        async with await _request(fs, url) as response:
+            announced = int(response.headers.get("Content-Length", -1))
+            _begin_download(url, target, announced if announced >= 0 else None, progress)
+            while block := await response.content.read(1 << 20):
+                _append_block(target, block, progress)
+        if announced >= 0 and target.tell() != announced:
+            raise ConnectionError(f"{target.tell():,} bytes of {announced:,} came")
+
+    sync(fs.loop, copy)
+
+
+async def _request(fs: Any, url: str) -> Any:
+    """The answer to a GET; errors by status are aiohttp's own."""
+    session = await fs.set_session()
+    # identity: with a compressed body Content-Length says nothing about the file
+    response = await session.get(_to_yarl_url(url), headers={"Accept-Encoding": "identity"})
+    if response.status >= 400:
+        response.release()
+        response.raise_for_status()
+    return response
+
+
+def _to_yarl_url(url: str) -> Any:
+    """The URL as it is where it is one by RFC 3986, since a signature may be over every letter; else made one."""
+    from yarl import URL
+
+    return URL(
+        url, encoded=re.fullmatch(r"([\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", url, re.ASCII) is not None
+    )
+
+
+def explain_no_listing(url: str) -> str:
+    return (
+        f"{url}: a folder behind http cannot be listed; give the address of an archive, a table, a Parquet or an "
+        "IDX file"
+    )
+
+
+def _begin_download(url: str, target: IO[bytes], num_bytes: int | None, progress: Progress) -> None:
+    free = shutil.disk_usage(Path(target.name).parent).free
+    if num_bytes is not None and num_bytes > free:
+        raise UserError(
+            f"{url}: {num_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free in {Path(target.name).parent}; "
+            "set TMPDIR to a folder with more"
+        )
+    step = f"fetching {parse_file_name(url)}"
+    progress.begin(total=None if num_bytes is None else num_bytes // 1_000_000, step=step, unit="MB")
+
+
+def _append_block(target: IO[bytes], block: bytes, progress: Progress) -> None:
+    before = target.tell()
+    target.write(block)
+    progress.advance((before + len(block)) // 1_000_000 - before // 1_000_000)
+
+
+def _list_protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

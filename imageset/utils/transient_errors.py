@@ -1,0 +1,124 @@
+"""Decide which errors are transient, and retry after pauses."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from imageset.exceptions import UserError
+from imageset.rejections import Rejected
+from imageset.utils.url_credentials import redact
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S: tuple[float, ...] = (0.5, 2.0, 8.0)  # between the attempts at one read
+
+# A disk, a share or a network that stumbles; a missing file or a full disk is not mended by waiting.
+TRANSIENT_ERRNOS = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.ENETDOWN,
+    errno.ENETRESET, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT_NAMES = {  # of aiohttp's and botocore's errors, which are no OSErrors
+    "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError", "ConnectionClosedError",
+    "ConnectTimeoutError", "EndpointConnectionError", "IncompleteReadError", "ReadTimeoutError",
+    "ResponseStreamingError", "HTTPClientError",
+}  # fmt: skip
+_CREDENTIAL_ERRORS = {
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "DefaultCredentialsError",
+    "RefreshError", "UnauthorizedSSOTokenError", "ProfileNotFound",
+}  # fmt: skip
+
+
+def is_transient(error: object) -> bool:
+    """Whether an error is the world's and may be gone a little later."""
+    status = _read_http_status(error)
+    if status is not None:
+        return status in _TRANSIENT_STATUS
+    if _is_untrusted(error):
+        return False
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if {kind.__name__ for kind in type(error).__mro__} & _TRANSIENT_NAMES:
+        return True
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
+
+
+class MissingFile(UserError):
+    """There is no such file."""
+
+
+def call_with_retries(url: str, action: Callable[[], T], pauses_s: Sequence[float] | None = None) -> T:
+    """Do it, and do it again after each pause (RETRY_PAUSES_S) while it fails in a way that may pass.
+
+    Raises:
+        UserError: it failed for good, in words for a person.
+        ConnectionError: it never went well.
+    """
+    pauses_s = RETRY_PAUSES_S if pauses_s is None else pauses_s
+    for pause in (*pauses_s, None):
+        try:
+            return action()
+        except (Rejected, UserError):
+            raise
+        except Exception as error:
+            error = _unwrap_error(error)
+            if not is_transient(error):
+                kind = MissingFile if _is_missing(error) else UserError
+                raise kind(f"{url}: {_explain_error(error)}") from None
+            if pause is None:
+                raise ConnectionError(
+                    f"{url}: {_describe_error(error)}, after {len(pauses_s) + 1} attempts; try again later"
+                ) from None
+            time.sleep(pause)
+    raise AssertionError("not reached")
+
+
+def _unwrap_error(error: Exception) -> Exception:
+    """fsspec's http says "not found" whatever went wrong with a HEAD request; the cause tells what it was."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        return error.__cause__
+    return error
+
+
+def _read_http_status(error: object) -> int | None:
+    """The HTTP status in an error of aiohttp, botocore or gcsfs."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+    return int(status) if str(status).isdigit() else None
+
+
+def _is_missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or _read_http_status(error) in (404, 410)
+
+
+def _is_untrusted(error: object) -> bool:
+    """Whether the server could not prove to be who it should be."""
+    return type(error).__name__ in ("ClientConnectorCertificateError", "SSLError", "SSLCertVerificationError")
+
+
+def _explain_error(error: Exception) -> str:
+    status, name = _read_http_status(error), type(error).__name__
+    if _is_untrusted(error):
+        why = getattr(getattr(error, "certificate_error", error), "verify_message", "") or _describe_error(error)
+        return f"the server's certificate is not trusted ({why}); if it is your own, let SSL_CERT_FILE name it"
+    if name in _CREDENTIAL_ERRORS:
+        return "no credentials were found; give them as the file system's own settings do (environment, ~/.aws)"
+    if _is_missing(error):
+        return "no such file or folder"
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return "access is denied; check the address and the credentials"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space is left to fetch it; set TMPDIR to a folder that has some"
+    return _describe_error(error)
+
+
+def _describe_error(error: Exception) -> str:
+    status = _read_http_status(error)
+    text = f"the server answers {status}" if status else redact(" ".join(str(error).split()))
+    return text or type(error).__name__

@@ -1,0 +1,135 @@
+"""Pictures of a test as PNG: the confusion matrix, the reliability diagram, the worst mistakes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from imageset.html.images import encode_figure, encode_image, enlarge
+from lightning_modules.evaluation.reliability import ReliabilityBins
+
+TILE_PX, TEXT_PX, GAP_PX, TILES_PER_ROW = 96, 12, 10, 10
+
+
+def plot_confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
+    """The confusion matrix as a picture: colour = share of the true class, number = pictures."""
+    title = f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right"
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    return _plot_table(confusion, share, classes, classes, ("predicted", "actual"), title)
+
+
+def plot_label_tables(
+    counts: np.ndarray, together: np.ndarray, num_borne: np.ndarray, labels: Sequence[str]
+) -> bytes:
+    """Labels of pictures that may bear several, as two tables.
+
+    Args:
+        counts: int (C, 4): of each label how often it was rightly said, wrongly said, missed, rightly left out.
+        together: int (C, C): row = label a picture bears, column = label that was said of it.
+        num_borne: int (C,): pictures that bear each label.
+    """
+    from matplotlib.figure import Figure
+
+    side = min(24.0, 2.5 + 0.45 * len(labels))
+    figure = Figure(figsize=(max(4.5, 0.4 * side + 3) + max(side, 4.0), side + 0.5), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(4, max(4, len(labels))))
+    columns = ("rightly said", "wrongly said", "missed", "rightly not said")
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    _draw_table(left, counts, share, labels, columns, ("", "label"), f"{int(counts[0].sum())} test pictures")
+    share = together / np.maximum(num_borne[:, None], 1)
+    _draw_table(right, together, share, labels, labels, ("said", "borne"), "said of those that bear a label")
+    return encode_figure(figure)
+
+
+def plot_reliability(before: ReliabilityBins, after: ReliabilityBins, temperature: float) -> bytes:
+    """How often the network was right, by how sure it was, before and after temperature scaling."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    titles = (f"as trained, ECE {before.ece:.3f}", f"temperature {temperature:.2f}, ECE {after.ece:.3f}")
+    for axes, bins, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
+        there = bins.count > 0
+        width = 1 / len(bins.count)
+        axes.bar((np.arange(len(there)) + 0.5) * width, bins.count / bins.count.max(), width, color="#e3e8ee")
+        axes.plot([0, 1], [0, 1], color="#888", linewidth=1)
+        axes.plot(bins.confidence[there], bins.accuracy[there], "o-", color="#3465a4", markersize=4)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="how sure", ylabel="how often right", title=title)
+        axes.set_aspect("equal")
+    return encode_figure(figure)
+
+
+def draw_gallery(images: np.ndarray, captions: Sequence[Sequence[str]]) -> bytes:
+    """Pictures in rows of ten, each with lines of text under it; without pictures one line that says so.
+
+    Args:
+        images: uint8 (n, H, W, 1 or 3).
+        captions: of each picture, equally many lines.
+    """
+    font = _load_font()
+    lines = max((len(caption) for caption in captions), default=1)
+    step = TILE_PX + GAP_PX, TILE_PX + GAP_PX + lines * (TEXT_PX + 3)
+    across, down = min(TILES_PER_ROW, max(4, len(images))), max(1, -(-len(images) // TILES_PER_ROW))
+    page = Image.new("RGB", (across * step[0] + GAP_PX, down * step[1] + GAP_PX), "white")
+    pen = ImageDraw.Draw(page)
+    if not len(images):
+        pen.text((GAP_PX, GAP_PX), "no mistakes", fill="black", font=font)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP_PX + number % TILES_PER_ROW * step[0], GAP_PX + number // TILES_PER_ROW * step[1]
+        page.paste(enlarge(image, TILE_PX), (left, top))
+        for row, text in enumerate(caption):
+            place = (left, top + TILE_PX + 2 + row * (TEXT_PX + 3))
+            pen.text(place, _truncate(text, font, TILE_PX), fill="black", font=font)
+    return encode_image(page)
+
+
+def _plot_table(
+    counts: np.ndarray,
+    share: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis_names: tuple[str, str],
+    title: str,
+) -> bytes:
+    from matplotlib.figure import Figure
+
+    size = [min(24.0, 2.5 + 0.45 * len(names)) for names in (columns, rows)]
+    figure = Figure(figsize=(max(size[0], 4.0), size[1]), dpi=110, layout="constrained")
+    _draw_table(figure.subplots(), counts, share, rows, columns, axis_names, title)
+    return encode_figure(figure)
+
+
+def _draw_table(
+    axes: Any,
+    counts: np.ndarray,
+    share: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis_names: tuple[str, str],
+    title: str,
+) -> None:
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal" if len(rows) == len(columns) else "auto")
+    axes.set_xticks(range(len(columns)), [_escape_dollars(name) for name in columns], rotation=90)
+    axes.set_yticks(range(len(rows)), [_escape_dollars(name) for name in rows])
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1], title=title)
+    if len(rows) <= 40:
+        for row, column in np.argwhere(counts):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
+
+
+def _escape_dollars(name: str) -> str:
+    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
+
+
+def _load_font() -> Any:
+    """The font that comes with matplotlib: it knows more alphabets than Pillow's own."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", TEXT_PX)
+
+
+def _truncate(text: str, font: Any, width_px: int) -> str:
+    while text and font.getlength(text) > width_px:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    return text

@@ -1,0 +1,130 @@
+"""The stage `evaluate`: the trained bundle on the test split; numbers, pictures, and both into MLflow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imageset.exceptions import UserError
+from imageset.store.reader import ImageStore, StoreSplit
+from imageset.utils.atomic_write import write_bytes
+from lightning_modules.bundle import Bundle
+from lightning_modules.classifier import Classifier
+from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.evaluation.params import KNOWN_PARAMS, EvaluationParams
+from lightning_modules.evaluation.report import EvaluationReport, ScoredSplit, evaluate_split
+from lightning_modules.evaluation.slices import check_slice_columns
+from lightning_modules.networks.preprocessing import Normalize
+from lightning_modules.tracking.metric_logging import (
+    log_artifacts,
+    log_final_metrics,
+    open_training_run,
+    to_metric_name,
+)
+from lightning_modules.training.cli import build_stage
+
+
+class BundleClassifier(Classifier):
+    """A trained bundle as a LightningModule that only tests, and keeps the logits.
+
+    Args:
+        bundle: folder of the bundle.
+    """
+
+    def __init__(self, bundle: str) -> None:
+        super(Classifier, self).__init__()
+        self.bundle = Bundle.load(bundle)
+        self.folder = Path(bundle)
+        self.normalize = Normalize(self.bundle.info.mean, self.bundle.info.std)
+        self.network = self.bundle.network
+        self.multi_label = self.bundle.info.multi_label
+        self.logits: dict[str, list[Tensor]] = {"test": [], "val": []}
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._log("test", logits, labels)
+        self.logits["test"].append(logits.float().cpu())
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.logits["val"].append(self(batch[0]).float().cpu())
+
+    def seen(self, name: str, split: StoreSplit) -> ScoredSplit:
+        """What it said of a split, in the split's order."""
+        rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
+        info = self.bundle.info
+        return ScoredSplit(split, torch.cat(rows).numpy(), info.temperature, info.thresholds)
+
+
+def evaluate(project: Path) -> None:
+    """Test the bundle and write metrics.json and `data/models/report/`.
+
+    Raises:
+        UserError: a wrong setting, no bundle, or one whose classes are not those of the dataset.
+    """
+    path = project / "params.yaml"
+    settings = EvaluationParams.read(path)
+    cli = build_stage("evaluate", BundleClassifier, ImageDataModule, path, own=KNOWN_PARAMS)
+    model, store = cli.model, cli.datamodule.store
+    check_slice_columns(settings.slices, store.index)
+    check_bundle_fits(model, store)
+    cli.trainer.test(model, cli.datamodule, verbose=False)
+    values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    cli.trainer.validate(model, cli.datamodule, verbose=False)
+
+    seen = {name: model.seen(name, store.split(name)) for name in ("test", "val")}
+    verdict = evaluate_split(seen["test"], seen["val"], settings)
+    lightnings = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
+    verdict.metrics["test"] = lightnings | verdict.metrics["test"]
+    report = project / "data" / "models" / "report"
+    for name, content in verdict.files.items():
+        write_bytes(report / name, content)
+    write_bytes(project / "metrics.json", (json.dumps(verdict.metrics, indent=2, allow_nan=False) + "\n").encode())
+    log_report(project, model.folder, verdict, report)
+    print(f"evaluate: {verdict.summary()}; metrics.json and {report.relative_to(project)} written", flush=True)
+
+
+def check_bundle_fits(model: BundleClassifier, store: ImageStore) -> None:
+    """Raise UserError for a dataset of other classes than the bundle's, or without test pictures."""
+    if model.multi_label != store.multi_label:
+        kinds = ("one label a picture", "several labels a picture")
+        raise UserError(
+            f"{model.folder}: trained for {kinds[model.multi_label]}, the dataset has {kinds[store.multi_label]}; "
+            "train again with `dvc repro -f train`"
+        )
+    if tuple(model.bundle.info.classes) != tuple(store.classes):
+        raise UserError(
+            f"{model.folder}: trained for the classes {list(model.bundle.info.classes)}, the dataset has "
+            f"{list(store.classes)}; train again with `dvc repro -f train`"
+        )
+    if not store.counts["test"]:
+        raise UserError(f"{store.path}: no test pictures; raise normalize.split.test in params.yaml")
+
+
+def log_report(project: Path, bundle: Path, verdict: EvaluationReport, report: Path) -> None:
+    """The test metrics and the report, into the MLflow run of the training.
+
+    Raises:
+        UserError: MLflow does not have that run (any more).
+    """
+    run = open_training_run(project, bundle)
+    log_final_metrics(run, flatten_metrics(verdict.metrics))
+    log_artifacts(run, [report / name for name in verdict.files], "report")
+    run.leave()
+
+
+def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """metrics.json with MLflow's flat names: `test_accuracy`, `test_accuracy_low`, `recall_CLASS`, ..."""
+    numbers: dict[str, float] = {f"test_{name}": value for name, value in metrics["test"].items()}
+    for name, interval in metrics["interval"].items():
+        numbers |= {f"test_{name}_{end}": value for end, value in interval.items()}
+    for name in ("recall", "precision", "f1", "auroc", "average_precision"):
+        numbers |= {f"{name}_{to_metric_name(label)}": value for label, value in metrics.get(name, {}).items()}
+    for column, values in metrics["slices"].items():
+        numbers |= {
+            f"slice_{to_metric_name(column)}_{to_metric_name(value)}": one["accuracy"]
+            for value, one in values.items()
+        }
+    return numbers | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}

@@ -1,0 +1,63 @@
+"""Which engines and precisions this machine has, and their versions."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# ---- what there is here ----------------------------------------------------------------------------------------
+
+
+def describe_unavailability(name: str, precision: str) -> str | None:
+    """Why an engine cannot run in a precision on this machine, or None if it can."""
+    packages = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino",)}.get(name, ())
+    if name == "openvino" and precision == "int8":
+        packages = ("openvino", "nncf")
+    for package in packages:
+        if find_spec(package) is None:
+            extra = "onnx" if name == "onnxruntime" else "openvino"
+            return f"{package} is not installed (pip install 'convoy[{extra}]')"
+    if name != "pytorch" and torch.cuda.is_available():
+        return "there is a GPU, which only pytorch uses here"
+    if precision == "bf16" and not has_bf16():
+        return "this processor has no bf16 arithmetic"
+    if (name, precision) in {("onnxruntime", "bf16"), ("onnxruntime", "int8"), ("pytorch", "int8")}:
+        return f"{name} runs no {precision} here"
+    return None
+
+
+def has_bf16() -> bool:
+    """Whether bf16 is faster than fp32 here: a GPU that has it, or a CPU with AVX512_BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def list_package_versions(name: str, precision: str) -> dict[str, str]:
+    """The packages whose versions may change what an engine answers."""
+    packages = {"onnxruntime": ["onnxruntime"], "openvino": ["openvino"]}.get(name, [])
+    packages = ["torch", *packages, *(["nncf"] if precision == "int8" else [])]
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def import_openvino() -> Any:
+    """The package, without its telemetry, which sends events unless one has opted out."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino as package
+
+    return package

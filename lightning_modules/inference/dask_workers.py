@@ -1,0 +1,84 @@
+"""Pictures decoded and classified by the workers of a cluster: bytes travel there, and probabilities back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from imageset.decoding.decoder import decode
+from imageset.exceptions import UserError
+from imageset.executors.limits import map_with_timeout
+from imageset.executors.stream import CHUNKS_AHEAD, iter_chunks, run_tasks
+from imageset.rejections import Rejected
+from lightning_modules.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, save_bundle
+from lightning_modules.scoring import CPU_BATCH_SIZE, Engine, Scorer, ScoreResult
+
+if TYPE_CHECKING:
+    from imageset.executors.dask_cluster import DaskExecutor
+
+K = TypeVar("K", bound=Hashable)
+
+_scorers: dict[str, tuple[Bundle, Scorer]] = {}  # in a worker: what it was given to classify with
+
+
+def score_on_cluster(
+    cluster: DaskExecutor, bundle: Bundle, items: Iterable[tuple[K, bytes]], engine: Engine, timeout_s: float
+) -> Iterator[ScoreResult[K]]:
+    """What `stream.score_stream` yields, in the same order; a worker that dies costs one picture at most.
+
+    Raises:
+        UserError: the workers cannot run the engine that runs here.
+    """
+    if engine.name != "pytorch" or engine.num_at_once is None:
+        raise UserError("on a cluster pictures are classified by PyTorch on CPUs; add --engine pytorch")
+    with tempfile.TemporaryDirectory() as folder:
+        save_bundle(Path(folder), bundle.info, bundle.network)
+        files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS_FILE, MANIFEST_FILE)}
+    cluster.prepare(prepare_worker, bundle.digest, files)
+    keys: deque[list[K]] = deque()
+
+    def chunks() -> Iterator[list[bytes]]:
+        for chunk in iter_chunks(items, lambda item: len(item[1])):
+            keys.append([key for key, _ in chunk])
+            yield [data for _, data in chunk]
+
+    work = partial(classify_chunk, bundle.digest, timeout_s)
+    for outcome in run_tasks(cluster, work, chunks(), alone=_split_singles, ahead=CHUNKS_AHEAD * cluster.num):
+        results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
+        for key, one in zip(keys.popleft(), results, strict=True):
+            if isinstance(one, Rejected):
+                yield ScoreResult(key, None, one.reason, one.detail)
+            else:
+                yield ScoreResult(key, one)
+
+
+def prepare_worker(digest: str, files: dict[str, bytes]) -> None:
+    """In a worker: make a bundle ready."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        bundle = Bundle.load(folder)
+    _scorers[digest] = bundle, Scorer(bundle)
+
+
+def classify_chunk(digest: str, timeout_s: float, chunk: list[bytes]) -> list[np.ndarray | Rejected]:
+    """In a worker: probabilities float32 (num_classes,) of each picture, or why there are none."""
+    bundle, scorer = _scorers[digest]
+    decoded: list[np.ndarray | Rejected] = map_with_timeout(partial(decode, spec=bundle.spec), chunk, timeout_s)
+    images = [image for image in decoded if not isinstance(image, Rejected)]
+    starts = range(0, len(images), CPU_BATCH_SIZE)
+    rows = iter([row for i in starts for row in scorer.padded(images[i : i + CPU_BATCH_SIZE], CPU_BATCH_SIZE)])
+    return [image if isinstance(image, Rejected) else next(rows) for image in decoded]
+
+
+def _split_singles(chunk: list[bytes]) -> list[list[bytes]]:
+    return [[data] for data in chunk]

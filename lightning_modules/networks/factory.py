@@ -1,0 +1,54 @@
+"""Make_network, check_network."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from imageset.exceptions import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int) -> "nn.Module":
+    """Build a network from {"class_path", "init_args"}.
+
+    Raises:
+        UserError: there is no such class or function.
+    """
+    from torch import nn
+
+    from lightning_modules.networks.registry import import_network
+
+    network_class = import_network(network["class_path"])
+    module = network_class(in_channels, num_classes, **network.get("init_args") or {})
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"network {network['class_path']!r} gives a {type(module).__name__}, not a torch.nn.Module"
+        )
+    return module
+
+
+def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes: int) -> None:
+    """Show a network two empty pictures of (H, W, C), so that one that does not fit them fails here.
+
+    Raises:
+        UserError: it does not take them, or does not return (N, num_classes).
+    """
+    import torch
+
+    height, width, channels = shape
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval().forward(torch.zeros(2, channels, height, width))  # forward: not yet compiled
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"model.network: it does not take pictures of {height}x{width}x{channels}: {reason}"
+        ) from error
+    network.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"model.network: it returns {found} for 2 pictures, not their logits (2, {num_classes})")

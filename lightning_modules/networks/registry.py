@@ -1,0 +1,88 @@
+"""`model.network` as a user writes it: a name, a name with arguments, or a class path.
+
+    network: resnet18                                   # torchvision's, by name
+    network: timm/resnet26d                             # timm's, by name
+    network: LeNet5                                     # our own
+    network: {class_path: ConvNet, init_args: {filters: [16, 32]}}
+    network: {class_path: my_package.MyNet, init_args: {width: 3}}
+
+A class path is that of a class or function that takes `(in_channels, num_classes)` first and returns an nn.Module.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imageset.exceptions import UserError
+from imageset.utils.text import suggest_name
+
+NETWORKS_PACKAGE = "lightning_modules.networks"
+OWN_NETWORKS = ("ConvNet", "LeNet5", "SpeedNet", "TimmNet", "TorchvisionNet")
+
+
+def parse_network_spec(network: Any) -> dict[str, Any]:
+    """The full form {"class_path", "init_args"} of what stands in `model.network`.
+
+    Raises:
+        UserError: neither a name nor a class path, or a name that nobody has.
+    """
+    if isinstance(network, str):
+        network = {"class_path": network}
+    if not isinstance(network, Mapping) or not isinstance(network.get("class_path"), str):
+        raise UserError("model.network: give a name such as resnet18, or class_path and init_args")
+    if unknown := sorted(set(network) - {"class_path", "init_args"}):
+        hint = suggest_name(unknown[0], ("class_path", "init_args"))
+        raise UserError(f"model.network: unknown key '{unknown[0]}'; {hint}")
+    path, arguments = network["class_path"], dict(network.get("init_args") or {})
+    if path in OWN_NETWORKS:
+        path = f"{NETWORKS_PACKAGE}.{path}"
+    elif path.startswith("timm/"):
+        path, arguments = f"{NETWORKS_PACKAGE}.TimmNet", {"name": path.removeprefix("timm/"), **arguments}
+    elif "." not in path:
+        _check_torchvision_name(path)
+        path, arguments = f"{NETWORKS_PACKAGE}.TorchvisionNet", {"name": path, **arguments}
+    return {"class_path": path, "init_args": arguments}
+
+
+def import_network(class_path: str) -> Callable[..., Any]:
+    """The class or function of that path.
+
+    Raises:
+        UserError: there is none, or it does not take (in_channels, num_classes) first.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"network {class_path!r} cannot be imported: {error}") from error
+    if not callable(found) or len(list_dataset_arguments(found)) < 2:
+        raise UserError(f"network {class_path!r} does not take (in_channels, num_classes) first")
+    return found
+
+
+def list_dataset_arguments(network: Callable[..., Any]) -> list[str]:
+    """The names of the first two arguments, which the dataset gives: in_channels and num_classes."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(network).parameters.values()
+    return [p.name for p in parameters if p.kind in positional and p.default is p.empty][:2]
+
+
+def resolve_stem(network: Mapping[str, Any], side_px: int) -> dict[str, Any]:
+    """The network with `stem: auto` decided for pictures of that side, see `torchvision_nets.choose_stem`."""
+    from lightning_modules.networks.torchvision_nets import choose_stem
+
+    arguments = dict(network["init_args"])
+    if arguments.get("stem") == "auto":
+        arguments["stem"] = choose_stem(str(arguments["name"]), side_px)
+    return {"class_path": network["class_path"], "init_args": arguments}
+
+
+def _check_torchvision_name(name: str) -> None:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(
+            f"model.network: no network is called {name!r}; {suggest_name(name.lower(), [*known, *OWN_NETWORKS])}"
+        )

@@ -1,0 +1,50 @@
+"""What is measured after a training goes into the MLflow run of that training."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from imageset.exceptions import UserError
+from lightning_modules.tracking import offline_queue, offline_run
+from lightning_modules.tracking.client import connect_to_mlflow
+from lightning_modules.tracking.run import TrackedRun
+
+MAX_METRICS_PER_BATCH = 1000  # metrics; mlflow.utils.validation.MAX_METRICS_PER_BATCH
+
+
+def open_training_run(project: Path, bundle: Path) -> TrackedRun:
+    """The run that trained the bundle in this folder.
+
+    Raises:
+        UserError: MLflow does not have that run (any more).
+    """
+    from mlflow.exceptions import MlflowException
+
+    note = json.loads((bundle / "run.json").read_text())
+    if offline_queue.is_tracking_server(project):
+        return offline_run.OfflineRun(project, offline_queue.open_queue(project, note["run_id"]))
+    client = connect_to_mlflow(project)
+    try:
+        return TrackedRun(client, client.get_run(note["run_id"]))
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow has no run {note['run_id']}, which trained {bundle}; train again with `dvc repro -f train`"
+        ) from error
+
+
+def log_final_metrics(run: TrackedRun, numbers: Mapping[str, float]) -> None:
+    """Numbers that have no step."""
+    entries = list(numbers.items())
+    for start in range(0, len(entries), MAX_METRICS_PER_BATCH):
+        run.log_metrics(dict(entries[start : start + MAX_METRICS_PER_BATCH]), step=0)
+
+
+def log_artifacts(run: TrackedRun, paths: Iterable[Path], folder: str) -> None:
+    """Files as artifacts of the run, in one of its folders."""
+    for path in sorted(paths):
+        run.log_artifact(path, folder)
+
+
+def to_metric_name(name: str) -> str:
+    """A class name as part of a metric's name: MLflow takes letters, digits and `_-. /` only."""
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)

@@ -1,0 +1,95 @@
+"""MLflow runs of trainings: where they are kept, how one is opened, fed and closed."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.tracking.journal_replay import apply_entry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+class TrackedRun:
+    """One training as one MLflow run; metrics are written an epoch at a time.
+
+    Args:
+        client: from `connect_to_mlflow`.
+        run: the MLflow run that is written to.
+    """
+
+    def __init__(self, client: "MlflowClient", run: "Run") -> None:
+        self.client = client
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+
+    @classmethod
+    def open(
+        cls, client: "MlflowClient", experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
+    ) -> "TrackedRun":
+        """Go on with the run `run_id` if MLflow still has it, else start a new one called `name`."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking.context.registry import resolve_tags
+
+        if run_id is not None:
+            try:
+                run = client.get_run(run_id)
+                if run.info.lifecycle_stage == "active":
+                    client.update_run(run_id, status="RUNNING")
+                    return cls(client, run)
+            except MlflowException:
+                pass  # the store was changed or emptied since: a new run
+        # a name of our own: MLflow draws one at random, and after seed_everything always the same
+        return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
+
+    def do(self, entry: dict[str, Any], *paths: Path) -> Any:
+        """Send one thing to MLflow, see `apply_entry`; `paths` are the files it is about."""
+        return apply_entry(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Every leaf of a nested mapping as `outer.inner`, in one write."""
+        self.do({"do": "params", "params": {key: str(value) for key, value in flatten_params(params)}})
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """All metrics of one step in one write. What is not finite becomes the tag `not_finite.NAME`:
+        MLflow would store infinity as a number and sort it first."""
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        tags = {f"not_finite.{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)}
+        now = time.time_ns() // 1_000_000
+        self.do({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """A file, in one of the run's folders."""
+        self.do({"do": "artifact", "to": folder}, path)
+
+    def is_of(self, run_id: str | None) -> bool:
+        """True if this is the run that is called so."""
+        return run_id == self.run_id
+
+    def last_step(self, metric: str) -> int:
+        """The last step that `metric` was logged at, -1 if never."""
+        history = self.client.get_metric_history(self.run_id, metric)
+        return max((entry.step for entry in history), default=-1)
+
+    def log_dataset(self, name: str, digest: str, path: Path, context: str) -> None:
+        """The dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
+        self.do({"do": "dataset", "name": name, "digest": digest, "path": str(path), "context": context})
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.do({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
+
+    def leave(self) -> None:
+        """Said when this process logs no more to a run that it does not end."""
+
+
+def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, with dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten_params(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

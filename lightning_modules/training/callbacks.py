@@ -1,0 +1,144 @@
+"""What happens around a training: curves to MLflow and CSV, a look at the loss, plain progress lines."""
+
+import csv
+import io
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_bytes
+
+HISTORY_METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_error",
+    "val_map",
+    "learning_rate",
+)
+SUMMARY_METRICS = (
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "val_map",
+)  # in a line; val_map where pictures bear several labels
+
+
+class MetricHistory(Callback):
+    """The metrics of each epoch, kept with the checkpoint and handed on once an epoch.
+
+    Args:
+        hand_over: called with (metrics, epoch); only on rank 0.
+        logged_through: the last epoch that was handed over already, in a run that is gone on with.
+    """
+
+    def __init__(self, hand_over: Callable[[dict[str, float], int], None], logged_through: int) -> None:
+        self.hand_over = hand_over  # `log` would be overwritten: Lightning gives callbacks its own
+        self.logged_through = logged_through
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        known["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        metrics = {name: known[name] for name in HISTORY_METRICS if name in known}
+        epoch = trainer.current_epoch
+        self.rows.append({"epoch": epoch, **metrics})
+        if trainer.is_global_zero and epoch > self.logged_through:
+            self.hand_over(metrics, epoch)
+
+    def to_csv(self) -> bytes:
+        """One row an epoch."""
+        text = io.StringIO()
+        known = [name for name in HISTORY_METRICS if name != "val_map" or any(name in row for row in self.rows)]
+        writer = csv.DictWriter(text, ["epoch", *known], lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue().encode()
+
+
+class FiniteLossCheck(Callback):
+    """Ends a training whose loss is NaN or infinite, and says at which batch.
+
+    The first bad batch is noted on the device; to look at it there makes a step wait for a GPU or for other ranks,
+    so that is done every `LOOK_EVERY` batches and at the end of an epoch. On one CPU it is done each time.
+    """
+
+    LOOK_EVERY = 50
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_bad = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
+        self.each_time = pl_module.device.type == "cpu" and trainer.world_size == 1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            good = torch.isfinite(loss.detach()) | (self.first_bad >= 0)
+            self.first_bad = torch.where(good, self.first_bad, batch_idx)
+        if self.each_time or batch_idx % self.LOOK_EVERY == self.LOOK_EVERY - 1:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size > 1:  # a rank that stopped alone would leave the others waiting for it
+            torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MAX)
+        if (batch := int(self.first_bad)) >= 0:
+            raise UserError(
+                f"the training loss is not finite at epoch {trainer.current_epoch}, batch {batch}; "
+                "lower train.model.optimizer.init_args.lr in params.yaml"
+            )
+
+
+class PlainProgress(Callback):
+    """Progress as plain lines, for logs: one at the end of an epoch, and one every few seconds within it."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+        self.last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and time.monotonic() - self.last >= self.every_s:
+            self._say(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        known = trainer.callback_metrics  # asked for by all ranks: they add up here
+        if trainer.is_global_zero:
+            values = {
+                name: float(known.get(name, math.nan))
+                for name in SUMMARY_METRICS
+                if name in known or name != "val_map"
+            }
+            self._say(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+    def _say(self, trainer: pl.Trainer, what: str) -> None:
+        self.last = time.monotonic()
+        print(
+            f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {what}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def write_history(path: Path, curves: MetricHistory) -> None:
+    """The curves as CSV, for DVC's plots."""
+    write_bytes(path, curves.to_csv())

@@ -1,0 +1,155 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import main
+from tests.helpers.images import write_digit_images
+from tests.helpers.project import ROOT
+
+
+@pytest.fixture
+def empty_project(tmp_path, monkeypatch) -> Path:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "dvc.yaml").write_text("{}\n")
+    shutil.copy(ROOT / "params.yaml", project)
+    monkeypatch.chdir(project)
+    return project
+
+
+def error_of(arguments: list[str], capsys) -> str:
+    """The one line that a wrong command prints."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from flows.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'mlflow', 'prefect', 'pytorch_lightning', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "predict" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("missing", ["dvc.yaml", "params.yaml"])
+def test_a_folder_that_is_no_project_is_named(empty_project, missing, capsys):
+    (empty_project / missing).unlink()
+    assert f"holds no {missing}" in error_of(["run", "somewhere"], capsys)
+
+
+def test_a_source_that_does_not_exist_is_named(empty_project, capsys):
+    assert "nowhere: no such folder" in error_of(["run", "nowhere"], capsys)
+
+
+def test_running_again_before_anything_was_ingested_says_how_to_begin(empty_project, capsys):
+    assert "convoy run FOLDER" in error_of(["run"], capsys)
+
+
+def test_a_sweep_that_cannot_be_is_refused_before_anything_starts(empty_project, capsys):
+    assert "no dataset here" in error_of(["sweep"], capsys)
+    assert "sweep.trials is 0" in error_of(["sweep", "--trials", "0"], capsys)
+    path = empty_project / "params.yaml"
+    path.write_text(path.read_text().replace("train.model.warmup:", "train.model.warmupp:"))
+    assert "'warmupp': did you mean 'warmup'" in error_of(["sweep"], capsys)
+
+
+def test_a_source_without_pictures_is_refused(empty_project, tmp_path, capsys):
+    (tmp_path / "notes" / "a").mkdir(parents=True)
+    (tmp_path / "notes" / "a" / "readme.txt").write_text("no picture")
+    assert "holds no pictures" in error_of(["ingest", str(tmp_path / "notes")], capsys)
+
+
+def test_an_empty_folder_and_pictures_in_no_class_folder_are_refused(empty_project, tmp_path, capsys):
+    write_digit_images(tmp_path, classes="3", num_each=2)
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no pictures; give a folder that" in error_of(["run", str(tmp_path / "empty")], capsys)
+    assert "lie in no class folder; move them" in error_of(["run", str(tmp_path / "3")], capsys)
+
+
+def test_a_source_with_a_single_class_is_refused(empty_project, tmp_path, capsys):
+    write_digit_images(tmp_path / "one", classes="3", num_each=2)
+    assert "single class '3'" in error_of(["run", str(tmp_path / "one")], capsys)
+
+
+def test_an_empty_class_folder_is_named(empty_project, tmp_path, capsys):
+    write_digit_images(tmp_path / "gap", classes="34", num_each=2)
+    (tmp_path / "gap" / "5").mkdir()
+    assert str(tmp_path / "gap" / "5") in error_of(["run", str(tmp_path / "gap")], capsys)
+
+
+def test_who_reads_no_further_hears_of_no_error(empty_project):
+    write_digit_images(empty_project / "pictures", classes="34", num_each=20)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows", "check", "pictures"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 128 + 13
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "said"),
+    [
+        ("nowhere", "out.parquet", "nowhere: no such folder"),
+        ("a-file", "out.parquet", "a-file: not a folder"),
+        ("nothing", "out.parquet", "nothing: holds no pictures"),
+        ("pictures", "no/such/out.parquet", "no/such: no such folder"),
+        ("pictures", "nothing", "nothing: is a folder"),
+        ("pictures", "pictures/3/0003.png", "ends in .parquet"),
+    ],
+)
+def test_predict_refuses_places_it_cannot_use_and_writes_nothing(empty_project, source, out, said, capsys):
+    write_digit_images(empty_project / "pictures", classes="3", num_each=2)
+    (empty_project / "nothing").mkdir()
+    (empty_project / "a-file").write_text("x")
+    before = sorted(empty_project.rglob("*"))
+    assert said in error_of(["predict", source, "--out", out], capsys)
+    assert sorted(empty_project.rglob("*")) == before
+
+
+def test_an_unknown_command_exits_with_2(empty_project):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fly"])
+    assert stopped.value.code == 2
+
+
+def test_a_server_of_prefect_that_is_away_is_named(empty_project, tmp_path):
+    from tests.helpers.project import run_convoy
+
+    pictures = write_digit_images(tmp_path / "pictures", num_each=2)
+    done = run_convoy(empty_project, "ingest", str(pictures), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert done.returncode == 2
+    assert done.stdout.startswith("error: Prefect's server at http://127.0.0.1:9/api does not answer")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["promote", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["promote", "abcdef", "--dry-run"], "MLflow has no run 'abcdef'"),
+        (["verify", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["compare", "abcdef", "abcdef"], "MLflow has no run 'abcdef'"),
+        (["rollback", "--model", "cats"], "no model 'cats' serves"),
+        (["rollback"], "data/normalized: no dataset here"),
+        (["history"], "nothing was decided yet"),
+    ],
+)
+def test_what_is_not_there_is_one_line(empty_project, empty_mlflow_db, monkeypatch, arguments, said, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_mlflow_db, empty_project / "mlflow.db")
+    assert said in error_of(arguments, capsys)

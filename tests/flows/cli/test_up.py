@@ -1,0 +1,155 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.cli.up import ServerGroup, check_ports
+from flows.orchestration import concurrency, prefect_api, prefect_server, subprocesses
+from imageset.exceptions import UserError
+from tests.helpers.processes import has_ended, hold_limits, run_dvc, run_git
+
+
+@pytest.mark.parametrize("option", ["--mlflow-port", "--prefect-port"])
+def test_a_port_that_is_taken_is_named_with_the_option_before_anything_starts(tmp_path, option):
+    with socket.socket() as taken:
+        taken.bind((prefect_api.HOST, 0))
+        taken.listen()
+        ports = {
+            "--mlflow-port": prefect_server.find_free_port(),
+            "--prefect-port": prefect_server.find_free_port(),
+        }
+        ports[option] = port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} .* is taken; .*{option} PORT"):
+            check_ports(tmp_path, ports)
+
+
+def test_one_port_cannot_serve_both(tmp_path):
+    port = prefect_server.find_free_port()
+    with pytest.raises(UserError, match="must differ"):
+        check_ports(tmp_path, {"--mlflow-port": port, "--prefect-port": port})
+
+
+def test_a_second_up_in_one_project_is_refused(tmp_path):
+    prefect_api.ServerAddresses(os.getpid(), "http://one", "http://two").save(tmp_path)
+    with pytest.raises(UserError, match=f"already runs here \\(process {os.getpid()}\\)"):
+        check_ports(tmp_path, {})
+
+
+def test_what_a_killed_up_left_behind_is_ignored(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    prefect_api.ServerAddresses(ended.pid, "http://one", "http://two").save(tmp_path)
+    assert prefect_api.ServerAddresses.read(tmp_path) is None
+
+
+def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopped(tmp_path):
+    fleet = ServerGroup(tmp_path, subprocesses.build_environment())
+    fleet.start("steady", sys.executable, "-c", "import time; time.sleep(300)")
+    fleet.start("frail", sys.executable, "-c", "print('no more memory'); raise SystemExit(3)")
+    with pytest.raises(UserError, match=r"frail ended with status 3; .*frail\.log:\n  no more memory"):
+        fleet.wait("the impossible", lambda: False)
+    fleet.stop()
+    assert all(has_ended(child.process.pid) for child in fleet.children)
+
+
+def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_nothing(served, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(served.folder, project, ignore=shutil.ignore_patterns("mlartifacts"))
+    set_remotes(project, tmp_path)
+    ports = prefect_server.find_free_port(), prefect_server.find_free_port()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "flows",
+        "up",
+        "--mlflow-port",
+        str(ports[0]),
+        "--prefect-port",
+        str(ports[1]),
+    ]
+    with (tmp_path / "said").open("w") as said:
+        up = subprocess.Popen(command, cwd=project, env=env, stdout=said, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: "run now" in (tmp_path / "said").read_text() or up.poll() is not None, 180)
+        text = (tmp_path / "said").read_text()
+        assert f"MLflow   http://127.0.0.1:{ports[0]}" in text, text
+        assert prefect_api.is_healthy(f"http://127.0.0.1:{ports[0]}/health")
+        assert json.loads((project / ".cache/up.json").read_text())["pid"] == up.pid
+        api = f"http://127.0.0.1:{ports[1]}/api"
+        with hold_limits(api, "dataset-other") as killed:
+            killed.kill()
+        assert concurrency.ensure_limits(api, ["dataset-other"]) == {"dataset-other": 1}
+        run_id = run_deployment(f"http://127.0.0.1:{ports[1]}/api", env)
+        family = psutil.Process(up.pid).children(recursive=True)
+        log = prefect(f"http://127.0.0.1:{ports[1]}/api", env, "flow-run", "inspect", run_id)
+        assert "COMPLETED" in log, (project / ".cache/up/worker.log").read_text()
+        said = prefect(f"http://127.0.0.1:{ports[1]}/api", env, "flow-run", "logs", run_id)
+        assert "Stage 'train' didn't change, skipping" in said
+        assert "stages up to date, skipped: normalize, train, evaluate, explain" in said
+        wait_for(
+            lambda: concurrency.ensure_limits(api, ["dataset-other"]) == {"dataset-other": 0}, 180
+        )  # its lease is over
+        assert "after run: data is pushed to DVC's remote store" in said and "committed to convoy as " in said
+    finally:
+        up.send_signal(signal.SIGTERM)
+        status = up.wait(60)
+    assert status == 128 + signal.SIGTERM
+    assert len(family) >= 3 and all(has_ended(process.pid) for process in family)
+    assert not (project / ".cache/up.json").exists()
+    check_what_was_committed_and_pushed(project, tmp_path)
+
+
+def set_remotes(project: Path, folder: Path) -> None:
+    """A folder for DVC, a bare repository for git, and a params.yaml that wants the run's state in both."""
+    run_dvc(project, "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    run_git(folder, "init", "-q", "--bare", "remote.git")
+    run_git(project, "remote", "add", "origin", str(folder / "remote.git"))
+    run_git(project, "commit", "-q", "-m", "a remote", ".dvc/config")
+    path = project / "params.yaml"
+    text = path.read_text()
+    assert "  commit: false" in text
+    path.write_text(text.replace("  commit: false", "  commit: true"))
+
+
+def check_what_was_committed_and_pushed(project: Path, folder: Path) -> None:
+    """Somebody else, who has only the two remotes, gets the data and the model as they are here."""
+    run_git(project, "push", "-q", "origin", "convoy")
+    run_git(folder, "clone", "-q", "-b", "convoy", str(folder / "remote.git"), "clone")
+    clone = folder / "clone"
+    for name in ("dvc.lock", "data/raw.dvc", "params.yaml", "metrics.json", "data/ledger.jsonl"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
+    assert run_git(clone, "log", "-1", "--format=%s").startswith("digits-few: digits-few version 1 serves")
+    assert run_git(project, "rev-parse", "--abbrev-ref", "HEAD") != "convoy"
+    run_dvc(clone, "pull", "-q")
+    for name in ("data/raw/records.parquet", "data/models/classifier/weights.safetensors"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
+
+
+def run_deployment(url: str, env: dict[str, str]) -> str:
+    """Start the nightly deployment as a person does, and wait for its end; returns the run's id."""
+    said = prefect(url, env, "deployment", "run", "pipeline/nightly", "--watch")
+    return next(line.split()[-1] for line in said.splitlines() if "UUID:" in line)
+
+
+def prefect(url: str, env: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "prefect", *arguments], env={**env, "PREFECT_API_URL": url},
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def wait_for(condition, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,0 +1,167 @@
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from flows.project.exceptions import ChampionChanged
+from flows.promotion import alias_updates, ledger, model_registry
+from imageset.exceptions import UserError
+
+NEW = {"event": ledger.DECISION, "model": "digits", "version": 2, "reason": "better",
+       "tags": {model_registry.DECISION_TAG: "better", "convoy.num_test": "9"}}  # fmt: skip
+AFTER = {"champion": 2, "previous": 1}
+
+
+@pytest.fixture
+def client(project):
+    """Version 1 of `digits` serves, version 2 asks to; version 3 is there too."""
+    client = model_registry.connect_registry(project)
+    client.create_registered_model("digits")
+    for run in ("a", "b", "c"):
+        client.create_model_version("digits", "/nowhere", run)
+    client.set_registered_model_alias("digits", "champion", "1")
+    client.set_registered_model_alias("digits", "challenger", "2")
+    return client
+
+
+def move(client, project, **changes):
+    with alias_updates.alias_lock(project):
+        return alias_updates.update_aliases(
+            client, project, {**NEW, **changes}, {"champion": 1}, lambda before: AFTER
+        )
+
+
+def events(project):
+    return [entry["event"] for entry in ledger.read_ledger(project)]
+
+
+def test_aliases_and_tags_move_and_the_ledger_says_before_and_after(client, project):
+    line = move(client, project)
+    assert model_registry.read_aliases(client, "digits") == AFTER
+    assert client.get_model_version("digits", "2").tags[model_registry.DECISION_TAG] == "better"
+    assert (line["before"], line["after"]) == ({"champion": 1, "challenger": 2}, AFTER)
+    assert events(project) == ["decision", "done"]
+
+
+def test_a_champion_that_changed_since_the_comparison_stops_the_move(client, project):
+    client.set_registered_model_alias("digits", "champion", "3")
+    with pytest.raises(ChampionChanged, match="version 3 has become champion meanwhile"):
+        move(client, project)
+    assert model_registry.read_aliases(client, "digits") == {"champion": 3, "challenger": 2}
+    assert events(project) == []
+
+
+def die_after(num_steps: int, project: Path) -> None:
+    """What a process does up to a step at which it is killed, without any clean-up."""
+    left = num_steps
+
+    def dying(function):
+        def call(*arguments, **named):
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return function(*arguments, **named)
+
+        return call
+
+    model_registry.set_alias, model_registry.set_version_tags = (
+        dying(model_registry.set_alias),
+        dying(model_registry.set_version_tags),
+    )
+    ledger.append_entry = dying(ledger.append_entry)
+    move(model_registry.connect_registry(project), project)
+
+
+STEPS = ["before the line is written", "before previous moves", "before champion moves", "before challenger moves",
+         "before the tags", "before it is called done"]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
+def test_a_move_that_was_killed_anywhere_is_carried_out_or_never_happened(client, project, step):
+    child = get_context("fork").Process(target=die_after, args=(step, project))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    assert model_registry.read_aliases(client, "digits")["champion"] in (1, 2)  # a reader never finds none
+
+    alias_updates.replay_if_needed(client, project)
+    if step == 0:
+        assert model_registry.read_aliases(client, "digits") == {"champion": 1, "challenger": 2}
+        assert events(project) == []
+    else:
+        assert model_registry.read_aliases(client, "digits") == AFTER
+        assert client.get_model_version("digits", "2").tags["convoy.num_test"] == "9"
+        assert events(project) == ["decision", "done"]
+
+
+def test_what_somebody_else_moved_meanwhile_is_left_alone(client, project):
+    before = model_registry.read_aliases(client, "digits")
+    ledger.append_entry(project, {**NEW, "before": before, "after": AFTER})
+    client.set_registered_model_alias("digits", "champion", "3")
+    alias_updates.replay_if_needed(client, project)
+    assert model_registry.read_aliases(client, "digits") == {"champion": 3, "challenger": 2}
+    assert events(project) == ["decision", "dropped"]
+    alias_updates.replay_if_needed(client, project)
+    assert events(project) == ["decision", "dropped"]
+
+
+def test_a_server_that_goes_away_in_the_middle_leaves_it_to_the_next(client, project, monkeypatch):
+    set_alias = model_registry.set_alias
+
+    def away(client, name, alias, number):
+        if alias == "champion":
+            raise ConnectionError("gone")
+        set_alias(client, name, alias, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_registry, "set_alias", away)
+        with pytest.raises(ConnectionError):
+            move(client, project)
+    assert model_registry.read_aliases(client, "digits")["champion"] == 1
+    with alias_updates.alias_lock(project):
+        alias_updates.replay_unfinished(client, project)
+    assert model_registry.read_aliases(client, "digits") == AFTER
+
+
+def test_only_one_process_moves_at_a_time(project, monkeypatch):
+    monkeypatch.setattr(alias_updates, "TIMEOUT_S", 0.2)
+    with alias_updates.alias_lock(project), pytest.raises(UserError, match="another promotion or rollback"):
+        alias_updates.alias_lock(project).__enter__()
+
+
+def test_two_processes_that_promote_at_once_cannot_both_win(client, project):
+    code = """
+import sys
+from pathlib import Path
+from flows.project.exceptions import ChampionChanged
+from flows.promotion import alias_updates, model_registry
+project, version = Path(sys.argv[1]), int(sys.argv[2])
+client = model_registry.connect_registry(project)
+print("ready", flush=True)
+sys.stdin.readline()
+entry, after = {"event": "decision", "model": "digits", "version": version}, {"champion": version, "previous": 1}
+try:
+    with alias_updates.alias_lock(project):
+        alias_updates.update_aliases(client, project, entry, {"champion": 1}, lambda before: after)
+except ChampionChanged:
+    sys.exit(7)
+"""
+    start = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    both = [start([sys.executable, "-c", code, str(project), version]) for version in ("2", "3")]
+    for one in both:
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in both:
+        one.communicate(timeout=120)
+    assert sorted(one.returncode for one in both) == [0, 7]
+    winner = 2 if both[0].returncode == 0 else 3
+    assert model_registry.read_aliases(client, "digits") == {"champion": winner, "previous": 1}
+    assert events(project) == ["decision", "done"]

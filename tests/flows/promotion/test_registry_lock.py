@@ -1,0 +1,96 @@
+import os
+import signal
+import time
+from multiprocessing import get_context
+
+import pytest
+
+from flows.project.exceptions import ChampionChanged, ProjectBusy
+from flows.promotion import alias_updates, ledger, model_registry, registry_lock
+
+SERVED, REFUSED = 0, 3  # exit statuses of a child
+
+
+@pytest.fixture
+def shared(project, monkeypatch):
+    """An MLflow that two projects use; versions 2 and 3 of `digits` ask to serve instead of version 1."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+    client = model_registry.connect_registry(project)
+    client.create_registered_model("digits")
+    for run in ("a", "b", "c"):
+        client.create_model_version("digits", "/nowhere", run)
+    client.set_registered_model_alias("digits", "champion", "1")
+    return client
+
+
+def promote(folder, number: int) -> None:
+    """What a machine does that found its version better than version 1; it is slow between look and move."""
+    folder.mkdir()
+    aliases = model_registry.read_aliases
+
+    def slow(*arguments):
+        found = aliases(*arguments)
+        time.sleep(1)
+        return found
+
+    model_registry.read_aliases = slow
+    client = model_registry.connect_registry(folder)
+    entry = {"event": ledger.DECISION, "model": "digits", "version": number, "reason": "better", "tags": {}}
+    try:
+        with alias_updates.alias_lock(folder):
+            after = {"champion": number, "previous": 1}
+            alias_updates.update_aliases(client, folder, entry, {"champion": 1}, lambda before: after)
+    except ChampionChanged:
+        os._exit(REFUSED)
+    os._exit(SERVED)
+
+
+def take_and_die(folder) -> None:
+    with registry_lock.registry_lock(model_registry.connect_registry(folder), "digits"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(target, *arguments):
+    child = get_context("fork").Process(target=target, args=arguments)
+    child.start()
+    return child
+
+
+def test_of_two_projects_on_one_mlflow_that_promote_at_once_one_wins_and_the_other_is_told(shared, tmp_path):
+    children = [run(promote, tmp_path / name, number) for name, number in {"one": 2, "two": 3}.items()]
+    for child in children:
+        child.join(120)
+    assert sorted(child.exitcode for child in children) == [SERVED, REFUSED]
+    winner = (2, 3)[[child.exitcode for child in children].index(SERVED)]
+    assert model_registry.read_aliases(shared, "digits") == {"champion": winner, "previous": 1}
+    assert [model.name for model in shared.search_registered_models()] == ["digits"]
+
+
+def test_the_turn_of_a_process_that_was_killed_is_taken_over_at_once(shared, project):
+    child = run(take_and_die, project)
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    assert shared.get_registered_model("digits.moving").tags
+    with registry_lock.registry_lock(shared, "digits"):
+        pass
+    assert [model.name for model in shared.search_registered_models()] == ["digits"]
+
+
+def test_the_turn_of_another_machine_is_waited_for_and_taken_over_when_it_never_ends(shared, monkeypatch):
+    shared.create_registered_model("digits.moving", {registry_lock.HOLDER_TAG: "elsewhere 1 1.00"})
+    monkeypatch.setattr(registry_lock, "TIMEOUT_S", 0.2)
+    with (
+        pytest.raises(ProjectBusy, match=r"\(elsewhere 1 1\.00\) has held digits\.moving"),
+        registry_lock.registry_lock(shared, "digits"),
+    ):
+        pass
+    assert shared.get_registered_model("digits.moving")
+    monkeypatch.setattr(registry_lock, "STALE_S", 0.1)
+    with registry_lock.registry_lock(shared, "digits"):
+        assert shared.get_registered_model("digits.moving").tags[registry_lock.HOLDER_TAG] != "elsewhere 1 1.00"
+
+
+def test_nothing_is_made_in_the_projects_own_file(shared, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with registry_lock.registry_lock(shared, "digits"):
+        assert [model.name for model in shared.search_registered_models()] == ["digits"]

@@ -1,0 +1,280 @@
+import signal
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
+
+from imageset.exceptions import UserError
+from lightning_modules.datamodule import BatchLoader, BatchSampler
+from lightning_modules.training.callbacks import FiniteLossCheck, MetricHistory
+from lightning_modules.training.checkpointing import (
+    DigestCheckpointIO,
+    ResumableCheckpoint,
+    StopRequest,
+    find_newest_intact,
+    list_checkpoints,
+)
+
+
+class Unsafe:
+    """What reading a damaged file must never run."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+class Pictures:
+    """A split of numbers."""
+
+    def __init__(self, num: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.values = torch.randn(num, 3, generator=generator).numpy()
+        self.labels = torch.randint(0, 2, (num,), generator=generator).numpy()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, positions):
+        return self.values[positions]
+
+
+class Line(pl.LightningModule):
+    """One layer with dropout; draws depend on the place alone. Its loss may turn bad at a step."""
+
+    def __init__(self, bad_loss_at: int = -1, bad_gradient_at: int = -1, bad_validation: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.dropout = nn.Linear(3, 2), nn.Dropout(0.5)
+        self.bad_loss_at, self.bad_gradient_at, self.bad_validation = bad_loss_at, bad_gradient_at, bad_validation
+
+    def on_train_batch_start(self, batch, batch_idx):
+        torch.manual_seed(hash((self.current_epoch, batch_idx)))
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self.layer(self.dropout(batch[0])), batch[1])
+        if self.global_step == self.bad_gradient_at:
+            loss = loss + (self.layer.weight * 0).sum().sqrt()  # finite, its gradient is not
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        return loss * (torch.nan if self.global_step == self.bad_loss_at else 1)
+
+    def validation_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+        self.log("val_loss", loss * (torch.nan if self.bad_validation else 1), batch_size=len(batch[1]))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (total + 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Interrupt(pl.Callback):
+    """SIGTERM, or an end without any warning, at a step."""
+
+    def __init__(self, step: int, how: str) -> None:
+        self.step, self.how = step, how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            if self.how == "killed":
+                raise RuntimeError("killed")
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Trains 3 epochs of 7 batches; returns (weights, curves, Keep). `points` are the epochs handed over."""
+    before = signal.getsignal(signal.SIGTERM)
+    points: list[int] = []
+
+    def run(*more: pl.Callback, model: Line | None = None, every_min: float = 0, **options):
+        model = model or Line()
+        curves = MetricHistory(lambda metrics, epoch: points.append(epoch), -1)
+        keep = ResumableCheckpoint(tmp_path / "work", every_min, StopRequest())
+        trainer = pl.Trainer(
+            max_epochs=3, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            default_root_dir=tmp_path, callbacks=[FiniteLossCheck(), *more, curves], **options,
+        )  # fmt: skip
+        trainer.callbacks.append(keep)
+        trainer.strategy.checkpoint_io = DigestCheckpointIO()
+        loaders = (
+            BatchLoader(Pictures(65), BatchSampler(65, 10, seed=0)),
+            BatchLoader(Pictures(9), BatchSampler(9, 4, seed=None)),
+        )
+        path, _ = find_newest_intact(tmp_path / "work", "last")
+        trainer.fit(model, *loaders, ckpt_path=path)
+        return [weights.detach().clone() for weights in model.parameters()], curves.rows, keep
+
+    run.points = points
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def empty(folder) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["killed", "terminated"])
+@pytest.mark.parametrize("step", [0, 3, 7, 10, 13, 20])
+def test_a_training_that_ends_anywhere_goes_on_as_if_it_had_not(train, tmp_path, step, how):
+    weights, rows, _ = train()
+    empty(tmp_path / "work")
+    train.points.clear()
+    with pytest.raises(RuntimeError if how == "killed" else SIGTERMException):
+        train(Interrupt(step, how))
+    again_weights, again_rows, _ = train()
+    assert all(torch.equal(a, b) for a, b in zip(again_weights, weights, strict=True))
+    assert again_rows == rows
+    assert train.points == [0, 1, 2]
+
+
+@pytest.mark.parametrize("step", [3, 7, 13])
+def test_sigterm_saves_first_however_long_ago_the_last_checkpoint_is(train, tmp_path, step):
+    with pytest.raises(SIGTERMException):
+        train(Interrupt(step, "terminated"), every_min=1000)
+    path, _ = find_newest_intact(tmp_path / "work", "last")
+    assert path is not None and path.name.startswith(f"last-{step + 1:08d}-")
+
+
+class InterruptValidation(pl.Callback):
+    """SIGTERM while the second epoch is validated."""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_sigterm_during_validation_is_obeyed_at_its_end_and_no_step_is_lost(train, tmp_path):
+    weights, rows, _ = train()
+    empty(tmp_path / "work")
+    with pytest.raises(SIGTERMException):
+        train(InterruptValidation(), every_min=1000)
+    assert list_checkpoints(tmp_path / "work", "last")[0].name.startswith("last-00000014-")
+    again_weights, again_rows, _ = train()
+    assert all(torch.equal(a, b) for a, b in zip(again_weights, weights, strict=True))
+    assert again_rows == rows
+
+
+class Slow(pl.Callback):
+    """20 ms before each batch, which it counts."""
+
+    num = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        Slow.num += 1
+        time.sleep(0.02)
+
+
+def test_the_time_of_a_training_that_was_killed_counts_when_it_goes_on(train, tmp_path):
+    Slow.num = 0
+    with pytest.raises(RuntimeError):
+        train(Slow(), Interrupt(10, "killed"), max_time={"hours": 1})
+    assert Slow.num == 11
+    _, rows, keep = train(Slow(), max_time={"milliseconds": 200})
+    assert Slow.num == 11  # its 200 ms were over
+    assert keep.best().name.startswith("best-00000000-") and [row["epoch"] for row in rows] == [0]
+
+
+def test_time_that_is_over_within_an_epoch_ends_it_with_a_validation(train, tmp_path):
+    _, rows, keep = train(Slow(), max_time={"milliseconds": 1})
+    assert [row["epoch"] for row in rows] == [0] and "val_loss" in rows[0]
+    assert keep.best_epoch == 0
+    assert list_checkpoints(tmp_path / "work", "last")[0].name.startswith("last-00000001-")
+
+
+def test_time_that_was_over_before_any_epoch_ended_is_named(train):
+    with pytest.raises(RuntimeError):
+        train(Slow(), Interrupt(3, "killed"), max_time={"hours": 1})
+    *_, keep = train(max_time={"milliseconds": 50})
+    with pytest.raises(UserError, match=r"ended before an epoch did; raise train\.trainer\.max_time"):
+        keep.best()
+
+
+@pytest.mark.parametrize("options", [{"accumulate_grad_batches": 2}, {"val_check_interval": 3}])
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_gradients_that_wait_and_validations_that_are_due_are_not_lost(train, tmp_path, options, step):
+    weights, rows, _ = train(**options)
+    empty(tmp_path / "work")
+    with pytest.raises(RuntimeError):
+        train(Interrupt(step, "killed"), **options)
+    again_weights, again_rows, _ = train(**options)
+    assert all(torch.equal(a, b) for a, b in zip(again_weights, weights, strict=True))
+    assert again_rows == rows
+
+
+def test_a_training_that_ended_early_and_was_killed_after_that_does_not_begin_again(train):
+    stop = pl.callbacks.EarlyStopping("val_loss", stopping_threshold=1e9)
+    _, rows, _ = train(stop)
+    assert len(rows) == 1
+    _, rows, _ = train(pl.callbacks.EarlyStopping("val_loss", stopping_threshold=1e9))
+    assert len(rows) == 1 and train.points == [0]
+
+
+def test_the_last_two_checkpoints_and_the_best_two_are_kept(train, tmp_path):
+    train()
+    names = [path.name[:13] for path in list_checkpoints(tmp_path / "work", "last")]
+    assert names == ["last-00000021", "last-00000020"]
+    assert 1 <= len(list_checkpoints(tmp_path / "work", "best")) <= 2
+    assert not list((tmp_path / "work").glob(".*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_and_never_unpickled(train, tmp_path, damage):
+    weights, rows, _ = train()
+    empty(tmp_path / "work")
+    with pytest.raises(RuntimeError):
+        train(Interrupt(10, "killed"))
+    newest, before = list_checkpoints(tmp_path / "work", "last")
+    data = newest.read_bytes()
+    half = len(data) // 2
+    newest.write_bytes({"cut": data[:half], "bit": data[:half] + b"?" + data[half + 1 :], "empty": b""}[damage])
+    assert find_newest_intact(tmp_path / "work", "last") == (before, [newest])
+    newest.unlink()
+    again_weights, again_rows, _ = train()
+    assert all(torch.equal(a, b) for a, b in zip(again_weights, weights, strict=True))
+    assert again_rows == rows
+
+
+def test_what_is_not_what_was_written_is_not_unpickled(tmp_path):
+    torch.save(Unsafe(), tmp_path / f"last-00000001-{'0' * 64}.ckpt")
+    (path,) = list_checkpoints(tmp_path, "last")
+    with pytest.raises(UserError, match="damaged"):
+        DigestCheckpointIO().load_checkpoint(path)
+
+
+def test_a_checkpoint_of_ours_needs_no_unpickling(train, tmp_path):
+    train()
+    for path in list_checkpoints(tmp_path / "work", "last"):
+        torch.load(path, weights_only=True)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it(train, tmp_path):
+    with pytest.raises(UserError, match="training loss is not finite at epoch 1, batch 3"):
+        train(model=Line(bad_loss_at=10))
+    assert list_checkpoints(tmp_path / "work", "last")[0].name.startswith("last-00000010-")
+
+
+def test_weights_that_are_not_finite_are_kept_by_no_checkpoint(train, tmp_path):
+    with pytest.raises(UserError, match="weights are not finite after epoch 1, batch 3"):
+        train(model=Line(bad_gradient_at=10))
+    newest = list_checkpoints(tmp_path / "work", "last")[0]
+    assert newest.name.startswith("last-00000010-")
+    state = DigestCheckpointIO().load_checkpoint(newest)["state_dict"]
+    assert all(torch.isfinite(weights).all() for weights in state.values())
+
+
+def test_a_validation_loss_that_is_never_finite_has_no_best_epoch(train):
+    *_, keep = train(model=Line(bad_validation=True))
+    with pytest.raises(UserError, match="validation loss was never finite"):
+        keep.best()
+
+
+def test_sigterm_outside_the_loop_ends_at_once_with_143():
+    with pytest.raises(SystemExit) as ended:
+        StopRequest()(signal.SIGTERM, None)
+    assert ended.value.code == 143
