@@ -185,7 +185,7 @@ def time_predict(photos: Path, work: Path, engine_name: str, precision: str) -> 
     engine.logits(np.zeros((8, *bundle.spec.shape), np.uint8))
     answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
     start = time.perf_counter()
-    parts = answers.parts(work / "parts")
+    parts = answers.open_cache(work / "parts")
     with parts.alone(wait=lambda: None):
         predict_table(open_images(str(photos)), answers, parts, work / "out.parquet", SilentProgress())
     return time.perf_counter() - start
@@ -227,11 +227,11 @@ def predict_many(num: int, work: Path) -> None:
     bundle = make_bundle("lightning_modules.networks.ConvNet", {"filters": [8, 8, 8], "hidden": [16]}, 32)
     engine = make_engine(bundle, choose_engine("fp32") or "pytorch", "fp32", work / "engines")
     answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
-    parts = answers.parts(work / "parts")
+    parts = answers.open_cache(work / "parts")
     with parts.alone(wait=lambda: None):
         counts = predict_table(pictures, answers, parts, work / "out.parquet", SilentProgress())
         render_prediction_markdown(
-            "many", counts, answers.facts(), parts.rows(counts.names), pictures, bundle.spec
+            "many", counts, answers.to_metadata(), parts.iter_rows(counts.shard_names), pictures, bundle.spec
         )
     assert counts.num_rows == num
 

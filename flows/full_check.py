@@ -37,14 +37,14 @@ class CheckResult:
     findings: dict[str, list[str]]  # what was looked at -> what is wrong; [] where all is well
 
     @property
-    def wrong(self) -> list[str]:
+    def problems(self) -> list[str]:
         return [f"{name}: {one}" for name, found in self.findings.items() for one in found]
 
     def __str__(self) -> str:
-        head = f"full check: {format_count(len(self.findings), 'thing')} looked at, {len(self.wrong)} wrong"
-        return "\n".join([head, *(f"  {one}" for one in self.wrong)])
+        head = f"full check: {format_count(len(self.findings), 'thing')} looked at, {len(self.problems)} wrong"
+        return "\n".join([head, *(f"  {one}" for one in self.problems)])
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """The same as a page."""
         rows = [f"| {name} | {'<br>'.join(found) or 'well'} |" for name, found in self.findings.items()]
         return "\n".join(["# Full check", "", "| what | found |", "| --- | --- |", *rows, ""])
@@ -67,9 +67,9 @@ def full_check(timeout_h: float | None = None) -> CheckResult:
         project / FULL_CHECK_FILE,
         json.dumps({"time": timestamps.utc_now_iso(), "findings": checked.findings}) + "\n",
     )
-    publish_markdown(checked.markdown(), "full-check", str(checked).splitlines()[0])
+    publish_markdown(checked.to_markdown(), "full-check", str(checked).splitlines()[0])
     logger.info(str(checked))
-    if checked.wrong:
+    if checked.problems:
         raise UserError(str(checked))
     return checked
 
@@ -99,8 +99,8 @@ def find_stage_problems(project: Path) -> Iterator[str]:
 def find_source_problems(project: Path) -> Iterator[str]:
     """The source can still be ingested."""
     report = source_check.inspect_source(dvc_repo.read_last_source(project), project)
-    if report.stops:
-        yield f"{report.source}: `convoy run` would stop: {report.stops}"
+    if report.stop_reason:
+        yield f"{report.source}: `convoy run` would stop: {report.stop_reason}"
 
 
 def find_ledger_problems(project: Path) -> Iterator[str]:

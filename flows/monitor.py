@@ -84,14 +84,14 @@ def _iter_pending_rows(pictures: ImageStream) -> Iterator[Row]:
         yield {"uri": picture.uri, "image_id": picture.image_id, "status": "error" if picture.error else None}
 
 
-def retrain_if_needed(monitored: MonitorResult, project: Path) -> None:
+def retrain_if_needed(result: MonitorResult, project: Path) -> None:
     """Train again if that was decided: the whole pipeline from the last source; what came of it is in the ledger.
     A failure there is its own run's failure, not this one's."""
     from flows.pipeline import pipeline
 
-    if monitored.retrain is None or monitored.line is None:
+    if result.retrain_entry is None or result.batch is None:
         return
-    logger.info("monitor: training again: %s", monitored.line["why"])
+    logger.info("monitor: training again: %s", result.batch["why"])
     begun = True
     try:
         outcome = str(pipeline(None))
@@ -102,7 +102,7 @@ def retrain_if_needed(monitored: MonitorResult, project: Path) -> None:
     if not begun or outcome.startswith("failed: "):
         logger.warning("monitor: the retrain %s", outcome if begun else f"is not begun: {outcome}")
     entry = {
-        "event": ledger.RETRAINED, "of": monitored.retrain, "model": monitored.line["model"],
-        "version": monitored.line["version"], "begun": begun, "reason": outcome,
+        "event": ledger.RETRAINED, "of": result.retrain_entry, "model": result.batch["model"],
+        "version": result.batch["version"], "begun": begun, "reason": outcome,
     }  # fmt: skip
     ledger.append_entry(project, entry)

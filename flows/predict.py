@@ -53,7 +53,7 @@ class PredictResult:
     num_rows: int
     num_errors: int
     num_abstained: int = 0
-    monitored: MonitorResult | None = None  # beside what the model was trained on, if that was asked for
+    monitor_result: MonitorResult | None = None  # beside what the model was trained on, if that was asked for
 
     def __str__(self) -> str:
         return f"{self.out}: {format_count(self.num_rows, 'row')} by {self.version}, {self.num_errors:,} of them errors"
@@ -111,8 +111,8 @@ def predict(
     more = PredictExtras(review, tag, in_place)
     with concurrency.acquire_limits(*concurrency.name_gpu_limits()[:1]):
         predicted = answer(source, out, version, project, params, more, new_only, executor)
-    if predicted.monitored is not None:
-        retrain_if_needed(predicted.monitored, project)
+    if predicted.monitor_result is not None:
+        retrain_if_needed(predicted.monitor_result, project)
     return predicted
 
 
@@ -131,7 +131,7 @@ def answer(
     version: Version,
     project: Path,
     params: dict[str, Any],
-    more: PredictExtras,
+    extras: PredictExtras,
     new_only: bool,
     executor: str | None = None,
 ) -> PredictResult:
@@ -139,10 +139,10 @@ def answer(
     from flows.prediction.image_stream import open_images
 
     pictures = open_images(source)
-    check_tagging(more.tag, more.in_place, pictures)
-    if more.review is not None and more.review < 1:
-        raise UserError(f"--review {more.review}: name how many pictures, 1 or more")
-    if more.review and Path(out).with_suffix(".review").exists():
+    check_tagging(extras.tag, extras.in_place, pictures)
+    if extras.review is not None and extras.review < 1:
+        raise UserError(f"--review {extras.review}: name how many pictures, 1 or more")
+    if extras.review and Path(out).with_suffix(".review").exists():
         raise UserError(f"{Path(out).with_suffix('.review')}: exists; move it away, or its labels would be lost")
     client = model_registry.connect_registry(project)
     bundle = model_registry.load_version_bundle(version)
@@ -152,11 +152,11 @@ def answer(
     logger.info("predict: %s tags %s%s", version, format_count(len(pictures), "picture"), again)
     with open_cluster(executor) as cluster, console.make_progress("predict", logger) as progress:
         answers = Predictor(bundle, engine, version, params, found["seen"], cluster=cluster)
-        predicted, counts = predict_and_write(answers, pictures, Path(out), project, more, new_only, progress)
+        predicted, counts = predict_and_write(answers, pictures, Path(out), project, extras, new_only, progress)
     if not load_stage_params(project, "monitor")["after_predict"]:
         return predicted
-    rows = answers.parts(project / PREDICTION_CACHE).rows(counts.names)
-    return replace(predicted, monitored=check_drift(source, rows, pictures, bundle, version, project))
+    rows = answers.open_cache(project / PREDICTION_CACHE).iter_rows(counts.shard_names)
+    return replace(predicted, monitor_result=check_drift(source, rows, pictures, bundle, version, project))
 
 
 def check_drift(
@@ -185,13 +185,13 @@ def predict_and_write(
     progress: Progress,
 ) -> tuple[PredictResult, PredictionCounts]:
     """The table, its summary, and what is made beside it."""
-    parts = answers.parts(project / PREDICTION_CACHE)
+    parts = answers.open_cache(project / PREDICTION_CACHE)
     with parts.alone(wait=_log_waiting):
         progress.begin(len(pictures))
         counts = predict_table(pictures, answers, parts, out, progress, new_only=new_only)
         progress.end()
-        if answers.num_taken_over:
-            logger.info("predict: %s of them were answered before, taken over", f"{answers.num_taken_over:,}")
+        if answers.num_cached:
+            logger.info("predict: %s of them were answered before, taken over", f"{answers.num_cached:,}")
         rows, errors = format_count(counts.num_rows, "row"), f"{counts.num_errors:,}"
         logger.info("predict: %s in %s, %s of them errors", rows, out, errors)
         publish_summary(out, counts, answers, parts, pictures)
@@ -226,9 +226,9 @@ def publish_summary(
     from flows.prediction.summary import render_prediction_markdown
 
     title = f"{out.name}: {answers.version}"
-    rows, bundle = parts.rows(counts.names), answers.bundle
+    rows, bundle = parts.iter_rows(counts.shard_names), answers.bundle
     page = render_prediction_markdown(
-        title, counts, answers.facts(), rows, pictures, bundle.spec, bundle.info.multi_label
+        title, counts, answers.to_metadata(), rows, pictures, bundle.spec, bundle.info.multi_label
     )
     artifacts.publish_markdown(page, "predictions", title)
 
@@ -244,14 +244,14 @@ def write_extras(
     """What `predict` was asked for beside the table."""
     if more.review:
         folder = out.with_suffix(".review")
-        num = write_review(folder, pictures, parts.rows(counts.names), answers.bundle, more.review)
+        num = write_review(folder, pictures, parts.iter_rows(counts.shard_names), answers.bundle, more.review)
         how = "; several labels are told apart by |: ingest review.csv?separator=|" if parts.multi_label else ""
         logger.info(
             "predict: %s most worth a label in %s%s", format_count(num, "picture"), folder / "review.csv", how
         )
     if more.tag:
         target = None if more.in_place else out.with_suffix(".tagged")
-        done = tag_images(pictures, parts.rows(counts.names), more.tag, target, parts.multi_label)
+        done = tag_images(pictures, parts.iter_rows(counts.shard_names), more.tag, target, parts.multi_label)
         num_tagged = done.pop(TAGGED, 0)
         left = ", ".join(f"{num:,} {cause}" for cause, num in sorted(done.items()))
         logger.info("predict: %s tagged in %s%s", format_count(num_tagged, "picture"), target or "place",

@@ -60,8 +60,8 @@ class PromoteResult:
     version: Version
     serves: bool
     reason: str
-    new: bool = True  # False: it was decided before
-    report: str = ""  # the checks as a Markdown table
+    is_new: bool = True  # False: it was decided before
+    gate_table: str = ""  # the checks as a Markdown table
 
     def __str__(self) -> str:
         return f"{self.version} {'serves' if self.serves else 'does not serve'}: {self.reason}"
@@ -71,12 +71,12 @@ class PromoteResult:
 class DryRunResult:
     """What a promotion would do."""
 
-    newcomer: Candidate
-    verdict: GateResult
+    candidate: Candidate
+    gate_result: GateResult
 
     def __str__(self) -> str:
-        would = "would serve" if self.verdict.wins else "would not serve"
-        return f"{self.newcomer} {would}: {self.verdict.reason}\n{self.verdict.table()}".rstrip()
+        would = "would serve" if self.gate_result.passes else "would not serve"
+        return f"{self.candidate} {would}: {self.gate_result.reason}\n{self.gate_result.to_markdown()}".rstrip()
 
 
 @flow(**FLOW_OPTIONS)
@@ -182,7 +182,7 @@ def judge(newcomer: Candidate, champion: Version | None, project: Path, override
     else:
         verdict = gates.evaluate_gates(newcomer.model_uri, newcomer.run_id, champion, project)
     if override:
-        return replace(verdict, wins=True, reason=f"{override} (by hand; the comparison: {verdict.reason})")
+        return replace(verdict, passes=True, reason=f"{override} (by hand; the comparison: {verdict.reason})")
     return verdict
 
 
@@ -199,17 +199,17 @@ def decide(newcomer: Candidate, champion: Version | None, verdict: GateResult, p
         digest = gates.check_model_predicts(version.uri)
         entry = {
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
-            "serves": verdict.wins, "reason": verdict.reason, "champion": champion.number if champion else None,
+            "serves": verdict.passes, "reason": verdict.reason, "champion": champion.number if champion else None,
             "bundle": digest, "numbers": verdict.numbers, "commit": provenance.read_git_commit(project),
             "tags": _build_version_tags(verdict, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}
         line = alias_updates.update_aliases(
-            client, project, entry, expected, lambda before: _compute_aliases(before, version, verdict.wins)
+            client, project, entry, expected, lambda before: _compute_aliases(before, version, verdict.passes)
         )
-    logger.info("promote: %s %s: %s", version, "serves now" if verdict.wins else "stays a challenger",
+    logger.info("promote: %s %s: %s", version, "serves now" if verdict.passes else "stays a challenger",
                 verdict.reason)  # fmt: skip
-    decision = PromoteResult(version, verdict.wins, verdict.reason, report=verdict.table())
+    decision = PromoteResult(version, verdict.passes, verdict.reason, gate_table=verdict.to_markdown())
     _publish_decision(client, decision, line)
     return decision
 
@@ -231,7 +231,7 @@ def _build_version_tags(
     numbers = {f"convoy.{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
                if isinstance(value, int | float)}  # fmt: skip
     compared = {"convoy.compared_with_version": str(champion.number)} if champion else {}
-    cleared = {ROLLED_BACK_TAG: ""} if again and verdict.wins else {}
+    cleared = {ROLLED_BACK_TAG: ""} if again and verdict.passes else {}
     question = _build_question(champion, project)
     return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: verdict.reason}
 
@@ -257,14 +257,14 @@ def _report_already_decided(version: Version, serves: bool) -> PromoteResult:
     if version.tags.get(ROLLED_BACK_TAG) and not serves:
         state = "was rolled back and serves again only with --override"
     logger.info("promote: %s %s (%s); skipped", version, state, reason)
-    return PromoteResult(version, serves, reason, new=False)
+    return PromoteResult(version, serves, reason, is_new=False)
 
 
 def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerEntry) -> None:
     """The decision as artifacts of MLflow's run and of Prefect's; it stands, whether they get there or not."""
     from mlflow.exceptions import MlflowException
 
-    page = f"# {decision}\n\n{decision.report}\n"
+    page = f"# {decision}\n\n{decision.gate_table}\n"
     folder = f"promotion/{line['number']:04d}"
     record = json.dumps(line, indent=2, ensure_ascii=False)
     try:

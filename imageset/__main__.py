@@ -76,7 +76,7 @@ def _load_kernel_early(crew: BaseExecutor, options: argparse.Namespace) -> None:
     size = params.get("size_px")
     largest = size if isinstance(size, int) else AUTO_SIZES_PX[-1]
     if header and max(header.width, header.height) > largest and params.get("interpolation") in RESIZE_MODES:
-        for _ in range(crew.num):
+        for _ in range(crew.num_workers):
             crew.submit(load_resize_kernel)
 
 

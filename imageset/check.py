@@ -72,7 +72,7 @@ class CheckReport:
     split_problem: str | None = None  # why it could not
 
     @property
-    def stops(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why `convoy run` would stop at this source, or None."""
         harmful = num_harmful(self.refused)
         if self.problem:
@@ -86,7 +86,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was found, for JSON."""
-        counts = {"reasons": count_reasons(self.refused), "stops": self.stops}
+        counts = {"reasons": count_reasons(self.refused), "stops": self.stop_reason}
         return (
             {one.name: getattr(self, one.name) for one in fields(self)}
             | counts
@@ -96,7 +96,7 @@ class CheckReport:
             }
         )
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The report for a person."""
         return "\n".join(self._lines())
 
@@ -127,8 +127,8 @@ class CheckReport:
             for group in islice(self.near_duplicates, NUM_EXAMPLES):
                 yield "  " + ", ".join(map(escape_control_characters, group[:NUM_EXAMPLES]))
         yield from (f"warning: {warning}" for warning in self.warnings)
-        if self.stops:
-            yield f"convoy run would stop: {self.stops}"
+        if self.stop_reason:
+            yield f"convoy run would stop: {self.stop_reason}"
         else:
             places = ", ".join(f"{split} {num:,}" for split, num in self.run_splits.items())
             yield "convoy run would take it" + (f": {places}" if places else "")
@@ -156,7 +156,7 @@ def check_source(
         UserError: there is no such source.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = open_source(source, to_learn=False, progress=progress)
+        source = open_source(source, require_classes=False, progress=progress)
     spec = DecodeSpec(HASH_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
     with ReclaimedTempDir() as folder, _ThumbnailShard(Path(folder), spec) as thumbnails:
         with open_executor(executor, workers, WORKER_MODULES) as crew:
@@ -181,7 +181,7 @@ def _measure_all(
     """The rows of _SCHEMA, of every picture in the source's order."""
     progress.begin(total=len(source))
     work, rows = partial(measure_image, spec=thumbnails.spec), deque[dict[str, Any]]()
-    for row, seen in map_stream(_iter_readable(source, rows), work, timeout_s=timeout_s, crew=crew):
+    for row, seen in map_stream(_iter_readable(source, rows), work, timeout_s=timeout_s, executor=crew):
         progress.advance()
         if isinstance(seen, Rejected):
             row["reason"], row["detail"] = seen.reason, seen.detail
@@ -356,7 +356,7 @@ class NearDuplicateGroups:
     """
 
     def __init__(self, kept: pa.Table, ties: Groups) -> None:
-        near = np.flatnonzero(ties.near).astype(np.int32)
+        near = np.flatnonzero(ties.is_near_duplicate).astype(np.int32)
         leaders = ties.leaders[near]
         order = np.argsort(leaders, kind="stable")
         self._uris, self._numbers, self._leaders = kept.select(["uri"]), near[order], leaders[order]

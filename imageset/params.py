@@ -12,7 +12,7 @@ from imageset.utils.text import suggest_name
 UNSEEN_BY_DVC = frozenset({"size", "nfiles"})  # dvc.stage.cache._get_cache_hash
 
 
-def load_params(path: str | Path, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:
+def load_params(path: str | Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section `stage` of a params.yaml.
 
     `known` names every key the stage understands. Its values are a type, a tuple of types, a nested mapping of the
@@ -22,9 +22,9 @@ def load_params(path: str | Path, stage: str, known: Mapping[str, Any]) -> dict[
         UserError: no such file or section, not YAML, an unknown key (the nearest known one is named), a missing
             key, or a value of another type.
     """
-    section = load_section(path, stage)
-    check_keys(section, known, where=f"{path}: {stage}")
-    return section
+    values = load_section(path, section)
+    check_keys(values, known, where=f"{path}: {section}")
+    return values
 
 
 def load_section(path: str | Path, stage: str) -> dict[str, Any]:

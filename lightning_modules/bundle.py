@@ -75,7 +75,7 @@ class BundleInfo:
         """Whether a picture may bear several of the classes, or none."""
         return self.thresholds is not None
 
-    def said(self, probabilities: np.ndarray) -> tuple[str, float]:
+    def to_prediction(self, probabilities: np.ndarray) -> tuple[str, float]:
         """What is said of a picture with these probabilities (num_classes,), and how sure that is: the best class
         and its probability; or the labels from their thresholds on as one string (imageset.labels) and the
         probability of the least sure of all decisions."""

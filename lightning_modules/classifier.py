@@ -91,12 +91,12 @@ class Classifier(pl.LightningModule):
         if freeze != "none" and weights is None:
             raise UserError(f"model.freeze: {freeze} keeps what was never trained; give model.weights too")
         self.network_spec, self.make_optimizer = network, optimizer
-        self.weights, self.mean_std, self.freezing, self.backbone_lr = weights, mean_std, freeze, backbone_lr
-        self.frozen_for = -1  # the epoch that the layers are frozen for
+        self.weights, self.mean_std, self.freeze_mode, self.backbone_lr = weights, mean_std, freeze, backbone_lr
+        self.frozen_epoch = -1  # the epoch that the layers are frozen for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
         self.label_smoothing, self.imbalance = label_smoothing, imbalance
-        self.channels_last, self.compiled = channels_last, compile
+        self.channels_last, self.is_compiled = channels_last, compile
         self.shift, self.flip = shift, flip
         self.rand_augment, self.strength, self.erasing = rand_augment, strength, erasing
         self.mixup, self.cutmix = mixup, cutmix
@@ -143,20 +143,20 @@ class Classifier(pl.LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
         if self.ema is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)
-        if self.compiled:
+        if self.is_compiled:
             self.network.compile()
-        if self.freezing != "none":
+        if self.freeze_mode != "none":
             self._freeze(0)
         return said
 
     @property
-    def served(self) -> nn.Module:
+    def serving_network(self) -> nn.Module:
         """The network that is evaluated and registered: the average of the weights where one is kept."""
         return self._modules.get("average") or self.network
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> logits (N, num_classes) of the network that is served."""
-        logits: Tensor = self.served(self.normalize(images))
+        logits: Tensor = self.serving_network(self.normalize(images))
         return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -167,12 +167,12 @@ class Classifier(pl.LightningModule):
             torch.default_generator.manual_seed(seed)  # a hundredth of the time: no other device is asked
         else:
             torch.manual_seed(seed)
-        if self.freezing == "gradual" and self.frozen_for != self.current_epoch:
+        if self.freeze_mode == "gradual" and self.frozen_epoch != self.current_epoch:
             self._freeze(self._free_quarters())
 
     def _free_quarters(self) -> int:
         """How many quarters of the backbone are trained in this epoch; all of them from half of the epochs on."""
-        self.frozen_for, epochs = self.current_epoch, self.trainer.max_epochs or -1
+        self.frozen_epoch, epochs = self.current_epoch, self.trainer.max_epochs or -1
         return min(4, 8 * self.current_epoch // epochs if epochs > 0 else self.current_epoch)
 
     def _freeze(self, free_quarters: int) -> None:
@@ -191,13 +191,13 @@ class Classifier(pl.LightningModule):
             x, targets = self.augment(images, labels.float())
             logits = self.network(x)
             smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
-            self._log("train", logits, labels, F.binary_cross_entropy_with_logits(logits, targets))
+            self._log_metrics("train", logits, labels, F.binary_cross_entropy_with_logits(logits, targets))
             return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=self.class_weights)
         x, targets = self.augment(images, F.one_hot(labels, len(self.class_weights)).float())
         logits = self.network(x)
         weights = targets @ self.class_weights  # (N,)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
-        self._log("train", logits, labels, F.cross_entropy(logits, targets))
+        self._log_metrics("train", logits, labels, F.cross_entropy(logits, targets))
         return (loss * weights).mean()
 
     def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,7 +222,7 @@ class Classifier(pl.LightningModule):
         labels of their average precision."""
         images, labels = batch
         logits = self(images)
-        self._log("val", logits, labels)
+        self._log_metrics("val", logits, labels)
         if self.multi_label:
             self.val_map.update(torch.sigmoid(logits.float()), labels.long())
             self.log("val_map", self.val_map, on_step=False, on_epoch=True)
@@ -230,16 +230,16 @@ class Classifier(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Logs test_loss, test_accuracy and test_error."""
         images, labels = batch
-        self._log("test", self(images), labels)
+        self._log_metrics("test", self(images), labels)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimizer, and of the average of the weights."""
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
-            self._follow(self.ema)
+            self._update_average(self.ema)
 
     @torch.no_grad()
-    def _follow(self, ema: float) -> None:
+    def _update_average(self, ema: float) -> None:
         """Move the average towards the weights. It begins with a short memory, else it would keep the first,
         random weights for long."""
         step = self.trainer.global_step
@@ -253,7 +253,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer with a learning rate that rises, then falls, step by step."""
-        if self.freezing == "gradual" and self.trainer.world_size > 1:
+        if self.freeze_mode == "gradual" and self.trainer.world_size > 1:
             raise UserError("model.freeze: gradual is for one device; set trainer.devices: 1, or backbone")
         optimizer = self.make_optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
@@ -278,7 +278,7 @@ class Classifier(pl.LightningModule):
             groups += [{"params": others, "lr_factor": factor, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
-    def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+    def _log_metrics(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
         """The accuracy of several labels a picture is that of whole sets, each label said from one half on."""
         if self.multi_label:
             right = ((logits >= 0) == (labels > 0)).all(1).float().mean()
@@ -289,13 +289,13 @@ class Classifier(pl.LightningModule):
         values = {"loss": loss, "accuracy": right, "error": 1 - right}
         num: Any = float(len(labels))  # not an integer: Lightning rounds the mean of the ranks' sums of these down
         values = {f"{split}_{name}": value.detach() for name, value in values.items()}
-        if split == "train" and self._add(values, num):
+        if split == "train" and self._add_to_sums(values, num):
             return
         self.log_dict(
             values, on_step=False, on_epoch=True, sync_dist=True, batch_size=num, prog_bar=split == "val"
         )
 
-    def _add(self, values: dict[str, Tensor], num: float) -> bool:
+    def _add_to_sums(self, values: dict[str, Tensor], num: float) -> bool:
         """Add to the sums behind an epoch's means that `log_dict` began, as it would: its checks of arguments and
         names take longer than the step of a small network. False where it has not begun yet."""
         if self._trainer is None:

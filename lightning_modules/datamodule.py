@@ -31,15 +31,15 @@ class BatchSampler:
 
     def __init__(
         self,
-        count: int,
+        num_images: int,
         batch_size: int,
         *,
         seed: int | None,
         rank: int = 0,
         num_ranks: int = 1,
-        chances: np.ndarray | None = None,
+        probabilities: np.ndarray | None = None,
     ) -> None:
-        self.count, self.batch_size, self.chances = count, batch_size, chances
+        self.count, self.batch_size, self.chances = num_images, batch_size, probabilities
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.groups = self._groups()
         self.epoch = 0
@@ -62,7 +62,7 @@ class BatchSampler:
         for begin, end in self._parts():
             yield order[begin:end]
 
-    def share(self, number: int) -> float:
+    def rank_share(self, number: int) -> float:
         """How many pictures this rank's batch has, as a part of the mean over the ranks: not 1 where a group could
         not be divided."""
         start, num = self.groups[number]
@@ -130,8 +130,8 @@ class BatchLoader:
         ranks_here: int = 1,
     ) -> None:
         self.split, self.sampler = split, sampler
-        self.cache, self.device, self.ranks_here = cache, device or torch.device("cpu"), ranks_here
-        self.held: Batch | None = None  # all pixels and labels
+        self.cache, self.device, self.ranks_on_node = cache, device or torch.device("cpu"), ranks_here
+        self.cached: Batch | None = None  # all pixels and labels
         self.num_used = self.num_to_skip = 0
 
     def __len__(self) -> int:
@@ -139,30 +139,30 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         skipped, self.num_to_skip = self.num_to_skip, 0
-        self._hold()
+        self._fill_cache()
         for number, positions in enumerate(self.sampler):
             if number >= skipped:
                 self.num_used = number + 1
-                yield self._cut(positions)
+                yield self._take_batch(positions)
 
-    def _hold(self) -> None:
+    def _fill_cache(self) -> None:
         """Read the split into memory, if that is where it shall be."""
-        if self.cache == "none" or self.held is not None:
+        if self.cache == "none" or self.cached is not None:
             return
-        picture = self.split.batch(np.arange(min(1, len(self.split))))
-        self.cache = choose_cache(self.cache, picture.nbytes * len(self.split), self.device, self.ranks_here)
+        picture = self.split.read_batch(np.arange(min(1, len(self.split))))
+        self.cache = choose_cache(self.cache, picture.nbytes * len(self.split), self.device, self.ranks_on_node)
         if self.cache == "none":
             return
         where = self.device if self.cache == "device" else torch.device("cpu")
-        pixels = torch.from_numpy(self.split.batch(np.arange(len(self.split))))
-        self.held = pixels.to(where), torch.from_numpy(self.split.labels).to(where)
+        pixels = torch.from_numpy(self.split.read_batch(np.arange(len(self.split))))
+        self.cached = pixels.to(where), torch.from_numpy(self.split.labels).to(where)
 
-    def _cut(self, positions: np.ndarray) -> Batch:
-        if self.held is None:
-            batch = torch.from_numpy(self.split.batch(positions)), torch.from_numpy(self.split.labels[positions])
+    def _take_batch(self, positions: np.ndarray) -> Batch:
+        if self.cached is None:
+            batch = torch.from_numpy(self.split.read_batch(positions)), torch.from_numpy(self.split.labels[positions])
         else:
-            place = torch.from_numpy(positions).to(self.held[0].device)
-            batch = self.held[0].index_select(0, place), self.held[1].index_select(0, place)
+            place = torch.from_numpy(positions).to(self.cached[0].device)
+            batch = self.cached[0].index_select(0, place), self.cached[1].index_select(0, place)
         if self.device.type == "cuda" and not batch[0].is_cuda:
             return batch[0].pin_memory(), batch[1].pin_memory()  # the copy to the GPU then waits for nothing
         return batch
@@ -214,10 +214,10 @@ class ImageDataModule(pl.LightningDataModule):
         split, trainer = self.store.split(name), self.trainer
         chances = compute_sampling_probs(split.labels) if self.balanced and seed is not None else None
         if trainer is None:
-            return BatchLoader(split, BatchSampler(len(split), self.batch_size, seed=seed, chances=chances))
+            return BatchLoader(split, BatchSampler(len(split), self.batch_size, seed=seed, probabilities=chances))
         rank, num_ranks = trainer.global_rank, trainer.world_size
         sampler = BatchSampler(
-            len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks, chances=chances
+            len(split), self.batch_size, seed=seed, rank=rank, num_ranks=num_ranks, probabilities=chances
         )
         return BatchLoader(
             split, sampler, self.cache, trainer.strategy.root_device, num_ranks // trainer.num_nodes

@@ -31,20 +31,20 @@ class Engine(Protocol):
     Attributes:
         name: "pytorch", "onnxruntime" or "openvino".
         precision: "fp32", "bf16" or "int8".
-        num_at_once: pictures of a batch; None where more is faster, as on a GPU.
+        batch_size: pictures of a batch; None where more is faster, as on a GPU.
         num_streams: batches that run at the same time.
     """
 
     name: str
     precision: str
-    num_at_once: int | None
+    batch_size: int | None
     num_streams: int
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
         ...
 
-    def streams(self) -> Any:
+    def open_streams(self) -> Any:
         """A context with the ThreadPoolExecutor in which batches are to run."""
         ...
 
@@ -75,7 +75,7 @@ class PyTorchEngine:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = precision
         on_gpu = self.device.type == "cuda"
-        self.num_at_once: int | None = None if on_gpu else CPU_BATCH_SIZE
+        self.batch_size: int | None = None if on_gpu else CPU_BATCH_SIZE
         self.num_streams = 1 if on_gpu else num_cpus()
         self.module = ModelWithPreprocessing(bundle).to(memory_format=torch.channels_last).to(self.device).eval()
 
@@ -88,7 +88,7 @@ class PyTorchEngine:
         return logits.float().cpu().numpy()
 
     @contextmanager
-    def streams(self) -> Iterator[ThreadPoolExecutor]:
+    def open_streams(self) -> Iterator[ThreadPoolExecutor]:
         """On a CPU one thread for each stream, and each stream one thread of PyTorch's."""
         if self.device.type == "cuda":
             with ThreadPoolExecutor(1) as pool:
@@ -133,10 +133,10 @@ class Scorer:
     def split_logits(self, split: StoreSplit, batch_size: int) -> np.ndarray:
         """The logits of a whole split, float32 (n, num_classes), in its order."""
         starts = range(0, len(split), batch_size)
-        rows = [self.logits(split.batch(np.arange(i, min(i + batch_size, len(split))))) for i in starts]
+        rows = [self.logits(split.read_batch(np.arange(i, min(i + batch_size, len(split))))) for i in starts]
         return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
 
-    def padded(self, images: list[np.ndarray], batch_size: int) -> np.ndarray:
+    def score_padded(self, images: list[np.ndarray], batch_size: int) -> np.ndarray:
         """The same for N pictures of (H, W, C), run as a batch of `batch_size` whatever N is: an engine may choose
         another algorithm for another shape, and a picture's answer must not depend on its company."""
         batch = np.zeros((batch_size, *images[0].shape), np.uint8)

@@ -22,7 +22,7 @@ LR_STEPS = 100
 MAX_BATCH_SIZE = 8192
 
 
-def tune(project: Path, what: str) -> None:
+def tune(project: Path, parameter: str) -> None:
     """Search for a learning rate or a batch size, print and log it.
 
     Args:
@@ -39,19 +39,19 @@ def tune(project: Path, what: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         trainer: Any = cli.trainer
         trainer._default_root_dir = scratch  # the tuner keeps the untrained weights there
-        found, curve = (find_lr if what == "lr" else find_batch_size)(cli)
+        found, curve = (find_lr if parameter == "lr" else find_batch_size)(cli)
     client = connect_to_mlflow(project)
     name = cli.datamodule.store.name
-    title = f"find {what} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
-    run = TrackedRun.open(client, ensure_experiment(client, name, project), None, title, {"convoy.find": what})
+    title = f"find {parameter} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
+    run = TrackedRun.open(client, ensure_experiment(client, name, project), None, title, {"convoy.find": parameter})
     run.log_params(config)
     for step, metrics in enumerate(curve):
         run.log_metrics(metrics, step)
-    run.log_metrics({f"found_{what}": found}, 0)
+    run.log_metrics({f"found_{parameter}": found}, 0)
     run.close("FINISHED")
-    key = "model.optimizer.init_args.lr" if what == "lr" else "data.batch_size"
+    key = "model.optimizer.init_args.lr" if parameter == "lr" else "data.batch_size"
     print(
-        f"find: {what} {found:.3g}; set train.{key} in params.yaml to use it (MLflow run {run.run_id})", flush=True
+        f"find: {parameter} {found:.3g}; set train.{key} in params.yaml to use it (MLflow run {run.run_id})", flush=True
     )
 
 

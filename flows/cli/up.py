@@ -37,7 +37,7 @@ class ChildServer:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def check(self) -> None:
+    def raise_if_dead(self) -> None:
         """Raise UserError with the last lines it said, if it is dead."""
         status = self.process.poll()
         if status is not None:
@@ -62,11 +62,11 @@ class ServerGroup:
             process = subprocesses.start_process(command, log=log, cwd=self.project, env=self.env)
         self.children.append(ChildServer(name, process, path))
 
-    def wait(self, what: str, ready: Callable[[], bool]) -> None:
+    def wait_until_ready(self, what: str, ready: Callable[[], bool]) -> None:
         """Wait for something to be ready; a dead child or the time limit raises UserError."""
         begin = said = time.monotonic()
         while not ready():
-            self.check()
+            self.raise_if_dead()
             now = time.monotonic()
             if now - begin > START_TIMEOUT_S:
                 raise UserError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; see {self.logs}")
@@ -76,10 +76,10 @@ class ServerGroup:
             time.sleep(0.2)
         logger.info("up: %s is ready", what)
 
-    def check(self) -> None:
+    def raise_if_dead(self) -> None:
         """Raise UserError if any child is dead."""
         for child in self.children:
-            child.check()
+            child.raise_if_dead()
 
     def stop(self) -> None:
         """Stop all, the last one first: flows that run can still tell Prefect's server how they ended."""
@@ -118,7 +118,7 @@ def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
     """Look after the children, and for runs that were killed: one that says it runs holds up all that follow."""
     looked = time.monotonic()
     while True:
-        fleet.check()
+        fleet.raise_if_dead()
         if time.monotonic() - looked > RECOVERY_INTERVAL_S:
             crash_recovery.close_dead_processes(project, own_api=api)
             looked = time.monotonic()
@@ -127,7 +127,7 @@ def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
 
 def check_ports(project: Path, ports: dict[str, int]) -> None:
     """Raise UserError for a port that is taken or named twice, before anything is started."""
-    running = ServerAddresses.read(project)
+    running = ServerAddresses.load(project)
     if running is not None:
         raise UserError(
             f"`convoy up` already runs here (process {running.pid}): {running.mlflow} and {running.prefect}"
@@ -165,8 +165,8 @@ def start_servers(
     fleet.start(
         "prefect", sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)
     )
-    fleet.wait("Prefect's server", lambda: is_healthy(f"{addresses.prefect}/api/health"))
-    fleet.wait("MLflow", lambda: is_healthy(f"{addresses.mlflow}/health"))
+    fleet.wait_until_ready("Prefect's server", lambda: is_healthy(f"{addresses.prefect}/api/health"))
+    fleet.wait_until_ready("MLflow", lambda: is_healthy(f"{addresses.mlflow}/health"))
 
 
 def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
@@ -196,7 +196,7 @@ def start_worker(fleet: ServerGroup, addresses: ServerAddresses) -> None:
     fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
                 "--pool", WORK_POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
     workers = f"{addresses.prefect}/api/work_pools/{WORK_POOL}/workers/filter"
-    fleet.wait("the worker", lambda: _is_worker_online(workers))
+    fleet.wait_until_ready("the worker", lambda: _is_worker_online(workers))
 
 
 def _is_worker_online(workers: str) -> bool:

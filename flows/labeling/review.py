@@ -33,14 +33,14 @@ REVIEW_COLUMNS = ("path", "label", "guess", "probability", "margin", "uri", "ima
 
 
 def write_review(
-    folder: Path, pictures: ImageStream, rows: Iterable[dict[str, Any]], bundle: Bundle, num: int
+    folder: Path, images: ImageStream, rows: Iterable[dict[str, Any]], bundle: Bundle, num: int
 ) -> int:
     """Write copies of the `num` pictures most worth labelling and review.csv, its column `label` to be filled in
     by a person; ingest takes that table as it is. Returns how many there are: fewer where there are no more.
     """
     multi_label = bundle.info.multi_label
     pool = find_least_confident(rows, POOL_FACTOR * num, multi_label)
-    found = {row["uri"]: (row, data, vector) for row, data, vector in _embed_images(pictures, pool, bundle)}
+    found = {row["uri"]: (row, data, vector) for row, data, vector in _embed_images(images, pool, bundle)}
     kept = [found[row["uri"]] for row in pool if row["uri"] in found]
     with replace_folder(folder) as fresh:
         (fresh / "pictures").mkdir()
@@ -86,7 +86,7 @@ def _embed_images(
     files: dict[str, bytes] = {}
 
     def read() -> Iterator[tuple[str, bytes]]:
-        for picture, data in pictures.find(set(row_of)):
+        for picture, data in pictures.iter_selected(set(row_of)):
             if picture.image_id == row_of[picture.uri]["image_id"]:
                 files[picture.uri] = data
                 yield picture.uri, data

@@ -42,7 +42,7 @@ def tag_images(
         tags = parse_labels(row["label"] or "") if multi_label else [row["label"]]
         cause = _find_skip_reason(picture, row) or (None if tags else "none of the labels")
         if cause is None:
-            path = pictures.path(picture.uri) if target is None else _resolve_below(target, picture.uri)
+            path = pictures.to_path(picture.uri) if target is None else _resolve_below(target, picture.uri)
             cause = _write_tags(path, data, _build_packet(row, tags), way, in_place=target is None)
         done[cause] += 1
     return done

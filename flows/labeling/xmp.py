@@ -44,16 +44,16 @@ def build_packet(subjects: Sequence[str], properties: Mapping[str, str]) -> byte
     ).encode()
 
 
-def embed_packet(data: bytes, xmp: bytes) -> bytes:
+def embed_packet(data: bytes, packet: bytes) -> bytes:
     """The same file with the packet in it; a packet that we wrote earlier is replaced.
 
     Raises:
         CannotTag: not a JPEG or PNG file, damaged, or it has XMP of someone else's.
     """
     if data.startswith(b"\xff\xd8\xff"):
-        return _embed_in_jpeg(data, xmp)
+        return _embed_in_jpeg(data, packet)
     if data.startswith(_PNG_SIGNATURE):
-        return _embed_in_png(data, xmp)
+        return _embed_in_png(data, packet)
     raise TaggingError("only JPEG and PNG files are written into")
 
 

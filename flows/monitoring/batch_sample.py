@@ -40,7 +40,7 @@ def build_prediction_sample(rows: list[Row], rejected: np.ndarray, bundle: Bundl
 
 
 def build_image_sample(
-    pictures: ImageStream, rows: list[Row], rejected: np.ndarray, bundle: Bundle
+    images: ImageStream, rows: list[Row], rejected: np.ndarray, bundle: Bundle
 ) -> tuple[ImageSample, BatchImages]:
     """What the network sees of the rows' pictures, read once more. One that changed meanwhile is left out, one
     that cannot be decoded counts as rejected."""
@@ -52,7 +52,7 @@ def build_image_sample(
 
     def arrays() -> Iterator[np.ndarray]:
         begun = 0
-        for row, image, side in decode_rows(pictures, rows, bundle, undecodable):
+        for row, image, side in decode_rows(images, rows, bundle, undecodable):
             shown.rows.append(row)
             shown.images.append(image)
             sides.append(side)
@@ -79,7 +79,7 @@ def decode_rows(
     row_of = {row["uri"]: row for row in rows}
     read = (
         (picture.uri, data)
-        for picture, data in pictures.find(set(row_of))
+        for picture, data in pictures.iter_selected(set(row_of))
         if picture.image_id == row_of[picture.uri]["image_id"]
     )
     for uri, found in map_stream(read, partial(decode_with_size, spec=bundle.spec)):

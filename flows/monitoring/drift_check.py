@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from lightning_modules.features.reference_sample import ImageSample
 
 
-def check_monitor(source: str, pictures: str | None) -> None:
+def check_monitor(source: str, images: str | None) -> None:
     """Raise UserError where there is nothing to compare."""
     from flows.prediction.image_stream import open_images
     from imageset.sources.factory import check_url
     from imageset.sources.remote.url import is_remote
 
-    if pictures is not None and not is_prediction_table(source):
+    if images is not None and not is_prediction_table(source):
         raise UserError(f"{source}: not a table that `convoy predict` wrote; --pictures belongs to such a table")
-    for one in [pictures] if is_prediction_table(source) else [source]:
+    for one in [images] if is_prediction_table(source) else [source]:
         if one is not None and is_remote(one):
             check_url(one)
         elif one is not None:
@@ -82,18 +82,18 @@ class MonitorResult:
     """
 
     source: str
-    line: batch_log.BatchEntry | None
-    new: bool = True
-    retrain: int | None = None
+    batch: batch_log.BatchEntry | None
+    is_new: bool = True
+    retrain_entry: int | None = None
 
     @property
     def drifted(self) -> bool:
-        return self.line is not None and self.line["state"] == DRIFTED
+        return self.batch is not None and self.batch["state"] == DRIFTED
 
     def __str__(self) -> str:
-        if self.line is None:
+        if self.batch is None:
             return f"{self.source}: no picture that was not judged before; --all judges them again"
-        return f"{self.source}: {describe_batch(self.line)}" + ("" if self.new else " (judged before)")
+        return f"{self.source}: {describe_batch(self.batch)}" + ("" if self.is_new else " (judged before)")
 
 
 def describe_batch(line: batch_log.BatchEntry) -> str:
@@ -133,12 +133,12 @@ def check_batch(
         )
         ids, chosen, num_errors = sample_new_images(rows, known, params)
         if not len(ids):
-            return MonitorResult(source, None, new=False)
+            return MonitorResult(source, None, is_new=False)
         batch = batch_log.compute_batch_id(version.name, version.number, ids)
         earlier = next((one for one in batch_log.read_batches(project) if one["batch"] == batch), None)
         rules = {name: params[name] for name in JUDGED_PARAMS}
         if earlier is not None and earlier["params"] == rules:
-            return MonitorResult(source, earlier, new=False)
+            return MonitorResult(source, earlier, is_new=False)
         line: batch_log.BatchEntry = {
             "batch": batch, "time": timestamps.utc_now_iso(), "source": source, "model": version.name,
             "version": version.number, "num_pictures": len(ids), "state": TOO_SMALL,
@@ -150,14 +150,14 @@ def check_batch(
                 line, reference, chosen, rejected, pictures, bundle, project, params["shown"]
             )
         answer = decide_after_batch(line, project, params)
-        line |= {"retrain": answer.retrain, "why": answer.why, "ledger": None}
+        line |= {"retrain": answer.retrain, "why": answer.reason, "ledger": None}
         announce_batch(
             line, version, project
         )  # before it is noted: who is killed here says it again, as the same event
         if answer.retrain:
             line["ledger"] = record_retrain(line, project)
         batch_log.record_batch(project, line, ids)
-    return MonitorResult(source, line, retrain=line["ledger"])
+    return MonitorResult(source, line, retrain_entry=line["ledger"])
 
 
 def load_reference(bundle: Bundle, version: Version) -> ImageSample:
@@ -221,18 +221,18 @@ def _contains(known: np.ndarray, short: int) -> bool:
 
 
 def compare_with_reference(
-    line: batch_log.BatchEntry, reference: ImageSample, chosen: list[Row], rejected: np.ndarray, pictures: ImageStream | None,
+    entry: batch_log.BatchEntry, reference: ImageSample, rows: list[Row], rejected: np.ndarray, images: ImageStream | None,
     bundle: Bundle, project: Path, num_shown: int,
 ) -> dict[str, Any]:  # fmt: skip
     """What the comparison says, as fields of the line; the page about it is written."""
     from flows.monitoring.batch_sample import build_image_sample, build_prediction_sample
     from lightning_modules.drift import detector
 
-    params = line["params"]
-    if pictures is None:
-        batch, shown = build_prediction_sample(chosen, rejected, bundle), None
+    params = entry["params"]
+    if images is None:
+        batch, shown = build_prediction_sample(rows, rejected, bundle), None
     else:
-        batch, shown = build_image_sample(pictures, chosen, rejected, bundle)
+        batch, shown = build_image_sample(images, rows, rejected, bundle)
     found = detector.detect_drift(
         reference, batch, make_drift_rules(params), bundle.info.classes, bundle.info.abstain_below
     )
@@ -242,7 +242,7 @@ def compare_with_reference(
         "checks": [asdict(check) for check in found.checks],
     }  # fmt: skip
     return fields | {
-        "page": write_drift_page(line | fields, reference, batch, found, shown, bundle, project, num_shown)
+        "page": write_drift_page(entry | fields, reference, batch, found, shown, bundle, project, num_shown)
     }
 
 
@@ -281,7 +281,7 @@ def sample_validation_images(bundle: Bundle, project: Path) -> list[np.ndarray]:
     return (
         []
         if split is None
-        else list(split.batch(np.linspace(0, len(split) - 1, NUM_VALIDATION_SHOWN).astype(int)))
+        else list(split.read_batch(np.linspace(0, len(split) - 1, NUM_VALIDATION_SHOWN).astype(int)))
     )
 
 

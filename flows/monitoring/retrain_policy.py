@@ -26,7 +26,7 @@ class RetrainDecision:
     """Whether to train again, and why or why not."""
 
     retrain: bool
-    why: str
+    reason: str
 
 
 def decide_retrain(

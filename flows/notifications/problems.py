@@ -24,14 +24,14 @@ class Problem(NamedTuple):
 
     name: str
     since: str  # ISO 8601
-    times: int
-    said: str
+    num_times: int
+    message: str
 
 
 def record_problem(project: Path, name: str, said: str) -> None:
     """Something went wrong (again)."""
     before = _read_problem(_problem_path(project, name))
-    since, times = (before.since, before.times + 1) if before else (timestamps.utc_now_iso(), 1)
+    since, times = (before.since, before.num_times + 1) if before else (timestamps.utc_now_iso(), 1)
     path = _problem_path(project, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"since": since, "times": times, "said": said}, ensure_ascii=False) + "\n")
@@ -49,7 +49,7 @@ def list_problems(project: Path) -> list[Problem]:
 
 
 @contextmanager
-def track_problem(project: Path, name: str, how: str) -> Iterator[None]:
+def track_problem(project: Path, name: str, remedy: str) -> Iterator[None]:
     """Note a UserError of this block and raise it again; the block's success is the end of the trouble.
 
     Args:
@@ -58,7 +58,7 @@ def track_problem(project: Path, name: str, how: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        record_problem(project, name, f"{str(error).rstrip('.')}; {how}")
+        record_problem(project, name, f"{str(error).rstrip('.')}; {remedy}")
         raise
     resolve_problem(project, name)
 

@@ -71,15 +71,15 @@ def notify_crash(project: Path, run: str, run_id: str, message: str) -> None:
                                "state": "Crashed", "message": message, "page": None})  # fmt: skip
 
 
-def post_webhook(project: Path, name: str, body: Mapping[str, Any]) -> bool:
+def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
     """Post to a hook, if there is one; True if it took it. Nothing here raises: what it tells of has happened."""
     try:
-        url = find_webhook_url(project, name)
+        url = find_webhook_url(project, hook)
     except UserError as error:
-        logger.warning("hook %s: %s", name, error)
+        logger.warning("hook %s: %s", hook, error)
         return False
     if url is None:
-        _update_problem(project, name, None)
+        _update_problem(project, hook, None)
         return False
     whole = {
         **body,
@@ -92,13 +92,13 @@ def post_webhook(project: Path, name: str, body: Mapping[str, Any]) -> bool:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-            _update_problem(project, name, None)
+            _update_problem(project, hook, None)
             return True
     except (OSError, ValueError) as error:
         place = urllib.parse.urlsplit(url).hostname  # not the whole address, which may hold a secret
-        logger.warning("hook %s: %s did not take it (%s); the run goes on", name, place, error)
-        _update_problem(project, name, f"hook {name}: {place} did not take what it was told ({body.get('event')}: {error}); "
-              f"start it, or give another address in params.yaml: hooks.{name}")  # fmt: skip
+        logger.warning("hook %s: %s did not take it (%s); the run goes on", hook, place, error)
+        _update_problem(project, hook, f"hook {hook}: {place} did not take what it was told ({body.get('event')}: {error}); "
+              f"start it, or give another address in params.yaml: hooks.{hook}")  # fmt: skip
         return False
 
 

@@ -69,7 +69,7 @@ class ProcessRecord:
     untold: bool = False  # it came to its end, but Prefect's server was gone and was not told
 
     @property
-    def fate(self) -> str:
+    def ending(self) -> str:
         return "ended while Prefect's server was gone" if self.untold else "was killed"
 
     def __str__(self) -> str:
@@ -82,29 +82,29 @@ class ProcessHeartbeat:
     def __init__(self, project: Path, command: str) -> None:
         folder = project.resolve() / PROCESS_RECORDS
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        self.note = ProcessRecord(uuid.uuid4().hex, os.getpid(), socket.gethostname(), command, began)
-        self.path = folder / f"{self.note.id}.json"
+        self.record = ProcessRecord(uuid.uuid4().hex, os.getpid(), socket.gethostname(), command, began)
+        self.path = folder / f"{self.record.id}.json"
         self._lock: IO[str] | None = _open_lock_file(self.path.with_suffix(".lock"))
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.save()
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def save(self) -> None:
-        write_text(self.path, json.dumps(asdict(self.note), indent=1))
+        write_text(self.path, json.dumps(asdict(self.record), indent=1))
 
     def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT_S):
+        while not self._stopped.wait(HEARTBEAT_S):
             with suppress(OSError):
                 os.utime(self.path)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """This process has left nothing that somebody else would have to close; or, where Prefect's server is gone
         and was not told how its run ended, just that: the note stays, for whoever comes next."""
-        self._over.set()
+        self._stopped.set()
         if self._lock is not None:
-            if self.note.apis and is_server_lost():
-                self.note = replace(self.note, untold=True)
+            if self.record.apis and is_server_lost():
+                self.record = replace(self.record, untold=True)
                 self.save()
             else:
                 _remove_record(self.path)
@@ -136,7 +136,7 @@ def record_process(project: Path, command: str) -> Iterator[None]:
         yield
     finally:
         del _heartbeats[project.resolve()]
-        mine.end()
+        mine.close()
         if before is None:
             os.environ.pop(RUN_ID_VARIABLE, None)
         else:
@@ -153,10 +153,10 @@ def record_flow_run(flow: Any, flow_run: Any, state: Any) -> None:
     if mine is None:
         close_dead_processes(project)
         mine = _start_heartbeat(project, f"flow {flow.name}")
-        atexit.register(mine.end)
+        atexit.register(mine.close)
     run_id, url = str(flow_run.id), str(PREFECT_API_URL.value())
-    mine.note.apis[run_id] = None if is_project_server(url) else url
-    mine.note.names[run_id] = f"{flow.name} ({flow_run.name})"
+    mine.record.apis[run_id] = None if is_project_server(url) else url
+    mine.record.names[run_id] = f"{flow.name} ({flow_run.name})"
     mine.save()
 
 
@@ -164,13 +164,13 @@ def record_mlflow_run(project: Path, run_id: str) -> None:
     """This process has opened a run of MLflow that only it will close. (Trainings are found by themselves.)"""
     mine = _heartbeats.get(project.resolve())
     if mine is not None:
-        mine.note.mlflow_runs.append(run_id)
+        mine.record.mlflow_runs.append(run_id)
         mine.save()
 
 
 def _start_heartbeat(project: Path, command: str) -> ProcessHeartbeat:
     mine = _heartbeats[project.resolve()] = ProcessHeartbeat(project, command)
-    os.environ[RUN_ID_VARIABLE] = mine.note.id
+    os.environ[RUN_ID_VARIABLE] = mine.record.id
     return mine
 
 
@@ -272,7 +272,7 @@ def _terminate_processes(note: ProcessRecord) -> None:
     if not left:
         return
     processes = format_count(len(left), "process", "processes")
-    logger.info("%s %s; ending what it left behind (%s)", note, note.fate, processes)
+    logger.info("%s %s; ending what it left behind (%s)", note, note.ending, processes)
     for process in left:
         with suppress(psutil.Error):
             process.terminate()
@@ -344,10 +344,10 @@ def _close_prefect_runs(note: ProcessRecord, own_api: str | None, project: Path)
         try:
             url = api or own_api
             closed &= url is not None
-            if url is not None and close_flow_run(url, run_id, f"{note} {note.fate}; call it again to go on"):
+            if url is not None and close_flow_run(url, run_id, f"{note} {note.ending}; call it again to go on"):
                 name = note.names.get(run_id, run_id)
-                logger.info("Prefect run %s %s and is closed as crashed", name, note.fate)
-                webhooks.notify_crash(project, name, run_id, f"{note} {note.fate}")
+                logger.info("Prefect run %s %s and is closed as crashed", name, note.ending)
+                webhooks.notify_crash(project, name, run_id, f"{note} {note.ending}")
         except OSError as error:
             logger.warning("what %s left at %s stays open: %s", note, url, error)
             closed = False

@@ -45,7 +45,7 @@ class ServerAddresses:
         write_text(project / ADDRESSES_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def read(cls, project: Path) -> ServerAddresses | None:
+    def load(cls, project: Path) -> ServerAddresses | None:
         """The addresses of a `convoy up` that is alive, or None."""
         try:
             found = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))

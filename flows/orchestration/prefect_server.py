@@ -72,7 +72,7 @@ def use_prefect_server(project: Path) -> Iterator[None]:
         with translate_prefect_errors(chosen):
             yield
         return
-    up = ServerAddresses.read(project)
+    up = ServerAddresses.load(project)
     if up is not None and is_healthy(f"{up.prefect}/api/health"):
         api = f"{up.prefect}/api"
         with (

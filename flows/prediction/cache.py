@@ -66,14 +66,14 @@ class CacheShard:
     """Some pictures that follow each other, and the rows that are known by now."""
 
     name: str
-    pictures: list[ImageRef]
+    images: list[ImageRef]
     rows: list[Row | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rows = [None] * len(self.pictures)
+        self.rows = [None] * len(self.images)
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every picture has its row."""
         return None not in self.rows
 
@@ -117,44 +117,44 @@ class PredictionCache:
 
     def __init__(self, folder: Path, key: str, multi_label: bool = False) -> None:
         self.folder, self.key, self.multi_label = folder, key, multi_label
-        self._known: CacheIndex | None = None
-        self.read = lru_cache(64)(self._read)
+        self._index: CacheIndex | None = None
+        self.read_shard = lru_cache(64)(self._read_shard)
 
-    def path(self, name: str) -> Path:
+    def shard_path(self, name: str) -> Path:
         """Where a part lies, or will."""
         return self.folder / f"{name}.parquet"
 
-    def write(self, part: CacheShard) -> None:
+    def write_shard(self, part: CacheShard) -> None:
         """Write a part that is whole."""
         table = pa.Table.from_pylist(part.rows, schema=PREDICTION_SCHEMA)
-        with replace_file(self.path(part.name)) as temporary:
+        with replace_file(self.shard_path(part.name)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
-    def _read(self, name: str) -> pa.Table:
-        path = self.path(name) if self.path(name).is_file() else self.path(name + RETRIED_SUFFIX)
+    def _read_shard(self, name: str) -> pa.Table:
+        path = self.shard_path(name) if self.shard_path(name).is_file() else self.shard_path(name + RETRIED_SUFFIX)
         return pq.read_table(path, schema=PREDICTION_SCHEMA, memory_map=False)
 
-    def rows(self, names: Iterable[str]) -> Iterator[Row]:
+    def iter_rows(self, names: Iterable[str]) -> Iterator[Row]:
         """The rows of some parts, one after the other."""
         for name in names:
-            yield from self.read(name).to_pylist()
+            yield from self.read_shard(name).to_pylist()
 
-    def names(self) -> list[str]:
+    def list_shards(self) -> list[str]:
         """Every part there is, in a fixed order."""
         return sorted(file.stem for file in self.folder.glob("*.parquet") if not file.name.startswith("."))
 
-    def earlier(self, image_id: str) -> Row | None:
+    def find_answer(self, image_id: str) -> Row | None:
         """What a picture of these bytes was answered before, if it was."""
-        if self._known is None:
-            self._known = CacheIndex.of(self, self.names())
-        return self._known.answer(image_id)
+        if self._index is None:
+            self._index = CacheIndex.from_shards(self, self.list_shards())
+        return self._index.find_answer(image_id)
 
-    def forget_failures(self, names: Iterable[str]) -> None:
+    def mark_failures(self, names: Iterable[str]) -> None:
         """Let the next run make parts anew that hold a failure which another try may cure."""
         for name in names:
-            if any(_is_transient(error) for error in self.read(name)["error"].to_pylist()):
-                os.replace(self.path(name), self.path(name + RETRIED_SUFFIX))
-        self.read.cache_clear()
+            if any(_is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
+                os.replace(self.shard_path(name), self.shard_path(name + RETRIED_SUFFIX))
+        self.read_shard.cache_clear()
 
     @contextmanager
     def alone(self, wait: Callable[[], None]) -> Iterator[None]:
@@ -169,31 +169,31 @@ class PredictionCache:
                 fcntl.flock(file, fcntl.LOCK_EX)
             for leftover in self.folder.glob(".*.partial"):
                 leftover.unlink()
-            self._known = None
-            self.read.cache_clear()
+            self._index = None
+            self.read_shard.cache_clear()
             yield
 
     # ---- what was delivered --------------------------------------------------------------------------------
 
-    def delivered(self) -> CacheIndex:
+    def load_written_index(self) -> CacheIndex:
         """The pictures that stand in a table which was written."""
         try:
             names = (self.folder / "delivered.txt").read_text(encoding="utf-8").split()
         except FileNotFoundError:
             names = []
-        found = {one for name in names for one in (name, name + RETRIED_SUFFIX) if self.path(one).is_file()}
-        return CacheIndex.of(self, sorted(found))
+        found = {one for name in names for one in (name, name + RETRIED_SUFFIX) if self.shard_path(one).is_file()}
+        return CacheIndex.from_shards(self, sorted(found))
 
-    def deliver(self, temporary: Path, out: Path, names: list[str]) -> None:
+    def commit_output(self, temporary: Path, out: Path, names: list[str]) -> None:
         """Put a finished table in its place and note its parts. Killed in between, the next call knows which of
         the two was done by the table's digest."""
         note = {"out": str(out.absolute()), "sha256": hash_file(temporary), "names": names}
         write_text(self.folder / "delivering.json", json.dumps(note))
         sync_file(temporary)
         os.replace(temporary, out)
-        self.finish_delivery()
+        self.finish_commit()
 
-    def finish_delivery(self) -> tuple[Path | None, list[str]]:
+    def finish_commit(self) -> tuple[Path | None, list[str]]:
         """Note what was put in its place by a run that was killed before it noted that itself; returns where the
         table stands and its parts, or (None, [])."""
         path = self.folder / "delivering.json"
@@ -219,11 +219,11 @@ class CacheIndex:
         self._ids, self._places = ids[order], places[order]  # uint64, [(part, row)]
 
     @classmethod
-    def of(cls, parts: PredictionCache, names: list[str]) -> CacheIndex:
+    def from_shards(cls, parts: PredictionCache, names: list[str]) -> CacheIndex:
         """The pictures in some parts; failures that another try may cure are not among them."""
         ids, places = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
         for number, name in enumerate(names):
-            columns = pq.read_table(parts.path(name), columns=["image_id", "error"])
+            columns = pq.read_table(parts.shard_path(name), columns=["image_id", "error"])
             rows = [n for n, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
             texts = columns["image_id"].to_pylist()
             rows = [row for row in rows if texts[row] is not None]
@@ -234,12 +234,12 @@ class CacheIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def answer(self, image_id: str) -> Row | None:
+    def find_answer(self, image_id: str) -> Row | None:
         """What was answered for these bytes."""
         at = int(np.searchsorted(self._ids, _to_short_id(image_id)))
         while at < len(self._ids) and self._ids[at] == _to_short_id(image_id):
             part, row = (int(number) for number in self._places[at])
-            found: Row = self._parts.read(self._names[part]).slice(row, 1).to_pylist()[0]
+            found: Row = self._parts.read_shard(self._names[part]).slice(row, 1).to_pylist()[0]
             if found["image_id"] == image_id:
                 return {name: found[name] for name in ANSWER_COLUMNS}
             at += 1

@@ -36,7 +36,7 @@ class ImageStream:
         for uri, read in self._walk():
             yield _read_image(uri, read)
 
-    def path(self, uri: str) -> Path:
+    def to_path(self, uri: str) -> Path:
         """Where a picture of a folder lies: the inverse of `imageset.sources.files.display_name`."""
         assert self.folder is not None
 
@@ -45,7 +45,7 @@ class ImageStream:
 
         return self.folder / os.fsdecode(re.sub(rb"\\(\\|x[0-9a-f]{2})", one_byte, uri.encode()))
 
-    def find(self, uris: set[str]) -> Iterator[tuple[ImageRef, bytes]]:
+    def iter_selected(self, uris: set[str]) -> Iterator[tuple[ImageRef, bytes]]:
         """Some of them, once each, in the source's order; no other one is read."""
         left = set(uris)
         for uri, read in self._walk():
@@ -66,7 +66,7 @@ def open_images(source: str) -> ImageStream:
     if "://" not in source and folder.is_dir() and any(find_images(folder)):  # never a list of all its files
         pictures = ImageStream(sum(1 for _ in find_images(folder)), lambda: _walk_folder(folder), folder)
     else:
-        found = open_source(source, to_learn=False)
+        found = open_source(source, require_classes=False)
         pictures = ImageStream(len(found), lambda: ((one.uri, one.read) for one in found), None)
     if not len(pictures):
         raise UserError(f"{source}: holds no pictures (sub-folders included); name a source that does")

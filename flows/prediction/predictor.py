@@ -55,9 +55,9 @@ class Predictor:
         self.bundle, self.engine, self.version, self.workers = bundle, engine, version, workers
         self.batch_size, self.top_k = int(params["batch_size"]), int(params["top_k"])
         self.abstain_below: float | None = bundle.info.abstain_below
-        self.num_taken_over = 0
+        self.num_cached = 0
 
-    def parts(self, folder: Path) -> PredictionCache:
+    def open_cache(self, folder: Path) -> PredictionCache:
         """The parts of this version below `folder`; others where anything differs that may change an answer."""
         from imageset.decoding.decoder import DECODER_VERSION
         from lightning_modules.inference.availability import list_package_versions
@@ -65,21 +65,21 @@ class Predictor:
         said = {
             "format": CACHE_FORMAT, "bundle": [self.bundle.digest, asdict(self.bundle.info)],
             "model": [self.version.name, self.version.number], "decoder": DECODER_VERSION,
-            "engine": [self.engine.name, self.engine.precision, self.engine.num_at_once or self.batch_size],
+            "engine": [self.engine.name, self.engine.precision, self.engine.batch_size or self.batch_size],
             "versions": list_package_versions(self.engine.name, self.engine.precision), "top_k": self.top_k,
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         place = folder / f"{self.version.name}-{self.version.number}-{key[:8]}"
         return PredictionCache(place, key, multi_label=self.bundle.info.multi_label)
 
-    def facts(self) -> dict[str, str]:
+    def to_metadata(self) -> dict[str, str]:
         """What is said of a table as a whole, in its metadata."""
         return {
             "model": str(self.version), "bundle": self.bundle.digest,
             "engine": self.engine.name, "precision": self.engine.precision, "engine_seen": self.seen,
         }  # fmt: skip
 
-    def answer(
+    def predict(
         self, pictures: Iterable[tuple[ImageRef, bytes]], parts: PredictionCache, progress: Progress
     ) -> list[str]:
         """Write every part that is not there yet; returns the names of all, in order."""
@@ -91,42 +91,42 @@ class Predictor:
         def unanswered() -> Iterator[tuple[ImageKey, bytes]]:
             for part, files in shard_stream(pictures, parts.key):
                 names.append(part.name)
-                if parts.path(part.name).is_file() or part.name in waiting:
-                    self.num_taken_over += len(part.pictures)
-                    progress.advance(len(part.pictures))
+                if parts.shard_path(part.name).is_file() or part.name in waiting:
+                    self.num_cached += len(part.images)
+                    progress.advance(len(part.images))
                     continue
                 waiting[part.name] = part
-                yield from self._open(part, files, parts, progress)
-                if part.is_whole:
-                    parts.write(waiting.pop(part.name))
+                yield from self._iter_pending(part, files, parts, progress)
+                if part.is_complete:
+                    parts.write_shard(waiting.pop(part.name))
 
         for scored in score_stream(
             self.bundle,
             unanswered(),
             batch_size=self.batch_size,
-            workers=self.workers,
+            num_workers=self.workers,
             engine=self.engine,
-            cluster=self.cluster,
+            dask_cluster=self.cluster,
         ):
             name, image_id = scored.key
             error = None if scored.probabilities is not None else f"{scored.reason}: {scored.detail}"
-            progress.advance(self._settle(waiting[name], image_id, self._said(scored.probabilities, error)))
-            if waiting[name].is_whole:
-                parts.write(waiting.pop(name))
+            progress.advance(self._fill_rows(waiting[name], image_id, self._to_answer(scored.probabilities, error)))
+            if waiting[name].is_complete:
+                parts.write_shard(waiting.pop(name))
         assert not waiting
         return names
 
-    def _open(
+    def _iter_pending(
         self, part: CacheShard, files: list[bytes], parts: PredictionCache, progress: Progress
     ) -> Iterator[tuple[ImageKey, bytes]]:
         """What a part needs from the network; the rest of its rows is filled in."""
         asked: set[str] = set()
-        for number, (picture, data) in enumerate(zip(part.pictures, files, strict=True)):
+        for number, (picture, data) in enumerate(zip(part.images, files, strict=True)):
             if picture.image_id is None:
-                part.rows[number] = self._row(picture, self._said(None, picture.error))
-            elif earlier := parts.earlier(picture.image_id):
-                part.rows[number] = self._row(picture, earlier)
-                self.num_taken_over += 1
+                part.rows[number] = self._to_row(picture, self._to_answer(None, picture.error))
+            elif earlier := parts.find_answer(picture.image_id):
+                part.rows[number] = self._to_row(picture, earlier)
+                self.num_cached += 1
             elif picture.image_id not in asked:
                 asked.add(picture.image_id)
                 yield (part.name, picture.image_id), data
@@ -135,20 +135,20 @@ class Predictor:
                 continue
             progress.advance()
 
-    def _settle(self, part: CacheShard, image_id: str, answer: Row) -> int:
+    def _fill_rows(self, part: CacheShard, image_id: str, answer: Row) -> int:
         """Write an answer into the rows of all pictures of these bytes; returns how many they are."""
-        numbers = [n for n, picture in enumerate(part.pictures) if picture.image_id == image_id]
+        numbers = [n for n, picture in enumerate(part.images) if picture.image_id == image_id]
         for number in numbers:
-            part.rows[number] = self._row(part.pictures[number], answer)
+            part.rows[number] = self._to_row(part.images[number], answer)
         return len(numbers)
 
-    def _said(self, probabilities: np.ndarray | None, error: str | None) -> Row:
+    def _to_answer(self, probabilities: np.ndarray | None, error: str | None) -> Row:
         """The columns ANSWER: what is said, nothing where the model is not sure enough, or an error. In top_k
         stand the best classes, and of several labels a picture all that are said."""
         if probabilities is None:
             return {"label": None, "probability": None, "top_k": None, "status": "error", "error": error}
         info = self.bundle.info
-        label, probability = info.said(probabilities)
+        label, probability = info.to_prediction(probabilities)
         said = set(parse_labels(label)) if info.multi_label else {label}
         best = [(info.classes[i], float(probabilities[i])) for i in (-probabilities).argsort(kind="stable")]
         top = [
@@ -161,7 +161,7 @@ class Predictor:
             answer |= {"label": None, "status": "abstained"}
         return answer
 
-    def _row(self, picture: ImageRef, answer: Row) -> Row:
+    def _to_row(self, picture: ImageRef, answer: Row) -> Row:
         return {
             "uri": picture.uri, "image_id": picture.image_id,
             "model_name": self.version.name, "model_version": self.version.number,

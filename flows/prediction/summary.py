@@ -38,7 +38,7 @@ def render_prediction_markdown(
 
 
 def _render_histogram(counts: PredictionCounts) -> list[str]:
-    shown = counts.classes.most_common(NUM_LABELS)
+    shown = counts.labels.most_common(NUM_LABELS)
     if not shown:
         return []
     most = shown[0][1]
@@ -46,7 +46,7 @@ def _render_histogram(counts: PredictionCounts) -> list[str]:
     lines += [
         f"| {escape_cell(name)} | {num:,} | {'█' * max(1, round(BAR_WIDTH * num / most))} |" for name, num in shown
     ]
-    left = len(counts.classes) - len(shown)
+    left = len(counts.labels) - len(shown)
     return [*lines, *([f"| and {left:,} more | | |"] if left else []), ""]
 
 
@@ -71,7 +71,7 @@ def _encode_thumbnails(pictures: ImageStream, wanted: dict[str, str], spec: Deco
     from imageset.executors.stream import decode_stream
     from imageset.rejections import Rejected
 
-    found = ((p.uri, data) for p, data in pictures.find(set(wanted)) if p.image_id == wanted[p.uri])
+    found = ((p.uri, data) for p, data in pictures.iter_selected(set(wanted)) if p.image_id == wanted[p.uri])
     return {
         uri: _encode_data_uri(image)
         for uri, image in decode_stream(found, spec, workers=1)

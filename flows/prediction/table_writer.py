@@ -54,36 +54,36 @@ ROWS_PER_GROUP = 4096  # rows that are held in memory before they are written
 class PredictionCounts:
     """What stands in a table: its parts in order, and how many rows of each label and status."""
 
-    names: list[str] = field(default_factory=list)
-    classes: Counter[str] = field(default_factory=Counter)
-    states: Counter[str] = field(default_factory=Counter)
+    shard_names: list[str] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_rows(self) -> int:
-        return self.states.total()
+        return self.statuses.total()
 
     @property
     def num_errors(self) -> int:
-        return self.states["error"]
+        return self.statuses["error"]
 
     @property
     def num_abstained(self) -> int:
-        return self.states["abstained"]
+        return self.statuses["abstained"]
 
     @classmethod
-    def of(cls, parts: PredictionCache, names: list[str]) -> PredictionCounts:
+    def from_shards(cls, parts: PredictionCache, names: list[str]) -> PredictionCounts:
         """What stands in some parts."""
         self = cls(names)
-        for table in map(parts.read, names):
-            self.classes.update(count_labels(table["label"].to_pylist(), parts.multi_label))
-            self.states.update(table["status"].to_pylist())
+        for table in map(parts.read_shard, names):
+            self.labels.update(count_labels(table["label"].to_pylist(), parts.multi_label))
+            self.statuses.update(table["status"].to_pylist())
         return self
 
 
 def predict_table(
-    pictures: ImageStream,
-    answers: Predictor,
-    parts: PredictionCache,
+    images: ImageStream,
+    predictor: Predictor,
+    cache: PredictionCache,
     out: Path,
     progress: Progress,
     *,
@@ -97,15 +97,15 @@ def predict_table(
     Raises:
         UserError: with new_only, the table exists: its rows stand nowhere else.
     """
-    finished, names = parts.finish_delivery()
+    finished, names = cache.finish_commit()
     if not new_only:
-        return write_output(out, parts, answers.answer(pictures, parts, progress), answers.facts())
+        return write_output(out, cache, predictor.predict(images, cache, progress), predictor.to_metadata())
     if finished == out.absolute():  # put there by a run that was killed before it could say so
-        return PredictionCounts.of(parts, names)
+        return PredictionCounts.from_shards(cache, names)
     if out.exists():
         raise UserError(f"{out}: exists, and with --new-only its rows would be lost; name another file")
-    names = answers.answer(skip_indexed(parts.delivered(), pictures), parts, progress)
-    return write_output(out, parts, names, answers.facts())
+    names = predictor.predict(skip_indexed(cache.load_written_index(), images), cache, progress)
+    return write_output(out, cache, names, predictor.to_metadata())
 
 
 def skip_indexed(
@@ -113,7 +113,7 @@ def skip_indexed(
 ) -> Iterator[tuple[ImageRef, bytes]]:
     """The pictures whose bytes are not known yet; what cannot be read is never known."""
     for picture, data in pictures:
-        if picture.image_id is None or known.answer(picture.image_id) is None:
+        if picture.image_id is None or known.find_answer(picture.image_id) is None:
             yield picture, data
 
 
@@ -123,12 +123,12 @@ def write_output(
     """Put parts together into one table, some thousand rows at a time; it appears whole or not at all."""
     temporary = out.with_name(f".{out.name}.partial")
     try:
-        write_table(temporary, out.suffix.lower(), map(parts.read, names), facts)
-        parts.deliver(temporary, out, names)
+        write_table(temporary, out.suffix.lower(), map(parts.read_shard, names), facts)
+        parts.commit_output(temporary, out, names)
     finally:
         temporary.unlink(missing_ok=True)
-    counts = PredictionCounts.of(parts, names)
-    parts.forget_failures(names)
+    counts = PredictionCounts.from_shards(parts, names)
+    parts.mark_failures(names)
     return counts
 
 

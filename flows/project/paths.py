@@ -49,7 +49,7 @@ def read_dataset_name(project: Path) -> str:
     return name
 
 
-def read_dataset_field(project: Path, key: str) -> str | None:
+def read_dataset_field(project: Path, field: str) -> str | None:
     """What dataset.json says under a key; None where there is no dataset. Light: without imageset.store.reader.
 
     Raises:
@@ -57,7 +57,7 @@ def read_dataset_field(project: Path, key: str) -> str | None:
     """
     path = project / NORMALIZED / "dataset.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))[key])
+        return str(json.loads(path.read_text(encoding="utf-8"))[field])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

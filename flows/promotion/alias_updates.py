@@ -93,7 +93,7 @@ def update_aliases(
     project: Path,
     entry: Mapping[str, Any],
     expected: Mapping[str, int],
-    after: Callable[[Aliases], Aliases],
+    compute_after: Callable[[Aliases], Aliases],
 ) -> ledger.LedgerEntry:
     """Write a decision to the ledger, move the aliases, and write that it is done. To be called by the only mover.
 
@@ -112,7 +112,7 @@ def update_aliases(
         if before.get(model_registry.CHAMPION) != expected.get(model_registry.CHAMPION):
             number = before.get(model_registry.CHAMPION)
             raise ChampionChanged(f"{entry['model']}: version {number} has become champion meanwhile")
-        line = ledger.append_entry(project, {**entry, "before": before, "after": after(before)})
+        line = ledger.append_entry(project, {**entry, "before": before, "after": compute_after(before)})
         _apply_move(client, project, line)
     return line
 

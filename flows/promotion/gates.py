@@ -1,4 +1,4 @@
-"""What speaks for a newcomer: both models on the same test pictures, judged by params.yaml: promote."""
+"""What speaks for a candidate: both models on the same test pictures, judged by params.yaml: promote."""
 
 from __future__ import annotations
 
@@ -32,54 +32,54 @@ class Gate:
     """One condition of a promotion: whether it holds, in words and in numbers."""
 
     name: str
-    holds: bool
-    said: str
+    passes: bool
+    message: str
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether a newcomer should serve, why, and all numbers."""
+    """Whether a candidate should serve, why, and all numbers."""
 
-    wins: bool
+    passes: bool
     reason: str
-    checks: tuple[Gate, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     @property
     def numbers(self) -> dict[str, Any]:
         """The numbers of all checks."""
-        return {name: value for check in self.checks for name, value in check.numbers.items()}
+        return {name: value for check in self.gates for name, value in check.numbers.items()}
 
-    def table(self) -> str:
+    def to_markdown(self) -> str:
         """The checks as a Markdown table."""
-        rows = [f"| {one.name} | {'holds' if one.holds else 'fails'} | {one.said} |" for one in self.checks]
+        rows = [f"| {one.name} | {'holds' if one.passes else 'fails'} | {one.message} |" for one in self.gates]
         return "\n".join(["| condition | | |", "| --- | --- | --- |", *rows]) if rows else ""
 
 
 def evaluate_gates(model_uri: str, run_id: str, champion: Version, project: Path) -> GateResult:
-    """Score newcomer and champion on the test split of data/normalized and judge.
+    """Score candidate and champion on the test split of data/normalized and judge.
 
     Raises:
-        UserError: the newcomer was trained on other data, or a model does not load or gives no numbers.
+        UserError: the candidate was trained on other data, or a model does not load or gives no numbers.
     """
     from imageset.store.reader import ImageStore
     from lightning_modules.tracking.model_download import load_bundle
 
     params = load_promotion_params(project)
     store = ImageStore.open(project / NORMALIZED)
-    newcomer, old = load_bundle(model_uri), load_bundle(champion.uri)
-    _check_same_dataset(newcomer, store, run_id)
+    candidate, old = load_bundle(model_uri), load_bundle(champion.uri)
+    _check_same_dataset(candidate, store, run_id)
     unseen = evaluate_leakage(champion, old, store, project)
-    if not unseen.holds:
-        return GateResult(False, f"the comparison is void: {unseen.said}", (unseen,))
-    trial = score_both_models(newcomer, old, store, project)
+    if not unseen.passes:
+        return GateResult(False, f"the comparison is void: {unseen.message}", (unseen,))
+    trial = score_both_models(candidate, old, store, project)
     checks = (evaluate_gain(trial, params), evaluate_class_recall(trial, params), evaluate_calibration(trial, params),
-              evaluate_speed(newcomer, old, store, params, project), unseen)  # fmt: skip
-    failed = [check.said for check in checks[1:] if not check.holds]
+              evaluate_speed(candidate, old, store, params, project), unseen)  # fmt: skip
+    failed = [check.message for check in checks[1:] if not check.passes]
     against = (
-        f"{checks[0].said} (version {champion.number}, the same {format_count(len(trial.labels), 'picture')})"
+        f"{checks[0].message} (version {champion.number}, the same {format_count(len(trial.labels), 'picture')})"
     )
-    return GateResult(all(check.holds for check in checks), "; ".join([against, *failed]), checks)
+    return GateResult(all(check.passes for check in checks), "; ".join([against, *failed]), checks)
 
 
 def check_model_predicts(model_uri: str) -> str:
@@ -103,11 +103,11 @@ def check_model_predicts(model_uri: str) -> str:
     return bundle.digest
 
 
-def check_dataset_name(name: str, run_id: str, project: Path) -> None:
+def check_dataset_name(dataset_name: str, run_id: str, project: Path) -> None:
     """Raise UserError if data/normalized holds a dataset of another name: nothing here could judge the model."""
     here = read_dataset_field(project, "name")
-    if here is not None and here != name:
-        raise UserError(f"run {run_id} was trained on {name}, {NORMALIZED} holds {here}; ingest {name} first")
+    if here is not None and here != dataset_name:
+        raise UserError(f"run {run_id} was trained on {dataset_name}, {NORMALIZED} holds {here}; ingest {dataset_name} first")
 
 
 def read_dataset_fingerprint(project: Path) -> str | None:
@@ -129,11 +129,11 @@ def evaluate_gain(trial: PairedPredictions, params: dict[str, Any]) -> Gate:
     found = paired.compare_paired(trial, metric, confidence, params["resamples"])
     holds = found.low > params["min_gain"]
     said = (
-        f"{metric.replace('_', ' ')} {found.newcomer:.4f} against {found.champion:.4f}: gain {found.gain:+.4f}, "
+        f"{metric.replace('_', ' ')} {found.candidate:.4f} against {found.champion:.4f}: gain {found.gain:+.4f}, "
         f"{confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f}, "
         f"{'above' if holds else 'not above'} {params['min_gain']:g}"
     )
-    numbers = {metric: found.newcomer, f"compared_{metric}": found.champion, "gain": found.gain,
+    numbers = {metric: found.candidate, f"compared_{metric}": found.champion, "gain": found.gain,
                "gain_low": found.low, "gain_high": found.high, "num_test": len(trial.labels)}  # fmt: skip
     return Gate("better", holds, said, numbers)
 
@@ -145,8 +145,8 @@ def evaluate_class_recall(trial: PairedPredictions, params: dict[str, Any]) -> G
     most = params["max_class_drop"]
     if most is None:
         return Gate("classes", True, "may fall (max_class_drop: null)")
-    fallen = [one for one in compute_class_changes(trial) if one.champion - one.newcomer > most]
-    proven = [one for one in fallen if one.chance <= 1 - params["confidence"]]
+    fallen = [one for one in compute_class_changes(trial) if one.champion - one.candidate > most]
+    proven = [one for one in fallen if one.p_value <= 1 - params["confidence"]]
     if not fallen:
         return Gate("classes", True, f"no class falls by more than {most:g}")
     named = "; ".join(_format_class_change(one) for one in proven or fallen)
@@ -157,7 +157,7 @@ def evaluate_class_recall(trial: PairedPredictions, params: dict[str, Any]) -> G
 
 
 def _format_class_change(one: ClassChange) -> str:
-    return f"{one.name} {one.champion:.3f} to {one.newcomer:.3f} of {format_count(one.num_test, 'picture')}"
+    return f"{one.name} {one.champion:.3f} to {one.candidate:.3f} of {format_count(one.num_test, 'picture')}"
 
 
 def evaluate_calibration(trial: PairedPredictions, params: dict[str, Any]) -> Gate:
@@ -166,8 +166,8 @@ def evaluate_calibration(trial: PairedPredictions, params: dict[str, Any]) -> Ga
 
     most = params["max_ece_rise"]
     found = paired.compare_paired(trial, "calibration_error", params["confidence"], params["resamples"])
-    said = f"calibration error {found.newcomer:.4f} against {found.champion:.4f}"
-    numbers = {"calibration_error": found.newcomer, "compared_calibration_error": found.champion}
+    said = f"calibration error {found.candidate:.4f} against {found.champion:.4f}"
+    numbers = {"calibration_error": found.candidate, "compared_calibration_error": found.champion}
     if most is None or -found.gain <= most:
         return Gate("calibration", True, said, numbers)
     if found.high >= 0:
@@ -176,16 +176,16 @@ def evaluate_calibration(trial: PairedPredictions, params: dict[str, Any]) -> Ga
 
 
 def evaluate_speed(
-    newcomer: Bundle, champion: Bundle, store: ImageStore, params: dict[str, Any], project: Path
+    candidate: Bundle, champion: Bundle, store: ImageStore, params: dict[str, Any], project: Path
 ) -> Gate:
-    """The newcomer takes at most `max_slowdown` times as long a picture, both measured now, turn by turn."""
+    """The candidate takes at most `max_slowdown` times as long a picture, both measured now, turn by turn."""
     from imageset.raw.shards import read_image_bytes
     from lightning_modules.inference.latency import measure_latency_ms
 
     pictures = [
         data for _, data in read_image_bytes(project / RAW, store.split("test").image_ids[:NUM_TIMED_IMAGES])
     ]
-    new, old = measure_latency_ms((newcomer, champion), pictures)
+    new, old = measure_latency_ms((candidate, champion), pictures)
     said, numbers = f"{new:.2f} ms a picture against {old:.2f}", {"ms": new, "compared_ms": old}
     most = params["max_slowdown"]
     if most is None or new <= most * old:
@@ -246,7 +246,7 @@ def find_leaked_images(store: ImageStore, learnt: pa.Table) -> list[str]:
 # ---- scoring ---------------------------------------------------------------------------------------------------
 
 
-def score_both_models(newcomer: Bundle, champion: Bundle, store: ImageStore, project: Path) -> PairedPredictions:
+def score_both_models(candidate: Bundle, champion: Bundle, store: ImageStore, project: Path) -> PairedPredictions:
     """Both models on the test split, from the pictures' own bytes; classes are matched by name."""
     import numpy as np
 
@@ -257,11 +257,11 @@ def score_both_models(newcomer: Bundle, champion: Bundle, store: ImageStore, pro
         raise UserError(f"{NORMALIZED}: has no test pictures, so nothing can be compared")
     groups = [group or image_id for group, image_id in
               zip(split.rows["group"].to_pylist(), split.image_ids, strict=True)]  # fmt: skip
-    new, old = (predict_probabilities(bundle, store, project) for bundle in (newcomer, champion))
+    new, old = (predict_probabilities(bundle, store, project) for bundle in (candidate, champion))
     numbers = np.unique(groups, return_inverse=True)[1]
     if not store.multi_label:
         return PairedPredictions(split.labels, new, old, store.classes, numbers)
-    said = [predict_labels(newcomer, new, split.labels, store), predict_labels(champion, old, split.labels, store)]
+    said = [predict_labels(candidate, new, split.labels, store), predict_labels(champion, old, split.labels, store)]
     return PairedPredictions(split.labels, new, old, store.classes, numbers, *said)
 
 
@@ -304,7 +304,7 @@ def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> n
     with console.make_progress("promote", logger) as progress:
         progress.begin(len(ids), step="scoring")
         for scored in score_stream(
-            bundle, read_image_bytes(project / RAW, ids), batch_size=batch_size, workers=None
+            bundle, read_image_bytes(project / RAW, ids), batch_size=batch_size, num_workers=None
         ):
             progress.advance()
             if scored.probabilities is None:

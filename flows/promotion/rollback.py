@@ -27,13 +27,13 @@ class RollbackResult:
 
     serves: Version
     instead_of: int
-    seconds: float
+    duration_s: float
 
     def __str__(self) -> str:
-        return f"{self.serves} serves again, instead of version {self.instead_of} ({self.seconds:.1f} s)"
+        return f"{self.serves} serves again, instead of version {self.instead_of} ({self.duration_s:.1f} s)"
 
 
-def rollback(project: Path, name: str, reason: str | None = None) -> RollbackResult:
+def rollback(project: Path, model: str, reason: str | None = None) -> RollbackResult:
     """Let `previous` serve. A second rollback goes one further back, never forward again: what was rolled back
     serves again only by `convoy promote RUN --override REASON`.
 
@@ -44,16 +44,16 @@ def rollback(project: Path, name: str, reason: str | None = None) -> RollbackRes
     client = model_registry.connect_registry(project)
     with alias_updates.alias_lock(project):
         alias_updates.replay_unfinished(client, project)
-        now = model_registry.read_aliases(client, name)
+        now = model_registry.read_aliases(client, model)
         if CHAMPION not in now:
-            model_registry.require_champion(client, name)
+            model_registry.require_champion(client, model)
         if PREVIOUS not in now:
             raise UserError(
-                f"nothing served before {name} version {now[CHAMPION]}; there is nothing to go back to"
+                f"nothing served before {model} version {now[CHAMPION]}; there is nothing to go back to"
             )
-        before = model_registry.find_version(client, name, now[PREVIOUS])
+        before = model_registry.find_version(client, model, now[PREVIOUS])
         if before is None:
-            raise UserError(f"{name} version {now[PREVIOUS]} was deleted; nothing was changed")
+            raise UserError(f"{model} version {now[PREVIOUS]} was deleted; nothing was changed")
         _check_version_files(client, before)
         _apply_rollback(client, project, before, now, reason)
     return RollbackResult(before, now[CHAMPION], time.monotonic() - begin)

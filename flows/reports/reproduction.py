@@ -32,32 +32,32 @@ class VerifyResult:
 
     run_id: str
     commit: str
-    first: dict[str, float]
-    again: dict[str, float]
+    original: dict[str, float]
+    reproduced: dict[str, float]
     same_weights: bool
     tolerance: float
 
     @property
     def agrees(self) -> bool:
         """No metric is missing or further off than the tolerance."""
-        return self.first.keys() == self.again.keys() and not self.different
+        return self.original.keys() == self.reproduced.keys() and not self.differing_metrics
 
     @property
-    def different(self) -> list[str]:
+    def differing_metrics(self) -> list[str]:
         """Metrics that are further off than the tolerance."""
-        both = sorted(self.first.keys() & self.again.keys())
-        return [name for name in both if not abs(self.first[name] - self.again[name]) <= self.tolerance]
+        both = sorted(self.original.keys() & self.reproduced.keys())
+        return [name for name in both if not abs(self.original[name] - self.reproduced[name]) <= self.tolerance]
 
     def __str__(self) -> str:
         weights = "the same weights" if self.same_weights else "other weights"
         head = f"run {self.run_id}, commit {self.commit[:12]}"
         if self.agrees:
-            exactly = "to the last digit" if self.first == self.again else f"within {self.tolerance:g}"
-            return f"{head}: reproduced; {len(self.first)} metrics agree {exactly}, {weights}"
-        missing = sorted(self.first.keys() ^ self.again.keys())
+            exactly = "to the last digit" if self.original == self.reproduced else f"within {self.tolerance:g}"
+            return f"{head}: reproduced; {len(self.original)} metrics agree {exactly}, {weights}"
+        missing = sorted(self.original.keys() ^ self.reproduced.keys())
         lines = [f"{head}: NOT reproduced, {weights}"]
         lines += [
-            f"  {name:<24}{self.first[name]:.6f} then, {self.again[name]:.6f} now" for name in self.different
+            f"  {name:<24}{self.original[name]:.6f} then, {self.reproduced[name]:.6f} now" for name in self.differing_metrics
         ]
         return "\n".join([*lines, *(f"  {name}: in one of the two only" for name in missing)])
 

@@ -41,36 +41,36 @@ class CompareResult:
         num_shared: test pictures that both were tested on; None where a run has no table of predictions.
     """
 
-    one: str
-    other: str
+    first_run_id: str
+    second_run_id: str
     inputs: list[TableRow]
     params: list[TableRow]
     metrics: list[TableRow]
     recalls: list[TableRow]
-    won: list[ChangedImage]
+    gained: list[ChangedImage]
     lost: list[ChangedImage]
     num_shared: int | None
 
     def __str__(self) -> str:
-        lines = [f"{'':<43}{self.one[:12]:<27}{self.other[:12]}"]
-        for title, rows in self.tables():
+        lines = [f"{'':<43}{self.first_run_id[:12]:<27}{self.second_run_id[:12]}"]
+        for title, rows in self.iter_tables():
             lines += [title, *(f"  {what:<40} {one:<26} {other}" for what, one, other in rows[:MAX_SHOWN_ROWS])]
             lines += [f"  ... and {len(rows) - MAX_SHOWN_ROWS} more"] if len(rows) > MAX_SHOWN_ROWS else []
-        return "\n".join([*lines, self.sides()])
+        return "\n".join([*lines, self.format_changed_images()])
 
-    def tables(self) -> Iterator[tuple[str, list[TableRow]]]:
+    def iter_tables(self) -> Iterator[tuple[str, list[TableRow]]]:
         """The tables that hold something, with their titles."""
         titles = {"data and code": self.inputs, "parameters that differ": self.params, "metrics": self.metrics,
                   "recall of each class": self.recalls}  # fmt: skip
         return ((title, rows) for title, rows in titles.items() if rows)
 
-    def sides(self) -> str:
+    def format_changed_images(self) -> str:
         """How many pictures changed sides, in one line."""
         if self.num_shared is None:
             return "pictures: one of the runs was not evaluated"
         return (
-            f"pictures: of {self.num_shared:,} that both were tested on, {len(self.won):,} are right only in "
-            f"{self.other[:12]}, {len(self.lost):,} only in {self.one[:12]}"
+            f"pictures: of {self.num_shared:,} that both were tested on, {len(self.gained):,} are right only in "
+            f"{self.second_run_id[:12]}, {len(self.lost):,} only in {self.first_run_id[:12]}"
         )
 
 
@@ -92,7 +92,7 @@ def compare_runs(project: Path, one: str, other: str, page: Path | None = None) 
         params=_select_different(*params),
         metrics=sorted(_format_changes(*(_select_by_prefix(values, METRIC_PREFIXES) for values in metrics)), key=_sort_intervals_last),
         recalls=_sort_by_change(*(_select_by_prefix(values, (RECALL_PREFIX,)) for values in metrics)),
-        won=won, lost=lost, num_shared=num_shared,
+        gained=won, lost=lost, num_shared=num_shared,
     )  # fmt: skip
     if page is not None:
         _write_comparison_page(project, found, page)
@@ -186,14 +186,14 @@ img { width: 8em; image-rendering: pixelated; background: #eee; display: block }
 def _write_comparison_page(project: Path, found: CompareResult, page: Path) -> None:
     if page.suffix.lower() != ".html" or not page.parent.is_dir():
         raise UserError(f"{page}: name a file that ends in .html, in a folder that exists")
-    thumbnails = _encode_thumbnails(project, [row[0] for row in found.won + found.lost])
-    heads = f"<tr><th></th><th>{escape(found.one[:12])}</th><th>{escape(found.other[:12])}</th></tr>"
-    parts = [f"<h1>{escape(found.one[:12])} and {escape(found.other[:12])}</h1><p>{escape(found.sides())}</p>"]
-    for title, rows in found.tables():
+    thumbnails = _encode_thumbnails(project, [row[0] for row in found.gained + found.lost])
+    heads = f"<tr><th></th><th>{escape(found.first_run_id[:12])}</th><th>{escape(found.second_run_id[:12])}</th></tr>"
+    parts = [f"<h1>{escape(found.first_run_id[:12])} and {escape(found.second_run_id[:12])}</h1><p>{escape(found.format_changed_images())}</p>"]
+    for title, rows in found.iter_tables():
         cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         parts.append(f"<h2>{escape(title)}</h2><table>{heads}{cells}</table>")
-    for title, changed in ((f"right only in {found.other[:12]}", found.won),
-                           (f"right only in {found.one[:12]}", found.lost)):  # fmt: skip
+    for title, changed in ((f"right only in {found.second_run_id[:12]}", found.gained),
+                           (f"right only in {found.first_run_id[:12]}", found.lost)):  # fmt: skip
         figures = "".join(_render_figure(row, thumbnails.get(row[0])) for row in changed)
         parts.append(f"<h2>{format_count(len(changed), 'picture')} {escape(title)}</h2>{figures}")
     head = f"<!doctype html><meta charset=utf-8><title>compare</title><style>{STYLE}</style>"
@@ -224,6 +224,6 @@ def _encode_thumbnails(project: Path, image_ids: list[str]) -> dict[str, bytes]:
     here = [image_id for image_id in image_ids if image_id in places]
     if not here:
         return {}
-    images = split.batch(np.array([places[one] for one in here]))
+    images = split.read_batch(np.array([places[one] for one in here]))
     return {one: encode_png(image[..., 0] if image.shape[2] == 1 else image)
             for one, image in zip(here, images, strict=True)}  # fmt: skip

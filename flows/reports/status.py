@@ -52,7 +52,7 @@ def report_status(project: Path) -> str:
     lines = [*report_serving(project, wrong), *report_drift(project, wrong), *report_data(project, wrong), *report_runs(project, wrong),
              *report_unfinished_work(project, wrong), *report_full_check(project, wrong)]  # fmt: skip
     wrong += report_undelivered(project)
-    up = ServerAddresses.read(project)
+    up = ServerAddresses.load(project)
     where = f"MLflow {up.mlflow}, Prefect {up.prefect}" if up else describe_servers()
     lines.append(f"{'servers':<10}{where}")
     lines += [f"{'wrong':<10}{one}" for one in wrong] or [f"{'wrong':<10}nothing"]
@@ -278,8 +278,8 @@ def report_undelivered(project: Path) -> Iterator[str]:
         yield (f"{wait} for MLflow's server, of {format_count(len(waiting), 'run')} ({', '.join(waiting)}); `convoy "
                "sync` sends them when it is back")  # fmt: skip
     for trouble in problems.list_problems(project):
-        times = "" if trouble.times == 1 else f"{trouble.times} times "
-        yield f"{trouble.said} ({times}since {format_local_time(trouble.since)})"
+        times = "" if trouble.num_times == 1 else f"{trouble.num_times} times "
+        yield f"{trouble.message} ({times}since {format_local_time(trouble.since)})"
 
 
 def _format_run(run: FlowRunRow) -> str:

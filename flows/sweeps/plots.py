@@ -58,14 +58,14 @@ def plot_parallel_coordinates(
     return encode_figure(figure)
 
 
-def plot_optimization_history(ended: Sequence[FrozenTrial], metric: str, smaller: bool) -> bytes:
+def plot_optimization_history(ended: Sequence[FrozenTrial], metric: str, minimize: bool) -> bytes:
     """The result of each training in the order they were begun, and the best so far."""
     from matplotlib.figure import Figure
 
     whole = [one for one in ended if one.state.name == "COMPLETE"]
     pruned = [one for one in ended if one.state.name == "PRUNED"]
     values = [one.value for one in whole if one.value is not None]
-    best = list(accumulate(values, min if smaller else max))
+    best = list(accumulate(values, min if minimize else max))
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.plot([one.number for one in whole], values, "o", color="#3465a4", label="to its end")

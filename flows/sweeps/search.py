@@ -98,7 +98,7 @@ def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, st
     close_killed_sweeps(client, project / SWEEPS_DIR, folder)
     run = _open_sweep_run(client, project, name, study, params, folder)
     try:
-        _SearchLoop(project, params, document, dimensions, study, run, folder).go()
+        _SearchLoop(project, params, document, dimensions, study, run, folder).run()
         best, changed = _write_best_params(project, study)
         table = _log_sweep_artifacts(run, study, params["metric"], dimensions, folder)
         run.close("FINISHED")
@@ -132,15 +132,15 @@ class _SearchLoop:
         study: Study, run: TrackedRun, folder: Path,
     ) -> None:  # fmt: skip
         self.project, self.params, self.document, self.dimensions = project, params, document, dimensions
-        self.study, self.run, self.folder, self.metric = study, run, folder, str(params["metric"])
+        self.study, self.sweep_run, self.folder, self.metric = study, run, folder, str(params["metric"])
         self.running: list[TrialProcess] = []
         uses_gpu = document["train"]["trainer"].get("accelerator") != "cpu"
         self.gpus = sweeps_trial.list_visible_gpus() if uses_gpu else []
-        self.threads, self.places = _plan_slots(
+        self.threads, self.slots = _plan_slots(
             params["processes"], len(self.gpus), document["train"].get("threads")
         )
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Until there are as many trainings as wanted, or the time is over.
 
         Raises:
@@ -152,34 +152,34 @@ class _SearchLoop:
         before = f", {done:,} of them done before" if done else ""
         before += f", {again:,} go on" if again else ""
         if done < wanted:
-            logger.info("sweep: %s, %s at once%s", format_count(wanted, "training"), len(self.places), before)
+            logger.info("sweep: %s, %s at once%s", format_count(wanted, "training"), len(self.slots), before)
         limit_min = self.params["timeout_min"]
         deadline = None if limit_min is None else time.monotonic() + 60 * limit_min
         try:
             while True:
                 in_time = deadline is None or time.monotonic() < deadline
-                while in_time and self._free() and studies.num_finished(self.study) + len(self.running) < wanted:
-                    self._begin()
+                while in_time and self._find_free_slots() and studies.num_finished(self.study) + len(self.running) < wanted:
+                    self._start_next()
                 if not self.running:
                     return
                 time.sleep(POLL_S)
-                self.running = [one for one in self.running if not self._has_ended(one)]
+                self.running = [one for one in self.running if not self._poll(one)]
         finally:
             for one in self.running:  # all are asked before one is waited for
                 one.process.terminate()
             for one in self.running:
                 subprocesses.stop_process(one.process)
 
-    def _free(self) -> list[int]:
-        return sorted(set(self.places) - {one.slot for one in self.running})
+    def _find_free_slots(self) -> list[int]:
+        return sorted(set(self.slots) - {one.slot for one in self.running})
 
-    def _begin(self) -> None:
+    def _start_next(self) -> None:
         trial = self.study.ask()
         values = {one.key: one.suggest(trial) for one in self.dimensions}
         trial.set_user_attr(studies.VALUES_ATTR, values)
         number = trial.user_attrs.get(studies.FOLDER_ATTR, trial.number)
         trial.set_user_attr(studies.FOLDER_ATTR, number)
-        if (same := self._tried(values)) is not None:
+        if (same := self._find_duplicate(values)) is not None:
             trial.set_user_attr(studies.RUN_ATTR, same.user_attrs[studies.RUN_ATTR])
             self.study.tell(trial, same.value)
             logger.info("sweep: training %s: as training %s: %s", trial.number, same.number, format_values(values))
@@ -190,26 +190,26 @@ class _SearchLoop:
         if self.threads is not None:
             studies.set_value("train.threads", self.threads, document)
             trial.set_user_attr("threads", self.threads)
-        slot = self._free()[0]
+        slot = self._find_free_slots()[0]
         variables = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         folder = self.folder / f"{number:04d}"
         self.running.append(
-            sweeps_trial.start_trial(trial, folder, self.project, document, self.run.run_id, slot, variables)
+            sweeps_trial.start_trial(trial, folder, self.project, document, self.sweep_run.run_id, slot, variables)
         )
 
-    def _tried(self, values: Values) -> FrozenTrial | None:
+    def _find_duplicate(self, values: Values) -> FrozenTrial | None:
         """A training that ended well with just these values: a second one would be the same, to the last bit."""
         done = (one for one in self.study.trials if _classify_trial(one) == "complete")
         return next((one for one in done if one.user_attrs[studies.VALUES_ATTR] == values), None)
 
-    def _has_ended(self, one: TrialProcess) -> bool:
+    def _poll(self, one: TrialProcess) -> bool:
         status = one.process.poll()
-        for epoch, value in one.new_epochs(self.run.client, self.metric):
+        for epoch, value in one.read_new_epochs(self.sweep_run.client, self.metric):
             one.trial.report(value, epoch)
         if status is None:
-            if one.reported < 0 or not one.trial.should_prune():
+            if one.last_reported_epoch < 0 or not one.trial.should_prune():
                 return False
-            one.pruned_after = one.reported + 1
+            one.pruned_after = one.last_reported_epoch + 1
             subprocesses.stop_process(one.process)  # by SIGTERM: it closes its MLflow run
             self._prune(one)
         elif status == 0:
@@ -223,10 +223,10 @@ class _SearchLoop:
 
         if one.run_id:
             one.trial.set_user_attr(studies.RUN_ATTR, one.run_id)
-            self.run.client.set_tag(one.run_id, "convoy.pruned", f"after epoch {one.pruned_after}")
+            self.sweep_run.client.set_tag(one.run_id, "convoy.pruned", f"after epoch {one.pruned_after}")
         self.study.tell(one.trial, state=TrialState.PRUNED)
         sweeps_trial.remove_trial_folder(one.folder)
-        self._say(one, f"pruned after epoch {one.pruned_after}")
+        self._log(one, f"pruned after epoch {one.pruned_after}")
 
     def _complete(self, one: TrialProcess) -> None:
         run_id, metrics = sweeps_trial.read_trial_result(one.folder)
@@ -238,22 +238,22 @@ class _SearchLoop:
         self.study.tell(one.trial, metrics[self.metric])
         sweeps_trial.remove_trial_folder(one.folder)
         best = {self.metric: metrics[self.metric], f"best_{self.metric}": self.study.best_value}
-        self.run.log_metrics(best, one.trial.number)
-        self._say(one, f"{self.metric} {metrics[self.metric]:.4f}")
+        self.sweep_run.log_metrics(best, one.trial.number)
+        self._log(one, f"{self.metric} {metrics[self.metric]:.4f}")
 
     def _fail(self, one: TrialProcess, status: int) -> None:
         from optuna.trial import TrialState
 
-        error = one.error()
+        error = one.read_error()
         one.trial.set_user_attr(studies.ERROR_ATTR, error)
         self.study.tell(one.trial, state=TrialState.FAIL)
         sweeps_trial.remove_trial_folder(one.folder)
-        self._say(one, f"failed with status {status}: {error}")
+        self._log(one, f"failed with status {status}: {error}")
         states = [_classify_trial(trial) for trial in self.study.trials]
         if "complete" not in states and states.count("failed") >= min(MAX_FAILED, self.params["trials"]):
             raise UserError(f"no training ended well: {error}; what they said: {self.folder}/*.log")
 
-    def _say(self, one: TrialProcess, what: str) -> None:
+    def _log(self, one: TrialProcess, what: str) -> None:
         values = one.trial.user_attrs[studies.VALUES_ATTR]
         logger.info("sweep: training %s: %s: %s", one.trial.number, what, format_values(values))
 
@@ -299,14 +299,14 @@ def _open_sweep_run(
     return run
 
 
-def close_killed_sweeps(client: MlflowClient, sweeps: Path, but: Path) -> None:
+def close_killed_sweeps(client: MlflowClient, sweeps: Path, current: Path) -> None:
     """Say KILLED of other sweeps that MLflow takes for running; only one runs in a project."""
     from mlflow.exceptions import MlflowException
 
     for note in sweeps.glob("*/run_id"):
         run_id = note.read_text(encoding="utf-8")
         try:
-            if note.parent != but and client.get_run(run_id).info.status == "RUNNING":
+            if note.parent != current and client.get_run(run_id).info.status == "RUNNING":
                 client.set_terminated(run_id, "KILLED")
         except MlflowException:  # it was deleted
             continue

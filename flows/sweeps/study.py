@@ -66,7 +66,7 @@ class Dimension:
     log: bool = False
 
     @property
-    def is_whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether its numbers are whole ones."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
@@ -74,17 +74,17 @@ class Dimension:
         """A value of Optuna's choice."""
         if self.choices:
             return json.loads(str(trial.suggest_categorical(self.key, [json.dumps(one) for one in self.choices])))
-        if self.is_whole:
+        if self.is_integer:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
         drawn = trial.suggest_float(self.key, self.low, self.high, log=self.log)
         return min(max(float(f"{drawn:.{SIGNIFICANT_DIGITS}g}"), float(self.low)), float(self.high))
 
-    def internal(self, value: Any) -> Any:
+    def to_internal(self, value: Any) -> Any:
         """A value as Optuna keeps it; None if it does not lie in this dimension."""
         if self.choices:
             return json.dumps(value) if value in self.choices else None
         fits = isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
-        return value if fits and (isinstance(value, int) or not self.is_whole) else None
+        return value if fits and (isinstance(value, int) or not self.is_integer) else None
 
 
 def parse_space(params: Mapping[str, Any], train: Mapping[str, Any], where: str) -> list[Dimension]:
@@ -229,7 +229,7 @@ def resume_study(study: Study, dimensions: list[Dimension], present: Values) -> 
                 trial.params, user_attrs={FOLDER_ATTR: trial.user_attrs.get(FOLDER_ATTR, trial.number)}
             )
     if not study.trials:
-        known = {one.key: one.internal(present[one.key]) for one in dimensions}
+        known = {one.key: one.to_internal(present[one.key]) for one in dimensions}
         if None not in known.values():
             study.enqueue_trial(known)
     return len(stale)

@@ -45,7 +45,7 @@ class TrialProcess:
     folder: Path
     process: subprocess.Popen[bytes]
     slot: int
-    reported: int = -1  # the last epoch that the study knows of
+    last_reported_epoch: int = -1  # the last epoch that the study knows of
     pruned_after: int | None = None
     _run_id: str | None = field(default=None, repr=False)
 
@@ -57,23 +57,23 @@ class TrialProcess:
                 self._run_id = note.read_text(encoding="utf-8") or None
         return self._run_id
 
-    def new_epochs(self, client: MlflowClient, metric: str) -> list[tuple[int, float]]:
+    def read_new_epochs(self, client: MlflowClient, metric: str) -> list[tuple[int, float]]:
         """(epoch, value) of those that were logged since the last call."""
         if self.run_id is None:
             return []
         history = client.get_metric_history(self.run_id, metric)
-        new = sorted((one.step, one.value) for one in history if one.step > self.reported)
-        self.reported = max([self.reported, *(step for step, _ in new)])
+        new = sorted((one.step, one.value) for one in history if one.step > self.last_reported_epoch)
+        self.last_reported_epoch = max([self.last_reported_epoch, *(step for step, _ in new)])
         return new
 
-    def error(self) -> str:
+    def read_error(self) -> str:
         """What it said last, for a training that failed."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return (own or [line for line in lines if line.strip()] or ["it said nothing"])[-1][:400]
 
     @property
-    def log(self) -> Path:
+    def log_path(self) -> Path:
         """What it prints."""
         return self.folder.with_suffix(".log")
 

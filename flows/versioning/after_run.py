@@ -51,20 +51,20 @@ def load_post_steps(project: Path) -> PostSteps:
     return PostSteps(bool(push and remote), params["branch"] if params["commit"] else None)
 
 
-def run_post_steps(what: PostSteps, project: Path, message: str) -> None:
+def run_post_steps(steps: PostSteps, project: Path, message: str) -> None:
     """Push, then commit: a commit never names data that is nowhere but here.
 
     Raises:
         UserError: the remote or git refuses; what was trained and promoted stands, and the next run tries again.
     """
-    if what.push:
+    if steps.push:
         with problems.track_problem(project, PUSH_PROBLEM, "`convoy run` pushes again, and so does `dvc push`"):
             push_data(project)
     else:
         problems.resolve_problem(project, PUSH_PROBLEM)
-    if what.branch:
+    if steps.branch:
         with problems.track_problem(project, COMMIT_PROBLEM, "`convoy run` commits and pushes it again"):
-            commit(project, what.branch, message)
+            commit(project, steps.branch, message)
     else:
         problems.resolve_problem(project, COMMIT_PROBLEM)
 

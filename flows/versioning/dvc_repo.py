@@ -49,7 +49,7 @@ class ReproResult:
     errors: list[str] = field(default_factory=list)
     status: int = 0
 
-    def read(self, line: str) -> None:
+    def parse_line(self, line: str) -> None:
         """Take in one line of DVC's output."""
         if match := STAGE_LINE.match(line):
             if match["ran"]:
@@ -76,7 +76,7 @@ def repro(project: Path, force: str | None = None) -> ReproResult:
     command = [*DVC_COMMAND, "repro", *(["-f", force] if force else [])]
     done = ReproResult()
     for line in stream_output(command, cwd=project, finished=lambda status: setattr(done, "status", status)):
-        done.read(line)
+        done.parse_line(line)
         logger.info(line, extra=LOG_ONLY if _is_log_only(line) else None)
     if done.status:
         raise _build_failure(done)
@@ -107,7 +107,7 @@ def _build_failure(done: ReproResult) -> UserError:
     return StageFailed("; ".join(said) or f"dvc repro ended with status {done.status}", status=1)
 
 
-def clone_at_commit(project: Path, commit: str, patch: Path | None, folder: Path) -> Path:
+def clone_at_commit(project: Path, commit: str, patch: Path | None, target: Path) -> Path:
     """The project as it was at a commit with a patch on top, in a new folder that shares git's objects and DVC's
     cache; returns the project's place in there. The project itself is not touched.
 
@@ -115,14 +115,14 @@ def clone_at_commit(project: Path, commit: str, patch: Path | None, folder: Path
         UserError: the commit is not here, the patch does not fit, or the raw data is neither here nor on a remote.
     """
     top, prefix = run_git(project, "rev-parse", "--show-toplevel"), run_git(project, "rev-parse", "--show-prefix")
-    run_git(project, "clone", "--quiet", "--shared", "--no-checkout", top, str(folder))
+    run_git(project, "clone", "--quiet", "--shared", "--no-checkout", top, str(target))
     try:
-        run_git(folder, "checkout", "--quiet", "--detach", commit)
+        run_git(target, "checkout", "--quiet", "--detach", commit)
     except UserError:
         raise UserError(f"commit {commit} is not in this repository; `git fetch` it first") from None
     if patch is not None and patch.stat().st_size:
-        run_git(folder, "apply", "--whitespace=nowarn", str(patch))
-    copy = folder / prefix
+        run_git(target, "apply", "--whitespace=nowarn", str(patch))
+    copy = target / prefix
     own = project / ".dvc" / "config.local"  # remotes and their keys
     if own.exists():
         shutil.copy(own, copy / ".dvc" / own.name)
@@ -141,7 +141,7 @@ def _fetch_raw(copy: Path) -> None:
         _run_dvc(copy, "pull", "--quiet", pointer)
 
 
-def force_repro(folder: Path, changes: Mapping[str, str]) -> None:
+def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
     """Run all stages, whatever DVC knows of them already; nothing goes into its cache.
 
     Raises:
@@ -150,9 +150,9 @@ def force_repro(folder: Path, changes: Mapping[str, str]) -> None:
     done = ReproResult()
     command = [*DVC_COMMAND, "repro", "--force", "--no-commit"]
     for line in stream_output(
-        command, cwd=folder, finished=lambda status: setattr(done, "status", status), **changes
+        command, cwd=folder, finished=lambda status: setattr(done, "status", status), **variables
     ):
-        done.read(line)
+        done.parse_line(line)
         logger.info(line, extra=LOG_ONLY if _is_log_only(line) else None)
     if done.status:
         raise _build_failure(done)

@@ -43,19 +43,19 @@ def commit_files(project: Path, branch: str, names: Sequence[str], message: str)
     prefix = run_git(project, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory(prefix="convoy-") as folder:
         own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        run_git(project, "read-tree", *([head] if head else ["--empty"]), changes=own)
+        run_git(project, "read-tree", *([head] if head else ["--empty"]), variables=own)
         for name in names:
             if (project / name).is_file():
                 blob = run_git(project, "hash-object", "-w", "--", name)
                 run_git(
-                    project, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", changes=own
+                    project, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", variables=own
                 )
-        tree = run_git(project, "write-tree", changes=own)
+        tree = run_git(project, "write-tree", variables=own)
     if tip and tree == run_git(project, "rev-parse", f"{tip}^{{tree}}"):
         return None
     parents = [*([tip] if tip else []), *([head] if head and not _is_ancestor(project, tip, head) else [])]
     named = [part for parent in parents for part in ("-p", parent)]
-    made = run_git(project, "commit-tree", tree, *named, "-m", message, changes=_build_author(project))
+    made = run_git(project, "commit-tree", tree, *named, "-m", message, variables=_build_author(project))
     run_git(project, "update-ref", "-m", "convoy", reference, made, tip or NULL_COMMIT)
     return made
 
@@ -69,12 +69,12 @@ def push_branch(project: Path, branch: str) -> str | None:
     Raises:
         UserError: git refuses.
     """
-    remote = run_git(project, "config", "--get", f"branch.{branch}.remote", may_fail=True)
+    remote = run_git(project, "config", "--get", f"branch.{branch}.remote", allow_failure=True)
     if not remote:
         return None
-    there = run_git(project, "config", "--get", f"branch.{branch}.merge", may_fail=True) or f"refs/heads/{branch}"
+    there = run_git(project, "config", "--get", f"branch.{branch}.merge", allow_failure=True) or f"refs/heads/{branch}"
     run_git(
-        project, "push", "--quiet", remote, f"refs/heads/{branch}:{there}", changes={"GIT_TERMINAL_PROMPT": "0"}
+        project, "push", "--quiet", remote, f"refs/heads/{branch}:{there}", variables={"GIT_TERMINAL_PROMPT": "0"}
     )
     return remote
 
@@ -90,26 +90,26 @@ def _resolve_commit(project: Path, name: str) -> str | None:
 
 def _is_ancestor(project: Path, tip: str | None, head: str) -> bool:
     """Whether HEAD is in the history of the branch."""
-    return tip is not None and run_git(project, "merge-base", tip, head, may_fail=True) == head
+    return tip is not None and run_git(project, "merge-base", tip, head, allow_failure=True) == head
 
 
 def _build_author(project: Path) -> dict[str, str]:
     """Who commits, where git has not been told."""
-    if run_git(project, "var", "GIT_COMMITTER_IDENT", may_fail=True):
+    if run_git(project, "var", "GIT_COMMITTER_IDENT", allow_failure=True):
         return {}
     return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "Convoy"), ("EMAIL", "convoy@localhost"))}  # fmt: skip
 
 
 def run_git(
-    folder: Path, *arguments: str, may_fail: bool = False, changes: Mapping[str, str] | None = None
+    folder: Path, *arguments: str, allow_failure: bool = False, variables: Mapping[str, str] | None = None
 ) -> str:
     """What git prints; nothing where it fails and may.
 
     Raises:
         UserError: it fails, for the reason it gives, or is not there.
     """
-    env = {**os.environ, **(changes or {})}
+    env = {**os.environ, **(variables or {})}
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
@@ -117,7 +117,7 @@ def run_git(
     except OSError as error:
         raise UserError(f"git cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        if may_fail:
+        if allow_failure:
             return ""
         raise UserError(f"git {arguments[0]} failed: {' '.join(done.stderr.split())[:300]}")
     return done.stdout.strip()

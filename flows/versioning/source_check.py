@@ -42,7 +42,7 @@ def report_source(source: str, project: Path, json_file: Path | None = None) -> 
     found = inspect_source(source, project)
     if json_file is not None:
         write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    return found.text()
+    return found.to_text()
 
 
 def inspect_source(source: str, project: Path) -> CheckReport:

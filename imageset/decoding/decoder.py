@@ -68,10 +68,10 @@ def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
     try:
         if format_name == "JPEG" and (found := jpeg.read_jpeg_header(data)):
             _check_size(found.width, found.height, max_pixels)
-            return ImageHeader(format_name, found.width, found.height, found.grey)
+            return ImageHeader(format_name, found.width, found.height, found.is_grey)
         data = bytes(data)
         picture = _open_image(data, format_name, max_pixels)
-        return ImageHeader(format_name, *picture.size, grey=picture.mode in _GREY_MODES)
+        return ImageHeader(format_name, *picture.size, is_grey=picture.mode in _GREY_MODES)
     except Rejected:
         raise
     except Exception as error:
@@ -270,7 +270,7 @@ def _resize_image(picture: Image.Image, width: int, height: int, spec: DecodeSpe
 def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int] | None:
     """What decode_into does, or None where Pillow must decide."""
     found = jpeg.read_jpeg_header(data)
-    if found is None or (spec.channels == 1 and not found.grey):
+    if found is None or (spec.channels == 1 and not found.is_grey):
         return None  # colour to grey costs more than the fast way saves
     width, height, grey, may_be_turned = found
     _check_size(width, height, spec.max_pixels)

@@ -25,8 +25,8 @@ class JpegHeader(NamedTuple):
 
     width: int
     height: int
-    grey: bool
-    may_be_turned: bool
+    is_grey: bool
+    may_be_rotated: bool
 
 
 _cached_header: tuple[bytes, JpegHeader | None] = b"none", None
@@ -61,22 +61,22 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
     return None
 
 
-def decode_jpeg(data: bytes | memoryview, grey: bool, room: np.ndarray, at_least_px: int = 0) -> np.ndarray | None:
+def decode_jpeg(data: bytes | memoryview, grey: bool, buffer: np.ndarray, min_side_px: int = 0) -> np.ndarray | None:
     """uint8 (H, W, 1) for a grey picture, else (H, W, 3); None where the bytes are not sound.
 
     The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder
     may scale down by itself, to no less than twice that on either side.
     """
-    fast = at_least_px > 0
+    fast = min_side_px > 0
     try:
         return _load_simplejpeg()(
             data,
             "GRAY" if grey else "RGB",
             fastdct=fast,
             fastupsample=fast,
-            min_height=2 * at_least_px,
-            min_width=2 * at_least_px,
-            buffer=room,
+            min_height=2 * min_side_px,
+            min_width=2 * min_side_px,
+            buffer=buffer,
             strict=True,
         )
     except Exception:

@@ -87,4 +87,4 @@ class ImageHeader:
     format: str
     width: int
     height: int
-    grey: bool
+    is_grey: bool

@@ -35,13 +35,13 @@ class BaseExecutor(Executor):
         remote: whether the files of this machine are out of its reach.
     """
 
-    num: int = 1
+    num_workers: int = 1
     remote: bool = False
 
-    def check(self) -> None:
+    def raise_if_stalled(self) -> None:
         """Called now and then while a result is waited for; raises UserError when none will come."""
 
-    def rest(self) -> None:
+    def release_workers(self) -> None:
         """Called when all work is done and more is not soon to come: let go of what takes memory."""
 
 
@@ -49,5 +49,5 @@ class ThreadExecutor(ThreadPoolExecutor, BaseExecutor):
     """Threads of this process: the decoders let go of Python's lock. A crash or a hang is not contained."""
 
     def __init__(self, num: int | None = None) -> None:
-        self.num = max(1, num or num_cpus())
-        super().__init__(self.num, thread_name_prefix="imageset", initializer=lift_pillow_limit)
+        self.num_workers = max(1, num or num_cpus())
+        super().__init__(self.num_workers, thread_name_prefix="imageset", initializer=lift_pillow_limit)

@@ -41,7 +41,7 @@ class DaskExecutor(BaseExecutor):
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or leave out --executor"
             ) from None
         try:
-            self.num = self._count_workers()
+            self.num_workers = self._count_workers()
             self._check_versions()
         except BaseException:
             self._client.close()
@@ -53,10 +53,10 @@ class DaskExecutor(BaseExecutor):
         assert not kwargs
         future: Future[Any] = Future()
         inner = self._executor.submit(_run_in_dask_worker, fn, args)
-        inner.add_done_callback(partial(self._pass_on, future))
+        inner.add_done_callback(partial(self._forward_result, future))
         return future
 
-    def prepare(self, function: Callable[..., None], *args: Any) -> None:
+    def run_on_every_worker(self, function: Callable[..., None], *args: Any) -> None:
         """Run function(*args) in every worker before it works for us, in those that come later too."""
         from distributed import WorkerPlugin
 
@@ -66,7 +66,7 @@ class DaskExecutor(BaseExecutor):
 
         self._client.register_plugin(Prepare(), name=f"convoy-{function.__name__}")
 
-    def check(self) -> None:
+    def raise_if_stalled(self) -> None:
         """Raise UserError when all workers are gone: the work that was handed out would wait for ever."""
         if not self._client.scheduler_info(n_workers=-1)["workers"]:
             self._count_workers()
@@ -76,7 +76,7 @@ class DaskExecutor(BaseExecutor):
         self._executor.shutdown(wait=wait and not cancel_futures)
         self._client.close()
 
-    def _pass_on(self, future: Future[Any], inner: Future[Any]) -> None:
+    def _forward_result(self, future: Future[Any], inner: Future[Any]) -> None:
         if inner.cancelled():
             future.cancel()
         elif isinstance(error := inner.exception(), self._killed):

@@ -42,11 +42,11 @@ class ProcessExecutor(BaseExecutor):
     """
 
     def __init__(self, num: int | None = None, preload: Sequence[str] = ()) -> None:
-        self.num = max(1, num or num_cpus())
+        self.num_workers = max(1, num or num_cpus())
         self._preload = tuple(preload)
-        self._idle = _start_processes(self.num, self._preload)
-        self._threads = ThreadPoolExecutor(self.num, thread_name_prefix="imageset")
-        self._own = threading.local()
+        self._idle = _start_processes(self.num_workers, self._preload)
+        self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="imageset")
+        self._thread_local = threading.local()
         self._processes: set[Process] = set(self._idle)
         self._lock = threading.Lock()
         self._closed = False
@@ -56,7 +56,7 @@ class ProcessExecutor(BaseExecutor):
         assert not kwargs
         return self._threads.submit(self._run, fn, args)
 
-    def rest(self) -> None:
+    def release_workers(self) -> None:
         """End the worker processes; others are started when there is work again."""
         with self._lock:
             resting, self._processes = self._processes, set()
@@ -91,23 +91,23 @@ class ProcessExecutor(BaseExecutor):
             send_message(process.stdin, (function, arguments))
             ok, answer = receive_message(process.stdout)
         except (EOFError, OSError, ValueError):
-            raise self._death(process) from None
+            raise self._end_process(process) from None
         if not ok:
             raise answer
         return answer
 
     def _process(self) -> Process:
-        process: Process | None = getattr(self._own, "process", None)
+        process: Process | None = getattr(self._thread_local, "process", None)
         if process is None or process not in self._processes:
             with self._lock:
                 if self._closed:
                     raise WorkerDied("crashed", "the pool is closed")
-                process = self._own.process = self._idle.pop() if self._idle else _start_process(self._preload)
+                process = self._thread_local.process = self._idle.pop() if self._idle else _start_process(self._preload)
                 self._processes.add(process)
         return process
 
-    def _death(self, process: Process) -> WorkerDied:
-        self._own.process = None
+    def _end_process(self, process: Process) -> WorkerDied:
+        self._thread_local.process = None
         status = process.wait()
         with self._lock:
             self._processes.discard(process)

@@ -30,7 +30,7 @@ SECONDS_BETWEEN_CHECKS = 10.0
 
 
 def run_tasks(
-    crew: BaseExecutor, work: Callable[[T], R], tasks: Iterable[T], *, alone: Callable[[T], list[T]], ahead: int
+    executor: BaseExecutor, function: Callable[[T], R], tasks: Iterable[T], *, split_singles: Callable[[T], list[T]], ahead: int
 ) -> Iterator[list[R | Rejected]]:
     """Yield the outcome of each task, in order; at most `ahead` tasks are in memory.
 
@@ -42,14 +42,14 @@ def run_tasks(
     def first() -> list[R | Rejected]:
         task, future = pending.popleft()
         try:
-            return [_wait_for_result(crew, future)]
+            return [_wait_for_result(executor, future)]
         except WorkerDied:
             # One at a time, and nothing beside it: where a Dask worker dies, whatever it held is blamed.
-            _wait_for_all(crew, [other for _, other in pending])
-            return [_wait_or_reject(crew, crew.submit(work, part)) for part in alone(task)]
+            _wait_for_all(executor, [other for _, other in pending])
+            return [_wait_or_reject(executor, executor.submit(function, part)) for part in split_singles(task)]
 
     for task in tasks:
-        pending.append((task, crew.submit(work, task)))
+        pending.append((task, executor.submit(function, task)))
         if len(pending) >= ahead:
             yield first()
     while pending:
@@ -63,7 +63,7 @@ def _wait_for_result(crew: BaseExecutor, future: Future[R]) -> R:
 
 def _wait_for_all(crew: BaseExecutor, futures: list[Future[R]]) -> None:
     while wait(futures, SECONDS_BETWEEN_CHECKS).not_done:
-        crew.check()
+        crew.raise_if_stalled()
 
 
 def _wait_or_reject(crew: BaseExecutor, future: Future[Any]) -> Any:
@@ -73,13 +73,13 @@ def _wait_or_reject(crew: BaseExecutor, future: Future[Any]) -> Any:
         return Rejected(death.reason, death.detail)
 
 
-def iter_chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+def iter_chunks(items: Iterable[T], measure_bytes: Callable[[T], int]) -> Iterator[list[T]]:
     """Cut a stream into lists of at most CHUNK_ITEMS items and about CHUNK_BYTES bytes."""
     chunk: list[T] = []
     num_bytes = 0
     for item in items:
         chunk.append(item)
-        num_bytes += size_of(item)
+        num_bytes += measure_bytes(item)
         if len(chunk) == CHUNK_ITEMS or num_bytes >= CHUNK_BYTES:
             yield chunk
             chunk, num_bytes = [], 0
@@ -93,7 +93,7 @@ def map_stream(
     *,
     workers: int | None = None,
     timeout_s: float = IMAGE_TIMEOUT_S,
-    crew: BaseExecutor | None = None,
+    executor: BaseExecutor | None = None,
 ) -> Iterator[tuple[K, T | Rejected]]:
     """Apply a picklable function to each picture's bytes; order kept, memory constant.
 
@@ -107,8 +107,8 @@ def map_stream(
             yield [data for _, data in chunk]
 
     work = partial(_apply_to_chunk, function, timeout_s)
-    with nullcontext(crew) if crew else ProcessExecutor(workers) as pool:
-        for outcome in run_tasks(pool, work, chunks(), alone=_split_singles, ahead=CHUNKS_AHEAD * pool.num):
+    with nullcontext(executor) if executor else ProcessExecutor(workers) as pool:
+        for outcome in run_tasks(pool, work, chunks(), split_singles=_split_singles, ahead=CHUNKS_AHEAD * pool.num_workers):
             results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
             yield from zip(keys.popleft(), results, strict=True)
 

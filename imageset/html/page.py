@@ -56,14 +56,14 @@ def render_section(title: str, sentence: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2><p>{escape(escape_control_characters(sentence))}</p>{''.join(parts)}</section>"
 
 
-def render_figure(picture: bytes, caption: str, curve: bool = False) -> str:
+def render_figure(image: bytes, caption: str, is_plot: bool = False) -> str:
     """A picture, a PNG or a JPEG file, with a line under it."""
-    data = base64.b64encode(picture).decode()
-    style = " class=curve" if curve else ""
+    data = base64.b64encode(image).decode()
+    style = " class=curve" if is_plot else ""
     text = escape(escape_control_characters(caption))
-    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
-    image = f'<img{style} alt="{text}" src="data:image/{kind};base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    kind = "jpeg" if image.startswith(b"\xff\xd8") else "png"
+    element = f'<img{style} alt="{text}" src="data:image/{kind};base64,{data}">'
+    return f"<figure>{element}<figcaption>{text}</figcaption></figure>"
 
 
 def render_row(figures: Sequence[str], small: bool = False) -> str:

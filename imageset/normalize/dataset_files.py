@@ -48,9 +48,9 @@ def iter_index_batches(
         range(0, len(rows), ROWS_AT_ONCE), iter_row_splits(rows, rule, ties, points), strict=True
     ):
         some = rows.slice(start, ROWS_AT_ONCE)
-        alone = not ties.moved(start, len(some)).any()
-        groups: list[str | None] = [None] * len(some) if alone else ties.places(start, len(some)).groups
-        known = facts.take(np.arange(start, start + len(some)))
+        alone = not ties.find_moved(start, len(some)).any()
+        groups: list[str | None] = [None] * len(some) if alone else ties.build_assignments(start, len(some)).groups
+        known = facts.take_rows(np.arange(start, start + len(some)))
         yield from build_index(some, splits, groups, known).combine_chunks().to_batches()
 
 
@@ -87,7 +87,7 @@ def write_index(folder: Path, index: pa.Table, leaks: pa.Table, sync: Background
                 compression="zstd",
                 use_dictionary=["label", "split", "group"],
             )
-            sync.start(folder / name)
+            sync.submit(folder / name)
 
 
 def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], refused: list[Rejection]) -> None:

@@ -289,7 +289,7 @@ def _decode_rejected(
         return {}
     contents = (content for _, content in shards.read_image_bytes(raw_dir, image_ids))
     work = partial(_decode_partial_in_worker, spec=spec, timeout_s=timeout_s)
-    outcomes = run_tasks(pool, work, contents, alone=lambda task: [task], ahead=4)
+    outcomes = run_tasks(pool, work, contents, split_singles=lambda task: [task], ahead=4)
     found = zip(image_ids, (outcome[0] for outcome in outcomes), strict=True)
     return {image_id: pixels for image_id, pixels in found if not isinstance(pixels, Rejected)}
 

@@ -42,17 +42,17 @@ class PreviousDataset:
 
     def __init__(self, store: ImageStore | None, spec: DecodeSpec) -> None:
         self._store, self._spec = store, spec
-        self._refused: dict[str, tuple[str, str]] = {}
+        self._rejected: dict[str, tuple[str, str]] = {}
         if store is None:
             return
         self._index = store.index
         self._shards, self._rows = (self._index[column].to_numpy() for column in ("shard", "row"))
         for row in pq.ParquetFile(store.path / REJECTED_FILE).read().to_pylist():
             if row["image_id"] is not None and row["reason"] in _LASTING_REASONS:
-                self._refused[row["image_id"]] = row["reason"], row["detail"]
+                self._rejected[row["image_id"]] = row["reason"], row["detail"]
 
     @classmethod
-    def find(cls, path: str | Path, spec: DecodeSpec) -> PreviousDataset:
+    def open(cls, path: str | Path, spec: DecodeSpec) -> PreviousDataset:
         """What can be taken over from the dataset at `path`; nothing where it is broken or decoded otherwise."""
         try:
             store = _open_with_leaks(Path(path))
@@ -75,15 +75,15 @@ class PreviousDataset:
             same &= to_id_words(self._index["image_id"], word)[rows] == to_id_words(image_ids, word)
         return np.where(same, rows, -1)
 
-    def refusals(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
+    def iter_rejections(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
         """(position, (reason, detail)) of the pictures that were refused earlier."""
-        if self._refused:
-            known = pa.array(list(self._refused), pa.string())
+        if self._rejected:
+            known = pa.array(list(self._rejected), pa.string())
             found = pc.is_in(image_ids, value_set=known)  # type: ignore[attr-defined]
             for position in np.flatnonzero(found.to_numpy()).tolist():
-                yield position, self._refused[image_ids[position].as_py()]
+                yield position, self._rejected[image_ids[position].as_py()]
 
-    def facts(self, rows: np.ndarray) -> DecodedFacts:
+    def read_facts(self, rows: np.ndarray) -> DecodedFacts:
         """What is known of rows of the earlier index."""
         if self._store is None:
             return DecodedFacts.empty(0, self._spec.channels)
@@ -93,9 +93,9 @@ class PreviousDataset:
             index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)
             for column in ("sums", "square_sums")
         )
-        return DecodedFacts(widths, heights, phashes, sums, square_sums, {}).take(rows)
+        return DecodedFacts(widths, heights, phashes, sums, square_sums, {}).take_rows(rows)
 
-    def link(self, rows: np.ndarray, path: Path) -> bool:
+    def link_shard(self, rows: np.ndarray, path: Path) -> bool:
         """Where these rows are exactly one earlier shard, let it stand at `path` too; else return False."""
         if self._store is None or len(rows) == 0:
             return False
@@ -114,7 +114,7 @@ class PreviousDataset:
             return False
         return True
 
-    def copy(self, rows: np.ndarray, path: Path, offsets: np.ndarray) -> None:
+    def copy_pixels(self, rows: np.ndarray, path: Path, offsets: np.ndarray) -> None:
         """Write the pixels of earlier rows into a shard at these offsets."""
         if self._store is None or len(rows) == 0:
             return

@@ -53,14 +53,14 @@ def choose_decode_spec(
     params: Mapping[str, Any],
     raw_dir: Path,
     rows: pa.Table,
-    pool: BaseExecutor,
+    executor: BaseExecutor,
     timeout_s: float,
     progress: Progress,
 ) -> DecodeSpec:
     """The decode parameters, with `auto` settled by the pictures' headers."""
     size, channels = params["size_px"], params["channels"]
     if "auto" in (size, channels):
-        found_size, found_channels = _measure_headers(rows, raw_dir, params, pool, timeout_s, progress)
+        found_size, found_channels = _measure_headers(rows, raw_dir, params, executor, timeout_s, progress)
         size = found_size if size == "auto" else size
         channels = found_channels if channels == "auto" else channels
     return DecodeSpec(
@@ -88,11 +88,11 @@ def _measure_headers(
         progress.advance()
         if isinstance(one, ImageHeader):
             sides.append(min(one.width, one.height))
-            found_colour = found_colour or not one.grey
+            found_colour = found_colour or not one.is_grey
     if params["channels"] == "auto" and not found_colour:
         for one in _iter_headers(rows, raw_dir, params, pool, timeout_s):
             progress.advance()
-            if isinstance(one, ImageHeader) and not one.grey:
+            if isinstance(one, ImageHeader) and not one.is_grey:
                 found_colour = True
                 break
     progress.end()
@@ -108,7 +108,7 @@ def _iter_headers(
     batches = _iter_batches(rows, np.zeros(len(rows), np.int64), raw_dir, "", 0, timeout_s)
     if pool.remote:
         batches = map(with_contents, batches)
-    for outcome in run_tasks(pool, work, batches, alone=DecodeBatch.alone, ahead=CHUNKS_AHEAD * pool.num):
+    for outcome in run_tasks(pool, work, batches, split_singles=DecodeBatch.split_singles, ahead=CHUNKS_AHEAD * pool.num_workers):
         for part in outcome:
             yield from [part] if isinstance(part, Rejected) else part
 
@@ -120,9 +120,9 @@ class DecodeContext:
     raw_dir: Path
     folder: Path
     spec: DecodeSpec
-    pool: BaseExecutor
+    executor: BaseExecutor
     timeout_s: float
-    earlier: PreviousDataset
+    previous: PreviousDataset
     progress: Progress
     sync: BackgroundSync
 
@@ -138,11 +138,11 @@ def write_pixel_shards(
     plan = _plan_shards(rows, work.spec)
     facts = _allocate_facts(len(rows), work.spec.channels, work.folder)
     work.progress.begin(total=len(rows))
-    known = work.earlier.find_rows(rows["image_id"])
-    facts.refused.update(work.earlier.refusals(rows["image_id"]))
+    known = work.previous.find_rows(rows["image_id"])
+    facts.rejected.update(work.previous.iter_rejections(rows["image_id"]))
     over = np.flatnonzero(known >= 0)
-    facts.put(over, work.earlier.facts(known[over]))
-    to_decode = [_prepare_shard(work, number, known, some, facts.refused) for number, some in enumerate(plan)]
+    facts.put_rows(over, work.previous.read_facts(known[over]))
+    to_decode = [_prepare_shard(work, number, known, some, facts.rejected) for number, some in enumerate(plan)]
     batches = (
         batch
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
@@ -152,7 +152,7 @@ def write_pixel_shards(
     work.progress.end()
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     for number, (first, num) in enumerate(plan):
-        good = _exclude_rejected(np.arange(num), facts.refused, first)
+        good = _exclude_rejected(np.arange(num), facts.rejected, first)
         _close_gaps(work.folder / format.name_pixel_shard(number), good, work.spec)
         shards[first + good], positions[first + good] = number, np.arange(len(good))
     return *_drop_rejected(rows, facts, shards, positions, refused, work.folder), sum(map(len, to_decode))
@@ -196,10 +196,10 @@ def _prepare_shard(
     known = known[first : first + num]
     todo, taken = _exclude_rejected(np.flatnonzero(known < 0), refused, first), np.flatnonzero(known >= 0)
     work.progress.advance(num - len(todo))
-    if len(todo) == 0 and work.earlier.link(known[taken], path):
+    if len(todo) == 0 and work.previous.link_shard(known[taken], path):
         return todo
     _reserve_shard(path, num, work.spec)
-    work.earlier.copy(known[taken], path, format.NPY_HEADER_BYTES + taken * int(np.prod(work.spec.shape)))
+    work.previous.copy_pixels(known[taken], path, format.NPY_HEADER_BYTES + taken * int(np.prod(work.spec.shape)))
     return (first + todo).astype(np.int32)
 
 
@@ -255,26 +255,26 @@ def _decode_batches(
     position = 0
     for part in _iter_decoded_facts(work, batches):
         rows = todo[position : position + len(part.widths)]
-        facts.put(rows, part)
+        facts.put_rows(rows, part)
         whole = np.flatnonzero((ends > position) & (ends <= position + len(rows)))
         position += len(rows)
         for number in whole.tolist():
-            work.sync.start(work.folder / format.name_pixel_shard(number))
+            work.sync.submit(work.folder / format.name_pixel_shard(number))
         work.progress.advance(len(rows))
 
 
 def _iter_decoded_facts(work: DecodeContext, batches: Iterator[DecodeBatch]) -> Iterator[DecodedFacts]:
     """Have the pixels written; yield the facts of each batch, or of each picture of one that killed its worker."""
     task: Callable[[DecodeBatch], Any] = partial(decode_batch, spec=work.spec)
-    if work.pool.remote:
+    if work.executor.remote:
         task, batches = partial(decode_batch_remote, spec=work.spec), map(with_contents, batches)
     for outcome in run_tasks(
-        work.pool, task, batches, alone=DecodeBatch.alone, ahead=CHUNKS_AHEAD * work.pool.num
+        work.executor, task, batches, split_singles=DecodeBatch.split_singles, ahead=CHUNKS_AHEAD * work.executor.num_workers
     ):
         for part in outcome:
             if isinstance(part, Rejected):
-                yield DecodedFacts.empty(1, work.spec.channels)._replace(refused={0: (part.reason, part.detail)})
-            elif work.pool.remote:
+                yield DecodedFacts.empty(1, work.spec.channels)._replace(rejected={0: (part.reason, part.detail)})
+            elif work.executor.remote:
                 batch, pixels, facts = part
                 write_batch(batch, pixels)
                 yield facts
@@ -306,16 +306,16 @@ def _drop_rejected(
     folder: Path,
 ) -> tuple[pa.Table, DecodedFacts]:
     """Take the refused rows out; the column `number` then says which rows are left."""
-    bad = take_rows(rows.select(["uri", "image_id"]), np.fromiter(facts.refused, np.int64, len(facts.refused)))
+    bad = take_rows(rows.select(["uri", "image_id"]), np.fromiter(facts.rejected, np.int64, len(facts.rejected)))
     refused += [
         Rejection(row["uri"], row["image_id"], *why)
-        for row, why in zip(bad.to_pylist(), facts.refused.values(), strict=True)
+        for row, why in zip(bad.to_pylist(), facts.rejected.values(), strict=True)
     ]
     rows = rows.drop_columns(["shard", "offset", "size"])
     rows = rows.append_column("shard", pa.array(shards)).append_column("row", pa.array(positions))
-    if facts.refused:
+    if facts.rejected:
         rows = rows.append_column("number", pa.array(np.arange(len(rows), dtype=np.int32)))
         good = np.flatnonzero(positions >= 0)
         rows = write_arrow(iter_slices(rows, good), rows.schema, folder)
-        facts = facts.take(good)
+        facts = facts.take_rows(good)
     return rows, facts

@@ -73,7 +73,7 @@ class NormalizeSummary:
     spec: DecodeSpec
     fingerprint: str
     num_decoded: int
-    num_near: int
+    num_near_duplicates: int
     warnings: list[str]
     multi_label: bool = False
 
@@ -83,7 +83,7 @@ class NormalizeSummary:
         total = sum(self.counts.values())
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         refused = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
-        again = f"; near duplicates: {self.num_near:,}" if self.num_near else ""
+        again = f"; near duplicates: {self.num_near_duplicates:,}" if self.num_near_duplicates else ""
         again += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (
             f"{self.name}: {format_count(total, 'picture')} of {size}x{size}x{channels} "
@@ -130,7 +130,7 @@ def normalize(
         spec = choose_decode_spec(params, raw_dir, rows, pool, timeout_s, progress)
         with replace_folder(out_dir) as folder, BackgroundSync() as sync:
             work = DecodeContext(
-                raw_dir, folder, spec, pool, timeout_s, PreviousDataset.find(out_dir, spec), progress, sync
+                raw_dir, folder, spec, pool, timeout_s, PreviousDataset.open(out_dir, spec), progress, sync
             )
             with ThreadPoolExecutor(1) as thread:
                 early = thread.submit(compute_split_hashes, rows["image_id"], rule, folder)
@@ -140,7 +140,7 @@ def normalize(
                 points = points[rows["number"].to_numpy()]
             del work  # and with it the earlier index
             if len(rows) >= RELEASE_WORKERS_FROM:
-                pool.rest()
+                pool.release_workers()
             check_rejections(refused, num_judged, params["max_reject_fraction"], raw_dir)
             ties = build_groups(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"], ties)

@@ -52,7 +52,7 @@ class DecodeBatch:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def alone(self) -> list[DecodeBatch]:
+    def split_singles(self) -> list[DecodeBatch]:
         """One batch for each picture."""
         return [
             DecodeBatch(
@@ -83,7 +83,7 @@ class DecodedFacts(NamedTuple):
     phashes: np.ndarray
     sums: np.ndarray
     square_sums: np.ndarray
-    refused: dict[int, tuple[str, str]]
+    rejected: dict[int, tuple[str, str]]
 
     @classmethod
     def empty(cls, num: int, channels: int) -> DecodedFacts:
@@ -97,13 +97,13 @@ class DecodedFacts(NamedTuple):
             {},
         )
 
-    def put(self, positions: np.ndarray, facts: DecodedFacts) -> None:
+    def put_rows(self, positions: np.ndarray, facts: DecodedFacts) -> None:
         """Write the facts of some pictures at these positions."""
         for mine, theirs in zip(self[:5], facts[:5], strict=True):
             mine[positions] = theirs
-        self.refused.update((int(positions[one]), why) for one, why in facts.refused.items())
+        self.rejected.update((int(positions[one]), why) for one, why in facts.rejected.items())
 
-    def take(self, positions: np.ndarray) -> DecodedFacts:
+    def take_rows(self, positions: np.ndarray) -> DecodedFacts:
         """The facts of the pictures at these positions, none of which is refused."""
         return DecodedFacts(
             self.widths[positions],
@@ -164,7 +164,7 @@ def _iter_decoded_pixels(
             try:
                 sides = decode_into(pixels[position], data, spec)
             except Rejected as rejected:
-                facts.refused[first + position] = rejected.reason, rejected.detail
+                facts.rejected[first + position] = rejected.reason, rejected.detail
                 pixels[position] = 0
             else:
                 facts.widths[first + position], facts.heights[first + position] = sides
@@ -291,7 +291,7 @@ def _fill_hashes_and_sums(pixels: np.ndarray, facts: DecodedFacts, first: int) -
         rows = values.reshape(len(part), side, -1)  # (n, S, S*C)
         facts.sums[some] = _sum_by_channel(waves[:, -1:] if small else ones @ rows, channels)
         facts.square_sums[some] = _sum_by_channel(ones @ np.multiply(rows, rows, out=rows), channels)
-    for position in facts.refused:
+    for position in facts.rejected:
         if position >= first:
             for column in facts[:5]:
                 column[position] = 0

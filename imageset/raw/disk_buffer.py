@@ -48,7 +48,7 @@ class DiskBuffer:
         Raises:
             OSError, KeyError, ValueError, pyarrow.ArrowException: that file is damaged.
         """
-        self._path, self._schema, self._earlier = path, schema, earlier
+        self._path, self._schema, self._previous = path, schema, earlier
         self.num_new = self.num_known = self._num_rows = 0
         self.shards: set[int] = set()
         path.unlink(missing_ok=True)
@@ -57,9 +57,9 @@ class DiskBuffer:
         self._file.executescript(_TABLES)
         self._file.execute("BEGIN")
         for batch in self._earlier_batches():
-            self._take_in(batch)
+            self._load_previous(batch)
 
-    def find(self, digest: bytes) -> ShardLocation | None:
+    def find_location(self, digest: bytes) -> ShardLocation | None:
         """Where the bytes of this SHA-256 lie, if they were put in."""
         found = self._file.execute(
             "SELECT shard, start, length, seen FROM places WHERE image_id = ?", (digest,)
@@ -71,17 +71,17 @@ class DiskBuffer:
             self.num_known += 1
         return ShardLocation(*found[:3])
 
-    def put(self, digest: bytes, place: ShardLocation) -> None:
+    def add_location(self, digest: bytes, place: ShardLocation) -> None:
         """Note where new bytes lie."""
         self._file.execute("INSERT INTO places VALUES (?, ?, ?, ?, 1)", (digest, *place))
         self.num_new += 1
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add_row(self, row: dict[str, Any]) -> None:
         """Add a row of the table; it takes the place of an earlier one with its uri and image_id."""
         self._num_rows += 1
-        self._insert([self._stored(row, self._num_rows)])
+        self._insert([self._to_sql_row(row, self._num_rows)])
 
-    def differs(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether the table is another than the earlier one."""
         pairs = zip_longest(self._batches(), self._earlier_batches())
         return any(mine is None or theirs is None or not mine.equals(theirs) for mine, theirs in pairs)
@@ -109,19 +109,19 @@ class DiskBuffer:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
-    def _take_in(self, batch: pa.RecordBatch) -> None:
+    def _load_previous(self, batch: pa.RecordBatch) -> None:
         """The places of an earlier table, and its rows: absent until they are added again."""
         rows = [row for row in batch.to_pylist() if row["image_id"] is not None]
         places = [(bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in rows]
         self._file.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?, 0)", places)
         self.shards.update(place[1] for place in places)
         self._insert(
-            self._stored(row | {"absent": True}, number)
+            self._to_sql_row(row | {"absent": True}, number)
             for number, row in enumerate(rows, start=-(1 << 62) + self._num_rows)
         )
         self._num_rows += len(rows)
 
-    def _stored(self, row: dict[str, Any], number: int) -> tuple[Any, ...]:
+    def _to_sql_row(self, row: dict[str, Any], number: int) -> tuple[Any, ...]:
         content = pickle.dumps([row.get(name) for name in self._schema.names], protocol=5)
         image_id = row.get("image_id")
         return row["uri"], image_id is None, image_id or "", number, content
@@ -147,8 +147,8 @@ class DiskBuffer:
             yield from (content for _, _, number, content in rows if number >= 0 or not again)
 
     def _earlier_batches(self) -> Iterator[pa.RecordBatch]:
-        if self._earlier is not None:
-            with pq.ParquetFile(self._earlier) as file:
+        if self._previous is not None:
+            with pq.ParquetFile(self._previous) as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE):
                     yield self._cast(batch)
 

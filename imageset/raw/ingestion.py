@@ -56,7 +56,7 @@ class IngestSummary:
 
     name: str
     kind: str
-    num_pictures: int
+    num_images: int
     num_new: int
     num_known: int
     num_absent: int
@@ -70,7 +70,7 @@ class IngestSummary:
     def describe(self) -> str:
         """One line for a person."""
         kinds = format_class_count(len(self.classes), self.multi_label)
-        parts = [f"{format_count(self.num_pictures, 'picture')} in {kinds}", f"{self.num_new:,} new"]
+        parts = [f"{format_count(self.num_images, 'picture')} in {kinds}", f"{self.num_new:,} new"]
         if self.num_absent:
             parts.append(f"{self.num_absent:,} no longer in the source")
         if self.num_unreadable:
@@ -125,13 +125,13 @@ def _ingest_into(
         with RawShardWriter(folder, first=max(ledger.shards, default=-1) + 1) as packer:
             for row in (_build_row(picture, ledger, packer, progress) for picture in source):
                 if row is not None:
-                    ledger.add(row)
+                    ledger.add_row(row)
                     labels[row["label"]] += 1
                     num_unreadable += "image_id" not in row
         if packer.num_written and (folder / SOURCE_FILE).is_file():
             _write_source_file(folder, identity, [*read_first_shards(folder), max(ledger.shards, default=-1) + 1])
         progress.end()
-        changed = ledger.differs()
+        changed = ledger.has_changed()
         if changed:
             with replace_file(folder / RECORDS_FILE) as temporary:
                 num_absent = ledger.write(temporary, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
@@ -139,7 +139,7 @@ def _ingest_into(
             num_absent = ledger.num_absent()
     return IngestSummary(
         **identity,
-        num_pictures=labels.total(),
+        num_images=labels.total(),
         num_new=ledger.num_new,
         num_known=ledger.num_known,
         num_absent=num_absent,
@@ -160,29 +160,29 @@ def _open_buffer(folder: Path, earlier: Path | None) -> DiskBuffer:
 
 
 def _build_row(
-    picture: SourceImage, ledger: DiskBuffer, packer: RawShardWriter, progress: Progress
+    image: SourceImage, buffer: DiskBuffer, writer: RawShardWriter, progress: Progress
 ) -> dict[str, Any] | None:
     """One row of the table; the bytes go to a shard unless they are in one. None for a file that has vanished."""
     row: dict[str, Any] = {
-        "uri": picture.uri,
-        "label": picture.label,
-        "group": picture.group,
-        "split": picture.split,
-        "time": picture.time,
+        "uri": image.uri,
+        "label": image.label,
+        "group": image.group,
+        "split": image.split,
+        "time": image.time,
         "absent": False,
     }
     progress.advance()
     try:
-        data = picture.read()
+        data = image.read()
     except FileNotFoundError:
         return None
     except Rejected as rejected:
         return row | {"reason": rejected.reason, "detail": rejected.detail}
     digest = hashlib.sha256(data)
-    place = ledger.find(digest.digest())
+    place = buffer.find_location(digest.digest())
     if place is None:
-        place = packer.pack(f"{digest.hexdigest()}{_choose_extension(picture.uri)}", data)
-        ledger.put(digest.digest(), place)
+        place = writer.add(f"{digest.hexdigest()}{_choose_extension(image.uri)}", data)
+        buffer.add_location(digest.digest(), place)
     return row | {"image_id": digest.hexdigest()} | place._asdict()
 
 

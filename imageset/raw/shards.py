@@ -79,7 +79,7 @@ class RawShardWriter:
         self._size = 0
         self.num_written = 0
 
-    def pack(self, member: str, data: bytes) -> ShardLocation:
+    def add(self, member: str, data: bytes) -> ShardLocation:
         """Append one member, and say where its bytes lie."""
         header = _build_tar_header(member, len(data))
         padding = -len(data) % _TAR_BLOCK_BYTES

@@ -42,10 +42,10 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ARCHIVE_EXTENSIONS)
 
 
-def open_archive(path: Path, *, to_learn: bool = True) -> ArchiveSource:
+def open_archive(path: Path, *, require_classes: bool = True) -> ArchiveSource:
     """The source of one archive."""
     return ArchiveSource(
-        [(path.name, path)], shown=str(path), name=slugify(_strip_extension(path.name)), to_learn=to_learn
+        [(path.name, path)], label=str(path), name=slugify(_strip_extension(path.name)), require_classes=require_classes
     )
 
 
@@ -61,20 +61,20 @@ class ArchiveSource:
     kind = "archive"
     multi_label = False
 
-    def __init__(self, files: Sequence[tuple[str, Path]], *, shown: str, name: str, to_learn: bool = True) -> None:
-        self.shown, self.name = shown, name
+    def __init__(self, files: Sequence[tuple[str, Path]], *, label: str, name: str, require_classes: bool = True) -> None:
+        self.label, self.name = label, name
         self._files = list(files)
         self.passed_over: Counter[str] = Counter()
         self._notes: dict[str, str] = {}  # label by the picture's uri without its ending
         texts: dict[str, bytes] = {}
         names = list(self._list(texts))
-        self._layout = detect_layout(shown, [member for _, member in names], texts, skip_common=True)
+        self._layout = detect_layout(label, [member for _, member in names], texts, skip_common_folders=True)
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        unplaced = self._layout.unplaced
+        unplaced = self._layout.skip_cause
         self._num = sum(count_image(self, self._place(file, member), unplaced) for file, member in names)
         self.problem = self._problem()
-        if to_learn and self.problem:
+        if require_classes and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
@@ -90,7 +90,7 @@ class ArchiveSource:
 
     def describe(self) -> str:
         archives = f"{len(self._files):,} archives" if len(self._files) > 1 else ""
-        return describe_source(self, self.shown, "; ".join(filter(None, (archives, self._layout.note))))
+        return describe_source(self, self.label, "; ".join(filter(None, (archives, self._layout.note))))
 
     def _list(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
         """The (archive, name) of the pictures; what notes say is kept, and what texts a layout is told by."""
@@ -112,7 +112,7 @@ class ArchiveSource:
         return member if len(self._files) == 1 else f"{file}/{member}"
 
     def _place(self, file: str, member: str) -> PathLabel | None:
-        place = self._layout.place(member)
+        place = self._layout.parse_path(member)
         if self._notes:
             label = self._notes.get(posixpath.splitext(self._uri(file, member))[0])
             place = PathLabel(label, place.split if place else None)
@@ -122,10 +122,10 @@ class ArchiveSource:
 
     def _problem(self) -> str | None:
         if not self._num:
-            return f"{self.shown}: holds no pictures{format_passed_over(self.passed_over)}"
+            return f"{self.label}: holds no pictures{format_passed_over(self.passed_over)}"
         if len(self.classes) < 2:
             found = f"a single class '{next(iter(self.classes))}'" if self.classes else "no class folders"
-            return f"{self.shown}: {found}; at least two are needed to learn a difference"
+            return f"{self.label}: {found}; at least two are needed to learn a difference"
         return None
 
 

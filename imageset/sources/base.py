@@ -75,20 +75,20 @@ def slugify(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
 
 
-def count_image(source: Source, place: PathLabel | None, unplaced: str) -> bool:
+def count_image(source: Source, path_label: PathLabel | None, cause: str) -> bool:
     """Count a picture by its place; False where it is passed over."""
-    if place is None:
-        source.passed_over[unplaced] += 1
+    if path_label is None:
+        source.passed_over[cause] += 1
         return False
-    source.classes.update([place.label] if place.label is not None else [])
-    source.splits.update([place.split] if place.split is not None else [])
+    source.classes.update([path_label.label] if path_label.label is not None else [])
+    source.splits.update([path_label.split] if path_label.split is not None else [])
     return True
 
 
-def describe_source(source: Source, shown: str, extra: str = "") -> str:
+def describe_source(source: Source, label: str, note: str = "") -> str:
     """One line: what was understood of a source."""
     kinds = format_class_count(len(source.classes), source.multi_label)
-    text = f"{shown}: {format_count(len(source), 'picture')} in {kinds}"
+    text = f"{label}: {format_count(len(source), 'picture')} in {kinds}"
     if 0 < len(source.classes) <= MAX_CLASSES_DESCRIBED:
         text += (
             " ("
@@ -99,7 +99,7 @@ def describe_source(source: Source, shown: str, extra: str = "") -> str:
         )
     if source.splits:
         text += "; splits " + ", ".join(f"{split} {num:,}" for split, num in sorted(source.splits.items()))
-    return text + (f"; {extra}" if extra else "") + format_passed_over(source.passed_over)
+    return text + (f"; {note}" if note else "") + format_passed_over(source.passed_over)
 
 
 def format_passed_over(passed_over: Mapping[str, int]) -> str:

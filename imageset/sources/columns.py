@@ -76,58 +76,58 @@ class LabelReader:
 UNLABELLED = LabelReader((), False, "no labels", lambda row: None)
 
 
-def choose_columns(shown: str, names: list[str], said: Mapping[str, str]) -> dict[str, str | None]:
+def choose_columns(label: str, names: list[str], query: Mapping[str, str]) -> dict[str, str | None]:
     """The column of each role, as said or guessed; the label's is None where there is no such column.
 
     Raises:
         UserError: a role or column that does not exist, or no column for the pictures.
     """
-    for role, column in said.items():
+    for role, column in query.items():
         if role not in QUERY_KEYS:
-            raise UserError(f"{shown}: '{role}' is no role of a column; {suggest_name(role, QUERY_KEYS)}")
+            raise UserError(f"{label}: '{role}' is no role of a column; {suggest_name(role, QUERY_KEYS)}")
         for one in column.split(",") if role == "labels" else [column]:
             if role != "separator" and one not in names:
-                raise UserError(f"{shown}: no column '{one}'; {suggest_name(one, names)}")
+                raise UserError(f"{label}: no column '{one}'; {suggest_name(one, names)}")
     lower = {name.lower(): name for name in reversed(names)}
-    taken = set(said.get("labels", "").split(","))
+    taken = set(query.get("labels", "").split(","))
     chosen = {
-        role: said.get(role)
+        role: query.get(role)
         or next((lower[guess] for guess in guesses if guess in lower and lower[guess] not in taken), None)
         for role, guesses in COLUMN_NAMES_BY_ROLE.items()
     }
     if chosen["path"] is None:
-        raise UserError(_describe_missing_column(shown, "path", names))
+        raise UserError(_describe_missing_column(label, "path", names))
     return chosen
 
 
 def choose_label_reader(
-    shown: str,
+    label: str,
     schema: pa.Schema,
     columns: Mapping[str, str | None],
-    said: Mapping[str, str],
-    distinct: DistinctValues,
+    query: Mapping[str, str],
+    distinct_values: DistinctValues,
 ) -> LabelReader:
     """How labels are read, as said or guessed.
 
     Raises:
         UserError: nothing looks like labels, or what was said does not go together or with what is there.
     """
-    if "labels" in said:
-        if "label" in said or "separator" in said:
-            raise UserError(f"{shown}: say either labels=A,B,C (a column each) or label= and separator=, not both")
-        return _build_flag_reader(shown, tuple(said["labels"].split(",")), "")
+    if "labels" in query:
+        if "label" in query or "separator" in query:
+            raise UserError(f"{label}: say either labels=A,B,C (a column each) or label= and separator=, not both")
+        return _build_flag_reader(label, tuple(query["labels"].split(",")), "")
     column = columns["label"]
     if column is None:
         others = tuple(name for name in schema.names if name not in columns.values())
-        if len(others) < 2 or not all(_are_flags(distinct(name)) for name in others):
+        if len(others) < 2 or not all(_are_flags(distinct_values(name)) for name in others):
             raise UserError(
-                _describe_missing_column(shown, "label", schema.names)
-                + f", or, with one column a label, {shown}?labels=A,B,C"
+                _describe_missing_column(label, "label", schema.names)
+                + f", or, with one column a label, {label}?labels=A,B,C"
             )
-        return _build_flag_reader(shown, others, f" (guessed; {shown}?label=COLUMN says otherwise)")
+        return _build_flag_reader(label, others, f" (guessed; {label}?label=COLUMN says otherwise)")
     if pa.types.is_list(schema.field(column).type) or pa.types.is_large_list(schema.field(column).type):
         return _build_list_reader(column, read_class_names(schema, column))
-    return _build_column_reader(shown, column, read_class_names(schema, column), said, distinct)
+    return _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str]:

@@ -14,11 +14,11 @@ from imageset.utils.progress import Progress
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, to_learn: bool = True, progress: Progress | None = None
+    spec: str | os.PathLike[str], *, require_classes: bool = True, progress: Progress | None = None
 ) -> Source:
     """Understand a source by its path, its URL, or its name ("sklearn://digits", "torchvision://FashionMNIST").
 
-    `to_learn=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
+    `require_classes=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
     `progress` hears of what has to be fetched first.
 
     Raises:
@@ -27,22 +27,22 @@ def open_source(
     """
     text = os.fspath(spec)
     if "://" in text:
-        return _open_url(text, to_learn, progress)
+        return _open_url(text, require_classes, progress)
     from imageset.sources.table import is_table, open_table
 
     if is_table(text):
-        return open_table(text, to_learn=to_learn)
+        return open_table(text, require_classes=require_classes)
     path = Path(text).expanduser()
     if not path.exists():
         from imageset.sources.sharded import is_pattern, open_pattern
 
         if is_pattern(text):
-            return open_pattern(text, to_learn=to_learn)
+            return open_pattern(text, require_classes=require_classes)
         raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
-    return open_path(path, to_learn=to_learn)
+    return open_path(path, require_classes=require_classes)
 
 
-def _open_url(text: str, to_learn: bool, progress: Progress | None) -> Source:
+def _open_url(text: str, require_classes: bool, progress: Progress | None) -> Source:
     if text.startswith("sklearn://"):
         from imageset.sources.benchmark_sets.digits import open_digits
 
@@ -55,10 +55,10 @@ def _open_url(text: str, to_learn: bool, progress: Progress | None) -> Source:
         path, _, said = text.removeprefix("file://").removeprefix("localhost").partition("?")
         if not path.startswith("/"):
             raise UserError(f"{text}: names another machine; a file here is file:///folder/name")
-        return open_source(unquote(path) + (f"?{said}" if said else ""), to_learn=to_learn)
+        return open_source(unquote(path) + (f"?{said}" if said else ""), require_classes=require_classes)
     from imageset.sources.remote.source import open_remote
 
-    return open_remote(text, open_path, to_learn=to_learn, progress=progress)
+    return open_remote(text, open_path, require_classes=require_classes, progress=progress)
 
 
 def check_url(url: str) -> None:
@@ -73,7 +73,7 @@ def check_url(url: str) -> None:
     check_remote(url)
 
 
-def open_path(path: Path, *, to_learn: bool = True) -> Source:
+def open_path(path: Path, *, require_classes: bool = True) -> Source:
     """Understand a folder or a file of this machine that is no table."""
     from imageset.sources.archive import is_archive, open_archive
     from imageset.sources.benchmark_sets.cifar import find_cifar
@@ -85,12 +85,12 @@ def open_path(path: Path, *, to_learn: bool = True) -> Source:
     if cifar := find_cifar(path):
         return cifar
     if is_archive(path):
-        return open_archive(path, to_learn=to_learn)
+        return open_archive(path, require_classes=require_classes)
     if not path.is_dir():
         raise UserError(
             f"{path}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
             "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
         )
-    if not any(find_images(path)) and (several := open_sharded_folder(path, to_learn=to_learn)):
+    if not any(find_images(path)) and (several := open_sharded_folder(path, require_classes=require_classes)):
         return several
-    return open_folder(path, to_learn=to_learn)
+    return open_folder(path, require_classes=require_classes)

@@ -77,7 +77,7 @@ class LocalImage:
 def find_images(
     folder: str | os.PathLike[str],
     passed_over: Counter[str] | None = None,
-    endings: frozenset[str] = IMAGE_EXTENSIONS,
+    extensions: frozenset[str] = IMAGE_EXTENSIONS,
 ) -> Iterator[LocalImage]:
     """Walk a folder, sub-folders included, in a fixed order, and yield what is named like a picture.
 
@@ -88,14 +88,14 @@ def find_images(
     root = os.fsencode(folder)
     counts = Counter() if passed_over is None else passed_over
     waiting = [
-        iter(_list_folder(root, b"", counts, endings))
+        iter(_list_folder(root, b"", counts, extensions))
     ]  # a stack, not recursion: a chain of folders may be very long
     while waiting:
         entry, name = next(waiting[-1], (None, b""))
         if entry is None:
             waiting.pop()
         elif entry.is_dir(follow_symlinks=False):
-            waiting.append(iter(_list_folder(entry.path, name + b"/", counts, endings)))
+            waiting.append(iter(_list_folder(entry.path, name + b"/", counts, extensions)))
         else:
             yield LocalImage(Path(os.fsdecode(entry.path)), display_name(name))
 

@@ -26,13 +26,13 @@ from imageset.sources.layouts import (
 # ---- one sub-folder a class ------------------------------------------------------------------------------------
 
 
-def open_folder(path: Path, *, to_learn: bool = True) -> FolderSource:
+def open_folder(path: Path, *, require_classes: bool = True) -> FolderSource:
     """The pictures of a folder, sub-folders included."""
     passed_over: Counter[str] = Counter()
     files = list(find_images(path, passed_over))
     name = slugify(path.resolve().name)
     return FolderSource(
-        str(path), name, files, passed_over, _read_layout_files(path), path=path, to_learn=to_learn
+        str(path), name, files, passed_over, _read_layout_files(path), path=path, require_classes=require_classes
     )
 
 
@@ -51,41 +51,41 @@ class FolderSource:
 
     def __init__(
         self,
-        shown: str,
+        label: str,
         name: str,
         files: Sequence[NamedFile],
         passed_over: Counter[str],
-        notes: Mapping[str, bytes],
+        layout_files: Mapping[str, bytes],
         *,
         path: Path | None = None,
-        to_learn: bool = True,
+        require_classes: bool = True,
     ) -> None:
-        self.shown, self.name, self.passed_over = shown, name, passed_over
+        self.label, self.name, self.passed_over = label, name, passed_over
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        self._layout = detect_layout(shown, [file.uri for file in files], notes, skip_common=False)
-        unplaced = self._layout.unplaced
-        self._files = [file for file in files if count_image(self, self._layout.place(file.uri), unplaced)]
+        self._layout = detect_layout(label, [file.uri for file in files], layout_files, skip_common_folders=False)
+        unplaced = self._layout.skip_cause
+        self._files = [file for file in files if count_image(self, self._layout.parse_path(file.uri), unplaced)]
         self.problem = self._problem(path)
-        if to_learn and self.problem:
+        if require_classes and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file in self._files:
-            label, split = self._layout.place(file.uri) or (None, None)
+            label, split = self._layout.parse_path(file.uri) or (None, None)
             yield SourceImage(file.uri, label, None, split, file.read)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def describe(self) -> str:
-        return describe_source(self, self.shown, self._layout.note)
+        return describe_source(self, self.label, self._layout.note)
 
     def _problem(self, path: Path | None) -> str | None:
         """Why nothing can be learned from this folder, or None."""
         if not self._files:
             return (
-                f"{self.shown}: holds no pictures{format_passed_over(self.passed_over)}; "
+                f"{self.label}: holds no pictures{format_passed_over(self.passed_over)}; "
                 "give a folder that holds one sub-folder a class"
             )
         folders = _list_visible_folders(path) if path else []
@@ -93,23 +93,23 @@ class FolderSource:
         empty = [folder for folder in folders if folder not in top and not self._is_known(folder)]
         if empty:
             return (
-                f"{self.shown}/{empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
+                f"{self.label}/{empty[0]}: the class folder is empty: it holds no pictures; fill it or remove it"
             )
         if not self.classes:
             return (
-                f"{self.shown}: the pictures lie in no class folder; move them into one sub-folder a class"
+                f"{self.label}: the pictures lie in no class folder; move them into one sub-folder a class"
                 f"{_hint_at_table(path)}"
             )
         if len(self.classes) < 2:
             return (
-                f"{self.shown}: a single class '{next(iter(self.classes))}'; "
+                f"{self.label}: a single class '{next(iter(self.classes))}'; "
                 f"at least two are needed to learn a difference{_hint_at_nested_folder(path, folders)}"
             )
         return None
 
     def _is_known(self, folder: str) -> bool:
         """Whether a folder without pictures is no class: ImageNet's notes lie in it, or pictures passed over."""
-        passed_over = folder.lower() in SPLIT_BY_FOLDER and self.passed_over[self._layout.unplaced]
+        passed_over = folder.lower() in SPLIT_BY_FOLDER and self.passed_over[self._layout.skip_cause]
         return bool(self._layout.note or passed_over)
 
 

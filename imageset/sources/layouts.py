@@ -41,12 +41,12 @@ _SYNSET = re.compile(r"^n\d{8}$")
 class Layout(NamedTuple):
     """`place(name)` says where a picture belongs; None: it is passed over, under `unplaced`. `note` is echoed."""
 
-    place: Callable[[str], PathLabel | None]
+    parse_path: Callable[[str], PathLabel | None]
     note: str = ""
-    unplaced: str = "unlabelled pictures of a split"
+    skip_cause: str = "unlabelled pictures of a split"
 
 
-def detect_layout(shown: str, names: Sequence[str], notes: Mapping[str, bytes], *, skip_common: bool) -> Layout:
+def detect_layout(label: str, names: Sequence[str], layout_files: Mapping[str, bytes], *, skip_common_folders: bool) -> Layout:
     """The layout of pictures of these names; `notes` are the contents of files named in NOTES.
 
     `skip_common` leaves out folders that are around all pictures, such as an archive's own top folder.
@@ -54,9 +54,9 @@ def detect_layout(shown: str, names: Sequence[str], notes: Mapping[str, bytes], 
     Raises:
         UserError: ImageNet's validation pictures without what says their labels.
     """
-    if _is_imagenet(names, notes):
-        return _build_imagenet_layout(shown, names, notes)
-    return _build_folder_layout(names, skip_common)
+    if _is_imagenet(names, layout_files):
+        return _build_imagenet_layout(label, names, layout_files)
+    return _build_folder_layout(names, skip_common_folders)
 
 
 def guess_split_from_name(name: str) -> str | None:

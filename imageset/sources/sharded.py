@@ -27,7 +27,7 @@ def is_pattern(spec: str) -> bool:
     return any(sign in spec.partition("?")[0] for sign in "*[{")
 
 
-def open_pattern(spec: str, *, to_learn: bool = True) -> Source:
+def open_pattern(spec: str, *, require_classes: bool = True) -> Source:
     """The archives or tables that a pattern names, e.g. shards/train-{000..003}.tar.
 
     Raises:
@@ -43,20 +43,20 @@ def open_pattern(spec: str, *, to_learn: bool = True) -> Source:
         files += map(Path, found)
     folder = Path(text.partition("{")[0].partition("*")[0].partition("[")[0])
     name = slugify(re.sub(r"\{[^}]*\}|\[[^]]*\]|\*", "", Path(text).name).split(".")[0] or folder.name)
-    return open_shards([(file.name, file) for file in files], text, name, said, to_learn=to_learn)
+    return open_shards([(file.name, file) for file in files], text, name, said, require_classes=require_classes)
 
 
-def open_sharded_folder(folder: Path, *, to_learn: bool = True) -> Source | None:
+def open_sharded_folder(folder: Path, *, require_classes: bool = True) -> Source | None:
     """The archives or Parquet files below a folder that holds no pictures; None where there are none."""
-    found = [(one.uri, one.path) for one in find_images(folder, endings=_SHARD_EXTENSIONS)]
+    found = [(one.uri, one.path) for one in find_images(folder, extensions=_SHARD_EXTENSIONS)]
     files = [(name, path) for name, path in found if name.lower().endswith((*ARCHIVES, ".parquet"))]
     return (
-        open_shards(files, str(folder), slugify(folder.resolve().name), "", to_learn=to_learn) if files else None
+        open_shards(files, str(folder), slugify(folder.resolve().name), "", require_classes=require_classes) if files else None
     )
 
 
 def open_shards(
-    files: Sequence[tuple[str, Path]], shown: str, name: str, said: str, *, to_learn: bool = True
+    files: Sequence[tuple[str, Path]], label: str, name: str, query: str, *, require_classes: bool = True
 ) -> Source:
     """(name, where it lies) of archives or of tables -> one source.
 
@@ -66,11 +66,11 @@ def open_shards(
     tables = [path for one, path in files if one.lower().endswith(TABLES)]
     archives = [path for one, path in files if one.lower().endswith(ARCHIVES)]
     if len(tables) == len(files):
-        return TableSource(tables, shown=shown, name=name, said=said, to_learn=to_learn)
+        return TableSource(tables, label=label, name=name, query=query, require_classes=require_classes)
     if len(archives) == len(files):
-        return ArchiveSource(files, shown=shown, name=name, to_learn=to_learn)
+        return ArchiveSource(files, label=label, name=name, require_classes=require_classes)
     kinds = f"{format_count(len(archives), 'archive')} and {format_count(len(tables), 'table')}"
-    raise UserError(f"{shown}: holds {kinds} of {format_count(len(files), 'file')}; give files of one kind")
+    raise UserError(f"{label}: holds {kinds} of {format_count(len(files), 'file')}; give files of one kind")
 
 
 def expand_braces(pattern: str) -> list[str]:

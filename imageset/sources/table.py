@@ -43,11 +43,11 @@ def is_table(spec: str) -> bool:
     return path.name.lower().endswith(TABLE_EXTENSIONS) and path.is_file()
 
 
-def open_table(spec: str, *, to_learn: bool = True) -> TableSource:
+def open_table(spec: str, *, require_classes: bool = True) -> TableSource:
     """The source "table.csv" or "table.csv?label=breed&..."."""
     text, _, said = spec.partition("?")
     path = Path(text).expanduser()
-    return TableSource([path], shown=text, name=slugify(path.stem), said=said, to_learn=to_learn)
+    return TableSource([path], label=text, name=slugify(path.stem), query=said, require_classes=require_classes)
 
 
 class TableSource:
@@ -67,25 +67,25 @@ class TableSource:
         self,
         files: Sequence[Path],
         *,
-        shown: str,
+        label: str,
         name: str,
-        said: str = "",
-        to_learn: bool = True,
-        below: Callable[[str], bytes] | None = None,
+        query: str = "",
+        require_classes: bool = True,
+        read_image: Callable[[str], bytes] | None = None,
     ) -> None:
-        self.shown, self.name = shown, name
-        self._files, self._below = list(files), below
+        self.label, self.name = label, name
+        self._files, self._below = list(files), read_image
         self.passed_over: Counter[str] = Counter()
         schema = _read_common_schema(self._files)
-        roles = dict(parse_qsl(said, keep_blank_values=True))
-        self._columns = choose_columns(shown, schema.names, roles)
+        roles = dict(parse_qsl(query, keep_blank_values=True))
+        self._columns = choose_columns(label, schema.names, roles)
         try:
             self._labels, self.problem = (
-                choose_label_reader(shown, schema, self._columns, roles, self._distinct),
+                choose_label_reader(label, schema, self._columns, roles, self._distinct),
                 None,
             )
         except UserError as error:
-            if to_learn:
+            if require_classes:
                 raise
             self._labels, self.problem = UNLABELLED, str(error)
         self.multi_label = self._labels.multi_label
@@ -99,7 +99,7 @@ class TableSource:
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
         self.problem = self.problem or self._problem()
-        if to_learn and self.problem:
+        if require_classes and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
@@ -119,7 +119,7 @@ class TableSource:
     def describe(self) -> str:
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
         extra = f"columns {columns}" + (f"; {self._labels.note}" if self._labels.note else "")
-        return describe_source(self, self.shown, extra)
+        return describe_source(self, self.label, extra)
 
     def _batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
         """Some rows at a time with the columns of these roles, and the file they stand in."""
@@ -160,13 +160,13 @@ class TableSource:
 
     def _problem(self) -> str | None:
         if not self._num:
-            return f"{self.shown}: holds no rows"
+            return f"{self.label}: holds no rows"
         if self._num_kinds < 2:
             column = ", ".join(self._labels.columns)
             found = f"{format_count(len(self.classes), 'class', 'classes')} in the column '{column}'"
             if self.multi_label:
                 found = f"all pictures bear the same labels ({', '.join(self.classes) or 'none'})"
-            return f"{self.shown}: {found}; at least two are needed to learn a difference"
+            return f"{self.label}: {found}; at least two are needed to learn a difference"
         return None
 
 

@@ -50,7 +50,7 @@ class GroupAssignment(NamedTuple):
 
     groups: list[str | None]
     source_groups: list[str | None]
-    keys: list[str]
+    hash_keys: list[str]
     times: np.ndarray
 
 
@@ -69,26 +69,26 @@ class Groups:
 
     rows: pa.Table
     leaders: np.ndarray
-    eldest: np.ndarray
-    tied: np.ndarray
-    near: np.ndarray
+    anchors: np.ndarray
+    is_grouped: np.ndarray
+    is_near_duplicate: np.ndarray
     times: np.ndarray
 
     @property
     def num_near(self) -> int:
         """How many pictures are tied only because they look alike."""
-        return int(self.near.sum())
+        return int(self.is_near_duplicate.sum())
 
-    def moved(self, first: int, num: int) -> np.ndarray:
+    def find_moved(self, first: int, num: int) -> np.ndarray:
         """Which of so many pictures from `first` on are placed by something else than their own bytes."""
-        return self.tied[first : first + num] | self.rows["group"].slice(first, num).is_valid().to_numpy()
+        return self.is_grouped[first : first + num] | self.rows["group"].slice(first, num).is_valid().to_numpy()
 
-    def places(self, first: int, num: int) -> GroupAssignment:
+    def build_assignments(self, first: int, num: int) -> GroupAssignment:
         """What places the pictures from `first` on, `num` of them."""
         keys, source_groups = _list_ids_and_groups(self.rows.slice(first, num))
         groups = list(source_groups)
-        tied = np.flatnonzero(self.tied[first : first + num])
-        eldest, which = np.unique(self.eldest[first + tied], return_inverse=True)
+        tied = np.flatnonzero(self.is_grouped[first : first + num])
+        eldest, which = np.unique(self.anchors[first + tied], return_inverse=True)
         ids, names = _list_ids_and_groups(take_rows(self.rows, eldest))
         for number, old in zip(tied.tolist(), which.tolist(), strict=True):
             source_groups[number], keys[number] = names[old], ids[old]

@@ -25,7 +25,7 @@ def find_leaks(source_splits: pa.ChunkedArray, ties: Groups) -> list[tuple[int, 
     the first picture inside it.
     """
     bits = _encode_splits(source_splits)
-    numbers = np.flatnonzero(bits * (ties.tied | ties.rows["group"].is_valid().to_numpy()))
+    numbers = np.flatnonzero(bits * (ties.is_grouped | ties.rows["group"].is_valid().to_numpy()))
     together = np.zeros(len(bits), np.uint8)  # by leader, which splits its group has
     np.bitwise_or.at(together, ties.leaders[numbers], bits[numbers])
     divided = numbers[np.isin(together[ties.leaders[numbers]], [1, 2, 4], invert=True)]

@@ -23,14 +23,14 @@ def group_near_duplicates(
     phashes: np.ndarray,
     max_bits: int,
     confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    tied: np.ndarray | None = None,
+    leaders: np.ndarray | None = None,
 ) -> np.ndarray:
     """int32 (N,): for each picture the number of the first picture of its group; its own where it is alone.
 
     `phashes` is uint64 (N,). `confirm(one, other)` gets the numbers of candidate pairs, returns a bool for each.
     `tied` is such a result from before: what it ties together stays together.
     """
-    parents = np.arange(len(phashes), dtype=np.int32) if tied is None else tied.astype(np.int32)
+    parents = np.arange(len(phashes), dtype=np.int32) if leaders is None else leaders.astype(np.int32)
     if not len(phashes):
         return parents
     num_unlike = np.zeros(len(phashes), np.uint16)  # a batch adds 256 at most to what is below MOST_UNLIKE

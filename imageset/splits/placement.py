@@ -61,13 +61,13 @@ def iter_row_splits(
     for start in range(0, len(rows), ROWS_AT_ONCE):
         made = to_strings(rows["split"].slice(start, ROWS_AT_ONCE))
         if points is None:
-            some = ties.places(start, len(made))
-            yield assign_splits(some.keys, some.source_groups, made, rule, some.times, source_splits)
+            some = ties.build_assignments(start, len(made))
+            yield assign_splits(some.hash_keys, some.source_groups, made, rule, some.times, source_splits)
             continue
-        known, moved = points[start : start + len(made)].copy(), np.flatnonzero(ties.moved(start, len(made)))
+        known, moved = points[start : start + len(made)].copy(), np.flatnonzero(ties.find_moved(start, len(made)))
         if len(moved):
-            some = ties.places(start, len(made))
-            keys, groups = ([values[one] for one in moved.tolist()] for values in (some.keys, some.source_groups))
+            some = ties.build_assignments(start, len(made))
+            keys, groups = ([values[one] for one in moved.tolist()] for values in (some.hash_keys, some.source_groups))
             known[moved] = hash_to_unit_interval(keys, groups, rule.seed)  # type: ignore[arg-type]
         yield assign_splits([], [], made, rule, None, source_splits, known)
 

@@ -71,7 +71,7 @@ class SplitRule:
                 )
 
     @property
-    def cuts(self) -> np.ndarray:
+    def cut_times(self) -> np.ndarray:
         """datetime64[us] (2,): where validation and testing begin."""
         return np.array([parse_time(self.val_from), parse_time(self.test_from)], "datetime64[us]")
 
@@ -116,11 +116,11 @@ def build_no_match_error(pattern: str, example: str, name: str) -> UserError:
 def assign_splits(
     image_ids: list[str],
     groups: list[str | None],
-    made: list[str | None],
+    given_splits: list[str | None],
     rule: SplitRule,
     times: np.ndarray | None = None,
     source_splits: Collection[str | None] | None = None,
-    points: np.ndarray | None = None,
+    hashes: np.ndarray | None = None,
 ) -> list[str]:
     """Return the split of every picture: by the hash of its group, else of its bytes, or by its time.
 
@@ -129,22 +129,22 @@ def assign_splits(
     (and likewise a missing test split); its test pictures stay. `source_splits` are the splits of the whole
     source, where `made` is only a part of it; `points` what points_of says of the pictures, where that is known.
     """
-    whole = set(made) if source_splits is None else source_splits
+    whole = set(given_splits) if source_splits is None else source_splits
     if rule.by == "time":
         in_val, in_test = _split_by_time(times, rule)
     else:
         in_val, in_test = _split_by_hash(
-            hash_to_unit_interval(image_ids, groups, rule.seed) if points is None else points, rule
+            hash_to_unit_interval(image_ids, groups, rule.seed) if hashes is None else hashes, rule
         )
-    chosen = np.full(len(made), "train", dtype="<U5")
+    chosen = np.full(len(given_splits), "train", dtype="<U5")
     if "val" not in whole:
         chosen[in_val] = "val"
     if "test" not in whole:
         chosen[in_test] = "test"
-    if not any(made):
+    if not any(given_splits):
         return chosen.tolist()
     return [
-        split if split in ("val", "test") else place for split, place in zip(made, chosen.tolist(), strict=True)
+        split if split in ("val", "test") else place for split, place in zip(given_splits, chosen.tolist(), strict=True)
     ]
 
 
@@ -154,7 +154,7 @@ def _split_by_hash(points: np.ndarray, rule: SplitRule) -> tuple[np.ndarray, np.
 
 def _split_by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
     assert times is not None
-    val_from, test_from = rule.cuts
+    val_from, test_from = rule.cut_times
     return (times >= val_from) & (times < test_from), times >= test_from
 
 

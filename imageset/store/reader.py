@@ -194,7 +194,7 @@ class StoreSplit:
         """Where each picture lay in its source."""
         return self.rows["uri"].to_pylist()
 
-    def batch(self, positions: np.ndarray) -> np.ndarray:
+    def read_batch(self, positions: np.ndarray) -> np.ndarray:
         """Cut pictures out of the memory map: positions (B,) -> uint8 (B, H, W, C), in the order asked for."""
         positions = np.asarray(positions)
         shards, rows = self._shards[positions], self._rows[positions]

@@ -30,7 +30,7 @@ class BackgroundSync:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._started: list[Future[None]] = []
 
-    def start(self, path: Path) -> None:
+    def submit(self, path: Path) -> None:
         """Begin with a file that is nearly whole; what is written to it later needs sync_file."""
         self._started.append(self._thread.submit(sync_file, path))
 

@@ -45,7 +45,7 @@ def trim_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def reuse_buffer(num_bytes: int, use: str = "pixels") -> np.ndarray:
+def reuse_buffer(num_bytes: int, purpose: str = "pixels") -> np.ndarray:
     """uint8 (num_bytes,) of any content, good until this thread asks for room for the same use again.
 
     New memory costs as much as what is then done with it: the kernel clears every page first.
@@ -53,11 +53,11 @@ def reuse_buffer(num_bytes: int, use: str = "pixels") -> np.ndarray:
     import numpy as np
 
     kept: dict[str, np.ndarray] = _thread_buffers.__dict__
-    room = kept.get(use)
+    room = kept.get(purpose)
     if room is None or len(room) < num_bytes:
         room = np.empty(num_bytes, np.uint8)
         if num_bytes <= _MAX_BUFFER_BYTES:
-            kept[use] = room
+            kept[purpose] = room
     return room[:num_bytes]
 
 

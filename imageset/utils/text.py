@@ -13,10 +13,10 @@ def suggest_name(key: object, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(names)}"
 
 
-def format_count(num: int, one: str, many: str | None = None) -> str:
+def format_count(num: int, singular: str, plural: str | None = None) -> str:
     """`1 picture`, `1,162 pictures`; `many` where it is more than `one` with an s: `count(1, "class", "classes")`.
     A verb may come along: `count(num, "picture looks", "pictures look")`."""
-    return f"{num:,} {one if num == 1 else many or f'{one}s'}"
+    return f"{num:,} {singular if num == 1 else plural or f'{singular}s'}"
 
 
 def format_class_count(num: int, multi_label: bool) -> str:

@@ -50,7 +50,7 @@ class MissingFile(UserError):
     """There is no such file."""
 
 
-def call_with_retries(url: str, action: Callable[[], T], pauses_s: Sequence[float] | None = None) -> T:
+def call_with_retries(url: str, function: Callable[[], T], pauses_s: Sequence[float] | None = None) -> T:
     """Do it, and do it again after each pause (RETRY_PAUSES_S) while it fails in a way that may pass.
 
     Raises:
@@ -60,7 +60,7 @@ def call_with_retries(url: str, action: Callable[[], T], pauses_s: Sequence[floa
     pauses_s = RETRY_PAUSES_S if pauses_s is None else pauses_s
     for pause in (*pauses_s, None):
         try:
-            return action()
+            return function()
         except (Rejected, UserError):
             raise
         except Exception as error:

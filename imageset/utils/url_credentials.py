@@ -73,9 +73,9 @@ def extract_secrets(masked_url: str) -> Secrets:
     return _secrets_by_url.get(masked_url, ())
 
 
-def restore_secrets(url: str, taken: Secrets) -> str:
+def restore_secrets(url: str, secrets: Secrets) -> str:
     """The URL, or another one that begins or ends alike, with its credentials."""
-    for masked, real in _sort_longest_first(taken, 0):
+    for masked, real in _sort_longest_first(secrets, 0):
         url = url.replace(masked, real, 1)
     return url
 

@@ -25,17 +25,17 @@ def fit_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float
     return tuple(fit_threshold(*columns) for columns in zip(probabilities.T, labels.T, strict=True))
 
 
-def fit_threshold(probabilities: np.ndarray, borne: np.ndarray) -> float:
+def fit_threshold(probabilities: np.ndarray, has_label: np.ndarray) -> float:
     """The same of one label, (n,) each. Any place between two neighbouring probabilities says the same of all
     pictures: one half where it lies there, else the middle; of equally good places the one nearest to one half."""
-    num = int(borne.sum())
+    num = int(has_label.sum())
     if not num:
         return DEFAULT_THRESHOLD
     order = np.argsort(-probabilities, kind="stable")
     high = probabilities[order].astype(np.float64)
     low = np.append(high[1:], 0.0)
     said = np.arange(1, len(high) + 1)
-    f1 = 2 * np.cumsum(borne[order] > 0) / (said + num)
+    f1 = 2 * np.cumsum(has_label[order] > 0) / (said + num)
     f1[low == high] = -1  # equal probabilities are not told apart
     best = f1 >= f1.max() - 1e-12
     low, high = low[best], high[best]

@@ -27,33 +27,33 @@ class PairedPredictions:
 
     Attributes:
         labels: int (N,), positions in `classes`; or 0 and 1 (N, K), where a picture may bear several.
-        newcomer, champion: probabilities float (N, K) over `classes`; a picture that a model could not read, and a
+        candidate, champion: probabilities float (N, K) over `classes`; a picture that a model could not read, and a
             class that it does not know, has zeros.
         classes: K names.
         groups: int (N,), equal for pictures that belong together.
-        newcomer_said, champion_said: which labels each says, bool (N, K), where a picture may bear several.
+        candidate_predicted, champion_predicted: which labels each says, bool (N, K), where a picture may bear several.
     """
 
     labels: np.ndarray
-    newcomer: np.ndarray
+    candidate: np.ndarray
     champion: np.ndarray
     classes: tuple[str, ...]
     groups: np.ndarray
-    newcomer_said: np.ndarray | None = None
-    champion_said: np.ndarray | None = None
+    candidate_predicted: np.ndarray | None = None
+    champion_predicted: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        assert self.newcomer.shape == self.champion.shape == (len(self.labels), len(self.classes))
+        assert self.candidate.shape == self.champion.shape == (len(self.labels), len(self.classes))
         assert len(self.groups) == len(self.labels) > 0
 
-    def measured(self, metric: str) -> tuple[Metric, Metric, float]:
-        """A metric of the newcomer and of the champion, and 1 if more of it is better, else -1."""
-        if self.newcomer_said is None or self.champion_said is None:
+    def make_metrics(self, metric: str) -> tuple[Metric, Metric, float]:
+        """A metric of the candidate and of the champion, and 1 if more of it is better, else -1."""
+        if self.candidate_predicted is None or self.champion_predicted is None:
             make, sign = MULTICLASS_METRICS[metric]
-            return make(self.labels, self.newcomer), make(self.labels, self.champion), sign
+            return make(self.labels, self.candidate), make(self.labels, self.champion), sign
         of_sets, sign = multilabel_metrics.MULTILABEL_METRICS[metric]
-        new = of_sets(self.labels, self.newcomer, self.newcomer_said)
-        return new, of_sets(self.labels, self.champion, self.champion_said), sign
+        new = of_sets(self.labels, self.candidate, self.candidate_predicted)
+        return new, of_sets(self.labels, self.champion, self.champion_predicted), sign
 
     @cached_property
     def clusters(self) -> np.ndarray:
@@ -63,17 +63,17 @@ class PairedPredictions:
 
 @dataclass(frozen=True)
 class GainEstimate:
-    """A difference newcomer - champion, signed so that more is better, and its interval."""
+    """A difference candidate - champion, signed so that more is better, and its interval."""
 
-    newcomer: float
+    candidate: float
     champion: float
     low: float
     high: float
 
     @property
     def gain(self) -> float:
-        """How much better the newcomer is on these pictures."""
-        return self.sign * (self.newcomer - self.champion)
+        """How much better the candidate is on these pictures."""
+        return self.sign * (self.candidate - self.champion)
 
     sign: float = 1.0
 
@@ -84,9 +84,9 @@ class ClassChange:
 
     name: str
     num_test: int
-    newcomer: float
+    candidate: float
     champion: float
-    chance: float
+    p_value: float
 
 
 def compare_paired(
@@ -99,7 +99,7 @@ def compare_paired(
         confidence: of the two-sided interval, e.g. 0.95.
         num_resamples: how often the test pictures are drawn again.
     """
-    new, old, sign = trial.measured(metric)
+    new, old, sign = trial.make_metrics(metric)
     whole = np.ones((1, len(trial.labels)))
     drawn = [sign * (new(weights) - old(weights)) for weights in iter_resamples(trial, num_resamples, seed)]
     tail = 100 * (1 - confidence) / 2
@@ -130,14 +130,14 @@ def compute_class_changes(trial: PairedPredictions) -> list[ClassChange]:
 
 
 def _iter_recalls(trial: PairedPredictions) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Each class, which pictures bear it, and of which of these newcomer and champion say it: bool (N,) each."""
-    if trial.newcomer_said is None or trial.champion_said is None:
-        now, was = is_correct(trial.labels, trial.newcomer), is_correct(trial.labels, trial.champion)
+    """Each class, which pictures bear it, and of which of these candidate and champion say it: bool (N,) each."""
+    if trial.candidate_predicted is None or trial.champion_predicted is None:
+        now, was = is_correct(trial.labels, trial.candidate), is_correct(trial.labels, trial.champion)
         for number, name in enumerate(trial.classes):
             yield name, trial.labels == number, now, was
     else:
         for number, name in enumerate(trial.classes):
-            said = trial.newcomer_said[:, number], trial.champion_said[:, number]
+            said = trial.candidate_predicted[:, number], trial.champion_predicted[:, number]
             yield name, trial.labels[:, number] > 0, *said
 
 

@@ -75,7 +75,7 @@ class DriftResult:
         return any(check.moved for check in self.checks)
 
     @property
-    def moved(self) -> list[str]:
+    def moved_checks(self) -> list[str]:
         """The names of the checks that say so."""
         return [check.name for check in self.checks if check.moved]
 

@@ -24,8 +24,8 @@ THUMBNAIL_PX, LOSSLESS_PX = 192, 64  # of a picture on the page; a smaller one s
 
 
 def render_drift_page(
-    title: str, lead: str, reference: ImageSample, batch: ImageSample, found: DriftResult, rules: DriftParams,
-    classes: Sequence[str], pictures: Sequence[tuple[np.ndarray, str]], of_training: Sequence[np.ndarray],
+    title: str, lead: str, reference: ImageSample, batch: ImageSample, result: DriftResult, params: DriftParams,
+    classes: Sequence[str], images: Sequence[tuple[np.ndarray, str]], training_images: Sequence[np.ndarray],
 ) -> bytes:  # fmt: skip
     """The whole page.
 
@@ -33,16 +33,16 @@ def render_drift_page(
         pictures: uint8 (H, W, C) and a caption, the most typical of the batch first.
         of_training: some pictures of the reference, uint8 (H, W, C).
     """
-    sections = [_render_checks(found, rules)]
-    if pictures:
-        sections.append(_render_images(pictures, of_training, found.drifted))
+    sections = [_render_checks(result, params)]
+    if images:
+        sections.append(_render_images(images, training_images, result.drifted))
     if len(batch):
-        sections += [_render_statistics(reference, batch, found), _render_classes(reference, batch, classes)]
+        sections += [_render_statistics(reference, batch, result), _render_classes(reference, batch, classes)]
     return page.render_page(title, lead, sections)
 
 
 def _render_checks(found: DriftResult, rules: DriftParams) -> str:
-    moved = ", ".join(CHECK_TITLES[name] for name in found.moved)
+    moved = ", ".join(CHECK_TITLES[name] for name in found.moved_checks)
     verdict = f"Moved: {moved}." if moved else "Nothing moved beyond chance."
     lines = [
         ([CHECK_TITLES[check.name], _format_p_value(check.adjusted), check.said], check.moved)

@@ -22,7 +22,7 @@ class Bootstrap:
     level: float
     seed: int
 
-    def weights(self, units: np.ndarray) -> Iterator[np.ndarray]:
+    def iter_weights(self, units: np.ndarray) -> Iterator[np.ndarray]:
         """How often each picture is in each resample, int64 (some resamples, n), a few resamples at a time.
 
         Args:
@@ -31,11 +31,11 @@ class Bootstrap:
         """
         return resample_weights(units, self.resamples, self.seed, MAX_WEIGHTS_IN_MEMORY)
 
-    def intervals(
+    def compute_intervals(
         self, units: np.ndarray, measure: Callable[[np.ndarray], Mapping[str, np.ndarray]]
     ) -> dict[str, Interval]:
         """Percentile intervals of what `measure` makes of weights (B, n): {name: values (B,)}."""
-        drawn = [measure(weights) for weights in self.weights(units)]
+        drawn = [measure(weights) for weights in self.iter_weights(units)]
         tail = 50 * (1 - self.level)
         found = {}
         for name in drawn[0]:
@@ -76,10 +76,10 @@ def sum_by_key(weights: np.ndarray, keys: np.ndarray, num_keys: int) -> np.ndarr
     return sums
 
 
-def wilson_interval(right: int, num: int, level: float) -> Interval:
+def wilson_interval(num_correct: int, num: int, level: float) -> Interval:
     """The interval of a share of few pictures, where drawing them again would say too little."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = right / num, z * z / num
+    share, spread = num_correct / num, z * z / num
     middle = (share + spread / 2) / (1 + spread)
     half = z * np.sqrt(share * (1 - share) / num + spread / (4 * num)) / (1 + spread)
     return float(max(0.0, middle - half)), float(min(1.0, middle + half))

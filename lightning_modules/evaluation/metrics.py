@@ -125,10 +125,10 @@ def weighted_mean_ap(positive: np.ndarray, scores: np.ndarray) -> WeightedMetric
 
 
 def compute_per_class(
-    measure: Any, positive: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+    metric: Any, positive: np.ndarray, scores: np.ndarray, classes: Sequence[str]
 ) -> dict[str, float]:
     """`auroc` or `average_precision` of every class against the rest; positive and scores are (n, C)."""
-    values = {name: measure(positive[:, i], scores[:, i]) for i, name in enumerate(classes)}
+    values = {name: metric(positive[:, i], scores[:, i]) for i, name in enumerate(classes)}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -28,7 +28,7 @@ class EvaluationParams:
     bootstrap: Bootstrap
 
     @classmethod
-    def read(cls, path: Path) -> "EvaluationParams":
+    def from_params_file(cls, path: Path) -> "EvaluationParams":
         """The stage's own keys of params.yaml.
 
         Raises:

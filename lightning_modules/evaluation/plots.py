@@ -20,7 +20,7 @@ def plot_confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> byte
 
 
 def plot_label_tables(
-    counts: np.ndarray, together: np.ndarray, num_borne: np.ndarray, labels: Sequence[str]
+    counts: np.ndarray, co_counts: np.ndarray, num_labelled: np.ndarray, labels: Sequence[str]
 ) -> bytes:
     """Labels of pictures that may bear several, as two tables.
 
@@ -37,8 +37,8 @@ def plot_label_tables(
     columns = ("rightly said", "wrongly said", "missed", "rightly not said")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     _draw_table(left, counts, share, labels, columns, ("", "label"), f"{int(counts[0].sum())} test pictures")
-    share = together / np.maximum(num_borne[:, None], 1)
-    _draw_table(right, together, share, labels, labels, ("said", "borne"), "said of those that bear a label")
+    share = co_counts / np.maximum(num_labelled[:, None], 1)
+    _draw_table(right, co_counts, share, labels, labels, ("said", "borne"), "said of those that bear a label")
     return encode_figure(figure)
 
 

@@ -54,28 +54,28 @@ class ScoredSplit:
         return self.probabilities.argmax(axis=1)
 
     @cached_property
-    def sureness(self) -> np.ndarray:
+    def confidence(self) -> np.ndarray:
         """float32 (n,): the probability of what is said, of several labels that of the least sure decision."""
         if self.multi_label:
             return thresholds.compute_confidence(self.probabilities, self.predicted)
         return self.probabilities.max(axis=1)
 
     @cached_property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """bool (n,): whether a picture's class, or each of its labels, was said as it is."""
         same = np.asarray(self.predicted == self.split.labels)
         return np.asarray(same.all(axis=1)) if self.multi_label else same
 
-    def reliability(self, temperature: float, num_bins: int) -> calibration_reliability.ReliabilityBins:
+    def compute_reliability(self, temperature: float, num_bins: int) -> calibration_reliability.ReliabilityBins:
         """How often it was right by how sure it was; of several labels each is a prediction of its own."""
         probabilities = calibration_temperature.to_probabilities(self.logits, temperature, self.multi_label)
         if self.multi_label:
             return calibration_reliability.compute_reliability(
                 probabilities.ravel(), self.split.labels.ravel() > 0, num_bins
             )
-        return calibration_reliability.compute_reliability(probabilities.max(axis=1), self.right, num_bins)
+        return calibration_reliability.compute_reliability(probabilities.max(axis=1), self.correct, num_bins)
 
-    def names(self, row: np.ndarray | int) -> str:
+    def format_labels(self, row: np.ndarray | int) -> str:
         """One picture's class, or its labels, in words."""
         if self.multi_label:
             return thresholds.join_labels(self.classes, np.asarray(row))
@@ -109,11 +109,11 @@ def evaluate_split(test: ScoredSplit, val: ScoredSplit, settings: EvaluationPara
     `metrics["test"]` has yet to get what Lightning measured.
     """
     measured = (measure_multilabel if test.multi_label else measure_multiclass)(test, settings.bootstrap)
-    before = test.reliability(1.0, settings.reliability_bins)
-    after = test.reliability(test.temperature, settings.reliability_bins)
+    before = test.compute_reliability(1.0, settings.reliability_bins)
+    after = test.compute_reliability(test.temperature, settings.reliability_bins)
     measured["test"] |= {"ece": after.ece, "ece_uncalibrated": before.ece, "temperature": test.temperature}
     parts = compute_slices(
-        test.split.rows, test.right, settings.slices, settings.smallest_slice, settings.bootstrap.level
+        test.split.rows, test.correct, settings.slices, settings.smallest_slice, settings.bootstrap.level
     )
     issues = collect_label_issues([test, val])
     metrics = {
@@ -145,14 +145,14 @@ def measure_multiclass(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any
     sums = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     test = {name: float(value) for name, value in metrics.macro_average(*sums).items()}
     test |= metrics.average_over_classes("macro_auroc", own["auroc"])
-    flags = {"accuracy": seen.right}
+    flags = {"accuracy": seen.correct}
     if len(classes) > 5:
         flags["top_5_accuracy"] = metrics.is_top_k_correct(labels, seen.logits, 5)
         test["top_5_accuracy"] = float(flags["top_5_accuracy"].mean())
 
     def again(weights: np.ndarray) -> dict[str, np.ndarray]:
         num = len(classes)
-        right = sum_by_key(weights * seen.right, labels, num)
+        right = sum_by_key(weights * seen.correct, labels, num)
         drawn = metrics.macro_average(
             right, sum_by_key(weights, labels, num), sum_by_key(weights, seen.predicted, num)
         )
@@ -179,7 +179,7 @@ def measure_multilabel(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any
 
     def again(weights: np.ndarray) -> dict[str, np.ndarray]:
         sums, num = (weights @ (labels & said), weights @ labels, weights @ said), weights.sum(axis=1)
-        drawn = {"accuracy": weights @ seen.right / num, "hamming_loss": weights @ off / num}
+        drawn = {"accuracy": weights @ seen.correct / num, "hamming_loss": weights @ off / num}
         return (
             drawn | {"map": mean_precision(weights)} | metrics.macro_average(*sums) | metrics.micro_average(*sums)
         )
@@ -192,7 +192,7 @@ def measure_multilabel(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any
 def compute_intervals(seen: ScoredSplit, bootstrap: Bootstrap, again: Any) -> dict[str, dict[str, float]]:
     """{name: {"low", "high"}}; pictures of one group are drawn together."""
     units = resampling_units(seen.split.rows["group"].to_pylist())
-    found = bootstrap.intervals(units, again)
+    found = bootstrap.compute_intervals(units, again)
     return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
 
 
@@ -228,11 +228,11 @@ def format_predictions(seen: ScoredSplit) -> bytes:
     """One row a test picture; the columns `actual` and `predicted` feed DVC's confusion plot. Where a picture may
     bear several labels, the probability of each follows."""
     each = [f"probability of {name}" for name in seen.classes] if seen.multi_label else []
-    rows = zip(seen.split.image_ids, seen.split.labels, seen.predicted, seen.sureness, strict=True)
+    rows = zip(seen.split.image_ids, seen.split.labels, seen.predicted, seen.confidence, strict=True)
     return format_csv(
         ["image_id", "actual", "predicted", "probability", *each],
         (
-            [name, seen.names(label), seen.names(said), f"{sure:.6f}", *(f"{p:.6f}" for p in all_of[: len(each)])]
+            [name, seen.format_labels(label), seen.format_labels(said), f"{sure:.6f}", *(f"{p:.6f}" for p in all_of[: len(each)])]
             for (name, label, said, sure), all_of in zip(rows, seen.probabilities, strict=True)
         ),
     )
@@ -253,7 +253,7 @@ def plot_confusion(seen: ScoredSplit) -> bytes:
 
 def draw_worst_mistakes(seen: ScoredSplit, most: int) -> bytes:
     """The mistakes that the network was surest of, each with what it is and what was said how surely."""
-    wrong = np.flatnonzero(~seen.right)
+    wrong = np.flatnonzero(~seen.correct)
     off = seen.probabilities
     if seen.multi_label:  # of the decisions that were wrong, how far the probability was off
         off = abs(off - seen.split.labels) * (seen.predicted != seen.split.labels)
@@ -261,9 +261,9 @@ def draw_worst_mistakes(seen: ScoredSplit, most: int) -> bytes:
     captions = []
     for i in chosen:
         what = int(off[i].argmax())
-        is_so = f"is {seen.names(seen.split.labels[i]) or '(none)'}"
+        is_so = f"is {seen.format_labels(seen.split.labels[i]) or '(none)'}"
         captions.append((is_so, f"{seen.classes[what]} {seen.probabilities[i, what]:.2f}"))
-    images = seen.split.batch(chosen) if len(chosen) else np.empty((0, 1, 1, 1), np.uint8)
+    images = seen.split.read_batch(chosen) if len(chosen) else np.empty((0, 1, 1, 1), np.uint8)
     return plots.draw_gallery(images, captions)
 
 

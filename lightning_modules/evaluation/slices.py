@@ -45,7 +45,7 @@ def check_slice_columns(columns: Sequence[str], index: pa.Table) -> None:
 
 
 def compute_slices(
-    rows: pa.Table, right: np.ndarray, columns: Sequence[str], smallest: int, level: float
+    rows: pa.Table, correct: np.ndarray, columns: Sequence[str], min_size: int, level: float
 ) -> list[Slice]:
     """The accuracy on each slice, columns in the order given; a column with one value only says nothing.
 
@@ -60,10 +60,10 @@ def compute_slices(
     for column in columns:
         values = _assign_slices(rows, column)
         for value in dict.fromkeys(values) if len(set(values)) > 1 else ():
-            here = right[np.array([one == value for one in values])]
+            here = correct[np.array([one == value for one in values])]
             low, high = wilson_interval(int(here.sum()), len(here), level)
             found.append(
-                Slice(column, value, len(here), float(here.mean()), low, high, small=len(here) < smallest)
+                Slice(column, value, len(here), float(here.mean()), low, high, small=len(here) < min_size)
             )
     return sorted(found, key=lambda one: (columns.index(one.column), one.small, one.accuracy, one.value))
 

@@ -45,13 +45,13 @@ class BundleClassifier(Classifier):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         logits = self(images)
-        self._log("test", logits, labels)
+        self._log_metrics("test", logits, labels)
         self.logits["test"].append(logits.float().cpu())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.logits["val"].append(self(batch[0]).float().cpu())
 
-    def seen(self, name: str, split: StoreSplit) -> ScoredSplit:
+    def to_scored_split(self, name: str, split: StoreSplit) -> ScoredSplit:
         """What it said of a split, in the split's order."""
         rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
         info = self.bundle.info
@@ -65,8 +65,8 @@ def evaluate(project: Path) -> None:
         UserError: a wrong setting, no bundle, or one whose classes are not those of the dataset.
     """
     path = project / "params.yaml"
-    settings = EvaluationParams.read(path)
-    cli = build_stage("evaluate", BundleClassifier, ImageDataModule, path, own=KNOWN_PARAMS)
+    settings = EvaluationParams.from_params_file(path)
+    cli = build_stage("evaluate", BundleClassifier, ImageDataModule, path, stage_keys=KNOWN_PARAMS)
     model, store = cli.model, cli.datamodule.store
     check_slice_columns(settings.slices, store.index)
     check_bundle_fits(model, store)
@@ -112,7 +112,7 @@ def log_report(project: Path, bundle: Path, verdict: EvaluationReport, report: P
     run = open_training_run(project, bundle)
     log_final_metrics(run, flatten_metrics(verdict.metrics))
     log_artifacts(run, [report / name for name in verdict.files], "report")
-    run.leave()
+    run.detach()
 
 
 def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:

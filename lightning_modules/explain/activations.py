@@ -55,35 +55,35 @@ class ActivationTrace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[LayerActivation] = []
+        self.activations: list[LayerActivation] = []
         self.macs = 0
-        self.inside: list[nn.Module] = []
+        self.module_stack: list[nn.Module] = []
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name in ("conv2d", "linear"):
             self.macs += result.numel() * args[1][0].numel()  # (out, in, k, k): products that make one number
-        if name in KIND_BY_FUNCTION and not any(type(module) in COMPOSITE_MODULES for module in self.inside):
+        if name in KIND_BY_FUNCTION and not any(type(module) in COMPOSITE_MODULES for module in self.module_stack):
             self._record(KIND_BY_FUNCTION[name], name.rstrip("_"), result)
         return result
 
-    def enter(self, module: nn.Module, inputs: Any) -> None:
+    def push_module(self, module: nn.Module, inputs: Any) -> None:
         """Forward pre-hook of every module."""
-        self.inside.append(module)
+        self.module_stack.append(module)
 
-    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def pop_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Forward hook of every module."""
         if type(module) in COMPOSITE_MODULES:
             self._record(*COMPOSITE_MODULES[type(module)], output)
-        self.inside.pop()
+        self.module_stack.pop()
 
     def _record(self, kind: LayerKind, function: str, result: Any) -> None:
         if not isinstance(result, Tensor) or result.ndim != 4 or result[0, 0].numel() == 1:
             return
         maps = result[0].detach().float().clone()
-        if not (self.steps and torch.equal(self.steps[-1].maps, maps)):  # a pooling to the size that is there
-            self.steps.append(LayerActivation(kind, function, self.inside[-1], maps))
+        if not (self.activations and torch.equal(self.activations[-1].maps, maps)):  # a pooling to the size that is there
+            self.activations.append(LayerActivation(kind, function, self.module_stack[-1], maps))
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def trace_activations(network: nn.Module, x: Tensor) -> ActivationTrace:
     """Run one picture (1, C, H, W) through a network and record what each layer makes of it."""
     record = ActivationTrace()
     handles = [hook for module in network.modules() for hook in (
-        module.register_forward_pre_hook(record.enter), module.register_forward_hook(record.leave),
+        module.register_forward_pre_hook(record.push_module), module.register_forward_hook(record.pop_module),
     )]  # fmt: skip
     try:
         with record:
@@ -102,7 +102,7 @@ def trace_activations(network: nn.Module, x: Tensor) -> ActivationTrace:
     return record
 
 
-def select_layers(steps: Sequence[LayerActivation], most: int) -> list[LayerActivation]:
+def select_layers(steps: Sequence[LayerActivation], max_layers: int) -> list[LayerActivation]:
     """At most so many steps, from first to last: a convolution always with the activation and pooling after it."""
     blocks: list[list[LayerActivation]] = []
     for step in steps:
@@ -111,9 +111,9 @@ def select_layers(steps: Sequence[LayerActivation], most: int) -> list[LayerActi
         blocks[-1].append(step)
     for count in range(len(blocks), 0, -1):
         chosen = [step for place in pick_evenly(len(blocks), count) for step in blocks[place]]
-        if len(chosen) <= most:
+        if len(chosen) <= max_layers:
             return chosen
-    return list(steps[:most])
+    return list(steps[:max_layers])
 
 
 def find_convolutions(steps: Sequence[LayerActivation]) -> list[nn.Module]:

@@ -33,7 +33,7 @@ def grad_cam(network: nn.Module, layer: nn.Module, x: Tensor, targets: Tensor) -
 
 
 def occlusion(
-    probabilities: Callable[[Tensor], Tensor], x: Tensor, target: int, windows: int, at_once: int
+    probabilities: Callable[[Tensor], Tensor], x: Tensor, target: int, num_windows: int, batch_size: int
 ) -> np.ndarray:
     """How much of the probability is lost when a grey patch hides a place: float32 (H, W), mean over the patches.
 
@@ -47,11 +47,11 @@ def occlusion(
     from captum.attr import Occlusion
 
     channels, height, width = x.shape[1:]
-    steps = [max(1, -(-side // windows)) for side in (height, width)]
+    steps = [max(1, -(-side // num_windows)) for side in (height, width)]
     sizes = [min(2 * step, side) for step, side in zip(steps, (height, width), strict=True)]
     lost = Occlusion(probabilities).attribute(
         x, (channels, *sizes), strides=(channels, *steps), baselines=0, target=target,
-        perturbations_per_eval=at_once,
+        perturbations_per_eval=batch_size,
     )  # fmt: skip
     result: np.ndarray = lost[0].mean(dim=0).detach().float().numpy()
     return result
@@ -66,7 +66,7 @@ class ShiftCurve:
     side_px: int
 
     @property
-    def kept(self) -> float:
+    def kept_share(self) -> float:
         """Mean share of the probability that is kept over shifts of up to a tenth of the side."""
         near = [p for d, p in zip(self.distances_px, self.probability, strict=True) if 0 < d <= self.near_px]
         return float(np.mean(near) / max(self.probability[0], 1e-12))

@@ -31,9 +31,9 @@ class InstrumentedModel:
                 module.inplace = False  # type: ignore[assignment]
         self.normalize = Normalize(bundle.info.mean, bundle.info.std)
         self.multi_label = bundle.info.multi_label
-        self.predict = make_predict_proba(self.network, bundle.info.temperature, self.multi_label)
+        self.predict_proba = make_predict_proba(self.network, bundle.info.temperature, self.multi_label)
 
-    def input(self, images: np.ndarray) -> Tensor:
+    def preprocess(self, images: np.ndarray) -> Tensor:
         """uint8 (N, H, W, C) -> what the network sees, float32 (N, C, H, W)."""
         x: Tensor = self.normalize(torch.from_numpy(np.require(images, requirements=("C", "W"))))
         return x.contiguous()
@@ -42,13 +42,13 @@ class InstrumentedModel:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C) -> float32 (N, num_classes), calibrated."""
         parts = [
-            self.network(self.input(images[i : i + IMAGES_PER_BATCH]))
+            self.network(self.preprocess(images[i : i + IMAGES_PER_BATCH]))
             for i in range(0, len(images), IMAGES_PER_BATCH)
         ]
         logits = torch.cat(parts).float().numpy()
         return temperature.to_probabilities(logits, self.info.temperature, self.multi_label)
 
-    def targets(self, probabilities: np.ndarray) -> list[int]:
+    def choose_targets(self, probabilities: np.ndarray) -> list[int]:
         """The classes that are asked about: the best one; of several labels those that are said, the surest first,
         and the likeliest where none is."""
         order = (-probabilities).argsort(kind="stable").tolist()
@@ -59,9 +59,9 @@ class InstrumentedModel:
 
     def trace(self, image: np.ndarray) -> ActivationTrace:
         """What each layer makes of one picture, uint8 (H, W, C)."""
-        return activations.trace_activations(self.network, self.input(image[None]))
+        return activations.trace_activations(self.network, self.preprocess(image[None]))
 
-    def excite_px(self) -> int:
+    def maximization_px(self) -> int:
         """The side of the pictures that are made to excite a filter: small, where the network takes small ones."""
         if self.spec.size <= MAX_MAXIMIZATION_PX:
             return self.spec.size

@@ -27,14 +27,14 @@ class ComputeBudget:
     seed: int
 
     @classmethod
-    def of(cls, params: dict[str, Any]) -> "ComputeBudget":
+    def from_params(cls, params: dict[str, Any]) -> "ComputeBudget":
         """As params.yaml: explain says."""
         for name in ("layers", "maps", "filters", "steps", "shifted", "windows"):
             if params[name] < 1:
                 raise UserError(f"params.yaml: explain.{name} is {params[name]}; give 1 or more")
         return cls(**{name: params[name] for name in cls.__dataclass_fields__})
 
-    def affordable(self, macs: int, excite_macs: int, budget: float) -> "ComputeBudget":
+    def fit_to_budget(self, macs: int, excite_macs: int, budget: float) -> "ComputeBudget":
         """What fits into a budget of multiply-adds: counted, not timed, so that the page is the same everywhere.
 
         Half is for the pictures that excite filters, a quarter for shifts, a tenth each for the rest.

@@ -34,9 +34,9 @@ class ExplainPage:
 
     sections: list[str]
     files: dict[str, bytes]
-    shifts: ShiftCurve | None = None
+    shift_curve: ShiftCurve | None = None
 
-    def figure(self, name: str, png: bytes, caption: str, curve: bool = False) -> str:
+    def add_figure(self, name: str, png: bytes, caption: str, curve: bool = False) -> str:
         """A picture for the page, kept as a file too."""
         self.files[f"{name}.png"] = png
         return page.render_figure(png, caption, curve)
@@ -54,7 +54,7 @@ def add_image_sections(
     report.sections += [
         render_pixels(report, image, name),
         render_first_filters(report, eye),
-        *render_feature_maps(report, traced.steps, effort),
+        *render_feature_maps(report, traced.activations, effort),
         render_prediction(eye, image),
         render_attribution(report, eye, image, traced, effort),
     ]
@@ -69,7 +69,7 @@ def render_pixels(report: ExplainPage, image: np.ndarray, name: str) -> str:
     return page.render_section(
         "A picture is numbers",
         f"The network gets {height} x {width} pixels, each {kind} from 0 (dark) to 255 (bright).",
-        report.figure("picture", image_grids.draw_image(image), f"{name}, {height} x {width} x {channels}"),
+        report.add_figure("picture", image_grids.draw_image(image), f"{name}, {height} x {width} x {channels}"),
         page.render_note(f"Brightness of the {patch.shape[0]} x {patch.shape[1]} pixels in its middle:"),
         page.render_pixel_values(patch),
     )
@@ -84,7 +84,7 @@ def render_first_filters(report: ExplainPage, eye: InstrumentedModel) -> str:
         "Convolution: small filters that were learned",
         f"The first layer slides {num} filters of {height} x {width} numbers over the picture; each answers most "
         "where the picture looks like it.",
-        report.figure("first_filters", image_grids.draw_filters(filters, MAX_FIRST_FILTERS),
+        report.add_figure("first_filters", image_grids.draw_filters(filters, MAX_FIRST_FILTERS),
                       f"{num} filters of {height} x {width}, bright: positive, dark: negative{shown}"),
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def render_feature_maps(report: ExplainPage, steps: Sequence[LayerActivation], e
         first = f"the first {effort.maps} of {channels}; " if channels > effort.maps else ""
         parts.append(page.render_heading(title))
         file = f"layer_{number:02d}_{step.kind}"
-        parts.append(report.figure(file, image_grids.draw_feature_maps(maps, effort.maps, signed), first + scale))
+        parts.append(report.add_figure(file, image_grids.draw_feature_maps(maps, effort.maps, signed), first + scale))
     more = f" ({len(shown)} of its {len(steps)} such layers are shown)" if len(shown) < len(steps) else ""
     sentence = f"Layer by layer the maps get smaller and more of them: from edges to parts to things{more}."
     return [page.render_section("Feature maps: convolution, ReLU, pooling", sentence, *parts)]
@@ -161,21 +161,21 @@ def render_attribution(
     report: ExplainPage, eye: InstrumentedModel, image: np.ndarray, traced: ActivationTrace, effort: ComputeBudget
 ) -> str:
     """Grad-CAM and occlusion of one picture."""
-    x = eye.input(image[None])
-    targets = eye.targets(eye.probabilities(image[None])[0])
+    x = eye.preprocess(image[None])
+    targets = eye.choose_targets(eye.probabilities(image[None])[0])
     target, name = targets[0], eye.info.classes[targets[0]]
     figures = [page.render_figure(image_grids.draw_image(image), "the picture")]
-    found = activations.find_convolutions(traced.steps)
+    found = activations.find_convolutions(traced.activations)
     for number, one in enumerate(targets[:NUM_TOP_CLASSES] if found else (), 1):
         heat = grad_cam(eye.network, found[-1], x, torch.tensor([one]))[0]
         file, caption = f"grad_cam_{number}", f"Grad-CAM: what spoke for {eye.info.classes[one]}"
         figures.append(
-            report.figure(file if number > 1 else "grad_cam", image_grids.draw_heat_map(image, heat), caption)
+            report.add_figure(file if number > 1 else "grad_cam", image_grids.draw_heat_map(image, heat), caption)
         )
     with torch.no_grad():
-        lost = occlusion(eye.predict, x, target, effort.windows, IMAGES_PER_BATCH)
+        lost = occlusion(eye.predict_proba, x, target, effort.windows, IMAGES_PER_BATCH)
     caption = f"occlusion: yellow where hiding a patch costs {name} probability, blue where it adds some"
-    figures.append(report.figure("occlusion", image_grids.draw_heat_map(image, lost), caption))
+    figures.append(report.add_figure("occlusion", image_grids.draw_heat_map(image, lost), caption))
     return page.render_section(
         "Where it looked",
         "Grad-CAM asks the last convolution which places spoke for the answer; occlusion hides one patch after "
@@ -188,14 +188,14 @@ def add_activation_maximization(
     report: ExplainPage, eye: InstrumentedModel, traced: ActivationTrace, effort: ComputeBudget
 ) -> None:
     """What excites filters of an early, a middle and a late convolution."""
-    found = activations.find_convolutions(traced.steps)
+    found = activations.find_convolutions(traced.activations)
     if not found or effort.steps < MIN_ASCENT_STEPS:
         report.sections.append(page.render_section(
             "What excites a filter", "Left out: it costs more than explain.budget_gmacs of params.yaml allows."
         ))  # fmt: skip
         return
-    maps_of = {step.module: step.maps for step in traced.steps}
-    side = eye.excite_px()
+    maps_of = {step.module: step.maps for step in traced.activations}
+    side = eye.maximization_px()
     shape = (len(eye.info.mean), side, side)
     parts = []
     places = activations.pick_evenly(len(found), min(3, len(found)))
@@ -204,7 +204,7 @@ def add_activation_maximization(
         filters = top_activations(maps_of[layer], effort.filters)
         images = maximize_activation(eye.network, layer, filters, shape, eye.normalize, effort.steps, effort.seed)
         caption = f"{name}: convolution {place + 1} of {len(found)}, filters {', '.join(map(str, filters))}"
-        parts.append(report.figure(f"excites_{name}", image_grids.draw_images(images, 96), caption))
+        parts.append(report.add_figure(f"excites_{name}", image_grids.draw_images(images, 96), caption))
     report.sections.append(page.render_section(
         "What excites a filter",
         "Pictures made so that one filter answers as strongly as it can: early filters want edges, middle ones "
@@ -221,7 +221,7 @@ def add_grad_cam_examples(
     chosen: dict[str, list[int]],
 ) -> None:
     """Grad-CAM of right and of wrong answers."""
-    found = activations.find_convolutions(traced.steps)
+    found = activations.find_convolutions(traced.activations)
     if not found:
         return
     parts = []
@@ -230,12 +230,12 @@ def add_grad_cam_examples(
         if not positions:
             parts.append(page.render_note("none"))
             continue
-        images = test.batch(np.array(positions))
+        images = test.read_batch(np.array(positions))
         probabilities = eye.probabilities(images)
         targets = np.array(
             [choose_target_class(eye, row, test, i) for row, i in zip(probabilities, positions, strict=True)]
         )
-        heat = grad_cam(eye.network, found[-1], eye.input(images), torch.from_numpy(targets))
+        heat = grad_cam(eye.network, found[-1], eye.preprocess(images), torch.from_numpy(targets))
         figures = []
         for number, (image, one, position) in enumerate(zip(images, heat, positions, strict=True), 1):
             target = int(targets[number - 1])
@@ -243,7 +243,7 @@ def add_grad_cam_examples(
             if kind == "wrong":
                 caption += f", is {test.rows['label'][position].as_py() or '(none)'}"
             figures.append(
-                report.figure(f"grad_cam_{kind}_{number}", image_grids.draw_heat_map(image, one), caption)
+                report.add_figure(f"grad_cam_{kind}_{number}", image_grids.draw_heat_map(image, one), caption)
             )
         parts.append(page.render_row(figures))
     sentence = "Grad-CAM again, over several test pictures: does it look at the thing, or beside it?"
@@ -260,7 +260,7 @@ def choose_target_class(eye: InstrumentedModel, probabilities: np.ndarray, test:
     if wrong.any():
         return int((abs(probabilities - borne) * wrong).argmax())
     num_borne = test.labels.sum(axis=0, dtype=np.int64)
-    return min(eye.targets(probabilities), key=lambda i: int(num_borne[i]))
+    return min(eye.choose_targets(probabilities), key=lambda i: int(num_borne[i]))
 
 
 def add_shift_curve(report: ExplainPage, eye: InstrumentedModel, images: np.ndarray) -> None:
@@ -268,7 +268,7 @@ def add_shift_curve(report: ExplainPage, eye: InstrumentedModel, images: np.ndar
     curve = measure_shift_curve(
         eye.probabilities, images, choose_shift_distances(eye.spec.size, NUM_SHIFTS), eye.info.thresholds
     )
-    report.shifts = curve
+    report.shift_curve = curve
     of = "the picture" if len(images) == 1 else f"{len(images)} test pictures"
     percent = [100 * distance / curve.side_px for distance in curve.distances_px]
     png = image_grids.plot_curve(percent, list(curve.probability), "moved by, % of the side", "probability")
@@ -276,7 +276,7 @@ def add_shift_curve(report: ExplainPage, eye: InstrumentedModel, images: np.ndar
         "Translation: the same thing, moved",
         f"{of[0].upper()}{of[1:]} moved left, right, up and down, the edge repeated: a network that has learned "
         "what a thing is, and not where, keeps its answer.",
-        page.render_key_number(f"{curve.kept:.1%}", f"of the probability is kept over shifts of up to {curve.near_px} px "
+        page.render_key_number(f"{curve.kept_share:.1%}", f"of the probability is kept over shifts of up to {curve.near_px} px "
                     "(a tenth of the side)"),
-        report.figure("shift", png, f"probability of what was said of {of} unmoved", curve=True),
+        report.add_figure("shift", png, f"probability of what was said of {of} unmoved", curve=True),
     ))  # fmt: skip

@@ -39,7 +39,7 @@ def explain(project: Path) -> None:
     right, wrong = rank_test_predictions(report_folder / "predictions.csv", test)
     eye = InstrumentedModel(bundle)
     example = int((right or wrong)[0])
-    image = test.batch(np.array([example]))[0]
+    image = test.read_batch(np.array([example]))[0]
     traced, effort = plan_budget(eye, image, params)
 
     report = ExplainPage([], {})
@@ -48,21 +48,21 @@ def explain(project: Path) -> None:
     add_activation_maximization(report, eye, traced, effort)
     chosen = {"right": right[: effort.answers], "wrong": wrong[: effort.answers]}
     add_grad_cam_examples(report, eye, traced, test, chosen)
-    add_shift_curve(report, eye, test.batch(np.arange(len(test))[:: -(-len(test) // effort.shifted)]))
+    add_shift_curve(report, eye, test.read_batch(np.arange(len(test))[:: -(-len(test) // effort.shifted)]))
 
     lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     with replace_folder(report_folder / "sees") as folder:
         for file, content in report.files.items():
             (folder / file).write_bytes(content)
-        (folder / "shift.csv").write_text(format_shift_curve(report.shifts), encoding="utf-8")
+        (folder / "shift.csv").write_text(format_shift_curve(report.shift_curve), encoding="utf-8")
     html = report_folder / "what_the_network_sees.html"
     write_bytes(html, page.render_page(f"What the network sees: {name}", lead, report.sections))
     run = open_training_run(project, project / params["bundle"])
     log_artifacts(run, [html], "report")
     log_artifacts(run, (report_folder / "sees").iterdir(), "report/sees")
-    kept = report.shifts.kept if report.shifts else 0.0
+    kept = report.shift_curve.kept_share if report.shift_curve else 0.0
     log_final_metrics(run, {"shift_kept": kept})
-    run.leave()
+    run.detach()
     print(f"explain: {html.relative_to(project)} written; moved by up to a tenth of the side, pictures keep "
           f"{kept:.1%} of the probability", flush=True)  # fmt: skip
 
@@ -79,7 +79,7 @@ def explain_image(
     html = page.render_page(
         f"{name}, seen by {model}", "One picture on its way through the network.", report.sections
     )
-    return html, bundle.info.said(eye.probabilities(image[None])[0])
+    return html, bundle.info.to_prediction(eye.probabilities(image[None])[0])
 
 
 def plan_budget(
@@ -87,9 +87,9 @@ def plan_budget(
 ) -> tuple[ActivationTrace, ComputeBudget]:
     """One pass through the network, and what the budget allows after it."""
     traced = eye.trace(image)
-    share = (eye.excite_px() / eye.spec.size) ** 2
+    share = (eye.maximization_px() / eye.spec.size) ** 2
     budget = params["budget_gmacs"] * 1e9
-    return traced, ComputeBudget.of(params).affordable(traced.macs, int(traced.macs * share), budget)
+    return traced, ComputeBudget.from_params(params).fit_to_budget(traced.macs, int(traced.macs * share), budget)
 
 
 def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list[int]]:

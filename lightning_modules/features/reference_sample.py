@@ -80,17 +80,17 @@ class ImageSample:
             ) from None
 
 
-def make_reference_sample(bundle: Bundle, store: ImageStore, num_pictures: int) -> ImageSample:
+def make_reference_sample(bundle: Bundle, store: ImageStore, num_images: int) -> ImageSample:
     """The reference of a bundle, from at most `num_pictures` pictures of the validation split.
 
     They are the first by image_id, a hash, so as good as drawn by lot.
     """
     split = store.split("val")
-    chosen = np.argsort(np.array(split.rows["image_id"].to_pylist()))[:num_pictures]
+    chosen = np.argsort(np.array(split.rows["image_id"].to_pylist()))[:num_images]
     rows = split.rows.take(chosen)
     short_side = np.minimum(rows["width"].to_numpy(), rows["height"].to_numpy())
     starts = range(0, len(chosen), OBSERVE_BATCH_SIZE)
-    seen = observe_images(bundle, (split.batch(chosen[i : i + OBSERVE_BATCH_SIZE]) for i in starts))
+    seen = observe_images(bundle, (split.read_batch(chosen[i : i + OBSERVE_BATCH_SIZE]) for i in starts))
     refused = sum(store.manifest["rejected"].get(reason, 0) for reason in FILE_REJECTION_REASONS)
     ids = b"".join(bytes.fromhex(one) for one in rows["image_id"].to_pylist())
     return ImageSample(

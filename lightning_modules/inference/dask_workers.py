@@ -35,12 +35,12 @@ def score_on_cluster(
     Raises:
         UserError: the workers cannot run the engine that runs here.
     """
-    if engine.name != "pytorch" or engine.num_at_once is None:
+    if engine.name != "pytorch" or engine.batch_size is None:
         raise UserError("on a cluster pictures are classified by PyTorch on CPUs; add --engine pytorch")
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(Path(folder), bundle.info, bundle.network)
         files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS_FILE, MANIFEST_FILE)}
-    cluster.prepare(prepare_worker, bundle.digest, files)
+    cluster.run_on_every_worker(prepare_worker, bundle.digest, files)
     keys: deque[list[K]] = deque()
 
     def chunks() -> Iterator[list[bytes]]:
@@ -49,7 +49,7 @@ def score_on_cluster(
             yield [data for _, data in chunk]
 
     work = partial(classify_chunk, bundle.digest, timeout_s)
-    for outcome in run_tasks(cluster, work, chunks(), alone=_split_singles, ahead=CHUNKS_AHEAD * cluster.num):
+    for outcome in run_tasks(cluster, work, chunks(), split_singles=_split_singles, ahead=CHUNKS_AHEAD * cluster.num_workers):
         results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
         for key, one in zip(keys.popleft(), results, strict=True):
             if isinstance(one, Rejected):
@@ -76,7 +76,7 @@ def classify_chunk(digest: str, timeout_s: float, chunk: list[bytes]) -> list[np
     decoded: list[np.ndarray | Rejected] = map_with_timeout(partial(decode, spec=bundle.spec), chunk, timeout_s)
     images = [image for image in decoded if not isinstance(image, Rejected)]
     starts = range(0, len(images), CPU_BATCH_SIZE)
-    rows = iter([row for i in starts for row in scorer.padded(images[i : i + CPU_BATCH_SIZE], CPU_BATCH_SIZE)])
+    rows = iter([row for i in starts for row in scorer.score_padded(images[i : i + CPU_BATCH_SIZE], CPU_BATCH_SIZE)])
     return [image if isinstance(image, Rejected) else next(rows) for image in decoded]
 
 

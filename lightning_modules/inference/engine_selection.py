@@ -89,11 +89,11 @@ def _try_engines(
     refused: dict[str, str] = {}
     for wanted in PRECISIONS if precision == AUTO else (precision,):
         for name in ENGINES if engine == AUTO else (engine,):
-            why = describe_unavailability(name, wanted) or judge.cannot_judge(wanted)
+            why = describe_unavailability(name, wanted) or judge.describe_missing_data(wanted)
             if why is None:
                 try:
                     made = make_engine(bundle, name, wanted, place, judge.validation)
-                    right, seen = judge.judge(made)
+                    right, seen = judge.validate(made)
                 except Exception as error:  # whatever a converter raises, each has exceptions of its own
                     right, seen = False, f"cannot run this network ({type(error).__name__})"
                 if right:
@@ -114,26 +114,26 @@ class _EngineValidator:
         self.bundle, self.validation, self.limits = bundle, validation, limits
         self._reference: dict[int, np.ndarray] = {}
 
-    def cannot_judge(self, precision: str) -> str | None:
+    def describe_missing_data(self, precision: str) -> str | None:
         """Why a precision cannot be judged here, or None."""
         if precision != "fp32" and not self.validation:
             return "the validation pictures that it must be judged on are not here"
         return None
 
-    def judge(self, engine: Engine) -> tuple[bool, str]:
+    def validate(self, engine: Engine) -> tuple[bool, str]:
         """Whether an engine is right, and what was seen."""
-        return self._same(engine) if engine.precision == "fp32" else self._good_enough(engine)
+        return self._check_same(engine) if engine.precision == "fp32" else self._check_agreement(engine)
 
-    def _same(self, engine: Engine) -> tuple[bool, str]:
+    def _check_same(self, engine: Engine) -> tuple[bool, str]:
         if engine.name == "pytorch":
             return True, "is the reference"
-        difference = float(np.abs(self._probabilities(engine, MAX_COMPARED) - self._expected(MAX_COMPARED)).max())
+        difference = float(np.abs(self._probabilities(engine, MAX_COMPARED) - self._expected_probabilities(MAX_COMPARED)).max())
         return difference <= MAX_DIFFERENCE, f"probabilities differ from PyTorch's by up to {difference:.0e}"
 
-    def _good_enough(self, engine: Engine) -> tuple[bool, str]:
+    def _check_agreement(self, engine: Engine) -> tuple[bool, str]:
         assert self.validation is not None
-        ours, theirs = (self._said(one) for one in (self._probabilities(engine, MAX_CHECKED),
-                                                    self._expected(MAX_CHECKED)))  # fmt: skip
+        ours, theirs = (self._predict(one) for one in (self._probabilities(engine, MAX_CHECKED),
+                                                    self._expected_probabilities(MAX_CHECKED)))  # fmt: skip
         labels = self.validation.labels[: len(ours)]
         agreement = _compute_agreement(ours, theirs)
         accuracy, expected = _compute_agreement(ours, labels), _compute_agreement(theirs, labels)
@@ -144,7 +144,7 @@ class _EngineValidator:
             f"accuracy {accuracy:.4f} (fp32 {expected:.4f})"
         )
 
-    def _said(self, probabilities: np.ndarray) -> np.ndarray:
+    def _predict(self, probabilities: np.ndarray) -> np.ndarray:
         """The class, int (n,), or with several labels a picture their set, bool (n, num_classes)."""
         thresholds = self.bundle.info.thresholds
         return (
@@ -153,13 +153,13 @@ class _EngineValidator:
             else calibration_thresholds.apply_thresholds(probabilities, thresholds)
         )
 
-    def _expected(self, num: int) -> np.ndarray:
+    def _expected_probabilities(self, num: int) -> np.ndarray:
         if num not in self._reference:
             self._reference[num] = self._probabilities(PyTorchEngine(self.bundle), num)
         return self._reference[num]
 
     def _probabilities(self, engine: Engine, num: int) -> np.ndarray:
-        with engine.streams() as streams:
+        with engine.open_streams() as streams:
             logits = np.concatenate(list(streams.map(engine.logits, self._batches(num))))
         return temperature.to_probabilities(logits, self.bundle.info.temperature, self.bundle.info.multi_label)
 
@@ -167,7 +167,7 @@ class _EngineValidator:
         """The first validation pictures, or noise where there are none, some at a time."""
         if self.validation:
             ends = range(0, min(num, len(self.validation)), 8)
-            return (self.validation.batch(np.arange(i, min(i + 8, num, len(self.validation)))) for i in ends)
+            return (self.validation.read_batch(np.arange(i, min(i + 8, num, len(self.validation)))) for i in ends)
         draw = np.random.default_rng(0)
         return (draw.integers(0, 256, (8, *self.bundle.spec.shape), np.uint8) for _ in range(0, num, 8))
 

@@ -30,7 +30,7 @@ class OnnxRuntimeEngine:
 
     name: str = "onnxruntime"
     precision: str = "fp32"
-    num_at_once: int | None = CPU_BATCH_SIZE
+    batch_size: int | None = CPU_BATCH_SIZE
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -48,7 +48,7 @@ class OnnxRuntimeEngine:
         logits: np.ndarray = self.session.run(None, {"images": images})[0]
         return logits
 
-    def streams(self) -> ThreadPoolExecutor:
+    def open_streams(self) -> ThreadPoolExecutor:
         """One thread for each stream."""
         return ThreadPoolExecutor(self.num_streams)
 
@@ -57,7 +57,7 @@ class OpenVinoEngine:
     """OpenVINO on the CPU."""
 
     name: str = "openvino"
-    num_at_once: int | None = CPU_BATCH_SIZE
+    batch_size: int | None = CPU_BATCH_SIZE
 
     def __init__(self, folder: Path, precision: str) -> None:
         self.precision, self.num_streams = precision, num_cpus()
@@ -77,7 +77,7 @@ class OpenVinoEngine:
         answer = self._own.request.infer({0: np.ascontiguousarray(images)})
         return np.array(answer[0], np.float32)
 
-    def streams(self) -> ThreadPoolExecutor:
+    def open_streams(self) -> ThreadPoolExecutor:
         """One thread for each stream, with a request of its own."""
         return ThreadPoolExecutor(self.num_streams)
 

@@ -81,6 +81,6 @@ def _quantize(model: Any, calibration: StoreSplit) -> Any:
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        images = calibration.batch(np.arange(min(len(calibration), MAX_CALIBRATION_IMAGES)))
+        images = calibration.read_batch(np.arange(min(len(calibration), MAX_CALIBRATION_IMAGES)))
         pictures = [images[n : n + 1] for n in range(len(images))]
         return nncf.quantize(model, nncf.Dataset(pictures), subset_size=len(pictures))

@@ -11,7 +11,7 @@ from lightning_modules.bundle import Bundle
 from lightning_modules.scoring import Scorer
 
 
-def measure_latency_ms(bundles: Sequence[Bundle], pictures: Sequence[bytes], rounds: int = 5) -> list[float]:
+def measure_latency_ms(bundles: Sequence[Bundle], images: Sequence[bytes], rounds: int = 5) -> list[float]:
     """Milliseconds a picture for each bundle, decoded in one thread: the quickest of some rounds.
 
     They take turns, so that what else the machine does hits all alike.
@@ -21,9 +21,9 @@ def measure_latency_ms(bundles: Sequence[Bundle], pictures: Sequence[bytes], rou
     for _ in range(rounds + 1):  # one more: the first finds caches cold
         for number, (scorer, bundle) in enumerate(zip(scorers, bundles, strict=True)):
             begin = time.perf_counter()
-            scorer.probabilities(np.stack([_decode_or_blank(data, bundle) for data in pictures]))
+            scorer.probabilities(np.stack([_decode_or_blank(data, bundle) for data in images]))
             quickest[number] = min(quickest[number], time.perf_counter() - begin)
-    return [1000 * seconds / len(pictures) for seconds in quickest]
+    return [1000 * seconds / len(images) for seconds in quickest]
 
 
 def _decode_or_blank(data: bytes, bundle: Bundle) -> np.ndarray:

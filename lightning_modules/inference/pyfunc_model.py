@@ -59,7 +59,7 @@ class ServedClassifier(PythonModel):
         from imageset.labels import parse_labels
 
         info = self.bundle.info
-        label, probability = info.said(probabilities)
+        label, probability = info.to_prediction(probabilities)
         if info.abstain_below is not None and probability < info.abstain_below:
             return {"label": None, "probability": probability, "status": "abstained", "error": None}
         row: dict[str, Any] = {"label": label, "probability": probability, "status": "ok", "error": None}

@@ -28,10 +28,10 @@ def score_stream(
     items: Iterable[tuple[K, bytes]],
     *,
     batch_size: int,
-    workers: int | None,
+    num_workers: int | None,
     timeout_s: float = 60.0,
     engine: Engine | None = None,
-    cluster: DaskExecutor | None = None,
+    dask_cluster: DaskExecutor | None = None,
 ) -> Iterator[ScoreResult[K]]:
     """Decode and classify pictures; one result for each, in the order they came. A picture's probabilities are
     the same to the last bit whichever pictures are scored with it.
@@ -44,16 +44,16 @@ def score_stream(
         engine: what runs the network; None: PyTorch.
         cluster: whose workers decode and run the network in our place.
     """
-    if cluster is not None:
+    if dask_cluster is not None:
         from lightning_modules.inference.dask_workers import score_on_cluster
 
-        yield from score_on_cluster(cluster, bundle, items, engine or PyTorchEngine(bundle), timeout_s)
+        yield from score_on_cluster(dask_cluster, bundle, items, engine or PyTorchEngine(bundle), timeout_s)
         return
     scorer = Scorer(bundle, engine)
-    num_at_once = scorer.engine.num_at_once or batch_size
-    decoded = iter(decode_stream(items, bundle.spec, workers=workers, timeout_s=timeout_s))
+    num_at_once = scorer.engine.batch_size or batch_size
+    decoded = iter(decode_stream(items, bundle.spec, workers=num_workers, timeout_s=timeout_s))
     under_way: deque[tuple[list[DecodedImage[K]], Future[np.ndarray] | None]] = deque()
-    with scorer.engine.streams() as streams:
+    with scorer.engine.open_streams() as streams:
         while batch := list(islice(decoded, num_at_once)):
             under_way.append((batch, _submit_batch(streams, scorer, batch, num_at_once)))
             if len(under_way) > 2 * scorer.engine.num_streams:
@@ -66,7 +66,7 @@ def _submit_batch(
     streams: ThreadPoolExecutor, scorer: Scorer, batch: list[DecodedImage[K]], num_at_once: int
 ) -> Future[np.ndarray] | None:
     images = [image for _, image in batch if not isinstance(image, Rejected)]
-    return streams.submit(scorer.padded, images, num_at_once) if images else None
+    return streams.submit(scorer.score_padded, images, num_at_once) if images else None
 
 
 def _collect_results(batch: list[DecodedImage[K]], future: Future[np.ndarray] | None) -> Iterator[ScoreResult[K]]:

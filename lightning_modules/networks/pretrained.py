@@ -77,7 +77,7 @@ def read_weights(
     )
 
 
-def load_pretrained(network: nn.Module, source: PretrainedWeights, classes: Sequence[str]) -> str:
+def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Sequence[str]) -> str:
     """Give the network the source's weights; its head stays new where it has other classes.
 
     A first convolution over grey gets the sum of the filters for three channels: it sees what they saw.
@@ -89,7 +89,7 @@ def load_pretrained(network: nn.Module, source: PretrainedWeights, classes: Sequ
         UserError: a weight is missing, not known, or of another shape; nothing was changed.
     """
     own = network.state_dict()
-    given = _match_names(source.state, own)
+    given = _match_names(weights.state, own)
     given = {name: value for name, value in given.items() if not _is_auxiliary(name)}
     head = find_head(network, len(classes))
     first = _find_first_conv_weight(network)
@@ -98,7 +98,7 @@ def load_pretrained(network: nn.Module, source: PretrainedWeights, classes: Sequ
 
     parts = [name for name in own if name.startswith(f"{head}.")]
     same = all(name in given and given[name].shape == own[name].shape for name in parts)
-    same = same and source.classes in (None, tuple(classes))
+    same = same and weights.classes in (None, tuple(classes))
     if not same:
         there = given[f"{head}.weight"].shape[0] if f"{head}.weight" in given else "no"
         given = {name: value for name, value in given.items() if not name.startswith(f"{head}.")}
@@ -106,11 +106,11 @@ def load_pretrained(network: nn.Module, source: PretrainedWeights, classes: Sequ
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):  # older files have no such counter
             given.setdefault(name, value)
-    _check_fits(source.name, given, own)
+    _check_fits(weights.name, given, own)
     network.load_state_dict(given)
     if same:
-        return f"weights: {source.name}, the head included"
-    return f"weights: {source.name}; its head '{head}' for {there} classes gave way to one for {len(classes)}"
+        return f"weights: {weights.name}, the head included"
+    return f"weights: {weights.name}; its head '{head}' for {there} classes gave way to one for {len(classes)}"
 
 
 def find_head(network: nn.Module, num_classes: int) -> str:

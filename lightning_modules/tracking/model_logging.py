@@ -52,7 +52,7 @@ def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageSto
             "metadata": {"dataset": info.dataset, "classes": list(info.classes)},
         }
         (model / "about.json").write_text(json.dumps(about))
-        uri: str | None = run.do({"do": "model"}, model)
+        uri: str | None = run.log_entry({"do": "model"}, model)
         return uri
 
 
@@ -116,7 +116,7 @@ def list_training_images(store: ImageStore) -> pa.Table:
 def read_example_images(store: ImageStore) -> np.ndarray:
     """The first two pictures of the training split, uint8 (2, H, W, C)."""
     split = store.split("train")
-    return split.batch(np.arange(min(2, len(split))))
+    return split.read_batch(np.arange(min(2, len(split))))
 
 
 def encode_example_image(image: np.ndarray) -> bytes:

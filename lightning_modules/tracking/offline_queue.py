@@ -68,16 +68,16 @@ class LogQueue:
     def local_id(self) -> str:
         return f"{LOCAL_ID_PREFIX}{self.folder.name}"
 
-    def is_of(self, run_id: str) -> bool:
+    def has_id(self, run_id: str) -> bool:
         """True for either of the run's ids, and for the beginning of one."""
         return any(one.startswith(run_id) for one in (self.run_id, self.local_id))
 
-    def name_run(self, run_id: str) -> None:
+    def save_run_id(self, run_id: str) -> None:
         write_bytes(self.folder / "run_id", run_id.encode())
 
-    def put(self, entry: dict[str, Any], *paths: Path) -> None:
+    def append(self, entry: dict[str, Any], *paths: Path) -> None:
         """Append what is to be sent; files and folders are copied first."""
-        lines = self.lines()
+        lines = self.read_entries()
         if paths:
             place = self.folder / "files" / str(len(lines))
             shutil.rmtree(place, ignore_errors=True)
@@ -94,7 +94,7 @@ class LogQueue:
             os.fsync(file.fileno())
         sync_file(self.folder)
 
-    def lines(self) -> list[dict[str, Any]]:
+    def read_entries(self) -> list[dict[str, Any]]:
         """All that was to be sent, in order. A line that a kill cut short was never promised, and is cut off."""
         data = self.journal.read_bytes() if self.journal.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -109,9 +109,9 @@ class LogQueue:
 
     @property
     def num_waiting(self) -> int:
-        return len(self.lines()) - self.num_sent
+        return len(self.read_entries()) - self.num_sent
 
-    def send(self, client: "MlflowClient", project: Path) -> int:
+    def replay(self, client: "MlflowClient", project: Path) -> int:
         """Send what waits; returns how many lines that were.
 
         Raises:
@@ -120,15 +120,15 @@ class LogQueue:
         """
         with (self.folder / "sending").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a training and `convoy sync` may both want to
-            return self._send(client, project)
+            return self._replay(client, project)
 
-    def _send(self, client: "MlflowClient", project: Path) -> int:
-        lines, first = self.lines(), self.num_sent
+    def _replay(self, client: "MlflowClient", project: Path) -> int:
+        lines, first = self.read_entries(), self.num_sent
         for number in range(first, len(lines)):
             entry = lines[number]
             with translate_mlflow_errors(project), short_timeouts(entry["do"] not in ("artifact", "model")):
                 if entry["do"] == "create":
-                    self.name_run(create_run(client, project, entry, self.local_id))
+                    self.save_run_id(create_run(client, project, entry, self.local_id))
                 else:
                     apply_entry(client, self.run_id, entry, self.folder)
             write_bytes(self.folder / "sent", str(number + 1).encode())
@@ -159,10 +159,10 @@ def connect_to_server(project: Path) -> "MlflowClient":
 
 
 @contextmanager
-def short_timeouts(wanted: bool) -> Iterator[None]:
+def short_timeouts(enabled: bool) -> Iterator[None]:
     """In this block MLflow's client gives up on a server that accepts and says nothing, and soon."""
     before = {name: os.environ.get(name) for name in SHORT_TIMEOUTS}
-    if wanted:
+    if enabled:
         os.environ.update(SHORT_TIMEOUTS)
     try:
         yield
@@ -225,7 +225,7 @@ def count_waiting(project: Path) -> dict[str, int]:
 
 def find_queue(project: Path, run_id: str) -> LogQueue | None:
     """The outbox of a run, if it has one."""
-    return next((one for one in list_queues(project) if one.is_of(run_id)), None)
+    return next((one for one in list_queues(project) if one.has_id(run_id)), None)
 
 
 def open_queue(project: Path, run_id: str) -> LogQueue:
@@ -238,9 +238,9 @@ def open_queue(project: Path, run_id: str) -> LogQueue:
         )
         if local:
             with suppress(TrackingServerUnavailable):
-                known.name_run(find_sent_run(connect_to_server(project), run_id))
+                known.save_run_id(find_sent_run(connect_to_server(project), run_id))
         else:
-            known.name_run(run_id)
+            known.save_run_id(run_id)
     return known
 
 
@@ -284,7 +284,7 @@ def sync_queues(project: Path) -> str:
     client = connect_to_server(project)
     for one in waiting:
         try:
-            sent = one.send(client, project)
+            sent = one.replay(client, project)
             said.append(f"sync: run {one.run_id}: {format_count(sent, 'entry', 'entries')} sent")
         except TrackingServerUnavailable:
             raise
@@ -302,7 +302,7 @@ def remove_sent(project: Path) -> None:
     """Remove what is sent and whose training does not go on."""
     going_on = [path.read_text() for path in (project / ".cache" / "train").glob("*/run_id")]
     for one in list_queues(project):
-        if one.num_waiting or any(one.is_of(run_id) for run_id in going_on):
+        if one.num_waiting or any(one.has_id(run_id) for run_id in going_on):
             continue
         with (one.folder / "used").open("w") as used:
             try:

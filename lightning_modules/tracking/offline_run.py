@@ -38,14 +38,14 @@ class OfflineRun(TrackedRun):
     """
 
     def __init__(self, project: Path, outbox: LogQueue) -> None:
-        self.project, self.outbox = project, outbox
-        self.used = (outbox.folder / "used").open("w")
-        fcntl.flock(self.used, fcntl.LOCK_SH)  # not to be tidied away
+        self.project, self.queue = project, outbox
+        self.in_use_lock = (outbox.folder / "used").open("w")
+        fcntl.flock(self.in_use_lock, fcntl.LOCK_SH)  # not to be tidied away
         self.tried_at = -RETRY_S  # by the monotonic clock
-        self.away = False
-        self.called: str | None = None
-        self.strict = True  # what the server refuses is an error; later, training goes on whatever it says
-        self.there: MlflowClient | None = None  # a client that got an answer the last time
+        self.is_unavailable = False
+        self.known_run_id: str | None = None
+        self.raise_on_rejection = True  # what the server refuses is an error; later, training goes on whatever it says
+        self.live_client: MlflowClient | None = None  # a client that got an answer the last time
 
     @classmethod
     def open(  # type: ignore[override]
@@ -76,54 +76,54 @@ class OfflineRun(TrackedRun):
 
     @property
     def run_id(self) -> str:  # type: ignore[override]
-        if self.called is None or self.called.startswith(LOCAL_ID_PREFIX):
-            self.called = self.outbox.run_id
-        return self.called
+        if self.known_run_id is None or self.known_run_id.startswith(LOCAL_ID_PREFIX):
+            self.known_run_id = self.queue.run_id
+        return self.known_run_id
 
     def do(self, entry: dict[str, Any], *paths: Path) -> None:
         """Write it down, then send it, unless the server was found away a moment ago."""
-        self.outbox.put(entry, *paths)
-        if not self.away or time.monotonic() - self.tried_at >= RETRY_S:
-            self.try_to_send()
+        self.queue.append(entry, *paths)
+        if not self.is_unavailable or time.monotonic() - self.tried_at >= RETRY_S:
+            self.try_send()
 
-    def try_to_send(self) -> bool:
+    def try_send(self) -> bool:
         """Send what waits; False if the server is away."""
         self.tried_at = time.monotonic()
         try:
-            self.there = self.there or connect_to_server(self.project)
-            sent = self.outbox.send(self.there, self.project)
+            self.live_client = self.live_client or connect_to_server(self.project)
+            sent = self.queue.replay(self.live_client, self.project)
         except UserError as error:
-            if self.strict and not isinstance(error, TrackingServerUnavailable):
+            if self.raise_on_rejection and not isinstance(error, TrackingServerUnavailable):
                 raise
-            if not self.away:
+            if not self.is_unavailable:
                 print(f"mlflow: {error}; what is to be logged waits in {QUEUE_FOLDER}", flush=True)
-            self.away, self.there = True, None
+            self.is_unavailable, self.live_client = True, None
             return False
-        if self.away:
+        if self.is_unavailable:
             were = format_count(sent, "entry that waited was", "entries that waited were")
             print(f"mlflow: the server is back; {were} sent", flush=True)
-        self.away = False
+        self.is_unavailable = False
         return True
 
     def is_of(self, run_id: str | None) -> bool:
-        return run_id is not None and self.outbox.is_of(run_id)
+        return run_id is not None and self.queue.has_id(run_id)
 
     def last_step(self, metric: str) -> int:
         """The last step at which `metric` was logged, sent or not."""
-        logged = [one["step"] for one in self.outbox.lines() if metric in one.get("metrics", {})]
+        logged = [one["step"] for one in self.queue.read_entries() if metric in one.get("metrics", {})]
         return max(logged, default=-1)
 
     def close(self, status: str) -> None:
         """End the run; what waits is tried once more."""
-        self.outbox.put({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
+        self.queue.append({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
         self.leave()
 
     def leave(self) -> None:
         """The last try of this process."""
-        sent = self.outbox.num_waiting == 0 or self.try_to_send()
-        self.used.close()
+        sent = self.queue.num_waiting == 0 or self.try_send()
+        self.in_use_lock.close()
         if sent:
             remove_sent(self.project)
         else:
-            wait = format_count(self.outbox.num_waiting, "entry waits", "entries wait")
+            wait = format_count(self.queue.num_waiting, "entry waits", "entries wait")
             print(f"mlflow: {wait} for MLflow; `convoy sync` sends them", flush=True)

@@ -45,13 +45,13 @@ class TrackedRun:
         # a name of our own: MLflow draws one at random, and after seed_everything always the same
         return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
 
-    def do(self, entry: dict[str, Any], *paths: Path) -> Any:
+    def log_entry(self, entry: dict[str, Any], *paths: Path) -> Any:
         """Send one thing to MLflow, see `apply_entry`; `paths` are the files it is about."""
         return apply_entry(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Every leaf of a nested mapping as `outer.inner`, in one write."""
-        self.do({"do": "params", "params": {key: str(value) for key, value in flatten_params(params)}})
+        self.log_entry({"do": "params", "params": {key: str(value) for key, value in flatten_params(params)}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """All metrics of one step in one write. What is not finite becomes the tag `not_finite.NAME`:
@@ -59,13 +59,13 @@ class TrackedRun:
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
         tags = {f"not_finite.{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)}
         now = time.time_ns() // 1_000_000
-        self.do({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
+        self.log_entry({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
 
     def log_artifact(self, path: Path, folder: str) -> None:
         """A file, in one of the run's folders."""
-        self.do({"do": "artifact", "to": folder}, path)
+        self.log_entry({"do": "artifact", "to": folder}, path)
 
-    def is_of(self, run_id: str | None) -> bool:
+    def has_id(self, run_id: str | None) -> bool:
         """True if this is the run that is called so."""
         return run_id == self.run_id
 
@@ -76,13 +76,13 @@ class TrackedRun:
 
     def log_dataset(self, name: str, digest: str, path: Path, context: str) -> None:
         """The dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
-        self.do({"do": "dataset", "name": name, "digest": digest, "path": str(path), "context": context})
+        self.log_entry({"do": "dataset", "name": name, "digest": digest, "path": str(path), "context": context})
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self.do({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
+        self.log_entry({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Said when this process logs no more to a run that it does not end."""
 
 

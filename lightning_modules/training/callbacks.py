@@ -38,13 +38,13 @@ class MetricHistory(Callback):
     """The metrics of each epoch, kept with the checkpoint and handed on once an epoch.
 
     Args:
-        hand_over: called with (metrics, epoch); only on rank 0.
-        logged_through: the last epoch that was handed over already, in a run that is gone on with.
+        log_metrics: called with (metrics, epoch); only on rank 0.
+        last_logged_epoch: the last epoch that was handed over already, in a run that is gone on with.
     """
 
-    def __init__(self, hand_over: Callable[[dict[str, float], int], None], logged_through: int) -> None:
-        self.hand_over = hand_over  # `log` would be overwritten: Lightning gives callbacks its own
-        self.logged_through = logged_through
+    def __init__(self, log_metrics: Callable[[dict[str, float], int], None], last_logged_epoch: int) -> None:
+        self.log_metrics = log_metrics  # `log` would be overwritten: Lightning gives callbacks its own
+        self.last_logged_epoch = last_logged_epoch
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,8 +59,8 @@ class MetricHistory(Callback):
         metrics = {name: known[name] for name in HISTORY_METRICS if name in known}
         epoch = trainer.current_epoch
         self.rows.append({"epoch": epoch, **metrics})
-        if trainer.is_global_zero and epoch > self.logged_through:
-            self.hand_over(metrics, epoch)
+        if trainer.is_global_zero and epoch > self.last_logged_epoch:
+            self.log_metrics(metrics, epoch)
 
     def to_csv(self) -> bytes:
         """One row an epoch."""
@@ -79,29 +79,29 @@ class FiniteLossCheck(Callback):
     so that is done every `LOOK_EVERY` batches and at the end of an epoch. On one CPU it is done each time.
     """
 
-    LOOK_EVERY = 50
+    CHECK_EVERY_N_BATCHES = 50
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_bad = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
-        self.each_time = pl_module.device.type == "cpu" and trainer.world_size == 1
+        self.first_bad_batch = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
+        self.every_batch = pl_module.device.type == "cpu" and trainer.world_size == 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            good = torch.isfinite(loss.detach()) | (self.first_bad >= 0)
-            self.first_bad = torch.where(good, self.first_bad, batch_idx)
-        if self.each_time or batch_idx % self.LOOK_EVERY == self.LOOK_EVERY - 1:
-            self._look(trainer)
+            good = torch.isfinite(loss.detach()) | (self.first_bad_batch >= 0)
+            self.first_bad_batch = torch.where(good, self.first_bad_batch, batch_idx)
+        if self.every_batch or batch_idx % self.CHECK_EVERY_N_BATCHES == self.CHECK_EVERY_N_BATCHES - 1:
+            self._check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._look(trainer)
+        self._check(trainer)
 
-    def _look(self, trainer: pl.Trainer) -> None:
+    def _check(self, trainer: pl.Trainer) -> None:
         if trainer.world_size > 1:  # a rank that stopped alone would leave the others waiting for it
-            torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MAX)
-        if (batch := int(self.first_bad)) >= 0:
+            torch.distributed.all_reduce(self.first_bad_batch, torch.distributed.ReduceOp.MAX)
+        if (batch := int(self.first_bad_batch)) >= 0:
             raise UserError(
                 f"the training loss is not finite at epoch {trainer.current_epoch}, batch {batch}; "
                 "lower train.model.optimizer.init_args.lr in params.yaml"
@@ -113,13 +113,13 @@ class PlainProgress(Callback):
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
-        self.last = time.monotonic()
+        self.last_printed_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_global_zero and time.monotonic() - self.last >= self.every_s:
-            self._say(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
+        if trainer.is_global_zero and time.monotonic() - self.last_printed_at >= self.every_s:
+            self._print(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         known = trainer.callback_metrics  # asked for by all ranks: they add up here
@@ -129,10 +129,10 @@ class PlainProgress(Callback):
                 for name in SUMMARY_METRICS
                 if name in known or name != "val_map"
             }
-            self._say(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+            self._print(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
-    def _say(self, trainer: pl.Trainer, what: str) -> None:
-        self.last = time.monotonic()
+    def _print(self, trainer: pl.Trainer, what: str) -> None:
+        self.last_printed_at = time.monotonic()
         print(
             f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {what}",
             file=sys.stderr, flush=True,

@@ -94,16 +94,16 @@ class StopRequest:
     """SIGTERM, obeyed at once by the exit status 143, or noted while a loop runs that will look for it."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self.at_once = True
+        self.is_requested = False
+        self.immediate = True
 
     def listen(self) -> None:
         """Take SIGTERM from whoever has it now."""
         signal.signal(signal.SIGTERM, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if self.at_once:
+        self.is_requested = True
+        if self.immediate:
             raise SystemExit(SIGTERM_EXIT_STATUS)
 
 
@@ -125,10 +125,10 @@ class ResumableCheckpoint(Checkpoint):
         self.best_loss = math.inf
         self.best_epoch = -1
         self.num_validated = 0  # epochs that ended here with a validation loss
-        self.within_epoch = False
-        self.sums: dict[str, list[Tensor]] = {}  # of the metrics of an epoch that was begun by an earlier process
+        self.is_within_epoch = False
+        self.restored_sums: dict[str, list[Tensor]] = {}  # of the metrics of an epoch that was begun by an earlier process
 
-    def best(self) -> Path:
+    def best_path(self) -> Path:
         """The checkpoint of the lowest validation loss.
 
         Raises:
@@ -149,7 +149,7 @@ class ResumableCheckpoint(Checkpoint):
         return path
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.stop.at_once = False
+        self.stop.immediate = False
         self.stop.listen()  # Lightning's own handler, set just before, would end within an epoch without saving
         # left undone by Lightning where the loader was made before the checkpoint was read, to count the steps
         trainer.fit_loop._load_combined_loader_states()
@@ -158,16 +158,16 @@ class ResumableCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.sums:
-            self._take_over_sums(trainer)
+        if self.restored_sums:
+            self._restore_sums(trainer)
         if not _is_resumable_point(trainer, batch_idx + 1):
             return
         late = time.monotonic() - self.saved_at >= self.every_min * 60
-        stop, late = _reduce_over_ranks(trainer, self.stop.asked, late)
+        stop, late = _reduce_over_ranks(trainer, self.stop.is_requested, late)
         if stop or late:
-            self.within_epoch = True
+            self.is_within_epoch = True
             self._save(trainer, pl_module, f"last-{trainer.global_step:08d}")
-            self.within_epoch = False
+            self.is_within_epoch = False
         if stop:
             raise SIGTERMException
 
@@ -178,7 +178,7 @@ class ResumableCheckpoint(Checkpoint):
             self.best_loss, self.best_epoch = loss, trainer.current_epoch
             self._save(trainer, pl_module, _format_best_stem(self.best_epoch))
         self._save(trainer, pl_module, f"last-{trainer.global_step:08d}")
-        stop, _ = _reduce_over_ranks(trainer, self.stop.asked, False)
+        stop, _ = _reduce_over_ranks(trainer, self.stop.is_requested, False)
         if stop:
             raise SIGTERMException
 
@@ -189,7 +189,7 @@ class ResumableCheckpoint(Checkpoint):
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
             "should_stop": trainer.should_stop,
-            "sums": _collect_metric_sums(trainer) if self.within_epoch else {},
+            "sums": _collect_metric_sums(trainer) if self.is_within_epoch else {},
         }
 
     def on_load_checkpoint(
@@ -198,7 +198,7 @@ class ResumableCheckpoint(Checkpoint):
         kept = checkpoint["convoy"]
         self.best_loss, self.best_epoch = kept["best_loss"], kept["best_epoch"]
         trainer.should_stop = kept["should_stop"]
-        self.sums = kept["sums"] if trainer.is_global_zero else {}
+        self.restored_sums = kept["sums"] if trainer.is_global_zero else {}
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stem: str) -> None:
         _check_finite_weights(trainer, pl_module)
@@ -209,11 +209,11 @@ class ResumableCheckpoint(Checkpoint):
                 for path in list_checkpoints(self.folder, kind)[2:]:
                     path.unlink()
 
-    def _take_over_sums(self, trainer: pl.Trainer) -> None:
+    def _restore_sums(self, trainer: pl.Trainer) -> None:
         """Lightning begins each process with empty sums; what came before is added when the first batch is in."""
         for name, metric in trainer.fit_loop.epoch_loop._results.items():
-            if name in self.sums:
-                value, weight = self.sums.pop(name)
+            if name in self.restored_sums:
+                value, weight = self.restored_sums.pop(name)
                 metric.value = value.to(metric.value) + metric.value
                 metric.cumulated_batch_size = weight.to(metric.cumulated_batch_size) + metric.cumulated_batch_size
                 metric._computed = None

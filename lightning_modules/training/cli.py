@@ -46,9 +46,9 @@ class StageParser(LightningArgumentParser):
         where = f"params.yaml: {self.stage}: "
         # the parser of a class's own arguments reports through this method too, before the outer one does
         text = " ".join(message.split()).replace(where, "")
-        raise UserError(where + self._plainly(text)) from ex
+        raise UserError(where + self._simplify_message(text)) from ex
 
-    def _plainly(self, text: str) -> str:
+    def _simplify_message(self, text: str) -> str:
         known = [a.dest for a in self._actions if a.dest not in HIDDEN_KEYS and not a.dest.endswith(".help")]
         text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
         text = re.sub(
@@ -93,7 +93,7 @@ def build_stage(
     model: type[LightningModule] | Any,
     data: type[LightningDataModule],
     path: Path,
-    own: Collection[str] = (),
+    stage_keys: Collection[str] = (),
 ) -> StageCLI:
     """The stage's section of params.yaml as objects: `.trainer`, `.model`, `.datamodule`, `.config`.
 
@@ -106,10 +106,10 @@ def build_stage(
     silence_lightning()
     section = load_section(path, stage)
     for key in section.keys() - STAGE_KEYS.union(
-        own
+        stage_keys
     ):  # LightningCLI passes over an unknown key that holds nothing
-        raise UserError(f"{path}: {stage}: unknown key '{key}'; {suggest_name(key, STAGE_KEYS.union(own))}")
-    section = {key: value for key, value in section.items() if key not in own}
+        raise UserError(f"{path}: {stage}: unknown key '{key}'; {suggest_name(key, STAGE_KEYS.union(stage_keys))}")
+    section = {key: value for key, value in section.items() if key not in stage_keys}
     if "network" in (section.get("model") or {}):
         section["model"]["network"] = complete_network_spec(section["model"]["network"], stage)
     if stage == "train" and isinstance(section.get("trainer"), dict):

@@ -73,25 +73,25 @@ class WatchedLauncher(_SubprocessScriptLauncher):
 
     def __init__(self, lightnings: _SubprocessScriptLauncher) -> None:
         super().__init__(lightnings.cluster_environment, lightnings.num_processes, lightnings.num_nodes)
-        self.over = threading.Event()  # the ranks have nothing more to say to each other
-        self.last_words: Callable[[], None] = lambda: None  # before this process is ended from outside its loop
+        self.finished = threading.Event()  # the ranks have nothing more to say to each other
+        self.on_failure: Callable[[], None] = lambda: None  # before this process is ended from outside its loop
 
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         """Start the others, then call the function."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         os.environ[PARENT_PID_VARIABLE] = str(os.getpid())
         self._call_children_scripts()
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch_processes, daemon=True).start()
         return function(*args, **kwargs)
 
-    def lost(self) -> tuple[int, int] | None:
+    def find_failed(self) -> tuple[int, int] | None:
         """The first rank that ended badly and its exit status."""
         ended = [(rank, process.poll()) for rank, process in enumerate(self.procs, 1)]
         return next(((rank, status) for rank, status in ended if status), None)
 
-    def end(self) -> None:
+    def stop_all(self) -> None:
         """See that no rank outlives this process."""
-        self.over.set()
+        self.finished.set()
         until = time.monotonic() + GRACE_S
         for process in self.procs:
             with suppress(subprocess.TimeoutExpired):
@@ -100,18 +100,18 @@ class WatchedLauncher(_SubprocessScriptLauncher):
             process.kill()
             process.wait()
 
-    def _watch(self) -> None:
-        while not self.over.wait(0.2):
-            if lost := self.lost():
-                if not self.over.wait(GRACE_S):  # it waits for that rank, and nothing wakes it
-                    self._end_all(*lost)
+    def _watch_processes(self) -> None:
+        while not self.finished.wait(0.2):
+            if lost := self.find_failed():
+                if not self.finished.wait(GRACE_S):  # it waits for that rank, and nothing wakes it
+                    self._exit_all(*lost)
                 return
 
-    def _end_all(self, rank: int, status: int) -> None:
+    def _exit_all(self, rank: int, status: int) -> None:
         for process in self.procs:
             process.kill()
         with suppress(Exception):
-            self.last_words()
+            self.on_failure()
         print(f"error: {describe_rank_exit(rank, status)}", file=sys.stderr, flush=True)
         stopped = status in (-signal.SIGTERM, 128 + signal.SIGTERM)
         os._exit(128 + signal.SIGTERM if stopped else max(status, 1))
@@ -144,7 +144,7 @@ def describe_lost_rank(error: Exception, launcher: WatchedLauncher | None, num_r
         return None
     until = time.monotonic() + 1
     while launcher is not None and time.monotonic() < until:
-        if lost := launcher.lost():
+        if lost := launcher.find_failed():
             return UserError(describe_rank_exit(*lost))
         time.sleep(0.05)
     return UserError(
@@ -161,13 +161,13 @@ class RankConsistencyCheck(Callback):
     """
 
     def __init__(self, what: Mapping[str, str]) -> None:
-        self.what = dict(what)
+        self.values = dict(what)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.world_size == 1:
             return
         said: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(said, self.what)
+        torch.distributed.all_gather_object(said, self.values)
         for rank, other in enumerate(said):
             for name, text in other.items():
                 if text != said[0][name]:

@@ -51,9 +51,9 @@ def open_run(project: Path, work: RunState, dataset: Mapping[str, str], config: 
         client = connect_to_mlflow(project)
         close_killed_runs(client, work)
         run = TrackedRun.open(client, ensure_experiment(client, dataset["name"], project), earlier, name, tags)
-    work.remember(run.run_id)
+    work.save_run_id(run.run_id)
     described = work.folder / "described"
-    if not run.is_of(earlier) or not described.exists():
+    if not run.has_id(earlier) or not described.exists():
         run.log_params(config)
         run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
         page = project / config["data"]["store"] / "dataset.html"
@@ -63,7 +63,7 @@ def open_run(project: Path, work: RunState, dataset: Mapping[str, str], config: 
         run.log_artifact(work.folder / "changes.patch", "source")
         write_bytes(described, b"")
     if isinstance(run, OfflineRun):
-        run.strict = False
+        run.raise_on_rejection = False
     return run
 
 
@@ -84,7 +84,7 @@ def close_killed_runs(client: "MlflowClient", work: RunState) -> None:
 
     for note in sorted(work.folder.parent.glob("*/run_id")):
         other = RunState(note.parent)
-        if other.folder == work.folder or other.is_held() or other.run_id is None:
+        if other.folder == work.folder or other.is_locked() or other.run_id is None:
             continue
         outbox = find_queue(work.folder.parent.parent.parent, other.run_id)
         run_id = outbox.run_id if outbox is not None else other.run_id

@@ -107,7 +107,7 @@ def fit(project: Path) -> None:
         raise
     finally:
         if launcher is not None:
-            launcher.end()
+            launcher.stop_all()
 
 
 def fit_and_log(
@@ -115,7 +115,7 @@ def fit_and_log(
 ) -> None:
     """What rank 0 does: the training as an MLflow run that says how it ended."""
     store: ImageStore = cli.datamodule.store
-    with work.held():
+    with work.run_lock():
         dataset = {
             "name": store.name,
             "fingerprint": store.fingerprint,
@@ -123,7 +123,7 @@ def fit_and_log(
         }
         run = open_run(project, work, dataset, config)
         if isinstance(launcher := cli.trainer.strategy.launcher, WatchedLauncher):
-            launcher.last_words = lambda: run.close("FAILED")
+            launcher.on_failure = lambda: run.close("FAILED")
         try:
             curves, keep = run_trainer(cli, work, run, stop)
             save_best_model(project, run, cli, config, dataset, curves, keep)
@@ -157,7 +157,7 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
             source = read_weights(cli.model.weights, cli.model.network_spec, load_bundle)
             config["model"]["weights_sha256"] = source.digest  # logged, and part of what a training is
         split = store.split("train")
-        pictures = torch.from_numpy(split.batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
+        pictures = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
         said = cli.model.build(store.mean, store.std, store.classes, split.labels, source, pictures)
         check_network(cli.model.network, store.spec.shape, len(store.classes))
         if said and cli.trainer.is_global_zero:
@@ -228,10 +228,10 @@ def run_trainer(
     except SIGTERMException as error:  # by itself it would end the process with status 0
         raise SystemExit(SIGTERM_EXIT_STATUS) from error
     finally:
-        stop.at_once = True
+        stop.immediate = True
     if isinstance(trainer.strategy.launcher, WatchedLauncher):
-        trainer.strategy.launcher.over.set()
-    if stop.asked:  # too late for the loop to see it
+        trainer.strategy.launcher.finished.set()
+    if stop.is_requested:  # too late for the loop to see it
         raise SystemExit(SIGTERM_EXIT_STATUS)
     return curves, keep
 
@@ -263,7 +263,7 @@ def save_best_model(
 ) -> None:
     """Write the stage's output and log the model of the best epoch."""
     store: ImageStore = cli.datamodule.store
-    checkpoint = DigestCheckpointIO().load_checkpoint(keep.best())
+    checkpoint = DigestCheckpointIO().load_checkpoint(keep.best_path())
     cli.model.load_state_dict(checkpoint["state_dict"])
     row = curves.rows[checkpoint["epoch"]]
     info = BundleInfo(

@@ -35,7 +35,7 @@ class RunState:
     folder: Path
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def run_lock(self) -> Iterator[None]:
         """Keep others out of the folder while this training runs.
 
         Raises:
@@ -49,10 +49,10 @@ class RunState:
                 raise UserError(f"{self.folder}: this training runs already; wait until it ends") from None
             yield
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """True while a training of this folder runs."""
         try:
-            with self.held():
+            with self.run_lock():
                 return False
         except UserError:
             return True
@@ -79,7 +79,7 @@ class RunState:
         path = self.folder / "run_id"
         return path.read_text() if path.exists() else None
 
-    def remember(self, run_id: str) -> None:
+    def save_run_id(self, run_id: str) -> None:
         write_bytes(self.folder / "run_id", run_id.encode())
 
 

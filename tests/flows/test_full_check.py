@@ -27,7 +27,7 @@ def project(served, tmp_path, monkeypatch) -> Path:
 
 def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     checked = full_check()
-    assert checked.wrong == [] and len(checked.findings) == 6
+    assert checked.problems == [] and len(checked.findings) == 6
     assert re.search(r"^checked   20.*: 6 things looked at, 0 wrong$", report_status(project), re.M)
 
     shard = next((project / "data/raw").glob("*.tar"))

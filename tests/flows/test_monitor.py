@@ -141,23 +141,23 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
 
     set_params(project, monitor__retrain__enabled=True)
     clean = monitor(write(tmp_path / "monday", watched.known[:80]))
-    assert (clean.drifted, clean.retrain) == (False, None)
+    assert (clean.drifted, clean.retrain_entry) == (False, None)
     days = [write(tmp_path / day, [blur(data) for data in watched.known[start : start + 80]])
             for day, start in (("tuesday", 80), ("wednesday", 160), ("thursday", 240))]  # fmt: skip
     found = [monitor(day) for day in days]
     assert [one.drifted for one in found] == [True, True, True]
-    assert [one.line["retrain"] for one in found] == [False, True, False]
-    assert found[0].line["why"] == "1 of 2 drifted batches in a row"
-    assert found[2].line["why"].startswith("the last retrain cools down until")
+    assert [one.batch["retrain"] for one in found] == [False, True, False]
+    assert found[0].batch["why"] == "1 of 2 drifted batches in a row"
+    assert found[2].batch["why"].startswith("the last retrain cools down until")
     assert retrains == [None]
-    assert [monitor(day).new for day in days] == [False, False, False]  # nothing is judged, or trained, twice
+    assert [monitor(day).is_new for day in days] == [False, False, False]  # nothing is judged, or trained, twice
     assert retrains == [None]
 
     lines = batch_log.read_batches(project)
     assert [line["state"] for line in lines] == [CLEAN, DRIFTED, DRIFTED, DRIFTED]
     begun, done = [one for one in ledger.read_ledger(project) if one["event"].startswith("retrain")]
     assert (begun["event"], begun["batch"], begun["reason"]) == (
-        "retrain", found[1].line["batch"], "2 drifted batches in a row",
+        "retrain", found[1].batch["batch"], "2 drifted batches in a row",
     )  # fmt: skip
     assert (done["event"], done["of"], done["reason"]) == ("retrained", begun["number"], "version 2 serves")
 
@@ -179,7 +179,7 @@ def test_a_batch_that_cannot_be_read_has_drifted(watched, project, prefect_serve
     from flows.monitor import monitor
 
     found = monitor(write(tmp_path / "broken", [f"no picture {number}".encode() for number in range(60)]))
-    assert (found.drifted, [check["name"] for check in found.line["checks"]]) == (True, ["rejected"])
+    assert (found.drifted, [check["name"] for check in found.batch["checks"]]) == (True, ["rejected"])
     assert "rejected (100.0% here, 0.0% in training)" in str(found)
 
 
@@ -191,7 +191,7 @@ def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, projec
     for name, start in (("monday", 0), ("tuesday", 60)):
         with lock.project_lock(project):
             found = monitor(write(tmp_path / name, [blur(data) for data in watched.known[start : start + 60]]))
-        assert found.line["retrain"]
+        assert found.batch["retrain"]
         (last,) = ledger.read_ledger(project)[-1:]
         assert (last["event"], last["begun"]) == ("retrained", False)
         assert "another run is at work in this project" in last["reason"]
@@ -230,28 +230,28 @@ def test_a_prediction_is_compared_as_it_is_made_and_only_by_what_is_new(
 
     inbox = tmp_path / "inbox"
     write(inbox, [*watched.known[:60], b"no picture"])
-    first = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
-    assert (first.line["state"], first.line["num_pictures"], first.line["num_rejected"]) == (CLEAN, 61, 1)
-    again = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
-    assert again.line is None and not again.drifted
+    first = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
+    assert (first.batch["state"], first.batch["num_pictures"], first.batch["num_rejected"]) == (CLEAN, 61, 1)
+    again = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
+    assert again.batch is None and not again.drifted
     for number, data in enumerate(watched.known[60:90]):
         (inbox / f"few-{number}.png").write_bytes(change_camera(data))
-    few = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
-    assert (few.line["state"], few.line["num_pictures"], few.line["page"]) == ("too small", 30, None)
+    few = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
+    assert (few.batch["state"], few.batch["num_pictures"], few.batch["page"]) == ("too small", 30, None)
     assert "30 pictures are too few to judge, 50 are needed" in str(few)
     for number, data in enumerate(watched.known[90:120]):
         (inbox / f"more-{number}.png").write_bytes(change_camera(data))
-    more = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitored
-    assert (more.line["state"], more.line["num_pictures"]) == (DRIFTED, 60)  # the few had waited
+    more = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
+    assert (more.batch["state"], more.batch["num_pictures"]) == (DRIFTED, 60)  # the few had waited
 
     table = str(tmp_path / "out.parquet")
     assert pq.read_table(table).num_rows == 121
     assert str(monitor(table)).endswith("no picture that was not judged before; --all judges them again")
     alone = monitor(table, everything=True)
-    names = {check["name"] for check in alone.line["checks"]}
-    assert names == {"classes", "confidence", "rejected", "abstained"} and alone.line["num_pictures"] == 121
+    names = {check["name"] for check in alone.batch["checks"]}
+    assert names == {"classes", "confidence", "rejected", "abstained"} and alone.batch["num_pictures"] == 121
     whole = monitor(table, str(inbox), everything=True)
-    assert not whole.new  # the same pictures under the same rules
+    assert not whole.is_new  # the same pictures under the same rules
 
 
 def test_a_model_without_a_reference_says_so_and_predicts_all_the_same(watched, project, prefect_server, tmp_path):
@@ -260,7 +260,7 @@ def test_a_model_without_a_reference_says_so_and_predicts_all_the_same(watched, 
 
     serve_without_reference(project)
     inbox = write(tmp_path / "inbox", watched.known[:60])
-    assert predict(inbox, str(tmp_path / "out.parquet"), engine="pytorch").monitored is None
+    assert predict(inbox, str(tmp_path / "out.parquet"), engine="pytorch").monitor_result is None
     with pytest.raises(UserError, match="has no reference to compare pictures with; train a new one"):
         monitor(inbox)
 

@@ -84,7 +84,7 @@ def test_a_worse_newcomer_stays_a_challenger_and_is_not_judged_twice(copy, prefe
     assert sorted(Path(file.path).name for file in files) == ["decision.md", "ledger.json"]
 
     again = promote(worse)
-    assert (again.serves, again.new) == (False, False)
+    assert (again.serves, again.is_new) == (False, False)
     assert aliases(copy) == {"champion": 1, "challenger": 2}
 
 
@@ -111,7 +111,7 @@ def test_the_champion_promoted_again_says_so_and_changes_nothing(copy, prefect_s
     from flows.promote import promote
 
     decision = promote()
-    assert (decision.serves, decision.new) == (True, False)
+    assert (decision.serves, decision.is_new) == (True, False)
     assert aliases(copy) == {"champion": 1}
 
 

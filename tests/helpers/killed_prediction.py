@@ -60,12 +60,12 @@ def predict(folder: Path, new_only: bool) -> str:
     answers = Predictor(
         bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, workers=1
     )
-    parts, pictures = answers.parts(folder / "parts"), open_images(str(folder / "pictures"))
+    parts, pictures = answers.open_cache(folder / "parts"), open_images(str(folder / "pictures"))
     with parts.alone(wait=lambda: None):
         counts = predict_table(
             pictures, answers, parts, folder / "out.parquet", SilentProgress(), new_only=new_only
         )
-    return f"{counts.num_rows} rows, {answers.num_taken_over} taken over"
+    return f"{counts.num_rows} rows, {answers.num_cached} taken over"
 
 
 def die_at(point: int) -> None:

@@ -36,7 +36,7 @@ def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -
         "bee/0001.png": "label_conflict",
     }
     assert (report.num_pictures, report.num_sound, report.classes) == (43, 39, {"ant": 20, "bee": 19})
-    assert report.stops is None and "convoy run would take it" in report.text()
+    assert report.stop_reason is None and "convoy run would take it" in report.to_text()
     assert snapshot(tmp_path) == before
 
 
@@ -45,7 +45,7 @@ def test_a_broken_mount_is_announced(tmp_path: Path) -> None:
     for file in (source / "ant").iterdir():
         file.write_bytes(bytes(100))
     report = check_source(source, workers=1)
-    assert report.stops == "3 of 6 pictures are refused, more than max_reject_fraction 0.05"
+    assert report.stop_reason == "3 of 6 pictures are refused, more than max_reject_fraction 0.05"
 
 
 def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -
     for file in source.rglob("*.png"):
         file.write_bytes(b"")
     report = check_source(source, rule=SplitRule(0, 0.2, 0.2), workers=1)
-    assert (report.num_pictures, report.num_sound) == (4, 0) and "4 of 4 pictures are refused" in str(report.stops)
+    assert (report.num_pictures, report.num_sound) == (4, 0) and "4 of 4 pictures are refused" in str(report.stop_reason)
 
 
 def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
@@ -62,19 +62,19 @@ def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
     ingest_source(source, tmp_path / "raw")
     summary = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     assert report.run_splits == summary.counts
-    assert report.text().endswith("convoy run would take it: train 21, val 8, test 11")
+    assert report.to_text().endswith("convoy run would take it: train 21, val 8, test 11")
     assert json.loads(json.dumps(report.to_dict()))["run_splits"] == summary.counts
 
 
 def test_a_single_class_can_be_looked_at(tmp_path: Path) -> None:
     report = check_source(make_image_folder(tmp_path / "set", classes=("ant",), num_each=2), workers=1)
-    assert report.num_sound == 2 and "a single class 'ant'" in str(report.stops)
+    assert report.num_sound == 2 and "a single class 'ant'" in str(report.stop_reason)
 
 
 def test_a_name_with_a_line_break_stays_on_one_line_of_the_report(tmp_path: Path) -> None:
     source = make_image_folder(tmp_path / "set", num_each=2)
     (source / "ant" / "two\nlines\u202e.jpg").touch()
-    assert "two\\nlines\\u202e.jpg" in check_source(source, workers=1).text()
+    assert "two\\nlines\\u202e.jpg" in check_source(source, workers=1).to_text()
 
 
 @needs_hostile
@@ -147,4 +147,4 @@ def test_look_alikes_and_leaks_are_named(tmp_path: Path) -> None:
         "test/ant/100.jpg",
         "train/ant/leak100.jpg",
     ]
-    assert "5 pictures look like" in report.warnings[0] and "near duplicates: 10 in 5 groups" in report.text()
+    assert "5 pictures look like" in report.warnings[0] and "near duplicates: 10 in 5 groups" in report.to_text()

@@ -149,7 +149,7 @@ def test_the_same_bytes_under_other_label_sets_are_a_conflict_and_order_does_not
         "a5.png": "unlabelled",
     }
     assert report.classes == {"x": 1, "y": 2}
-    assert "labelled with nothing and y" in report.text()
+    assert "labelled with nothing and y" in report.to_text()
 
 
 def test_a_picture_that_bears_none_is_kept(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_served(tmp_path):
     model = trained(tmp_path, ema=0.9)
     images, _ = DigitBatches()[0]
     model.eval()
-    assert model.served is model.average
+    assert model.serving_network is model.average
     assert torch.equal(model(images), model.average(model.normalize(images)))
     assert not torch.equal(model(images), model.network(model.normalize(images)))
     assert not any(weight.requires_grad for weight in model.average.parameters())
@@ -72,7 +72,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_served(tmp_path):
 
 def test_without_an_average_the_network_itself_is_served(tmp_path):
     model = trained(tmp_path)
-    assert model.served is model.network and not hasattr(model, "average")
+    assert model.serving_network is model.network and not hasattr(model, "average")
 
 
 def test_the_average_follows_the_weights_step_by_step():
@@ -81,7 +81,7 @@ def test_the_average_follows_the_weights_step_by_step():
     before = model.average.classifier[0].weight.clone()
     with torch.no_grad():
         model.network.classifier[0].weight.add_(1.0)
-    model._follow(0.5)
+    model._update_average(0.5)
     assert torch.allclose(model.average.classifier[0].weight, before + 0.5)
 
 
@@ -138,7 +138,7 @@ def test_weights_let_the_pictures_with_a_label_count_as_much_as_those_without():
 
 def test_of_several_labels_smoothing_takes_half_of_itself_from_yes_and_gives_it_to_no():
     model = classifier(make_label_sets(), label_smoothing=0.2)
-    model._log = lambda *args: None
+    model._log_metrics = lambda *args: None
     images, labels = torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.from_numpy(make_label_sets()[:4])
     logits = model.network(model.normalize(images))
     targets = torch.where(labels > 0, 0.9, 0.1)

@@ -80,7 +80,7 @@ def test_the_batches_are_the_same_wherever_the_pictures_are_held(digits_project,
     for _ in range(2):
         for a, b in zip(mapped, held, strict=True):
             assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-    assert held.held is not None and mapped.held is None
+    assert held.cached is not None and mapped.cached is None
     assert (a[0].dtype, a[1].dtype, b[0].dtype, b[1].dtype) == (torch.uint8, torch.int64) * 2
 
 
@@ -106,20 +106,20 @@ def test_all_ranks_have_as_many_batches_and_no_picture_is_seen_twice(count, seed
 
 def test_a_rank_with_one_picture_more_counts_as_much_more():
     ranks = [BatchSampler(13, 4, seed=None, rank=rank, num_ranks=2) for rank in range(2)]
-    assert [rank.share(0) for rank in ranks] == [1, 1]
-    assert [rank.share(1) for rank in ranks] == [2 * 2 / 5, 2 * 3 / 5]
+    assert [rank.rank_share(0) for rank in ranks] == [1, 1]
+    assert [rank.rank_share(1) for rank in ranks] == [2 * 2 / 5, 2 * 3 / 5]
 
 
 def test_the_balanced_sampler_draws_all_classes_alike_by_seed_and_epoch():
 
     labels = np.array([0] * 900 + [1] * 100)
-    sampler = BatchSampler(1000, 50, seed=1, chances=compute_sampling_probs(labels))
+    sampler = BatchSampler(1000, 50, seed=1, probabilities=compute_sampling_probs(labels))
     first = np.concatenate(list(sampler))
     assert labels[first].mean() == pytest.approx(0.5, abs=0.05)
     assert np.array_equal(first, np.concatenate(list(sampler)))
     sampler.set_epoch(1)
     assert not np.array_equal(first, np.concatenate(list(sampler)))
-    parts = [list(BatchSampler(1000, 50, seed=1, rank=r, num_ranks=2, chances=compute_sampling_probs(labels)))
+    parts = [list(BatchSampler(1000, 50, seed=1, rank=r, num_ranks=2, probabilities=compute_sampling_probs(labels)))
              for r in (0, 1)]  # fmt: skip
     assert sorted(np.concatenate([*parts[0], *parts[1]]).tolist()) == sorted(first.tolist())
 

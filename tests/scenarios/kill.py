@@ -123,7 +123,7 @@ def check_readable(data: Path) -> str:
         assert "no such file" in str(error), error  # between two renames nothing stands there
         return "no dataset"
     for split in map(store.split, ("train", "val", "test")):
-        pixels = split.batch(np.arange(len(split))).astype(np.int64)
+        pixels = split.read_batch(np.arange(len(split))).astype(np.int64)
         assert pixels.sum((1, 2)).tolist() == split.rows["sums"].to_pylist()
     return f"{len(store.index):,} pictures"
 

@@ -222,10 +222,10 @@ class Nights:
             predicted = predict(str(night.inbox), str(night.table))
         night.runs.append(("predict", "Completed"))
         night.outcomes.append(f"{predicted.num_rows} tagged by version {predicted.version.number}")
-        monitored = predicted.monitored
-        assert monitored is not None and monitored.line is not None
-        night.outcomes.append(str(monitored.line["state"]))
-        if monitored.retrain is not None:
+        monitored = predicted.monitor_result
+        assert monitored is not None and monitored.batch is not None
+        night.outcomes.append(str(monitored.batch["state"]))
+        if monitored.retrain_entry is not None:
             night.runs.append(("pipeline", "Completed"))
             night.outcomes.append("trained anew")
 
@@ -258,7 +258,7 @@ class Nights:
         self.nights[-1].runs.append(("pipeline", "Completed"))
         verb = "serves" if decision.serves else "does not serve"
         self.nights[-1].outcomes.append(
-            f"version {decision.version.number} {verb}{'' if decision.new else ', as before'}"
+            f"version {decision.version.number} {verb}{'' if decision.is_new else ', as before'}"
         )
 
     def roll_back(self) -> None:

@@ -54,14 +54,14 @@ class IdxSource:
         return sum(len(one.labels) for one in self._sets)
 
     def describe(self) -> str:
-        return describe_source(self, str(self.path), "IDX: " + ", ".join(one.file.name for one in self._sets))
+        return describe_source(self, str(self.path), "IDX: " + ", ".join(one.image_file.name for one in self._sets))
 
 
 class _IdxPair:
     """One file of pictures with its labels."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
+        self.image_file = file
         labels_file = _find_label_file(file)
         self.labels = read_idx(labels_file)
         self.split = _guess_split(file.name)
@@ -74,8 +74,8 @@ class _IdxPair:
             )
 
     def __iter__(self) -> Iterator[SourceImage]:
-        pictures = read_idx(self.file)  # (N, H, W) or (N, H, W, 3) uint8
-        stem = self.file.name.removesuffix(".gz")
+        pictures = read_idx(self.image_file)  # (N, H, W) or (N, H, W, 3) uint8
+        stem = self.image_file.name.removesuffix(".gz")
         for number, label in enumerate(self.labels.tolist()):
             uri = f"{stem}/{number:06d}.png"
             yield SourceImage(uri, str(label), None, self.split, partial(encode_png, pictures[number]))

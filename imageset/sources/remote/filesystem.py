@@ -34,10 +34,10 @@ class RemotePath:
     fs: Any
     path: str
     url: str  # without credentials
-    taken: Secrets = ()  # these
+    secrets: Secrets = ()  # these
 
     @classmethod
-    def of(cls, url: str, taken: Secrets) -> RemotePath:
+    def from_url(cls, url: str, taken: Secrets) -> RemotePath:
         """Raises UserError for a scheme that there is none for, or whose package is not installed."""
         import fsspec
 
@@ -74,18 +74,18 @@ class RemotePath:
         return "http" in _list_protocols(self.fs)
 
     @property
-    def pattern(self) -> str:
+    def glob_text(self) -> str:
         """Where signs that name several files count."""
         return urlsplit(self.url).path if self.is_http else self.path
 
-    def beside(self, url: str) -> RemotePath:
+    def with_url(self, url: str) -> RemotePath:
         """Another place of the same file system."""
-        path = restore_secrets(url, self.taken) if self.is_http else self.fs._strip_protocol(url)
+        path = restore_secrets(url, self.secrets) if self.is_http else self.fs._strip_protocol(url)
         return replace(self, path=path, url=url)
 
-    def check(self) -> None:
+    def check_exists(self) -> None:
         """Raise UserError where nothing is here."""
-        if any(sign in self.pattern for sign in "{*["):
+        if any(sign in self.glob_text for sign in "{*["):
             return
         if self.is_http:
             if not is_whole_file_name(posixpath.basename(urlsplit(self.url).path)):
@@ -118,7 +118,7 @@ class RemotePath:
             raise ConnectionError(f"{len(data):,} bytes of {num_bytes:,} came")
         return data
 
-    def fetch(self, file: Path, progress: Progress) -> None:
+    def download(self, file: Path, progress: Progress) -> None:
         """Copy it to a file of this machine, whole or not at all."""
 
         def once() -> None:
@@ -143,7 +143,7 @@ class RemotePath:
         if target.tell() != num_bytes:
             raise ConnectionError(f"{target.tell():,} bytes of {num_bytes:,} came")
 
-    def files(self) -> dict[str, int | None]:
+    def list_files(self) -> dict[str, int | None]:
         """{path relative to here: number of bytes} of every file below, hidden ones left out, sorted."""
         found = call_with_retries(self.url, partial(self.fs.find, self.path, detail=True))
         root = self.path.rstrip("/") + "/"

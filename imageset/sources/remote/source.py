@@ -45,7 +45,7 @@ T = TypeVar("T")
 class OpenLocal(Protocol):
     """Open a folder or a file of this machine as a source."""
 
-    def __call__(self, path: Path, *, to_learn: bool = True) -> Source: ...
+    def __call__(self, path: Path, *, require_classes: bool = True) -> Source: ...
 
 
 NUM_AHEAD, NUM_THREADS = 32, 8
@@ -58,13 +58,13 @@ def check_remote(spec: str) -> None:
     """
     spec = mask_url(spec)
     try:
-        RemotePath.of(split_off_roles(spec)[0], extract_secrets(spec)).check()
+        RemotePath.from_url(split_off_roles(spec)[0], extract_secrets(spec)).check_exists()
     except ConnectionError:
         return
 
 
 def open_remote(
-    spec: str, open_local: OpenLocal, *, to_learn: bool = True, progress: Progress | None = None
+    spec: str, open_local: OpenLocal, *, require_classes: bool = True, progress: Progress | None = None
 ) -> Source:
     """Open the source behind a URL.
 
@@ -80,15 +80,15 @@ def open_remote(
 
     spec = mask_url(spec)
     url, said = split_off_roles(spec)
-    place, progress = RemotePath.of(url, extract_secrets(spec)), progress or SilentProgress()
-    name = parse_file_name(place.pattern)
-    if is_pattern(place.pattern):
-        places = place.glob() if any(sign in place.pattern for sign in "*[") else [place]
-        places = [one.beside(each) for one in places for each in expand_braces(one.url)]
-        return _fetch_files(places, url, said, to_learn, progress, open_local)
+    place, progress = RemotePath.from_url(url, extract_secrets(spec)), progress or SilentProgress()
+    name = parse_file_name(place.glob_text)
+    if is_pattern(place.glob_text):
+        places = place.glob() if any(sign in place.glob_text for sign in "*[") else [place]
+        places = [one.with_url(each) for one in places for each in expand_braces(one.url)]
+        return _fetch_files(places, url, said, require_classes, progress, open_local)
     if is_whole_file_name(name):
-        return _fetch_files([place], url, said, to_learn, progress, open_local)
-    return _open_folder(place, url, to_learn, progress, open_local)
+        return _fetch_files([place], url, said, require_classes, progress, open_local)
+    return _open_folder(place, url, require_classes, progress, open_local)
 
 
 # ---- files that are fetched ------------------------------------------------------------------------------------
@@ -101,21 +101,21 @@ class FetchedSource:
         self._inner, self._folder, self._parent = inner, folder, parent
         self.name, self.kind, self.multi_label = name, inner.kind, inner.multi_label
         self.passed_over, self.classes, self.splits = inner.passed_over, inner.classes, inner.splits
-        self.problem = inner.problem and self._shown(inner.problem)
+        self.problem = inner.problem and self._restore_url(inner.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
         try:
             yield from self._inner
         except UserError as error:
-            raise UserError(self._shown(str(error))) from None
+            raise UserError(self._restore_url(str(error))) from None
 
     def __len__(self) -> int:
         return len(self._inner)
 
     def describe(self) -> str:
-        return self._shown(self._inner.describe())
+        return self._restore_url(self._inner.describe())
 
-    def _shown(self, text: str) -> str:
+    def _restore_url(self, text: str) -> str:
         return text.replace(self._folder.name, self._parent)
 
 
@@ -127,7 +127,7 @@ class RemoteTable(FetchedSource):
 
 
 def _fetch_files(
-    places: Sequence[RemotePath], shown: str, said: str, to_learn: bool, progress: Progress, open_local: OpenLocal
+    places: Sequence[RemotePath], shown: str, said: str, require_classes: bool, progress: Progress, open_local: OpenLocal
 ) -> FetchedSource:
     """Fetch files and open them where they lie then."""
     if not places:
@@ -140,9 +140,9 @@ def _fetch_files(
     try:
         for place, name in zip(places, names, strict=True):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            place.fetch(root / name, progress)
+            place.download(root / name, progress)
         progress.end()
-        return _open_fetched(folder, names, places[0], parent, shown, said, to_learn, open_local)
+        return _open_fetched(folder, names, places[0], parent, shown, said, require_classes, open_local)
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(folder.name, parent)) from None
@@ -158,7 +158,7 @@ def _open_fetched(
     parent: str,
     shown: str,
     said: str,
-    to_learn: bool,
+    require_classes: bool,
     open_local: OpenLocal,
 ) -> FetchedSource:
     from imageset.sources.sharded import open_shards
@@ -171,15 +171,15 @@ def _open_fetched(
     if all(one.lower().endswith(TABLES) for one in names):
         below = partial(_read_below_url, place, parent)
         files = [root / one for one in names]
-        table = TableSource(files, shown=shown, name=name, said=said, to_learn=to_learn, below=below)
+        table = TableSource(files, label=shown, name=name, query=said, require_classes=require_classes, read_image=below)
         return RemoteTable(table, folder, parent, name)
     if len(names) == 1:
-        return FetchedSource(open_local(root / names[0], to_learn=to_learn), folder, parent, name)
+        return FetchedSource(open_local(root / names[0], require_classes=require_classes), folder, parent, name)
     if all(is_idx_name(one) for one in names):
         return FetchedSource(
-            open_local(root, to_learn=to_learn), folder, parent, slugify(posixpath.basename(parent))
+            open_local(root, require_classes=require_classes), folder, parent, slugify(posixpath.basename(parent))
         )
-    inner = open_shards([(one, root / one) for one in names], shown, name, said, to_learn=to_learn)
+    inner = open_shards([(one, root / one) for one in names], shown, name, said, require_classes=require_classes)
     return FetchedSource(inner, folder, parent, name)
 
 
@@ -193,7 +193,7 @@ def _find_idx_label_files(places: Sequence[RemotePath]) -> list[RemotePath]:
         for place in places
         if is_idx_image_name(name := parse_file_name(place.url))
     ]
-    return [place.beside(f"{parse_parent(place.url)}/{name}") for place, name in wanted if name not in named]
+    return [place.with_url(f"{parse_parent(place.url)}/{name}") for place, name in wanted if name not in named]
 
 
 def _read_below_url(place: RemotePath, parent: str, name: str) -> bytes:
@@ -202,7 +202,7 @@ def _read_below_url(place: RemotePath, parent: str, name: str) -> bytes:
     if "://" in name or name.startswith("/") or ".." in name.split("/"):
         raise Rejected("unreadable", "lies outside the table's folder")
     try:
-        return place.beside(f"{parent}/{name}").read(MAX_IMAGE_BYTES)
+        return place.with_url(f"{parent}/{name}").read(MAX_IMAGE_BYTES)
     except UserError as error:
         raise Rejected("unreadable", str(error).removeprefix(f"{parent}/{name}: ")) from None
 
@@ -215,13 +215,13 @@ class RemoteImage:
     """A picture in a bucket."""
 
     uri: str
-    place: RemotePath
+    path: RemotePath
     num_bytes: int | None
 
     def read(self) -> bytes:
         """The bytes; FileNotFoundError where it has gone since the listing."""
         try:
-            return self.place.read(MAX_IMAGE_BYTES, self.num_bytes)
+            return self.path.read(MAX_IMAGE_BYTES, self.num_bytes)
         except MissingFile as error:
             raise FileNotFoundError(str(error)) from None
 
@@ -233,27 +233,27 @@ class RemoteFolder(FolderSource):
         return read_ahead(super().__iter__())
 
 
-def _open_folder(place: RemotePath, url: str, to_learn: bool, progress: Progress, open_local: OpenLocal) -> Source:
+def _open_folder(place: RemotePath, url: str, require_classes: bool, progress: Progress, open_local: OpenLocal) -> Source:
     if place.is_http:
         raise UserError(explain_no_listing(url))
     url = url.rstrip("/")
-    listed = place.files()
+    listed = place.list_files()
     if not listed:
         raise UserError(f"{url}: holds no files; check the address")
     pictures = [name for name in listed if posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
     if not pictures:
-        return _open_listed_files(place, url, listed, to_learn, progress, open_local)
-    files = [RemoteImage(name, place.beside(f"{url}/{name}"), listed[name]) for name in pictures]
+        return _open_listed_files(place, url, listed, require_classes, progress, open_local)
+    files = [RemoteImage(name, place.with_url(f"{url}/{name}"), listed[name]) for name in pictures]
     passed_over = Counter({"files of other kinds": len(listed) - len(files)} if len(listed) > len(files) else {})
     name = slugify(posixpath.basename(url))
-    return RemoteFolder(url, name, files, passed_over, _read_layout_files(place, url, listed), to_learn=to_learn)
+    return RemoteFolder(url, name, files, passed_over, _read_layout_files(place, url, listed), require_classes=require_classes)
 
 
 def _open_listed_files(
     place: RemotePath,
     url: str,
     listed: Mapping[str, int | None],
-    to_learn: bool,
+    require_classes: bool,
     progress: Progress,
     open_local: OpenLocal,
 ) -> Source:
@@ -267,9 +267,9 @@ def _open_listed_files(
         for name in wanted:
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            place.beside(f"{url}/{name}").fetch(file, progress)
+            place.with_url(f"{url}/{name}").download(file, progress)
         progress.end()
-        return FetchedSource(open_local(root, to_learn=to_learn), folder, parse_parent(url), slugify(root.name))
+        return FetchedSource(open_local(root, require_classes=require_classes), folder, parse_parent(url), slugify(root.name))
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(folder.name, parse_parent(url))) from None
@@ -287,7 +287,7 @@ def _read_layout_files(place: RemotePath, url: str, listed: Mapping[str, int | N
         if folder + note in listed
     }
     return {
-        note: place.beside(f"{url}/{name}").read(MAX_LAYOUT_FILE_BYTES, listed[name])
+        note: place.with_url(f"{url}/{name}").read(MAX_LAYOUT_FILE_BYTES, listed[name])
         for note, name in found.items()
     }
 

@@ -121,6 +121,30 @@ def test_predict_refuses_places_it_cannot_use_and_writes_nothing(empty_project, 
     assert sorted(empty_project.rglob("*")) == before
 
 
+LOSES_ITS_SERVER = """
+import sys, threading, time
+from flows.cli import main as cli
+from flows.orchestration import prefect_api
+
+def lose_server(arguments):
+    assert not prefect_api.is_server_lost()
+    with prefect_api.translate_prefect_errors("http://127.0.0.1:9/api"):  # nobody answers there
+        pass
+    threading.Thread(target=time.sleep, args=(300,)).start()  # as Prefect's do that wait for the server
+    print("what was done")
+    return 3
+
+cli.run_command = lose_server
+sys.exit(cli.main(["status"]))
+"""
+
+
+def test_a_command_whose_server_was_lost_leaves_at_once_with_its_status_and_all_it_printed():
+    command = [sys.executable, "-c", LOSES_ITS_SERVER]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "what was done\n"), done.stderr
+
+
 def test_an_unknown_command_exits_with_2(empty_project):
     with pytest.raises(SystemExit) as stopped:
         main(["fly"])

@@ -120,8 +120,8 @@ def test_members_of_an_archive_never_leave_the_folder_of_copies(pictures, tmp_pa
 
 def test_the_summary_shows_counts_labels_and_the_least_sure(pictures, bundle):
     counts = PredictionCounts([])
-    counts.classes.update({"0": 20, "a|b": 10})
-    counts.states.update({"ok": 29, "error": 1})
+    counts.labels.update({"0": 20, "a|b": 10})
+    counts.statuses.update({"ok": 29, "error": 1})
     page = render_prediction_markdown(
         "out", counts, {"engine": "pytorch"}, rows_of(pictures), open_images(str(pictures)), bundle.spec
     )

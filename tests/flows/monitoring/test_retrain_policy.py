@@ -29,28 +29,28 @@ def test_the_last_batches_that_drifted_one_after_the_other_are_counted():
 
 def test_enough_drifted_batches_in_a_row_are_reason_to_train_again():
     assert decide_retrain(POLICY, batches(DRIFTED, DRIFTED), [], NOW).retrain
-    assert decide_retrain(POLICY, batches(DRIFTED, DRIFTED), [], NOW).why == "2 drifted batches in a row"
+    assert decide_retrain(POLICY, batches(DRIFTED, DRIFTED), [], NOW).reason == "2 drifted batches in a row"
     answer = decide_retrain(POLICY, batches(DRIFTED, CLEAN, DRIFTED), [], NOW)
-    assert (answer.retrain, answer.why) == (False, "1 of 2 drifted batches in a row")
-    assert decide_retrain(POLICY, batches(CLEAN), [], NOW).why == "no drift"
+    assert (answer.retrain, answer.reason) == (False, "1 of 2 drifted batches in a row")
+    assert decide_retrain(POLICY, batches(CLEAN), [], NOW).reason == "no drift"
 
 
 def test_nothing_is_trained_unless_that_is_switched_on():
     off = RetrainPolicy(False, 1, 0, 9)
-    assert decide_retrain(off, batches(DRIFTED, DRIFTED), [], NOW).why == "monitor.retrain.enabled is false"
+    assert decide_retrain(off, batches(DRIFTED, DRIFTED), [], NOW).reason == "monitor.retrain.enabled is false"
 
 
 def test_a_retrain_cools_down():
     drifted = batches(DRIFTED, DRIFTED, DRIFTED)
     answer = decide_retrain(POLICY, drifted, [ago(hours=71.9)], NOW)
-    assert not answer.retrain and answer.why.startswith("the last retrain cools down until 2026-03-01 ")
+    assert not answer.retrain and answer.reason.startswith("the last retrain cools down until 2026-03-01 ")
     assert decide_retrain(POLICY, drifted, [ago(hours=72)], NOW).retrain
 
 
 def test_the_budget_of_thirty_days_is_not_overdrawn():
     drifted = batches(DRIFTED, DRIFTED)
     assert (
-        decide_retrain(POLICY, drifted, [ago(days=29), ago(days=4)], NOW).why
+        decide_retrain(POLICY, drifted, [ago(days=29), ago(days=4)], NOW).reason
         == "2 retrains in 30 days are the whole budget"
     )
     assert decide_retrain(POLICY, drifted, [ago(days=30), ago(days=4)], NOW).retrain

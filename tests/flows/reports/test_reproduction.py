@@ -33,7 +33,7 @@ def test_what_differs_is_named_with_both_values():
     first = {"test_accuracy": 0.9, "test_loss": 0.5, "num_test": 7.0}
     again = {"test_accuracy": 0.8, "num_test": 7.0}
     found = VerifyResult("abc", "c" * 40, first, again, False, 0.01)
-    assert not found.agrees and found.different == ["test_accuracy"]
+    assert not found.agrees and found.differing_metrics == ["test_accuracy"]
     assert "NOT reproduced, other weights" in str(found)
     assert "0.900000 then, 0.800000 now" in str(found) and "test_loss: in one of the two only" in str(found)
 

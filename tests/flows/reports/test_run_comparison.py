@@ -38,7 +38,7 @@ def test_what_differs_between_two_runs_and_which_pictures_changed_sides(client, 
     assert found.params == [("epochs", "3", "5")]
     assert found.metrics == [("test_accuracy", "0.5000", "0.3333 (-0.1667)")]
     assert found.recalls == [("recall_a", "0.5000", "0.3333 (-0.1667)")]
-    assert (found.won, found.lost) == ([("p2", "a", "b", "a")], [("p1", "a", "a", "b")])
+    assert (found.gained, found.lost) == ([("p2", "a", "b", "a")], [("p1", "a", "a", "b")])
     assert f"of 3 that both were tested on, 1 are right only in {other[:12]}" in str(found)
 
 

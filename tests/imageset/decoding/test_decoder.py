@@ -137,7 +137,7 @@ def test_a_single_pixel_is_too_small() -> None:
 
 def test_the_header_tells_size_and_colour_without_pixels() -> None:
     header = read_image_header(picture_bytes(Image.new("L", (30, 20)))[:60], 10**6)
-    assert (header.format, header.width, header.height, header.grey) == ("PNG", 30, 20, True)
+    assert (header.format, header.width, header.height, header.is_grey) == ("PNG", 30, 20, True)
 
 
 def test_a_specification_survives_the_trip_through_a_dictionary() -> None:

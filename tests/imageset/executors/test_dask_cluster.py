@@ -65,7 +65,7 @@ def test_a_picture_that_kills_dask_workers_is_named_and_its_neighbours_are_not(c
     items = [(n, b"fine") for n in range(20)]
     items[7] = (7, b"die")
     with open_executor(f"dask://{cluster}") as crew:
-        outcomes = dict(map_stream(items, _act, crew=crew))
+        outcomes = dict(map_stream(items, _act, executor=crew))
     assert isinstance(outcomes[7], Rejected) and outcomes[7].reason == "crashed"
     assert [n for n, one in outcomes.items() if one != b"FINE"] == [7]
 
@@ -76,7 +76,7 @@ class _Slowly(BaseExecutor):
     remote = True
 
     def __init__(self, crew: BaseExecutor, after: int, then: object) -> None:
-        self._crew, self._left, self._then, self.num = crew, after, then, crew.num
+        self._crew, self._left, self._then, self.num_workers = crew, after, then, crew.num_workers
 
     def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
         self._left -= 1

@@ -65,7 +65,7 @@ def test_a_picture_that_wants_too_much_memory_gets_an_error_and_not_the_machine(
 def test_workers_that_rest_are_ended_and_others_come_when_there_is_work() -> None:
     with ProcessExecutor(1) as pool:
         before = pool.submit(os.getpid).result()
-        pool.rest()
+        pool.release_workers()
         with pytest.raises(ProcessLookupError):
             os.kill(before, 0)
         assert pool.submit(os.getpid).result() not in (before, os.getpid())

@@ -29,7 +29,7 @@ def test_every_picture_comes_out_as_the_decoder_gives_it(tmp_path: Path) -> None
     assert sum(store.counts.values()) == 40 and store.classes == ("ant", "bee") and store.spec.channels == 3
     for name in ("train", "val", "test"):
         split = store.split(name)
-        pixels = split.batch(np.arange(len(split))[::-1])
+        pixels = split.read_batch(np.arange(len(split))[::-1])
         originals = read_image_bytes(tmp_path / "raw", split.image_ids[::-1])
         for row, (_, data) in zip(pixels, originals, strict=True):
             np.testing.assert_array_equal(row, decode(data, store.spec))
@@ -39,7 +39,7 @@ def test_every_picture_comes_out_as_the_decoder_gives_it(tmp_path: Path) -> None
 def test_mean_and_std_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_image_folder(tmp_path / "set"))
     train = store.split("train")
-    pixels = train.batch(np.arange(len(train))) / 255
+    pixels = train.read_batch(np.arange(len(train))) / 255
     np.testing.assert_allclose(store.mean, pixels.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(store.std, pixels.std((0, 1, 2)), atol=1e-12)
 
@@ -84,7 +84,7 @@ def test_bad_pictures_are_rows_with_a_reason_and_the_run_goes_on(tmp_path: Path)
     assert sum(store.counts.values()) == 39
     train = store.split("train")
     for row, (_, data) in zip(
-        train.batch(np.arange(len(train))), read_image_bytes(tmp_path / "raw", train.image_ids), strict=True
+        train.read_batch(np.arange(len(train))), read_image_bytes(tmp_path / "raw", train.image_ids), strict=True
     ):
         np.testing.assert_array_equal(row, decode(data, store.spec))
 
@@ -175,7 +175,7 @@ def test_importing_imageset_loads_no_heavy_library() -> None:
 def test_a_large_picture_is_summed_exactly(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_image_folder(tmp_path / "set", num_each=10), size_px=300)
     train = store.split("train")
-    values = train.batch(np.arange(len(train))).astype(np.int64)
+    values = train.read_batch(np.arange(len(train))).astype(np.int64)
     assert np.array(train.rows["sums"].to_pylist()).tolist() == values.sum((1, 2)).tolist()
     assert np.array(train.rows["square_sums"].to_pylist()).tolist() == (values**2).sum((1, 2)).tolist()
 

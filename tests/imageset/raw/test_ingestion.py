@@ -20,7 +20,7 @@ from tests.helpers.images import encode_noise, make_image_folder
 def test_shards_are_ordinary_tar_files_of_the_unchanged_bytes(tmp_path: Path) -> None:
     source = make_image_folder(tmp_path / "set", num_each=3)
     summary = ingest_source(source, tmp_path / "raw")
-    assert (summary.name, summary.num_pictures, summary.num_new, summary.num_shards) == ("set", 6, 6, 1)
+    assert (summary.name, summary.num_images, summary.num_new, summary.num_shards) == ("set", 6, 6, 1)
     with tarfile.open(tmp_path / "raw" / "shard-00000.tar") as archive:
         members = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     assert set(members.values()) == {file.read_bytes() for file in source.rglob("*.png")}
@@ -50,7 +50,7 @@ def test_a_grown_source_packs_only_the_new_bytes(tmp_path: Path) -> None:
     make_image_folder(source, num_each=1, first=3)
     (source / "ant" / "copy.png").write_bytes((source / "ant" / "0000.png").read_bytes())
     summary = ingest_source(source, tmp_path / "raw")
-    assert (summary.num_new, summary.num_known, summary.num_pictures) == (2, 6, 9)
+    assert (summary.num_new, summary.num_known, summary.num_images) == (2, 6, 9)
     assert (tmp_path / "raw" / "shard-00000.tar").read_bytes() == first
     with tarfile.open(tmp_path / "raw" / "shard-00001.tar") as archive:
         assert len(archive.getmembers()) == 2

@@ -12,5 +12,5 @@ def test_a_slug_is_fit_for_a_name() -> None:
 def test_a_source_of_one_class_with_one_other_file_is_echoed_so(tmp_path):
     write_digit_images(tmp_path / "digits", classes="3", num_each=1)
     (tmp_path / "digits/3/notes.txt").write_text("x")
-    source = open_source(str(tmp_path / "digits"), to_learn=False)
+    source = open_source(str(tmp_path / "digits"), require_classes=False)
     assert "1 picture in 1 class (3 1); passed over: 1 file of another kind" in source.describe()

@@ -177,5 +177,5 @@ def test_a_split_is_read_from_a_whole_word_of_a_name(name: str, split: str | Non
 
 def test_a_million_names_are_understood_by_their_folders() -> None:
     names = [f"train/{number % 100:03d}/{number}.jpg" for number in range(100_000)]
-    layout = detect_layout("set", names, {}, skip_common=False)
-    assert layout.place(names[7]) == ("007", "train")
+    layout = detect_layout("set", names, {}, skip_common_folders=False)
+    assert layout.parse_path(names[7]) == ("007", "train")

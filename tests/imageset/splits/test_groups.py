@@ -304,7 +304,7 @@ def test_copies_across_given_splits_are_kept_once_in_test_or_are_fatal(tmp_path:
     with pytest.raises(UserError, match=r"2 pictures are copies.*'train/ant/copy.png'.*test/ant/0200.png"):
         run(tmp_path, source, on_leak="fail")
     report = check_source(source, on_leak="fail", rule=HASH, workers=1)
-    assert "2 pictures are copies" in str(report.stops) and "2 pictures are copies" in report.warnings[0]
+    assert "2 pictures are copies" in str(report.stop_reason) and "2 pictures are copies" in report.warnings[0]
 
 
 def test_a_patient_in_two_given_splits_is_a_leak(tmp_path: Path) -> None:

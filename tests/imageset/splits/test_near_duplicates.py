@@ -67,7 +67,7 @@ def test_copies_follow_the_picture_that_was_there_first(tmp_path: Path) -> None:
         (source / "ant" / f"0 copy {number:03d}.jpg").write_bytes(encode_jpeg(copy, 60))
     summary, store = run(tmp_path, source)
     after = places(store)
-    assert summary.num_near == 40
+    assert summary.num_near_duplicates == 40
     assert {uri: split for uri, (split, _) in before.items()} == {uri: after[uri][0] for uri in before}
     for number in range(20):
         assert after[f"ant/0 copy {number:03d}.jpg"] == after[f"ant/{number:03d}.jpg"]

@@ -15,7 +15,7 @@ from tests.helpers.images import make_image_folder
 
 def test_a_store_travels_to_another_process_without_its_pixels(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_image_folder(tmp_path / "set"), size_px=256)
-    store.split("train").batch(np.array([0]))
+    store.split("train").read_batch(np.array([0]))
     assert len(pickle.dumps(store.split("train"))) < 100_000
 
 

@@ -41,18 +41,18 @@ def test_weights_count_like_copies_of_the_pictures(name):
     weights = next(iter_resamples(one, 3, seed=0))
     for row in weights:
         copies = np.repeat(np.arange(200), row.astype(int))
-        alone = make(one.labels[copies], one.newcomer[copies])(np.ones((1, 200)))
-        assert make(one.labels, one.newcomer)(row[None])[0] == pytest.approx(alone[0], abs=1e-12)
+        alone = make(one.labels[copies], one.candidate[copies])(np.ones((1, 200)))
+        assert make(one.labels, one.candidate)(row[None])[0] == pytest.approx(alone[0], abs=1e-12)
 
 
 def test_the_metrics_are_those_of_scikit_learn():
     one = trial(1, 300, 0.8, 0.7)
-    best, weights = one.newcomer.argmax(1), np.ones((1, 300))
-    value = {name: make(one.labels, one.newcomer)(weights)[0] for name, (make, _) in MULTICLASS_METRICS.items()}
+    best, weights = one.candidate.argmax(1), np.ones((1, 300))
+    value = {name: make(one.labels, one.candidate)(weights)[0] for name, (make, _) in MULTICLASS_METRICS.items()}
     assert value["accuracy"] == pytest.approx(peer.accuracy_score(one.labels, best))
     assert value["macro_f1"] == pytest.approx(peer.f1_score(one.labels, best, average="macro"))
     assert value["macro_recall"] == pytest.approx(peer.balanced_accuracy_score(one.labels, best))
-    assert value["log_loss"] == pytest.approx(peer.log_loss(one.labels, one.newcomer))
+    assert value["log_loss"] == pytest.approx(peer.log_loss(one.labels, one.candidate))
 
 
 def test_a_class_nobody_has_test_pictures_of_changes_no_metric():
@@ -60,10 +60,10 @@ def test_a_class_nobody_has_test_pictures_of_changes_no_metric():
     here = one.labels != 2
     for name in ("macro_f1", "macro_recall"):
         make, _ = MULTICLASS_METRICS[name]
-        value = make(one.labels[here], one.newcomer[here])(np.ones((1, here.sum())))[0]
+        value = make(one.labels[here], one.candidate[here])(np.ones((1, here.sum())))[0]
         assert 0 < value < 1
-    recall = peer.recall_score(one.labels[here], one.newcomer[here].argmax(1), labels=[0, 1], average="macro")
-    assert make(one.labels[here], one.newcomer[here])(np.ones((1, here.sum())))[0] == pytest.approx(recall)
+    recall = peer.recall_score(one.labels[here], one.candidate[here].argmax(1), labels=[0, 1], average="macro")
+    assert make(one.labels[here], one.candidate[here])(np.ones((1, here.sum())))[0] == pytest.approx(recall)
 
 
 def test_a_model_that_is_as_sure_as_it_is_right_has_no_calibration_error():
@@ -93,7 +93,7 @@ def test_a_better_model_gains_in_every_metric_and_a_worse_one_loses(name):
     one = trial(3, 400, 0.95, 0.6)
     found = compare_paired(one, name, 0.95, 200)
     turned = compare_paired(
-        PairedPredictions(one.labels, one.champion, one.newcomer, CLASSES, one.groups), name, 0.95, 200
+        PairedPredictions(one.labels, one.champion, one.candidate, CLASSES, one.groups), name, 0.95, 200
     )
     assert found.low <= found.gain <= found.high
     assert found.gain > 0 > turned.gain
@@ -103,11 +103,11 @@ def test_a_better_model_gains_in_every_metric_and_a_worse_one_loses(name):
 def test_pictures_that_belong_together_count_as_one():
     one = trial(4, 100, 0.85, 0.7)
     copies = np.repeat(np.arange(100), 9)
-    many = PairedPredictions(one.labels[copies], one.newcomer[copies], one.champion[copies], CLASSES, copies)
+    many = PairedPredictions(one.labels[copies], one.candidate[copies], one.champion[copies], CLASSES, copies)
     as_one, as_many = (compare_paired(t, "accuracy", 0.95, 500) for t in (one, many))
     assert (as_one.low, as_one.high) == pytest.approx((as_many.low, as_many.high))
     apart = compare_paired(
-        PairedPredictions(many.labels, many.newcomer, many.champion, CLASSES, np.arange(900)),
+        PairedPredictions(many.labels, many.candidate, many.champion, CLASSES, np.arange(900)),
         "accuracy",
         0.95,
         500,
@@ -131,8 +131,8 @@ def test_a_fall_in_a_tiny_class_may_be_chance_and_in_a_larger_one_not():
     tiny, larger = compute_class_changes(
         PairedPredictions(labels, newcomer, champion, ("tiny", "larger"), np.arange(33))
     )
-    assert (tiny.champion, tiny.newcomer, tiny.chance) == (1, pytest.approx(1 / 3), 0.25)
-    assert (larger.newcomer, larger.chance) == (0.8, 1 / 64)
+    assert (tiny.champion, tiny.newcomer, tiny.p_value) == (1, pytest.approx(1 / 3), 0.25)
+    assert (larger.newcomer, larger.p_value) == (0.8, 1 / 64)
 
 
 def test_the_sign_test_is_that_of_the_binomial_distribution():

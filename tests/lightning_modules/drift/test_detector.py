@@ -48,7 +48,7 @@ def test_what_moved_is_named_and_nothing_else(what, changes):
     found = detect_drift(
         make_reference_sample(300, seed=1), make_reference_sample(60, seed=5, **changes), RULES, CLASSES, 0.4
     )
-    moved = set(found.moved)
+    moved = set(found.moved_checks)
     assert what in moved
     related = {"confidence", "abstained"}  # of the same numbers
     assert moved - {what} <= (related if what in related else set())

@@ -10,7 +10,7 @@ def share(right):
 
 def test_the_interval_of_an_accuracy_is_as_wide_as_theory_says():
     right = np.arange(400) < 320  # 0.8, standard error 0.02
-    low, high = Bootstrap(2000, 0.95, 0).intervals(np.arange(400), share(right))["accuracy"]
+    low, high = Bootstrap(2000, 0.95, 0).compute_intervals(np.arange(400), share(right))["accuracy"]
     assert (low, high) == (
         pytest.approx(0.8 - 1.96 * 0.02, abs=0.005),
         pytest.approx(0.8 + 1.96 * 0.02, abs=0.005),
@@ -22,14 +22,14 @@ def test_nine_of_ten_intervals_of_nine_tenths_hold_the_truth():
     held = 0
     for trial in range(200):
         right = draws.random(100) < 0.7
-        low, high = Bootstrap(300, 0.9, trial).intervals(np.arange(100), share(right))["accuracy"]
+        low, high = Bootstrap(300, 0.9, trial).compute_intervals(np.arange(100), share(right))["accuracy"]
         held += low <= 0.7 <= high
     assert 0.83 <= held / 200 <= 0.96
 
 
 def test_the_same_seed_gives_the_same_interval():
     right = np.arange(50) % 3 > 0
-    first, second, other = (Bootstrap(100, 0.9, seed).intervals(np.arange(50), share(right)) for seed in (1, 1, 2))
+    first, second, other = (Bootstrap(100, 0.9, seed).compute_intervals(np.arange(50), share(right)) for seed in (1, 1, 2))
     assert first == second != other
 
 
@@ -37,7 +37,7 @@ def test_pictures_of_one_patient_are_drawn_together_and_say_less():
     right = np.repeat(np.arange(20) < 14, 10)  # 20 patients with 10 pictures alike
     groups = [f"patient {i // 10}" for i in range(200)]
     alone, together = (
-        Bootstrap(500, 0.95, 0).intervals(units, share(right))["accuracy"]
+        Bootstrap(500, 0.95, 0).compute_intervals(units, share(right))["accuracy"]
         for units in (np.arange(200), resampling_units(groups))
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
@@ -48,7 +48,7 @@ def test_pictures_without_a_group_are_units_of_their_own():
 
 
 def test_each_resample_holds_as_many_units_as_there_are():
-    weights = np.concatenate(list(Bootstrap(7, 0.9, 0).weights(np.arange(11))))
+    weights = np.concatenate(list(Bootstrap(7, 0.9, 0).iter_weights(np.arange(11))))
     assert weights.shape == (7, 11) and (weights.sum(axis=1) == 11).all()
 
 

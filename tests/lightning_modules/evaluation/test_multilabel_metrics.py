@@ -35,20 +35,20 @@ def test_weights_count_like_copies_of_the_pictures(name):
     make, _ = MULTILABEL_METRICS[name]
     for row in next(iter_resamples(one, 3, seed=0)):
         copies = np.repeat(np.arange(200), row.astype(int))
-        alone = make(one.labels[copies], one.newcomer[copies], one.newcomer_said[copies])(ONES)
-        assert make(one.labels, one.newcomer, one.newcomer_said)(row[None])[0] == pytest.approx(alone[0], abs=1e-9)
+        alone = make(one.labels[copies], one.candidate[copies], one.candidate_predicted[copies])(ONES)
+        assert make(one.labels, one.candidate, one.candidate_predicted)(row[None])[0] == pytest.approx(alone[0], abs=1e-9)
 
 
 def test_the_metrics_are_those_of_scikit_learn():
     one = trial(1, 1.0, 0.5)
-    labels, said = one.labels, one.newcomer_said
-    value = {name: make(labels, one.newcomer, said)(ONES)[0] for name, (make, _) in MULTILABEL_METRICS.items()}
-    assert value["map"] == pytest.approx(peer.average_precision_score(labels, one.newcomer))
+    labels, said = one.labels, one.candidate_predicted
+    value = {name: make(labels, one.candidate, said)(ONES)[0] for name, (make, _) in MULTILABEL_METRICS.items()}
+    assert value["map"] == pytest.approx(peer.average_precision_score(labels, one.candidate))
     assert value["accuracy"] == pytest.approx(peer.accuracy_score(labels, said))
     assert value["macro_f1"] == pytest.approx(peer.f1_score(labels, said, average="macro"))
     assert value["micro_f1"] == pytest.approx(peer.f1_score(labels, said, average="micro"))
     assert value["macro_recall"] == pytest.approx(peer.recall_score(labels, said, average="macro"))
-    losses = [peer.log_loss(labels[:, i], one.newcomer[:, i]) for i in range(3)]
+    losses = [peer.log_loss(labels[:, i], one.candidate[:, i]) for i in range(3)]
     assert value["log_loss"] == pytest.approx(np.mean(losses))
 
 
@@ -58,20 +58,20 @@ def test_a_better_newcomer_gains_by_every_metric_and_an_equal_one_by_none(name):
     assert better.gain > 0 and better.low > 0
     one = trial(3, 1.0, 1.0)
     same = PairedPredictions(
-        one.labels, one.newcomer, one.newcomer, one.classes, one.groups, *[one.newcomer_said] * 2
+        one.labels, one.candidate, one.candidate, one.classes, one.groups, *[one.candidate_predicted] * 2
     )
     assert compare_paired(same, name, 0.95, 400).gain == compare_paired(same, name, 0.95, 400).low == 0
 
 
 def test_a_label_that_is_no_longer_said_falls():
     one = trial(4, 3.0, 3.0)
-    said = one.newcomer_said.copy()
+    said = one.candidate_predicted.copy()
     said[:, 1] = False
     worse = PairedPredictions(
-        one.labels, one.newcomer, one.champion, one.classes, one.groups, said, one.champion_said
+        one.labels, one.candidate, one.champion, one.classes, one.groups, said, one.champion_predicted
     )
     change = {one.name: one for one in compute_class_changes(worse)}["b"]
-    assert change.newcomer == 0 and change.champion > 0.8 and change.chance < 1e-6
+    assert change.newcomer == 0 and change.champion > 0.8 and change.p_value < 1e-6
     assert change.num_test == one.labels[:, 1].sum()
 
 

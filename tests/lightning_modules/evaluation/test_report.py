@@ -26,7 +26,7 @@ def test_pictures_with_several_labels_are_judged_label_by_label(digits_project, 
     assert code == 0, output
     store = ImageStore.open(project / "data/normalized")
     assert store.multi_label
-    settings = EvaluationParams.read(project / "params.yaml")
+    settings = EvaluationParams.from_params_file(project / "params.yaml")
     draws = np.random.default_rng(0)
     seen = []
     for name in ("test", "val"):

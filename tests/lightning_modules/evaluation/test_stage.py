@@ -79,7 +79,7 @@ def test_the_probabilities_of_the_report_are_those_that_are_served(trained):
     store = ImageStore.open(trained / "data/normalized")
     split = store.split("test")
     scorer = Scorer(Bundle.load(trained / "data/models/classifier"))
-    served = scorer.probabilities(split.batch(np.arange(len(split)))).max(axis=1)
+    served = scorer.probabilities(split.read_batch(np.arange(len(split)))).max(axis=1)
     with (trained / "data/models/report/predictions.csv").open() as file:
         written = [float(row["probability"]) for row in csv.DictReader(file)]
     assert np.allclose(served, written, atol=1e-4)
@@ -98,7 +98,7 @@ def test_pictures_score_the_same_from_their_files_as_in_the_test(trained):
     split = store.split("test")
     bundle = Bundle.load(trained / "data/models/classifier")
     items = read_image_bytes(trained / "data/raw", split.image_ids)
-    scored = {s.key: s.probabilities for s in score_stream(bundle, items, batch_size=50, workers=1)}
+    scored = {s.key: s.probabilities for s in score_stream(bundle, items, batch_size=50, num_workers=1)}
     right = sum(scored[i].argmax() == label for i, label in zip(split.image_ids, split.labels, strict=True))
     assert right / len(split) == pytest.approx(metrics(trained)["test"]["accuracy"], abs=1e-6)
 

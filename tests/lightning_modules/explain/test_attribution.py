@@ -59,7 +59,7 @@ def test_grad_cam_finds_the_half_that_the_network_must_look_at(target, rows):
 def test_occlusion_finds_the_corner_too(bright):
     network = TopLeft().eval()
     with torch.no_grad():
-        lost = occlusion(lambda x: network(x).softmax(1), bright, 1, windows=4, at_once=8)
+        lost = occlusion(lambda x: network(x).softmax(1), bright, 1, num_windows=4, batch_size=8)
     assert lost.shape == (16, 16)
     assert lost[:8, :8].min() > 0.01
     assert max(abs(lost[12:]).max(), abs(lost[:, 12:]).max()) < 0.02 * lost.max()
@@ -83,5 +83,5 @@ def test_a_network_that_only_counts_light_keeps_all_of_its_probability():
         share = 0.4 + 0.6 * (x[:, 9:11, 9:11].mean(axis=(1, 2, 3)) / 255)
         return np.stack([share, 1 - share], axis=1)
 
-    assert measure_shift_curve(by_light, images, choose_shift_distances(20, 4)).kept == pytest.approx(1)
-    assert measure_shift_curve(by_place, images, choose_shift_distances(20, 4)).kept < 0.95
+    assert measure_shift_curve(by_light, images, choose_shift_distances(20, 4)).kept_share == pytest.approx(1)
+    assert measure_shift_curve(by_place, images, choose_shift_distances(20, 4)).kept_share < 0.95

@@ -9,7 +9,7 @@ def test_the_eye_says_what_is_served(trained):
     from lightning_modules.scoring import Scorer
 
     bundle = Bundle.load(trained / "data/models/classifier")
-    images = ImageStore.open(trained / "data/normalized").split("test").batch(np.arange(5))
+    images = ImageStore.open(trained / "data/normalized").split("test").read_batch(np.arange(5))
     assert np.allclose(
         InstrumentedModel(bundle).probabilities(images), Scorer(bundle).probabilities(images), atol=1e-4
     )

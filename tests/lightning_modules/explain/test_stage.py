@@ -19,11 +19,11 @@ SMALL = {
 
 
 def test_a_large_network_gets_less_and_never_nothing():
-    wanted = ComputeBudget.of(SMALL)
-    assert wanted.affordable(10**6, 10**6, 1e12) == wanted
-    less = wanted.affordable(15 * 10**9, 3 * 10**9, 1e12)
+    wanted = ComputeBudget.from_params(SMALL)
+    assert wanted.fit_to_budget(10**6, 10**6, 1e12) == wanted
+    less = wanted.fit_to_budget(15 * 10**9, 3 * 10**9, 1e12)
     assert less.steps <= wanted.steps and less.filters >= 1 and less.windows >= 2 and less.shifted >= 1
-    assert wanted.affordable(10**12, 10**12, 1e9).steps == 0
+    assert wanted.fit_to_budget(10**12, 10**12, 1e9).steps == 0
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def expected(trained, pictures) -> list[tuple[str, float]]:
     """What our own scoring says of the pictures."""
     bundle = Bundle.load(trained / "data/models/classifier")
     items = ((path, path.read_bytes()) for path in pictures)
-    scored = [one.probabilities for one in score_stream(bundle, items, batch_size=8, workers=1)]
+    scored = [one.probabilities for one in score_stream(bundle, items, batch_size=8, num_workers=1)]
     return [(bundle.info.classes[row.argmax()], float(row.max())) for row in scored]
 
 

@@ -9,7 +9,7 @@ from lightning_modules.networks.preprocessing import Normalize
 def test_normalized_training_pictures_have_mean_0_and_deviation_1(digits_project):
     store = ImageDataModule(str(digits_project / "data/normalized"), batch_size=8).store
     train = store.split("train")
-    images = torch.from_numpy(np.ascontiguousarray(train.batch(np.arange(len(train)))))
+    images = torch.from_numpy(np.ascontiguousarray(train.read_batch(np.arange(len(train)))))
     x = Normalize(store.mean, store.std)(images)
     assert x.shape == (len(train), 1, 16, 16)
     assert x.mean().item() == pytest.approx(0, abs=1e-3)

@@ -109,7 +109,7 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     server.stop()
     run_id = run.run_id
     run.log_metrics({"train_loss": 0.5}, 2)
-    run.used.close()  # as a kill would
+    run.in_use_lock.close()  # as a kill would
     again = begin(tmp_path, name)
     assert (again.run_id, again.last_step("train_loss")) == (run.run_id, 2)
     again.log_metrics({"train_loss": 0.25}, 3)
@@ -117,7 +117,7 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     assert "4 entries wait for MLflow; `convoy sync` sends them" in capsys.readouterr().out
 
     server.start()
-    shutil.copytree(again.outbox.folder, tmp_path / "unsent")
+    shutil.copytree(again.queue.folder, tmp_path / "unsent")
     assert sync_queues(tmp_path) == f"sync: run {run_id}: 4 entries sent"
     assert sync_queues(tmp_path) == "sync: nothing waits"
     assert list_queues(tmp_path) == []
@@ -128,7 +128,7 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     assert Path(client.download_artifacts(run_id, "dataset/page.html")).read_text() == "hello"
     assert model_registry.find_run(client, name).info.run_id == run_id
 
-    shutil.copytree(tmp_path / "unsent", again.outbox.folder)  # as if all answers of the server had been lost
+    shutil.copytree(tmp_path / "unsent", again.queue.folder)  # as if all answers of the server had been lost
     sync_queues(tmp_path)
     assert points(server, run_id) == [(0, 2.0), (1, 1.0), (2, 0.5), (3, 0.25)]
 
@@ -136,11 +136,11 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
 def test_what_waited_for_a_run_that_was_deleted_is_dropped_with_a_word(tmp_path, server):
     server.start()
     run = begin(tmp_path)
-    run.strict = False
+    run.raise_on_rejection = False
     run_id = run.run_id
     mlflow.MlflowClient(server.uri).delete_run(run_id)
     run.log_metrics({"train_loss": 1.0}, 0)  # a training goes on all the same
-    run.used.close()
+    run.in_use_lock.close()
     assert sync_queues(tmp_path) == f"sync: run {run_id} was deleted in MLflow; 1 entry is dropped"
     assert begin(tmp_path, run_id).run_id != run_id
 

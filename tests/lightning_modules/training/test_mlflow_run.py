@@ -18,7 +18,7 @@ def test_what_was_killed_and_never_called_again_is_said_to_be_killed(project):
     works = [RunState(project / ".cache/train" / name) for name in ("killed", "running", "this")]
     for work, run_id in zip(works, runs, strict=True):
         work.folder.mkdir(parents=True)
-        work.remember(run_id)
-    with works[1].held():
+        work.save_run_id(run_id)
+    with works[1].run_lock():
         close_killed_runs(client, works[2])
     assert [client.get_run(run_id).info.status for run_id in runs] == ["KILLED", "RUNNING", "RUNNING"]

@@ -167,7 +167,7 @@ def test_a_table_sends_nobody_anywhere_else(tmp_path: Path, site: Site, behind_a
         (tmp_path / "t.csv").write_text(text)
         source = f"{site.url}/set/t.csv" if behind_a_url else str(tmp_path / "t.csv")
         summary = ingest_source(source, tmp_path / "raw")
-        assert (summary.num_pictures, summary.num_unreadable) == (5, 5)
+        assert (summary.num_images, summary.num_unreadable) == (5, 5)
         assert not other.requests and not site.requests["/secret.png"]
 
 
@@ -252,7 +252,7 @@ def test_an_archive_that_does_not_fit_is_not_begun(site: Site, monkeypatch: pyte
 def test_a_url_is_checked_as_a_folder_is(tmp_path: Path, site: Site, cars: Path) -> None:
     site.files["/cars.zip"] = pack_folder(cars, tmp_path / "cars.zip").read_bytes()
     report = check_source(f"{site.url}/cars.zip", workers=1)
-    assert report.num_sound == 6 and f"{site.url}/cars.zip: 6 pictures" in report.text()
+    assert report.num_sound == 6 and f"{site.url}/cars.zip: 6 pictures" in report.to_text()
 
 
 def test_a_file_url_is_the_file(tmp_path: Path, cars: Path) -> None:
