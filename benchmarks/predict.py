@@ -186,7 +186,7 @@ def time_predict(photos: Path, work: Path, engine_name: str, precision: str) -> 
     answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
     start = time.perf_counter()
     parts = answers.open_cache(work / "parts")
-    with parts.alone(wait=lambda: None):
+    with parts.cache_lock(on_busy=lambda: None):
         predict_table(open_images(str(photos)), answers, parts, work / "out.parquet", SilentProgress())
     return time.perf_counter() - start
 
@@ -228,7 +228,7 @@ def predict_many(num: int, work: Path) -> None:
     engine = make_engine(bundle, choose_engine("fp32") or "pytorch", "fp32", work / "engines")
     answers = Predictor(bundle, engine, Version("bench", 1, ""), {"batch_size": 64, "top_k": 3})
     parts = answers.open_cache(work / "parts")
-    with parts.alone(wait=lambda: None):
+    with parts.cache_lock(on_busy=lambda: None):
         counts = predict_table(pictures, answers, parts, work / "out.parquet", SilentProgress())
         render_prediction_markdown(
             "many", counts, answers.to_metadata(), parts.iter_rows(counts.shard_names), pictures, bundle.spec

@@ -1,7 +1,7 @@
-"""The full check: does everything that the nights rest on still hold? Once a week, as prefect.yaml says.
+"""The flow `full_check`: verify the data, the stages, the source, the ledger and the models. Deployment `weekly`.
 
-It changes nothing. What it finds is one line a finding, with what mends it; any finding makes the run Failed.
-.cache/full_check.json keeps those of the last one for `convoy status`.
+It changes nothing. Each finding is one line with its remedy, and any finding makes the run Failed.
+.cache/full_check.json keeps the findings of the last check for `convoy status`.
 """
 
 from __future__ import annotations
@@ -32,51 +32,57 @@ logger = console.get_logger(__name__)
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was looked at, and what is wrong with it."""
+    """The findings of one full check.
 
-    findings: dict[str, list[str]]  # what was looked at -> what is wrong; [] where all is well
+    Attributes:
+        findings: name of a check -> its problems; an empty list if there are none.
+    """
+
+    findings: dict[str, list[str]]
 
     @property
     def problems(self) -> list[str]:
-        return [f"{name}: {one}" for name, found in self.findings.items() for one in found]
+        """All problems, each with the name of its check."""
+        return [f"{name}: {problem}" for name, problems in self.findings.items() for problem in problems]
 
     def __str__(self) -> str:
-        head = f"full check: {format_count(len(self.findings), 'thing')} looked at, {len(self.problems)} wrong"
-        return "\n".join([head, *(f"  {one}" for one in self.problems)])
+        num_problems = format_count(len(self.problems), "problem")
+        head = f"full check: {format_count(len(self.findings), 'check')}, {num_problems}"
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
 
     def to_markdown(self) -> str:
-        """The same as a page."""
-        rows = [f"| {name} | {'<br>'.join(found) or 'well'} |" for name, found in self.findings.items()]
-        return "\n".join(["# Full check", "", "| what | found |", "| --- | --- |", *rows, ""])
+        """Format the findings as a Markdown page."""
+        rows = [f"| {name} | {'<br>'.join(problems) or 'none'} |" for name, problems in self.findings.items()]
+        return "\n".join(["# Full check", "", "| check | problems |", "| --- | --- |", *rows, ""])
 
 
 @flow(**FLOW_OPTIONS)
 def full_check(timeout_h: float | None = None) -> CheckResult:
-    """Look at the data, the stages, the source, the ledger, killed runs, and every model that serves.
+    """Check the data, the stages, the source, the ledger, crashed runs, and every champion.
 
     Args:
-        timeout_h: hours after which it stops.
+        timeout_h: hours after which the check stops.
 
     Raises:
-        UserError: something is wrong, each in a line of its own, or it took too long.
+        UserError: there are problems, each in its own line, or the time limit passed.
     """
     project = find_project()
     with time_limit(timeout_h, "the full check"):
-        checked = CheckResult({name: look_at(name, project) for name in CHECKS})
+        result = CheckResult({name: run_check(name, project) for name in CHECKS})
     write_text(
         project / FULL_CHECK_FILE,
-        json.dumps({"time": timestamps.utc_now_iso(), "findings": checked.findings}) + "\n",
+        json.dumps({"time": timestamps.format_utc_now(), "findings": result.findings}) + "\n",
     )
-    publish_markdown(checked.to_markdown(), "full-check", str(checked).splitlines()[0])
-    logger.info(str(checked))
-    if checked.problems:
-        raise UserError(str(checked))
-    return checked
+    publish_markdown(result.to_markdown(), "full-check", str(result).splitlines()[0])
+    logger.info(str(result))
+    if result.problems:
+        raise UserError(str(result))
+    return result
 
 
-@task(task_run_name="{name}")
-def look_at(name: str, project: Path) -> list[str]:
-    """One check; what keeps it from looking is a finding, too."""
+@task(name="look_at", task_run_name="{name}")
+def run_check(name: str, project: Path) -> list[str]:
+    """Run one check; an error that prevents it is a finding, too."""
     try:
         return list(CHECKS[name](project))
     except (UserError, OSError) as error:
@@ -84,46 +90,47 @@ def look_at(name: str, project: Path) -> list[str]:
 
 
 def find_data_problems(project: Path) -> Iterator[str]:
-    """Every file that DVC tracks still has the bytes it was tracked with."""
-    for path, expected, found in dvc_repo.find_damaged_files(project):
-        what = "is not there" if found is None else f"has other bytes (MD5 {found[:12]}, not {expected[:12]})"
-        yield f"{path} {what}; `dvc pull --force` or `dvc checkout --force` brings it back"
+    """Yield each file whose content is not the one that DVC tracks."""
+    for path, expected, actual in dvc_repo.find_damaged_files(project):
+        problem = "is missing" if actual is None else f"has changed (MD5 {actual[:12]}, not {expected[:12]})"
+        yield f"{path} {problem}; `dvc pull --force` or `dvc checkout --force` restores it"
 
 
 def find_stage_problems(project: Path) -> Iterator[str]:
-    """Nothing was changed since the stages ran."""
+    """Yield each stage that is out of date."""
     for name, changes in dvc_repo.find_changed_stages(project).items():
         yield f"{name} is out of date ({', '.join(changes)}); `convoy run` brings it up to date"
 
 
 def find_source_problems(project: Path) -> Iterator[str]:
-    """The source can still be ingested."""
+    """Yield the reason why the last source could not be ingested again."""
     report = source_check.inspect_source(dvc_repo.read_last_source(project), project)
     if report.stop_reason:
         yield f"{report.source}: `convoy run` would stop: {report.stop_reason}"
 
 
 def find_ledger_problems(project: Path) -> Iterator[str]:
-    """The ledger is unbroken, every line has its end, and what serves is what it says."""
+    """Yield unfinished entries of the ledger, and aliases in MLflow that differ from it."""
     entries = ledger.read_ledger(project)
     for entry in ledger.find_unfinished(entries):
-        yield (f"line {entry['number']}, about {entry['model']} version {entry['version']}, has no end; "
-               "the next promote, predict or rollback carries it out")  # fmt: skip
+        yield (f"line {entry['number']}, about {entry['model']} version {entry['version']}, is unfinished; "
+               "the next promote, predict or rollback completes it")  # fmt: skip
     client = model_registry.connect_registry(project)
     done = ledger.find_completed(entries)
     for model in dict.fromkeys(entry["model"] for entry in done):
-        says = [entry for entry in done if entry["model"] == model][-1]["after"]
-        now = model_registry.read_aliases(client, model)
+        in_ledger = [entry for entry in done if entry["model"] == model][-1]["after"]
+        in_mlflow = model_registry.read_aliases(client, model)
         for alias in model_registry.ALIASES:
-            if now.get(alias) != says.get(alias):
-                yield (f"{model}: {alias} is version {now.get(alias)} in MLflow, {says.get(alias)} in the ledger: "
+            if in_mlflow.get(alias) != in_ledger.get(alias):
+                yield (f"{model}: {alias} is version {in_mlflow.get(alias)} in MLflow, but "
+                       f"{in_ledger.get(alias)} in the ledger: "
                        "somebody moved it by hand; `convoy promote RUN --override REASON` sets both")  # fmt: skip
 
 
 def find_champion_problems(project: Path) -> Iterator[str]:
-    """Every model that serves has the bytes that were registered, and names a picture."""
+    """Yield each champion that cannot be loaded, has changed, or cannot predict an image."""
     client = model_registry.connect_registry(project)
-    serving = [one.name for one in client.search_registered_models() if CHAMPION in (one.aliases or {})]
+    serving = [model.name for model in client.search_registered_models() if CHAMPION in (model.aliases or {})]
     name = read_dataset_field(project, "name")
     if name is not None and name not in serving:
         yield f"no version of {name} serves; `convoy promote` registers the last training"
@@ -133,14 +140,14 @@ def find_champion_problems(project: Path) -> Iterator[str]:
             if version is not None:
                 gates.check_model_predicts(version.uri)
         except (UserError, OSError) as error:
-            said = " ".join(str(error).split())
-            yield f"{version}: {said}; `convoy rollback --model {model}` lets the one before it serve"
+            message = " ".join(str(error).split())
+            yield f"{version}: {message}; `convoy rollback --model {model}` makes the previous version serve"
 
 
 def find_killed_runs(project: Path) -> Iterator[str]:
-    """No run is noted whose process is gone."""
-    for note in crash_recovery.find_dead_processes(project):
-        yield f"{note} was killed and could not be closed; call `convoy run` to close it"
+    """Yield each run whose process died and that is not closed."""
+    for record in crash_recovery.find_dead_processes(project):
+        yield f"{record} was killed and could not be closed; run `convoy run` to close it"
 
 
 CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {

@@ -1,4 +1,4 @@
-"""Ingest: a source's pictures into data/raw, versioned by DVC."""
+"""The flow `ingest`: copy the images of a source into data/raw, and version them with DVC."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ logger = console.get_logger(__name__)
 
 @flow(**FLOW_OPTIONS)
 def ingest(source: str | None = None) -> IngestResult:
-    """Read a source into data/raw and version it.
+    """Copy the images of a source into data/raw and version them.
 
     Args:
-        source: what `imageset.sources.factory.open_source` takes, e.g. a folder; None for the source of last time.
+        source: what `imageset.sources.factory.open_source` takes, e.g. a folder; None for the last ingested
+            source.
 
     Raises:
-        UserError: the source is not there or holds nothing that can be learnt from.
+        UserError: the source does not exist, or holds nothing that a model can be trained on.
     """
     project = find_project()
     source = mask_url(source or dvc_repo.read_last_source(project))
@@ -40,7 +41,7 @@ def ingest(source: str | None = None) -> IngestResult:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What was ingested, and whether it is new to DVC."""
+    """The source that was ingested, the dataset's name, and whether data/raw changed."""
 
     source: str
     name: str
@@ -49,28 +50,28 @@ class IngestResult:
 
 @task(**TASK_RETRY_OPTIONS)
 def read_source(source: str, project: Path) -> IngestSummary:
-    """Copy the pictures, byte for byte, into shards. Tried again when a disk, a share or a server stumbles."""
-    from imageset.raw.ingestion import ingest_source as ingest_source
+    """Copy the images, byte for byte, into shards. Prefect retries it after transient errors."""
+    from imageset.raw.ingestion import ingest_source
     from imageset.sources.factory import open_source
 
     with console.make_progress("ingest", logger) as progress:
-        found = open_source(source, progress=progress)
-        logger.info("ingest: %s", found.describe())
-        summary = ingest_source(found, project / RAW, progress=progress)
+        opened = open_source(source, progress=progress)
+        logger.info("ingest: %s", opened.describe())
+        summary = ingest_source(opened, project / RAW, progress=progress)
     logger.info("ingest: %s", summary.describe())
     return summary
 
 
 @task
 def version_raw(source: str, name: str, project: Path) -> IngestResult:
-    """Give data/raw to DVC, with a note of where it came from."""
+    """Add data/raw to DVC, with the source that it came from."""
     changed = dvc_repo.add_raw(project, to_portable_source(source, project), name)
-    logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is in DVC as it is, skipped")
+    logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is unchanged, DVC is skipped")
     return IngestResult(source, name, changed)
 
 
 def to_portable_source(source: str, project: Path) -> str:
-    """The source as it is noted: relative to the project where it lies inside, else absolute; no credentials."""
+    """Return the source as data/raw.dvc stores it: relative if it is inside the project; without credentials."""
     if "://" in source:
         return mask_url(source)
     path = Path(os.path.abspath(source))

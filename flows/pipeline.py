@@ -1,4 +1,4 @@
-"""The whole road: ingest, train, promote. `convoy run` calls it, and so does the nightly deployment."""
+"""The flow `pipeline`: ingest, train, promote. `convoy run` and the deployment `nightly` run it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from flows.versioning.after_run import load_post_steps, run_post_steps
 
 @flow(**FLOW_OPTIONS)
 def pipeline(source: str | None = None, timeout_h: float | None = None) -> PromoteResult:
-    """Pictures to a registered model, doing only what is not done yet.
+    """Ingest, train and promote, skipping every step that is up to date.
 
     Args:
-        source: e.g. a folder with one sub-folder a class; None for the source of last time.
-        timeout_h: hours after which it stops, with all that it started; the next run goes on from there.
+        source: e.g. a folder with one sub-folder a class; None for the last ingested source.
+        timeout_h: hours after which the run stops, with all its child processes; the next run resumes there.
 
     Raises:
-        UserError: what any of the three says, another run is at work in this project, or it took too long.
+        UserError: an error of one of the three flows, or the time limit.
+        ProjectBusy: another run is active in this project.
     """
     project = find_project()
     check_webhooks(project)
     afterwards = load_post_steps(project)
     with lock.project_lock(project), time_limit(timeout_h, "pipeline"):
-        # As plain functions: their tasks, and what the stages print, are then this run's own, in one log.
+        # Called as plain functions: their tasks and the output of the stages then belong to this run and its log.
         ingested = ingest.fn(source)
         with concurrency.acquire_limits(
             concurrency.name_dataset_limit(ingested.name), *concurrency.name_gpu_limits()

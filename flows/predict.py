@@ -1,4 +1,4 @@
-"""Predict: the champion tags the pictures of a source, one row a picture, whatever becomes of it."""
+"""Flow `predict`: tag the images of a source with the champion; every image gets one row, readable or not."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flows.notifications import console
 from flows.orchestration import artifacts, concurrency
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
+from flows.prediction.options import PredictOptions
 from flows.prediction.predictor import Predictor, open_validation_split
 from flows.prediction.table_writer import check_prediction, predict_table
 from flows.project.params import load_monitor_params, load_stage_params
@@ -41,31 +42,26 @@ logger = console.get_logger(__name__)
 
 PREDICTION_CACHE = CACHE / "predictions"
 ENGINE_CACHE = CACHE / "engines"
-JUDGED_PREFIX = "agrees with fp32"  # how what is seen of a faster precision begins
+AGREEMENT_PREFIX = "agrees with fp32"  # begins the note on a faster precision that was compared with fp32
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was written where, by which model."""
+    """The table that was written, the model version behind it, and its counts.
+
+    Attributes:
+        monitor_result: the batch compared with the model's training data; None where it was not compared.
+    """
 
     out: Path
     version: Version
     num_rows: int
     num_errors: int
     num_abstained: int = 0
-    monitor_result: MonitorResult | None = None  # beside what the model was trained on, if that was asked for
+    monitor_result: MonitorResult | None = None
 
     def __str__(self) -> str:
         return f"{self.out}: {format_count(self.num_rows, 'row')} by {self.version}, {self.num_errors:,} of them errors"
-
-
-@dataclass(frozen=True)
-class PredictExtras:
-    """What is made beside the table; see `predict`."""
-
-    review: int | None = None
-    tag: str | None = None
-    in_place: bool = False
 
 
 @flow(**FLOW_OPTIONS)
@@ -81,131 +77,133 @@ def predict(
     in_place: bool = False,
     executor: str | None = None,
 ) -> PredictResult:
-    """Write one row for each picture of `source` into the table `out`.
+    """Write one row for each image of `source` into the table `out`.
 
-    What this version of the model was asked before is not computed again, and a run that was killed goes on where
-    it stopped; the table is the same, byte for byte, as if neither had happened.
+    Images that this model version has predicted before are taken from the cache, and a run that was killed resumes
+    where it stopped. The table is the same, byte for byte, as if neither had happened.
 
     Args:
-        source: what ingest takes: a folder, an archive, a table ...; it is only read.
-        out: Parquet, CSV or JSON lines by its ending; written whole or not at all; its folder must exist.
-        model: registered name; None for the one named like the dataset in data/normalized.
-        new_only: only pictures that stand in no table which this version wrote before.
-        engine, precision: None: those of params.yaml; see lightning_modules.inference.engine_selection.
-        review: also write this many pictures, most worth a person's label, into the folder OUT.review.
-        tag: "xmp" or "sidecar": also write the labels into copies of the pictures, or beside them, in OUT.tagged.
-        in_place: tag the pictures of the source themselves.
-        executor: dask://HOST:PORT: the workers of that scheduler decode and run the network.
+        source: everything that ingest takes: a folder, an archive, a table ...; it is only read.
+        out: Parquet, CSV or JSON lines by its ending; written completely or not at all; its folder must exist.
+        model: registered name; None for the model named like the dataset in data/normalized.
+        new_only: only images that are in no table which this model version wrote before.
+        engine: engine that runs the network; None for the one in params.yaml. See
+            lightning_modules.inference.engine_selection.
+        precision: precision of that engine; None for the one in params.yaml.
+        review: also write this many images, those most worth a person's label, into the folder OUT.review.
+        tag: "xmp" or "sidecar": also write the labels into copies of the images, or beside them, in OUT.tagged.
+        in_place: tag the images of the source themselves.
+        executor: dask://HOST:PORT of a scheduler whose workers decode and run the network.
 
     Raises:
-        UserError: no such source, no picture in it, nowhere to write, or no model that serves.
+        UserError: the source does not exist or holds no images, `out` cannot be written, or no version is champion.
     """
+    options = PredictOptions(
+        source, Path(out), model, new_only, engine, precision, review, tag, in_place, executor
+    )
     project = find_project()
     check_prediction(source, out)
     version = find_model(model or read_dataset_name(project), project)
-    params = load_stage_params(project, "predict")
-    load_monitor_params(project)  # what is wrong there is said before the work, not after it
-    params |= {name: value for name, value in (("engine", engine), ("precision", precision)) if value}
-    if executor:
-        params["engine"] = "pytorch" if params["engine"] == "auto" else params["engine"]
-    more = PredictExtras(review, tag, in_place)
+    params = options.override_params(load_stage_params(project, "predict"))
+    load_monitor_params(project)  # report errors in that section before the work, not after it
     with concurrency.acquire_limits(*concurrency.name_gpu_limits()[:1]):
-        predicted = answer(source, out, version, project, params, more, new_only, executor)
-    if predicted.monitor_result is not None:
-        retrain_if_needed(predicted.monitor_result, project)
-    return predicted
+        result = predict_source(options, version, project, params)
+    if result.monitor_result is not None:
+        retrain_if_needed(result.monitor_result, project)
+    return result
 
 
 @task(**TASK_RETRY_OPTIONS)
 def find_model(name: str, project: Path) -> Version:
-    """The version of `name` that serves now; its number is pinned for the whole batch."""
+    """Return the champion of the model `name`. Its number is pinned for the whole batch."""
     client = model_registry.connect_registry(project)
     alias_updates.replay_if_needed(client, project)
     return model_registry.require_champion(client, name)
 
 
-@task
-def answer(
-    source: str,
-    out: str,
-    version: Version,
-    project: Path,
-    params: dict[str, Any],
-    extras: PredictExtras,
-    new_only: bool,
-    executor: str | None = None,
+@task(name="answer")  # the name in Prefect's history
+def predict_source(
+    options: PredictOptions, version: Version, project: Path, params: Mapping[str, Any]
 ) -> PredictResult:
-    """Answer the source part by part, put the parts together, then make what is made beside the table."""
+    """Open the source, predict its images, and write the table and everything that the options ask for beside it."""
     from flows.prediction.image_stream import open_images
 
-    pictures = open_images(source)
-    check_tagging(extras.tag, extras.in_place, pictures)
-    if extras.review is not None and extras.review < 1:
-        raise UserError(f"--review {extras.review}: name how many pictures, 1 or more")
-    if extras.review and Path(out).with_suffix(".review").exists():
-        raise UserError(f"{Path(out).with_suffix('.review')}: exists; move it away, or its labels would be lost")
+    images = open_images(options.source)
+    check_extras(options, images)
     client = model_registry.connect_registry(project)
     bundle = model_registry.load_version_bundle(version)
-    engine, found = choose_engine(bundle, params, project)
-    model_registry.set_version_tags(client, version.name, version.number, collect_precision_tags(version, found))
-    again = ", again: the file is replaced" if Path(out).exists() else ""
-    logger.info("predict: %s tags %s%s", version, format_count(len(pictures), "picture"), again)
-    with open_cluster(executor) as cluster, console.make_progress("predict", logger) as progress:
-        answers = Predictor(bundle, engine, version, params, found["seen"], cluster=cluster)
-        predicted, counts = predict_and_write(answers, pictures, Path(out), project, extras, new_only, progress)
+    engine, choice = choose_engine(bundle, params, project)
+    tags = collect_precision_tags(version, choice)
+    model_registry.set_version_tags(client, version.name, version.number, tags)
+    replaced = "; the existing table is replaced" if options.out.exists() else ""
+    logger.info("predict: %s tags %s%s", version, format_count(len(images), "picture"), replaced)
+    with open_cluster(options.executor) as cluster, console.make_progress("predict", logger) as progress:
+        predictor = Predictor(bundle, engine, version, params, choice["seen"], cluster=cluster)
+        result, counts = predict_and_write(predictor, images, options, project, progress)
     if not load_stage_params(project, "monitor")["after_predict"]:
-        return predicted
-    rows = answers.open_cache(project / PREDICTION_CACHE).iter_rows(counts.shard_names)
-    return replace(predicted, monitor_result=check_drift(source, rows, pictures, bundle, version, project))
+        return result
+    rows = predictor.open_cache(project / PREDICTION_CACHE).iter_rows(counts.shard_names)
+    return replace(result, monitor_result=check_drift(options.source, rows, images, bundle, version, project))
+
+
+def check_extras(options: PredictOptions, images: ImageStream) -> None:
+    """Raise UserError if the images for review or the tags cannot be written."""
+    check_tagging(options.tag, options.in_place, images)
+    if options.review is not None and options.review < 1:
+        raise UserError(f"--review {options.review}: name how many pictures, 1 or more")
+    if options.review and options.review_folder.exists():
+        raise UserError(f"{options.review_folder}: exists; move it away, or its labels would be lost")
 
 
 def check_drift(
     source: str,
     rows: Iterable[dict[str, Any]],
-    pictures: ImageStream,
+    images: ImageStream,
     bundle: Bundle,
     version: Version,
     project: Path,
 ) -> MonitorResult | None:
-    """Whether the pictures look like those of the training; that this cannot be said is no reason to fail."""
+    """Compare the images with the model's training data; where that is impossible, log the reason and return None."""
     try:
-        return check_batch(source, rows, pictures, bundle, version, project)
+        return check_batch(source, rows, images, bundle, version, project)
     except UserError as error:
         logger.warning("monitor: %s", error)
         return None
 
 
 def predict_and_write(
-    answers: Predictor,
-    pictures: ImageStream,
-    out: Path,
-    project: Path,
-    more: PredictExtras,
-    new_only: bool,
-    progress: Progress,
+    predictor: Predictor, images: ImageStream, options: PredictOptions, project: Path, progress: Progress
 ) -> tuple[PredictResult, PredictionCounts]:
-    """The table, its summary, and what is made beside it."""
-    parts = answers.open_cache(project / PREDICTION_CACHE)
-    with parts.alone(wait=_log_waiting):
-        progress.begin(len(pictures))
-        counts = predict_table(pictures, answers, parts, out, progress, new_only=new_only)
+    """Write the table, its summary, and everything that the options ask for beside it."""
+    out, version = options.out, predictor.version
+    cache = predictor.open_cache(project / PREDICTION_CACHE)
+    with cache.cache_lock(on_busy=_log_waiting):
+        progress.begin(len(images))
+        counts = predict_table(images, predictor, cache, out, progress, new_only=options.new_only)
         progress.end()
-        if answers.num_cached:
-            logger.info("predict: %s of them were answered before, taken over", f"{answers.num_cached:,}")
+        if predictor.num_cached:
+            logger.info(
+                "predict: %s of them were predicted before, taken from the cache", f"{predictor.num_cached:,}"
+            )
         rows, errors = format_count(counts.num_rows, "row"), f"{counts.num_errors:,}"
         logger.info("predict: %s in %s, %s of them errors", rows, out, errors)
-        publish_summary(out, counts, answers, parts, pictures)
-        write_extras(more, out, counts, answers, parts, pictures)
-    written = PredictResult(out, answers.version, counts.num_rows, counts.num_errors, counts.num_abstained)
-    return written, counts
+        publish_summary(out, counts, predictor, cache, images)
+        if options.review:
+            write_review_images(options, counts, predictor, cache, images)
+        if options.tag:
+            write_tags(options, counts, cache, images)
+    return PredictResult(out, version, counts.num_rows, counts.num_errors, counts.num_abstained), counts
 
 
 @contextmanager
 def open_cluster(executor: str | None) -> Iterator[DaskExecutor | None]:
-    """The cluster that an executor names; None where none is named.
+    """Connect to the cluster that `executor` names.
+
+    Yields:
+        The cluster; None where no executor is named.
 
     Raises:
-        UserError: it is no cluster, or cannot be reached.
+        UserError: the executor is not a cluster, or cannot be reached.
     """
     if executor is None:
         yield None
@@ -214,56 +212,62 @@ def open_cluster(executor: str | None) -> Iterator[DaskExecutor | None]:
     from imageset.executors.factory import check_executor_name
 
     if not check_executor_name(executor).startswith("dask://"):
-        raise UserError(f"--executor {executor}: here only dask://HOST:PORT is another one; leave it out")
+        raise UserError(
+            f"--executor {executor}: predict takes only dask://HOST:PORT; leave it out for this machine"
+        )
     with DaskExecutor(executor.removeprefix("dask://")) as cluster:
         yield cluster
 
 
 def publish_summary(
-    out: Path, counts: PredictionCounts, answers: Predictor, parts: PredictionCache, pictures: ImageStream
+    out: Path, counts: PredictionCounts, predictor: Predictor, cache: PredictionCache, images: ImageStream
 ) -> None:
-    """The summary, as an artifact of the run."""
+    """Publish the summary as an artifact of the flow run."""
     from flows.prediction.summary import render_prediction_markdown
 
-    title = f"{out.name}: {answers.version}"
-    rows, bundle = parts.iter_rows(counts.shard_names), answers.bundle
+    title = f"{out.name}: {predictor.version}"
+    rows, bundle = cache.iter_rows(counts.shard_names), predictor.bundle
     page = render_prediction_markdown(
-        title, counts, answers.to_metadata(), rows, pictures, bundle.spec, bundle.info.multi_label
+        title, counts, predictor.to_metadata(), rows, images, bundle.spec, bundle.info.multi_label
     )
     artifacts.publish_markdown(page, "predictions", title)
 
 
-def write_extras(
-    more: PredictExtras,
-    out: Path,
+def write_review_images(
+    options: PredictOptions,
     counts: PredictionCounts,
-    answers: Predictor,
-    parts: PredictionCache,
-    pictures: ImageStream,
+    predictor: Predictor,
+    cache: PredictionCache,
+    images: ImageStream,
 ) -> None:
-    """What `predict` was asked for beside the table."""
-    if more.review:
-        folder = out.with_suffix(".review")
-        num = write_review(folder, pictures, parts.iter_rows(counts.shard_names), answers.bundle, more.review)
-        how = "; several labels are told apart by |: ingest review.csv?separator=|" if parts.multi_label else ""
-        logger.info(
-            "predict: %s most worth a label in %s%s", format_count(num, "picture"), folder / "review.csv", how
-        )
-    if more.tag:
-        target = None if more.in_place else out.with_suffix(".tagged")
-        done = tag_images(pictures, parts.iter_rows(counts.shard_names), more.tag, target, parts.multi_label)
-        num_tagged = done.pop(TAGGED, 0)
-        left = ", ".join(f"{num:,} {cause}" for cause, num in sorted(done.items()))
-        logger.info("predict: %s tagged in %s%s", format_count(num_tagged, "picture"), target or "place",
-                    f"; not tagged: {left}" if left else "")  # fmt: skip
+    """Write the images most worth a label into the review folder."""
+    assert options.review is not None
+    folder, rows = options.review_folder, cache.iter_rows(counts.shard_names)
+    num = write_review(folder, images, rows, predictor.bundle, options.review)
+    hint = "; separate several labels by |, then ingest review.csv?separator=|" if cache.multi_label else ""
+    pictures = format_count(num, "picture")
+    logger.info("predict: %s most worth a label in %s%s", pictures, folder / "review.csv", hint)
 
 
-def choose_engine(bundle: Bundle, params: dict[str, Any], project: Path) -> tuple[Engine, dict[str, Any]]:
-    """The engine that params.yaml or the command asks for; said unless it is the plain one."""
+def write_tags(
+    options: PredictOptions, counts: PredictionCounts, cache: PredictionCache, images: ImageStream
+) -> None:
+    """Write the labels into the images, into copies of them, or beside them."""
+    assert options.tag is not None
+    rows = cache.iter_rows(counts.shard_names)
+    outcomes = tag_images(images, rows, options.tag, options.tag_folder, cache.multi_label)
+    tagged = format_count(outcomes.pop(TAGGED, 0), "picture")
+    untagged = ", ".join(f"{num:,} {cause}" for cause, num in sorted(outcomes.items()))
+    note = f"; not tagged: {untagged}" if untagged else ""
+    logger.info("predict: %s tagged in %s%s", tagged, options.tag_folder or "place", note)
+
+
+def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Path) -> tuple[Engine, dict[str, Any]]:
+    """Return the engine that the parameters ask for, and the notes on its selection; log both."""
     from lightning_modules.inference.engine_selection import AgreementLimits, select_engine
 
     limits = AgreementLimits(params["min_agreement"], params["max_accuracy_loss"])
-    engine, found = select_engine(
+    engine, choice = select_engine(
         bundle,
         params["engine"],
         params["precision"],
@@ -271,24 +275,35 @@ def choose_engine(bundle: Bundle, params: dict[str, Any], project: Path) -> tupl
         limits,
         project / ENGINE_CACHE,
     )
-    refused = [f"{one} ({why})" for one, why in found["refused"].items() if params["precision"] == "auto"]
-    not_taken = f"; not taken: {', '.join(refused)}" if refused else ""
-    logger.info("predict: %s in %s: %s%s", engine.name, engine.precision, found["seen"], not_taken)
-    return engine, found
+    rejections = [
+        f"{name} ({reason})" for name, reason in choice["refused"].items() if params["precision"] == "auto"
+    ]
+    not_used = f"; not used: {', '.join(rejections)}" if rejections else ""
+    logger.info("predict: %s in %s: %s%s", engine.name, engine.precision, choice["seen"], not_used)
+    return engine, choice
 
 
-def collect_precision_tags(version: Version, found: Mapping[str, Any]) -> dict[str, str]:
-    """Tags for a version: which faster precisions were judged on validation pictures, and with what result. Only
-    those that it does not carry yet."""
-    said = {f"{found['engine']} {found['precision']}": f"used: {found['seen']}"}
-    said |= {one: f"not used: {why}" for one, why in found["refused"].items() if why.startswith(JUDGED_PREFIX)}
+def collect_precision_tags(version: Version, choice: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags for a version: the faster precisions that were compared with fp32 on validation images, and the
+    results. Tags that the version has already are left out.
+
+    Args:
+        version: the version to tag.
+        choice: the notes of `select_engine`.
+    """
+    notes = {f"{choice['engine']} {choice['precision']}": f"used: {choice['seen']}"}
+    notes |= {
+        name: f"not used: {reason}"
+        for name, reason in choice["refused"].items()
+        if reason.startswith(AGREEMENT_PREFIX)
+    }
     tags = {}
-    for one, text in said.items():
-        engine, precision = one.split()
+    for name, note in notes.items():
+        engine, precision = name.split()
         if precision != "fp32":
-            tags[f"convoy.precision.{precision}"] = f"{engine}, {text}"
+            tags[f"{model_registry.PRECISION_TAG_PREFIX}{precision}"] = f"{engine}, {note}"
     return {name: text for name, text in tags.items() if version.tags.get(name) != text}
 
 
 def _log_waiting() -> None:
-    logger.info("predict: another prediction by this model is under way; waiting for it")
+    logger.info("predict: another prediction with this model is running; waiting for it to end")

@@ -30,6 +30,7 @@ from flows.promotion.model_registry import (
 )
 from imageset.exceptions import UserError
 from lightning_modules.tracking import offline_queue, provenance
+from lightning_modules.tracking.tags import PROMOTION_FOLDER
 
 if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
@@ -228,9 +229,9 @@ def _build_version_tags(
     verdict: GateResult, champion: Version | None, project: Path, again: bool
 ) -> dict[str, str]:
     """What the decision leaves at the version; MLflow's UI shows it there."""
-    numbers = {f"convoy.{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
+    numbers = {f"{model_registry.NUMBER_TAG_PREFIX}{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
                if isinstance(value, int | float)}  # fmt: skip
-    compared = {"convoy.compared_with_version": str(champion.number)} if champion else {}
+    compared = {model_registry.COMPARED_VERSION_TAG: str(champion.number)} if champion else {}
     cleared = {ROLLED_BACK_TAG: ""} if again and verdict.passes else {}
     question = _build_question(champion, project)
     return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: verdict.reason}
@@ -265,7 +266,7 @@ def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerE
     from mlflow.exceptions import MlflowException
 
     page = f"# {decision}\n\n{decision.gate_table}\n"
-    folder = f"promotion/{line['number']:04d}"
+    folder = f"{PROMOTION_FOLDER}/{line['number']:04d}"
     record = json.dumps(line, indent=2, ensure_ascii=False)
     try:
         client.log_text(decision.version.run_id, page, f"{folder}/decision.md")

@@ -1,4 +1,4 @@
-"""Train: `dvc repro`, which knows what must run and what need not."""
+"""The flow `train`: run `dvc repro`, which runs the stages that are out of date."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ logger = console.get_logger(__name__)
 
 @flow(**FLOW_OPTIONS)
 def train(force: str | None = None) -> list[str]:
-    """Bring the stages of dvc.yaml up to date; returns the names of those that ran.
+    """Bring the stages of dvc.yaml up to date; return the names of the stages that ran.
 
     Args:
-        force: a stage that runs even if nothing changed.
+        force: a stage to run even if nothing changed.
 
     Raises:
-        StageFailed: a stage failed, with the stage's own message.
-        Busy: another DVC command is at work.
+        StageFailed: a stage failed; with the stage's own message.
+        ProjectBusy: another DVC command is running.
     """
     return run_stages(force)
 
 
-# Called, never submitted: a submitted task's time-out fires only after the child process has ended.
+# Called, never submitted: the timeout of a submitted task fires only after the child process has ended.
 @task
 def run_stages(force: str | None = None) -> list[str]:
-    """Run `dvc repro` as a subprocess; cancelled or interrupted, it takes the stages with it."""
+    """Run `dvc repro` in a child process; cancelling or interrupting the task also stops the stages."""
     return dvc_repo.repro(find_project(), force).ran

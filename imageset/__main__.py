@@ -1,4 +1,4 @@
-"""`python -m imageset normalize`: the stage that makes data/normalized out of data/raw."""
+"""The command `python -m imageset normalize`: the stage that makes data/normalized from data/raw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imageset.utils.memory import give_freed_memory_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status."""
+    """Run one command and return the exit status."""
     options = _build_parser().parse_args(arguments)
     try:
         print(options.run(options))
@@ -31,36 +31,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m imageset", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    normalize = commands.add_parser("normalize", help="make the normalized dataset out of the raw data")
+    normalize = commands.add_parser("normalize", help="make the normalized dataset from the raw data")
     normalize.add_argument("--raw", default="data/raw", metavar="FOLDER")
     normalize.add_argument("--out", default="data/normalized", metavar="FOLDER")
     normalize.add_argument("--params", default="params.yaml", metavar="FILE")
-    normalize.add_argument("--workers", type=int, default=None, metavar="N", help="processes; one a processor")
+    normalize.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="number of processes (default: one per processor)"
+    )
     normalize.add_argument("--executor", default=None, metavar="WHERE", help=factory.EXECUTOR_HELP)
     normalize.set_defaults(run=_run_normalize)
     return parser
 
 
 def _run_normalize(options: argparse.Namespace) -> str:
-    with factory.open_executor(options.executor, options.workers, WORKER_MODULES) as crew:
-        if isinstance(crew, ProcessExecutor):
-            _load_kernel_early(crew, options)
-        # Imported only now, while the workers load what they need.
+    with factory.open_executor(options.executor, options.workers, WORKER_MODULES) as executor:
+        if isinstance(executor, ProcessExecutor):
+            _load_kernel_early(executor, options)
+        # Imported here, while the workers load their own modules.
         from imageset.normalize.params import read_normalize_params
         from imageset.normalize.stage import normalize
         from imageset.utils.progress import Progress
 
         params = read_normalize_params(options.params)
         with Progress("normalize") as progress:
-            summary = normalize(options.raw, options.out, params, progress=progress, executor=crew)
+            summary = normalize(options.raw, options.out, params, progress=progress, executor=executor)
     return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
 
 
-def _load_kernel_early(crew: BaseExecutor, options: argparse.Namespace) -> None:
-    """Where the first of the raw pictures is a large JPEG, most are: let the workers load what resizes them now.
+def _load_kernel_early(executor: BaseExecutor, options: argparse.Namespace) -> None:
+    """Let the workers load the resize kernel now if the first raw image is a large JPEG, since most are then.
 
-    That takes a quarter of a second, which need not pass after the parent has read what there is. Nothing but time
-    depends on it.
+    Loading takes a quarter of a second, which passes while the parent process reads the table. The result does not
+    depend on it.
     """
     from imageset.decoding.jpeg import read_jpeg_header
     from imageset.decoding.resize import RESIZE_MODES, load_resize_kernel
@@ -69,30 +71,34 @@ def _load_kernel_early(crew: BaseExecutor, options: argparse.Namespace) -> None:
     try:
         params = load_section(options.params, "normalize")
         with (Path(options.raw) / "shard-00000.tar").open("rb") as file:
-            file.seek(512)  # behind the header of the first member
+            file.seek(512)  # after the header of the first member
             header = read_jpeg_header(file.read(1 << 16))
-    except (UserError, OSError, IndexError):  # others will say so
+    except (UserError, OSError, IndexError):  # reported later, by the stage itself
         return
     size = params.get("size_px")
     largest = size if isinstance(size, int) else AUTO_SIZES_PX[-1]
     if header and max(header.width, header.height) > largest and params.get("interpolation") in RESIZE_MODES:
-        for _ in range(crew.num_workers):
-            crew.submit(load_resize_kernel)
+        for _ in range(executor.num_workers):
+            executor.submit(load_resize_kernel)
 
 
 class _NoPandas:
-    """pyarrow imports pandas, in half a second, to ask whether our lists are its series; here nothing uses it."""
+    """An import hook that hides pandas.
+
+    pyarrow imports it, in half a second, to check whether lists are pandas series; nothing here uses it.
+    """
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Raise ImportError for pandas; leave every other module to the next finder."""
         if name == "pandas":
             raise ImportError(name)
 
 
-if __name__ == "__main__":  # not where `main` is called: this is for a whole process
+if __name__ == "__main__":  # not in `main`: these settings are for a whole process
     sys.meta_path.insert(0, _NoPandas())
     give_freed_memory_back()
     os.environ.update(SINGLE_THREAD_ENV)  # before numpy is imported
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # all is on the disk; to take the interpreter apart in good order would cost 50 ms
+    os._exit(status)  # everything is on the disk; a regular shutdown of the interpreter takes 50 ms

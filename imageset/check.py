@@ -1,4 +1,4 @@
-"""Look at a source as the pipeline would, and write nothing: what is in it, and what would be refused and why."""
+"""The check of a source: what is in it, which images would be rejected and why. Nothing is written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from imageset.labels import count_labels
 from imageset.normalize.rows import fill_group_and_time, reject_undated
 from imageset.normalize.tasks import measure_image
 from imageset.normalize.worker_modules import WORKER_MODULES
-from imageset.rejections import Rejected, Rejection, count_reasons, escape_control_characters, num_harmful
+from imageset.rejections import Rejected, Rejection, count_reasons, escape_control_characters, count_harmful
 from imageset.sources.base import Source
 from imageset.sources.factory import open_source
 from imageset.splits.duplicates import find_duplicates
@@ -42,8 +42,8 @@ from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.tempdirs import ReclaimedTempDir
 from imageset.utils.text import format_count
 
-HASH_SIZE_PX = 32  # what perceptual hashes are made of
-_DROPPED_CODE = 255  # the code of a picture that is in no split
+HASH_SIZE_PX = 32  # of the copies that perceptual hashes are computed from
+_DROPPED_CODE = 255  # the split code of an image that is in no split
 NUM_EXAMPLES = 5  # of each reason, in the printed report
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
@@ -54,53 +54,70 @@ _SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check found; every picture of the source is either sound or one of `refused`."""
+    """The result of a check; every image of the source is either sound or one of `refused`.
+
+    Attributes:
+        source: one line that describes the source.
+        problem: why nothing can be learned from the source, or None.
+        num_pictures: number of images in the source.
+        num_sound: number of images that are not rejected.
+        classes: number of sound images of each class.
+        splits: number of sound images of each split that the source itself defines.
+        refused: the rejected images.
+        passed_over: number of files that are not images, by cause.
+        short_sides_px: smallest, median and largest short side; None if no image could be decoded.
+        max_reject_fraction: the largest fraction of rejected images that `convoy run` accepts.
+        near_duplicates: uris of images that look alike.
+        warnings: for example leaks between the source's own splits.
+        run_splits: number of images of each split after a first `convoy run`.
+        split_problem: why `convoy run` could not split the images, or None.
+    """
 
     source: str
     problem: str | None
     num_pictures: int
     num_sound: int
-    classes: dict[str, int]  # sound pictures of each class
-    splits: dict[str, int]  # that the source itself makes
+    classes: dict[str, int]
+    splits: dict[str, int]
     refused: list[Rejection]
     passed_over: dict[str, int]
-    short_sides_px: tuple[int, float, int] | None  # smallest, median, largest
+    short_sides_px: tuple[int, float, int] | None
     max_reject_fraction: float
-    near_duplicates: NearDuplicateGroups | None = None  # uris of pictures that look alike
-    warnings: list[str] = field(default_factory=list)  # e.g. leaks between the source's own splits
-    run_splits: dict[str, int] = field(default_factory=dict)  # what `convoy run` would make of it
-    split_problem: str | None = None  # why it could not
+    near_duplicates: NearDuplicateGroups | None = None
+    warnings: list[str] = field(default_factory=list)
+    run_splits: dict[str, int] = field(default_factory=dict)
+    split_problem: str | None = None
 
     @property
     def stop_reason(self) -> str | None:
-        """Why `convoy run` would stop at this source, or None."""
-        harmful = num_harmful(self.refused)
+        """The reason why `convoy run` would stop at this source, or None."""
+        harmful = count_harmful(self.refused)
         if self.problem:
             return self.problem
         if harmful > self.max_reject_fraction * self.num_pictures:
             return (
-                f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} refused, "
+                f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} rejected, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
         return self.split_problem
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that was found, for JSON."""
+        """Return the whole report as values for JSON."""
         counts = {"reasons": count_reasons(self.refused), "stops": self.stop_reason}
         return (
-            {one.name: getattr(self, one.name) for one in fields(self)}
+            {item.name: getattr(self, item.name) for item in fields(self)}
             | counts
             | {
-                "refused": [asdict(one) for one in self.refused],
+                "refused": [asdict(rejection) for rejection in self.refused],
                 "near_duplicates": list(self.near_duplicates or ()),
             }
         )
 
     def to_text(self) -> str:
-        """The report for a person."""
-        return "\n".join(self._lines())
+        """Return the report as text for the user."""
+        return "\n".join(self._iter_lines())
 
-    def _lines(self) -> Iterator[str]:
+    def _iter_lines(self) -> Iterator[str]:
         yield self.source
         yield f"sound: {self.num_sound:,} of {format_count(self.num_pictures, 'picture')}"
         if self.short_sides_px:
@@ -114,15 +131,15 @@ class CheckReport:
         )
         for reason, num in count_reasons(self.refused).items():
             yield f"{reason}: {num:,}"
-            same = [one for one in self.refused if one.reason == reason]
+            rejections = [rejection for rejection in self.refused if rejection.reason == reason]
             yield from (
-                f"  {escape_control_characters(one.uri)}  ({escape_control_characters(one.detail)})"
-                for one in same[:NUM_EXAMPLES]
+                f"  {escape_control_characters(rejection.uri)}  ({escape_control_characters(rejection.detail)})"
+                for rejection in rejections[:NUM_EXAMPLES]
             )
             if num > NUM_EXAMPLES:
                 yield f"  and {num - NUM_EXAMPLES:,} more"
         if self.near_duplicates:
-            num = self.near_duplicates.num_pictures
+            num = self.near_duplicates.num_images
             yield f"near duplicates: {num:,} in {format_count(len(self.near_duplicates), 'group')}"
             for group in islice(self.near_duplicates, NUM_EXAMPLES):
                 yield "  " + ", ".join(map(escape_control_characters, group[:NUM_EXAMPLES]))
@@ -130,8 +147,8 @@ class CheckReport:
         if self.stop_reason:
             yield f"convoy run would stop: {self.stop_reason}"
         else:
-            places = ", ".join(f"{split} {num:,}" for split, num in self.run_splits.items())
-            yield "convoy run would take it" + (f": {places}" if places else "")
+            splits = ", ".join(f"{split} {num:,}" for split, num in self.run_splits.items())
+            yield "convoy run would accept it" + (f": {splits}" if splits else "")
 
 
 def check_source(
@@ -148,47 +165,58 @@ def check_source(
     progress: Progress | None = None,
     executor: str | None = None,
 ) -> CheckReport:
-    """Read and decode every picture of a source and report what was found; nothing is written.
+    """Read and decode every image of a source and report the result; nothing is written.
 
-    With `rule` the report says how a first `convoy run` would divide the pictures.
+    Args:
+        source: an open source, or a path, URL or name to open.
+        max_pixels: larger images are rejected.
+        max_reject_fraction: the largest fraction of rejected images that `convoy run` accepts.
+        near_duplicate_bits: largest Hamming distance of the perceptual hashes of near duplicates; None: not searched.
+        on_leak: what `convoy run` does about images that are in two splits of the source.
+        min_test_per_class: classes with fewer test images cause a warning.
+        rule: if given, the report says how a first `convoy run` would split the images.
+        workers: number of processes; None: one per processor.
+        timeout_s: longest time for the decoding of one image.
+        progress: reports the number of images read.
+        executor: where images are decoded; None: processes on this machine.
 
     Raises:
-        UserError: there is no such source.
+        UserError: the source does not exist.
     """
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source, require_classes=False, progress=progress)
     spec = DecodeSpec(HASH_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
     with ReclaimedTempDir() as folder, _ThumbnailShard(Path(folder), spec) as thumbnails:
-        with open_executor(executor, workers, WORKER_MODULES) as crew:
-            rows = _measure_all(source, thumbnails, crew, timeout_s, progress or SilentProgress())
+        with open_executor(executor, workers, WORKER_MODULES) as process_executor:
+            rows = _measure_all(source, thumbnails, process_executor, timeout_s, progress or SilentProgress())
             records = write_arrow(fill_group_and_time(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
         trim_memory()
-        judged = _separate_rejected(records, rule, folder)
-        ties = build_groups(judged[0], judged[0]["phash"].to_numpy(), near_duplicate_bits, Path(folder))
-        report = _build_report(source, records, *judged, ties, max_reject_fraction)
-        _simulate_run(report, judged[0], ties, rule, on_leak, min_test_per_class, source.multi_label)
+        kept, rejections = _separate_rejected(records, rule, folder)
+        groups = build_groups(kept, kept["phash"].to_numpy(), near_duplicate_bits, Path(folder))
+        report = _build_report(source, records, kept, rejections, groups, max_reject_fraction)
+        _simulate_run(report, kept, groups, rule, on_leak, min_test_per_class, source.multi_label)
         return report
 
 
 def _measure_all(
     source: Source,
     thumbnails: _ThumbnailShard,
-    crew: BaseExecutor,
+    executor: BaseExecutor,
     timeout_s: float,
     progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of _SCHEMA, of every picture in the source's order."""
+    """Yield the rows of _SCHEMA of every image, in the source's order."""
     progress.begin(total=len(source))
-    work, rows = partial(measure_image, spec=thumbnails.spec), deque[dict[str, Any]]()
-    for row, seen in map_stream(_iter_readable(source, rows), work, timeout_s=timeout_s, executor=crew):
+    measure, rows = partial(measure_image, spec=thumbnails.spec), deque[dict[str, Any]]()
+    for row, result in map_stream(_iter_readable(source, rows), measure, timeout_s=timeout_s, executor=executor):
         progress.advance()
-        if isinstance(seen, Rejected):
-            row["reason"], row["detail"] = seen.reason, seen.detail
+        if isinstance(result, Rejected):
+            row["reason"], row["detail"] = result.reason, result.detail
         else:
-            width, height, row["phash"], pixels = seen
+            width, height, row["phash"], pixels = result
             row["side"], row["row"] = min(width, height), thumbnails.add(pixels)
-        row["seen"] = True
+        row["measured"] = True
         if len(rows) >= ROWS_AT_ONCE:
             yield _build_batch(_pop_measured(rows))
     progress.end()
@@ -196,11 +224,11 @@ def _measure_all(
 
 
 def _pop_measured(rows: deque[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the rows out that no other is waited for."""
-    seen = []
-    while rows and (rows[0]["reason"] or rows[0].get("seen")):
-        seen.append(rows.popleft())
-    return seen
+    """Remove and return the rows from the front that are complete."""
+    measured = []
+    while rows and (rows[0]["reason"] or rows[0].get("measured")):
+        measured.append(rows.popleft())
+    return measured
 
 
 def _build_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
@@ -208,7 +236,7 @@ def _build_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
 
 
 class _ThumbnailShard:
-    """Small copies of the pictures in a temporary shard of pixels, to compare look-alikes by."""
+    """A temporary pixel shard of small copies of the images, which near duplicates are compared by."""
 
     def __init__(self, folder: Path, spec: DecodeSpec) -> None:
         self.spec = spec
@@ -217,13 +245,13 @@ class _ThumbnailShard:
         self._num = 0
 
     def add(self, pixels: np.ndarray) -> int:
-        """Append one; return its number."""
+        """Append pixels (32, 32, 3) uint8; return their row in the shard."""
         self._file.write(pixels.tobytes())
         self._num += 1
         return self._num - 1
 
     def close(self) -> None:
-        """Write the header."""
+        """Write the header and close the file."""
         if not self._file.closed:
             self._file.seek(0)
             self._file.write(format.build_npy_header((self._num, *self.spec.shape)))
@@ -239,14 +267,14 @@ class _ThumbnailShard:
 
 
 def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield the pictures that can be read; every picture becomes a row."""
-    for picture in source:
+    """Yield the images that can be read with their rows; append the row of every image to `rows`."""
+    for image in source:
         row: dict[str, Any] = {
-            "uri": picture.uri,
-            "label": picture.label,
-            "split": picture.split,
-            "group": picture.group,
-            "time": picture.time,
+            "uri": image.uri,
+            "label": image.label,
+            "split": image.split,
+            "group": image.group,
+            "time": image.time,
             "shard": 0,
             "image_id": None,
             "reason": None,
@@ -254,34 +282,34 @@ def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tupl
         }
         rows.append(row)
         try:
-            data = picture.read()
+            data = image.read()
         except Rejected as rejected:
             row["reason"], row["detail"] = rejected.reason, rejected.detail
         except FileNotFoundError:
-            row["reason"], row["detail"] = "unreadable", "vanished while it was looked for"
+            row["reason"], row["detail"] = "unreadable", "disappeared before it was read"
         else:
             row["image_id"] = hashlib.sha256(data).hexdigest()
             yield row, data
 
 
 def _separate_rejected(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Rejection]]:
-    """(the pictures that are kept, what is refused)."""
-    good = records["reason"].is_null().to_numpy()
-    sound = add_ages(write_arrow(iter_slices(records, np.flatnonzero(good)), _SCHEMA, folder), [0])
-    positions, refused = find_duplicates(sound)
+    """Return (rows of the images that are kept, rejections)."""
+    is_readable = records["reason"].is_null().to_numpy()
+    readable = add_ages(write_arrow(iter_slices(records, np.flatnonzero(is_readable)), _SCHEMA, folder), [0])
+    positions, rejections = find_duplicates(readable)
     if rule is not None and rule.by == "time":
-        positions = reject_undated(sound, positions, refused)
-    kept = write_arrow(iter_slices(sound, positions), sound.schema, folder)
-    bad = take_rows(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~good))
-    return kept, refused + [Rejection(**row) for row in bad.to_pylist()]
+        positions = reject_undated(readable, positions, rejections)
+    kept = write_arrow(iter_slices(readable, positions), readable.schema, folder)
+    unreadable = take_rows(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~is_readable))
+    return kept, rejections + [Rejection(**row) for row in unreadable.to_pylist()]
 
 
 def _build_report(
     source: Source,
     records: pa.Table,
     kept: pa.Table,
-    refused: list[Rejection],
-    ties: Groups,
+    rejections: list[Rejection],
+    groups: Groups,
     max_reject_fraction: float,
 ) -> CheckReport:
     splits: Counter[str] = Counter()
@@ -297,35 +325,35 @@ def _build_report(
         num_sound=len(kept),
         classes=dict(sorted(classes.items())),
         splits=dict(sorted(splits.items())),
-        refused=sorted(refused, key=lambda one: (one.uri, one.reason)),
+        refused=sorted(rejections, key=lambda rejection: (rejection.uri, rejection.reason)),
         passed_over=dict(sorted(source.passed_over.items())),
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
-        near_duplicates=NearDuplicateGroups(kept, ties),
+        near_duplicates=NearDuplicateGroups(kept, groups),
     )
 
 
 def _simulate_run(
     report: CheckReport,
     kept: pa.Table,
-    ties: Groups,
+    groups: Groups,
     rule: SplitRule | None,
     on_leak: str,
     min_test: int,
     multi_label: bool,
 ) -> None:
-    """Add what a first `convoy run` would make of the pictures: leaks, splits, and why it would stop."""
-    leaks = find_leaks(kept["split"], ties)
+    """Add the results of a first `convoy run` to the report: leaks, splits, and why it would stop."""
+    leaks = find_leaks(kept["split"], groups)
     report.warnings += resolve_duplicates(report.refused, "warn") + resolve_leaks(kept, leaks, "warn")[2]
     if rule is None or not len(kept):
         return
     try:
         resolve_duplicates(report.refused, on_leak)
-        placed = _assign_split_codes(kept, rule, ties)
-        placed[resolve_leaks(kept, leaks, on_leak)[0]] = _DROPPED_CODE
+        codes = _assign_split_codes(kept, rule, groups)
+        codes[resolve_leaks(kept, leaks, on_leak)[0]] = _DROPPED_CODE
         labels = kept.select(["label"])
-        left = labels.filter(pa.array(placed != _DROPPED_CODE)) if (placed == _DROPPED_CODE).any() else labels
-        check_splits(left, {split for code, split in enumerate(SPLITS) if (placed == code).any()})
+        left = labels.filter(pa.array(codes != _DROPPED_CODE)) if (codes == _DROPPED_CODE).any() else labels
+        check_splits(left, {split for code, split in enumerate(SPLITS) if (codes == code).any()})
     except UserError as error:
         report.split_problem = str(error)
         return
@@ -334,43 +362,46 @@ def _simulate_run(
     start = 0
     for batch in labels.to_batches():
         for code, split in enumerate(SPLITS):
-            here = batch["label"].filter(pa.array(placed[start : start + len(batch)] == code))
-            report.run_splits[split] += len(here)
-            counts[split].update(count_labels(here.to_pylist(), multi_label))
+            in_split = batch["label"].filter(pa.array(codes[start : start + len(batch)] == code))
+            report.run_splits[split] += len(in_split)
+            counts[split].update(count_labels(in_split.to_pylist(), multi_label))
         start += len(batch)
     report.warnings += warn_small_classes(counts, min_test)
 
 
-def _assign_split_codes(kept: pa.Table, rule: SplitRule, ties: Groups) -> np.ndarray:
-    """uint8 (N,): the number in SPLITS of each picture's split."""
-    codes = {split: code for code, split in enumerate(SPLITS)}
-    parts = [np.array([codes[split] for split in some], np.uint8) for some in iter_row_splits(kept, rule, ties)]
-    return np.concatenate([np.empty(0, np.uint8), *parts])
+def _assign_split_codes(kept: pa.Table, rule: SplitRule, groups: Groups) -> np.ndarray:
+    """Return the position in SPLITS of each image's split, as uint8 (N,)."""
+    code_by_split = {split: code for code, split in enumerate(SPLITS)}
+    blocks = [
+        np.array([code_by_split[split] for split in splits], np.uint8)
+        for splits in iter_row_splits(kept, rule, groups)
+    ]
+    return np.concatenate([np.empty(0, np.uint8), *blocks])
 
 
 class NearDuplicateGroups:
-    """The uris of pictures that look alike, group by group; they lie on disk until they are asked for.
+    """The uris of images that look alike, group by group; they are read from the disk on iteration.
 
     Attributes:
-        num_pictures: how many are in all groups.
+        num_images: number of images in all groups.
     """
 
-    def __init__(self, kept: pa.Table, ties: Groups) -> None:
-        near = np.flatnonzero(ties.is_near_duplicate).astype(np.int32)
-        leaders = ties.leaders[near]
+    def __init__(self, kept: pa.Table, groups: Groups) -> None:
+        near = np.flatnonzero(groups.is_near_duplicate).astype(np.int32)
+        leaders = groups.leaders[near]
         order = np.argsort(leaders, kind="stable")
         self._uris, self._numbers, self._leaders = kept.select(["uri"]), near[order], leaders[order]
-        self.num_pictures = len(near)
+        self.num_images = len(near)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(np.diff(self._leaders, prepend=-1)))
 
     def __iter__(self) -> Iterator[list[str]]:
-        for _, same in groupby(self._pairs(), key=itemgetter(0)):
-            yield [uri for _, uri in same]
+        for _, pairs in groupby(self._iter_pairs(), key=itemgetter(0)):
+            yield [uri for _, uri in pairs]
 
-    def _pairs(self) -> Iterator[tuple[int, str]]:
+    def _iter_pairs(self) -> Iterator[tuple[int, str]]:
         for start in range(0, len(self._numbers), ROWS_AT_ONCE):
-            some = slice(start, start + ROWS_AT_ONCE)
-            uris = take_rows(self._uris, self._numbers[some])["uri"].to_pylist()
-            yield from zip(self._leaders[some].tolist(), uris, strict=True)
+            rows = slice(start, start + ROWS_AT_ONCE)
+            uris = take_rows(self._uris, self._numbers[rows])["uri"].to_pylist()
+            yield from zip(self._leaders[rows].tolist(), uris, strict=True)

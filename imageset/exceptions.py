@@ -1,7 +1,7 @@
-"""Errors written for a person.
+"""Errors whose message is written for the user.
 
-UserError                what the user gave cannot be used; one line: what is wrong, where, what to do
-└── (subclasses of the other packages: lightning_modules and flows derive theirs from here)
+UserError                input of the user cannot be used; one line: what is wrong, where, what to do
+└── (subclasses in the other packages: lightning_modules and flows derive theirs from it)
 
 Every `__main__` prints `error: <message>` to stderr and exits with EXIT_STATUS, without a traceback.
 """
@@ -12,4 +12,4 @@ EXIT_STATUS = 2
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message says what, where, and what to do."""
+    """Input of the user cannot be used; the message says what is wrong, where, and what to do."""

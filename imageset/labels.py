@@ -1,6 +1,6 @@
-"""Several labels a picture: in every table they are one string, the label names sorted and joined by "|".
+"""Multi-label images: in every table the labels are one string, the label names sorted and joined by "|".
 
-"" says that a picture bears none of them, null that nobody has said. See docs/decisions/0005.
+"" means that an image has none of the labels, null that it is unlabelled. See docs/decisions/0005.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MULTI_CLASS, MULTI_LABEL = "multi-class", "multi-label"
 
 
 def join_labels(names: Iterable[str]) -> str:
-    """The one string of a set of label names.
+    """Return the one string of a set of label names.
 
     Raises:
         UserError: a name is empty or holds the separator.
@@ -28,33 +28,38 @@ def join_labels(names: Iterable[str]) -> str:
     for name in unique:
         if not name or LABEL_SEPARATOR in name:
             raise UserError(
-                f"the label {name!r} is empty or holds '{LABEL_SEPARATOR}', which stands between the labels of a "
+                f"the label {name!r} is empty or holds '{LABEL_SEPARATOR}', which separates the labels of a "
                 "picture; rename it"
             )
     return LABEL_SEPARATOR.join(unique)
 
 
 def parse_labels(label: str) -> list[str]:
-    """The label names in one string; none in ""."""
+    """Return the label names in one string; the list is empty for ""."""
     return label.split(LABEL_SEPARATOR) if label else []
 
 
-def label_pairs(labels: pa.ChunkedArray | pa.Array, multi_label: bool) -> tuple[np.ndarray, pa.Array]:
-    """Return (positions int64 (M,) in `labels`, name that the picture there bears (M,)).
+def build_label_pairs(labels: pa.ChunkedArray | pa.Array, multi_label: bool) -> tuple[np.ndarray, pa.Array]:
+    """Return a pair of position and label name for each label that an image has.
 
-    One pair a picture where each has exactly one label; as many as it bears where `multi_label`.
+    Args:
+        labels: the labels of N images, without nulls.
+        multi_label: whether a label is a set of names; if not, there is exactly one pair per image.
+
+    Returns:
+        (positions int64 (M,) in `labels`, names (M,) of the labels of the images there).
     """
-    whole = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+    combined = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
     if not multi_label:
-        return np.arange(len(whole)), whole
-    lists = pc.split_pattern(whole, LABEL_SEPARATOR)  # type: ignore[attr-defined]
+        return np.arange(len(combined)), combined
+    lists = pc.split_pattern(combined, LABEL_SEPARATOR)  # type: ignore[attr-defined]
     positions, names = pc.list_parent_indices(lists), pc.list_flatten(lists)  # type: ignore[attr-defined]
-    said = pc.not_equal(names, "")  # type: ignore[attr-defined]  # "" splits into one empty name
-    return positions.filter(said).to_numpy(), names.filter(said)
+    is_named = pc.not_equal(names, "")  # type: ignore[attr-defined]  # "" splits into one empty name
+    return positions.filter(is_named).to_numpy(), names.filter(is_named)
 
 
 def count_labels(labels: Iterable[str | None], multi_label: bool) -> Counter[str]:
-    """How many of the labels (null is passed over) bear each name."""
+    """Return the number of images that have each label name; null labels are ignored."""
     given = Counter(label for label in labels if label is not None)
     if not multi_label:
         return given

@@ -1,7 +1,7 @@
 """The code that each DVC stage depends on, and one digest over it.
 
-`STAGE_CODE` is the only table of this kind: dvc.yaml lists the same folders and files (a test compares them), and an
-unfinished training and a sweep are continued only while the digest of the stage `train` stays the same.
+`STAGE_CODE` is the only table of this kind: dvc.yaml lists the same folders and files (a test compares them), and
+an unfinished training and a sweep resume only while the digest of the stage `train` stays the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
     "normalize": (
         "imageset/decoding",
         "imageset/executors",
-        "imageset/html/style.py",
+        "imageset/html/page.py",
+        "imageset/html/style.css",
+        "imageset/html/templates/base.html",
+        "imageset/html/templates/dataset.html",
         "imageset/labels.py",
         "imageset/normalize",
         "imageset/params.py",
@@ -73,6 +76,10 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         *_MODEL_CODE,
         "imageset/html/images.py",
         "imageset/html/page.py",
+        "imageset/html/style.css",
+        "imageset/html/templates/base.html",
+        "imageset/html/templates/explain.html",
+        "imageset/html/templates/macros.html",
         "imageset/rejections.py",
         "lightning_modules/explain",
     ),
@@ -87,9 +94,9 @@ def list_stage_code(stage: str) -> list[Path]:
     """
     files: set[Path] = set()
     for name in STAGE_CODE[stage]:
-        place = PACKAGES_DIR / name
-        found = place.rglob("*") if place.is_dir() else [place]
-        files |= {path.relative_to(PACKAGES_DIR) for path in found if path.suffix in CODE_SUFFIXES}
+        root = PACKAGES_DIR / name
+        paths = root.rglob("*") if root.is_dir() else [root]
+        files |= {path.relative_to(PACKAGES_DIR) for path in paths if path.suffix in CODE_SUFFIXES}
     return sorted(files)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imageset.executors.base import num_cpus
+from imageset.executors.base import count_cpus
 from imageset.store.reader import StoreSplit
 from lightning_modules.bundle import Bundle
 from lightning_modules.calibration import temperature
@@ -76,7 +76,7 @@ class PyTorchEngine:
         self.precision = precision
         on_gpu = self.device.type == "cuda"
         self.batch_size: int | None = None if on_gpu else CPU_BATCH_SIZE
-        self.num_streams = 1 if on_gpu else num_cpus()
+        self.num_streams = 1 if on_gpu else count_cpus()
         self.module = ModelWithPreprocessing(bundle).to(memory_format=torch.channels_last).to(self.device).eval()
 
     @torch.inference_mode()

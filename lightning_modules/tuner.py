@@ -15,6 +15,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
 from lightning_modules.tracking.run import TrackedRun
+from lightning_modules.tracking.tags import FIND_TAG
 from lightning_modules.training.cli import StageCLI, build_stage, to_plain_config
 from lightning_modules.training.stage import prepare_training
 
@@ -43,7 +44,7 @@ def tune(project: Path, parameter: str) -> None:
     client = connect_to_mlflow(project)
     name = cli.datamodule.store.name
     title = f"find {parameter} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
-    run = TrackedRun.open(client, ensure_experiment(client, name, project), None, title, {"convoy.find": parameter})
+    run = TrackedRun.open(client, ensure_experiment(client, name, project), None, title, {FIND_TAG: parameter})
     run.log_params(config)
     for step, metrics in enumerate(curve):
         run.log_metrics(metrics, step)

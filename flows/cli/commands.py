@@ -1,170 +1,113 @@
-"""The commands of `convoy`: their options, and the function that each one calls."""
+"""The commands of `convoy`: for each one its options, the function it calls, and one row in `COMMANDS`.
+
+The functions import what they need when they run, so that `convoy --help` loads nothing heavy. Wrong arguments
+are reported before a Prefect server is started.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
 
-EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
-SOURCE_HELP = ("folder with one sub-folder a class, archive, table, URL, torchvision://NAME ...; "
-          "without it the source of last time")  # fmt: skip
+PROJECT_EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
+SOURCE_HELP = "folder with one sub-folder a class, archive, table, URL, torchvision://NAME ..."
+OPTIONAL_SOURCE_HELP = f"{SOURCE_HELP}; without it, the source of the last ingest"
+RUN_HELP = "MLflow's run id, or its first characters"
+MODEL_HELP = "registered model; without it, the model of the dataset in data/normalized"
 
-READ_ONLY_COMMANDS = (
-    "history",
-    "preset",
-    "status",
-)  # change nothing that runs, so they need not know what was killed
-FLOW_COMMANDS = (
-    "demo",
-    "ingest",
-    "monitor",
-    "predict",
-    "promote",
-    "run",
-    "sweep",
-    "up",
-)  # have a Prefect server anyway
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `convoy`.
+
+    Attributes:
+        name: as it is typed.
+        help: its line in `convoy --help`.
+        run: called with the parsed arguments; it returns the exit status, or None for 0.
+        add_options: adds its arguments to its parser.
+        needs_project: whether it works only in a project's folder.
+        read_only: whether it changes nothing that another command could be working on; runs whose process died are
+            then left for the next command.
+        starts_server: whether it starts a Prefect server itself, which then closes the runs whose process died.
+        epilog: the last line of its own help.
+    """
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int | None]
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    needs_project: bool = True
+    read_only: bool = False
+    starts_server: bool = False
+    epilog: str = PROJECT_EPILOG
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="convoy", description="From a folder of labelled pictures to a registered "
-                                  "CNN, and from there to predictions.", epilog=EPILOG)  # fmt: skip
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, help: str, epilog: str = EPILOG) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
-
-    command("demo", "the whole road on handwritten digits that need no download")
-    run = command("run", "ingest a folder, train, and promote the model if it is better")
-    run.add_argument("source", nargs="?", help=SOURCE_HELP)
-    run.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
-    ingest = command("ingest", "only read a source into data/raw and version it")
-    ingest.add_argument("source", nargs="?", help=SOURCE_HELP)
-    check = command("check", "look at a source as `run` would, report what is wrong with it, and write nothing")
-    check.add_argument("source", help=SOURCE_HELP.partition(";")[0])
-    check.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
-    check.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
-    promote = command("promote", "only register a trained model, and let it serve if it is better")
-    promote.add_argument("run_id", nargs="?", metavar="RUN",
-                         help="MLflow's run id, or how it begins; without it the last training")  # fmt: skip
-    promote.add_argument("--dry-run", action="store_true", help="only compare and say what would be done")
-    promote.add_argument("--override", metavar="REASON", help="let it serve whatever the comparison says; the "
-                         "reason goes into the ledger")  # fmt: skip
-    rollback = command("rollback", "let the version that served before serve again")
-    rollback.add_argument(
-        "--model", metavar="NAME", help="registered model; without it the one of data/normalized"
+    """Build the parser of the command line from `COMMANDS`."""
+    parser = argparse.ArgumentParser(
+        prog="convoy",
+        description="From a folder of labelled pictures to a registered CNN, and from there to predictions.",
+        epilog=PROJECT_EPILOG,
     )
-    rollback.add_argument("--reason", metavar="TEXT", help="why; it goes into the ledger")
-    verify = command("verify", "train a run once more, from its commit, and say whether its metrics agree")
-    verify.add_argument("run_id", metavar="RUN", help="MLflow's run id, or how it begins")
-    verify.add_argument("--tolerance", type=float, default=0.0, metavar="X",
-                        help="how far a metric may be off; default: not at all")  # fmt: skip
-    compare = command("compare", "two runs side by side: parameters, data, metrics, pictures that changed sides")
-    compare.add_argument("one", metavar="RUN", help="MLflow's run id, or how it begins")
-    compare.add_argument("other", metavar="RUN", help="the run to compare it with")
-    compare.add_argument("--page", type=Path, metavar="FILE.html", help="also write it as a page")
-    history = command("history", "every decision about what serves, or what served on a date")
-    history.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
-    history.add_argument("--model", metavar="NAME", help="one registered model; without it all")
-    command("status", "what serves, since when, on which data, what ran last, what comes next, what is wrong")
-    command("sync", "send MLflow's server what could not be sent while it was away")
-    predict = command("predict", "tag pictures with the model that serves")
-    predict.add_argument("source", help="folder, archive, table ...: what ingest takes, labels or not; only read")
-    predict.add_argument("--out", required=True, metavar="FILE",
-                         help="table to write, one row a picture: .parquet, .csv or .jsonl")  # fmt: skip
-    predict.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
-    predict.add_argument("--new-only", action="store_true",
-                         help="only pictures that stand in no table this model version wrote before")  # fmt: skip
-    predict.add_argument(
-        "--review", type=int, metavar="N", help="also copy the N pictures most worth a label to OUT.review"
-    )
-    predict.add_argument(
-        "--tag",
-        choices=("xmp", "sidecar"),
-        help="also write labels as XMP into copies of the pictures in OUT.tagged",
-    )
-    predict.add_argument("--executor", metavar="dask://HOST:PORT",
-                         help="a Dask scheduler whose workers decode and run the network")  # fmt: skip
-    predict.add_argument("--in-place", action="store_true", help="tag the pictures themselves, not copies")
-    predict.add_argument("--engine", choices=("auto", "openvino", "onnxruntime", "pytorch"),
-                         help="what runs the network; without it params.yaml says")  # fmt: skip
-    predict.add_argument("--precision", choices=("auto", "fp32", "bf16", "int8"),
-                         help="a faster one only if it agrees with fp32 on validation pictures")  # fmt: skip
-    monitor = command("monitor", "compare pictures with those that the model was trained on; train again if the "
-                      "policy says so")  # fmt: skip
-    monitor.add_argument("source", help="pictures, or a table that `convoy predict` wrote; only read")
-    monitor.add_argument("--pictures", metavar="SOURCE",
-                         help="of a table: its pictures; without them only the answers are compared")  # fmt: skip
-    monitor.add_argument("--model", metavar="NAME", help="registered model; without it the one of data/normalized")
-    monitor.add_argument("--all", action="store_true", help="pictures that were judged before, too")
-    up = command("up", "MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C")
-    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
-    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
-    explain = command("explain", "show on one page what the trained network does to a picture")
-    explain.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
-    explain.add_argument("--run", metavar="RUN", help="MLflow's run id; without it the model that serves")
-    explain.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
-    preset = command("preset", "write a preset's values (presets/NAME.yaml) into params.yaml")
-    preset.add_argument("name", metavar="NAME", help="fast, default, best, finetune, or a file of your own")
-    sweep = command("sweep", "try other numbers of `train`, and write the best into params.yaml")
-    sweep.add_argument("--trials", type=int, metavar="N", help="trainings in all; without it params.yaml says")
-    sweep.add_argument(
-        "--timeout", type=float, metavar="MINUTES", help="after so long no further training is begun"
-    )
-    sweep.add_argument("--processes", type=int, metavar="N", help="trainings at once")
-    kernels = command("kernels", "show what a filter does to a picture: picture, matrix, feature map in one PNG",
-                      epilog="works in any folder.")  # fmt: skip
-    kernels.add_argument("image", metavar="IMAGE", type=Path, help="a picture; only read")
-    kernels.add_argument("--kernel", required=True, metavar="KERNEL", help="sharpen, edge, blur, emboss, outline, "
-                         "identity, or 9 numbers row by row in quotes: '0 -1 0 -1 5 -1 0 -1 0'")  # fmt: skip
-    kernels.add_argument("--stride", type=int, default=1, metavar="N", help="px from place to place; default 1")
-    kernels.add_argument("--padding", type=int, default=0, metavar="N", help="px of zeros around; default 0")
-    kernels.add_argument("--out", type=Path, metavar="FILE.png", help="default: IMAGE.KERNEL.png here")
-    return top
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS.values():
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        subparser = subparsers.add_parser(
+            command.name, help=command.help, description=description, epilog=command.epilog
+        )
+        command.add_options(subparser)
+    return parser
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    if arguments.command == "kernels":  # needs no project
-        from lightning_modules.kernels import write_kernel_page
+    """Run the command that was parsed; return its exit status.
 
-        a = arguments
-        print(write_kernel_page(a.image, a.kernel, a.stride, a.padding, a.out))
-        return 0
+    Raises:
+        UserError: what the command reports to its user.
+        ConnectionError: a server or a remote source does not answer.
+    """
+    command = COMMANDS[arguments.command]
+    if not command.needs_project:
+        return command.run(arguments) or 0
     from flows.notifications import console
     from flows.project.paths import find_project
 
-    project = find_project()
+    arguments.project = find_project()
     console.attach_console()
-    if where := getattr(arguments, "executor", None):
-        os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(
-            where
-        )  # read by the stage, which DVC starts
+    if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
+        os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
     if getattr(arguments, "source", None):
-        arguments.source = mask_url(arguments.source)  # before Prefect notes it as a flow's parameter
-    if arguments.command in READ_ONLY_COMMANDS or getattr(arguments, "dry_run", False):
-        return _dispatch(project, arguments)
+        arguments.source = mask_url(arguments.source)  # before Prefect stores it as a flow's parameter
+    if command.read_only or getattr(arguments, "dry_run", False):
+        return command.run(arguments) or 0
+    return _run_recorded(command, arguments)
+
+
+def _run_recorded(command: Command, arguments: argparse.Namespace) -> int:
+    """Run a command under a process record, and close the runs of commands whose process died."""
     from flows.orchestration import crash_recovery
 
-    words = ("convoy", arguments.command, getattr(arguments, "source", None))
-    with crash_recovery.record_process(project, " ".join(word for word in words if word)):
-        if arguments.command not in (*FLOW_COMMANDS, "rollback"):
-            _close_crashed_runs(project)
+    words = ("convoy", command.name, getattr(arguments, "source", None))
+    with crash_recovery.record_process(arguments.project, " ".join(word for word in words if word)):
+        if not command.starts_server and command.name != "rollback":  # a rollback does not wait for a server first
+            _close_crashed_runs(arguments.project)
         try:
-            status = _dispatch(project, arguments)
+            status = command.run(arguments) or 0
         except Exception:
-            _close_crashed_runs(project)
+            _close_crashed_runs(arguments.project)
             raise
-        _close_crashed_runs(project)  # nobody waits for a server in the middle of a rollback
+        _close_crashed_runs(arguments.project)
         return status
 
 
 def _close_crashed_runs(project: Path) -> None:
-    """Runs that were killed stand in Prefect's database as running; only a server can close them."""
+    """Start a Prefect server if one is needed to close runs of the project's own database whose process died."""
     from flows.orchestration import crash_recovery
     from flows.orchestration.prefect_server import use_prefect_server
 
@@ -173,117 +116,421 @@ def _close_crashed_runs(project: Path) -> None:
             pass
 
 
-def _dispatch(project: Path, arguments: argparse.Namespace) -> int:
-    match arguments.command:
-        case "demo":
-            from flows.cli.demo import run_demo
-
-            print(run_demo(project))
-        case "check":
-            from imageset.utils.memory import give_freed_memory_back
-
-            give_freed_memory_back()
-            from flows.versioning.source_check import report_source
-
-            print(report_source(arguments.source, project, arguments.json))
-        case "rollback":
-            from flows.project.paths import read_dataset_name
-            from flows.promotion.rollback import rollback
-
-            print(rollback(project, arguments.model or read_dataset_name(project), arguments.reason))
-        case "compare":
-            from flows.reports.run_comparison import compare_runs
-
-            print(compare_runs(project, arguments.one, arguments.other, arguments.page))
-        case "verify":
-            from flows.reports.reproduction import verify_run
-
-            verified = verify_run(project, arguments.run_id, arguments.tolerance)
-            print(verified)
-            return 0 if verified.agrees else 1
-        case "history":
-            from flows.reports.history import report_history
-
-            print(report_history(project, arguments.model, arguments.at))
-        case "status":
-            from flows.reports.status import report_status
-
-            print(report_status(project))
-        case "sync":
-            from lightning_modules.tracking.offline_queue import sync_queues
-
-            print(sync_queues(project))
-        case "explain":
-            from flows.reports.explanation import write_explanation
-
-            print(write_explanation(arguments.image, arguments.run, arguments.out, project))
-        case "preset":
-            from flows.project.presets import apply_preset
-
-            print(apply_preset(arguments.name, project))
-        case "up":
-            from flows.cli.up import run_servers
-
-            run_servers(
-                project, arguments.mlflow_port, arguments.prefect_port, lambda text: print(text, flush=True)
-            )
-        case _:
-            _dispatch_flow(project, arguments)
-    return 0
+# ---- demo, run, ingest, check -----------------------------------------------------------------------
 
 
-def _dispatch_flow(project: Path, arguments: argparse.Namespace) -> None:
-    """Call one flow. What is plainly wrong is said before a server is started for it."""
-    from flows.monitoring.drift_check import check_monitor
+def _run_demo(arguments: argparse.Namespace) -> None:
+    from flows.cli.demo import run_demo
+
+    print(run_demo(arguments.project))
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="?", help=OPTIONAL_SOURCE_HELP)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    _add_source_options(parser)
+    parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
+
+
+def _run_pipeline(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
-    from flows.prediction.table_writer import check_prediction
-    from flows.project.params import load_monitor_params
-    from flows.promotion.model_registry import check_promotable_run
-    from flows.sweeps.study import check_sweep
     from flows.versioning.source_check import check_source
 
-    match arguments.command:
-        case "run" | "ingest":
-            check_source(arguments.source, project)
-            with use_prefect_server(project):
-                if arguments.command == "ingest":
-                    from flows.ingest import ingest
+    check_source(arguments.source, arguments.project)
+    with use_prefect_server(arguments.project):
+        from flows.pipeline import pipeline
 
-                    ingest(arguments.source)
-                else:
-                    from flows.pipeline import pipeline
+        print(pipeline(arguments.source))
 
-                    print(pipeline(arguments.source))
-        case "promote":
-            if arguments.dry_run:
-                from flows.promote import dry_run_promotion
 
-                print(dry_run_promotion(arguments.run_id))
-                return
-            if arguments.run_id:
-                check_promotable_run(arguments.run_id, project)
-            with use_prefect_server(project):
-                from flows.promote import promote
+def _run_ingest(arguments: argparse.Namespace) -> None:
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.versioning.source_check import check_source
 
-                print(promote(arguments.run_id, arguments.override))
-        case "monitor":
-            check_monitor(arguments.source, arguments.pictures)
-            load_monitor_params(project)
-            with use_prefect_server(project):
-                from flows.monitor import monitor
+    check_source(arguments.source, arguments.project)
+    with use_prefect_server(arguments.project):
+        from flows.ingest import ingest
 
-                print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
-        case "sweep":
-            check_sweep(project, arguments.trials, arguments.processes)
-            with use_prefect_server(project):
-                from flows.sweep import sweep
+        ingest(arguments.source)
 
-                print(sweep(arguments.trials, arguments.timeout, arguments.processes))
-        case "predict":
-            check_prediction(arguments.source, arguments.out)
-            with use_prefect_server(project):
-                from flows.predict import predict
 
-                a = arguments
-                print(predict(a.source, a.out, a.model, a.new_only, a.engine, a.precision, a.review, a.tag,
-                              a.in_place, a.executor))  # fmt: skip
+def _add_check_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help=SOURCE_HELP)
+    parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
+
+
+def _run_check(arguments: argparse.Namespace) -> None:
+    from imageset.utils.memory import give_freed_memory_back
+
+    give_freed_memory_back()
+    from flows.versioning.source_check import report_source
+
+    print(report_source(arguments.source, arguments.project, arguments.json))
+
+
+# ---- promote, rollback ------------------------------------------------------------------------------
+
+
+def _add_promote_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", nargs="?", metavar="RUN", help=f"{RUN_HELP}; without it, the last training")
+    parser.add_argument("--dry-run", action="store_true", help="only compare, and report what would be done")
+    parser.add_argument(
+        "--override",
+        metavar="REASON",
+        help="promote whatever the comparison says; the reason is written to the ledger",
+    )
+
+
+def _run_promote(arguments: argparse.Namespace) -> None:
+    if arguments.dry_run:
+        from flows.promote import dry_run_promotion
+
+        print(dry_run_promotion(arguments.run_id))
+        return
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.promotion.model_registry import check_promotable_run
+
+    if arguments.run_id:
+        check_promotable_run(arguments.run_id, arguments.project)
+    with use_prefect_server(arguments.project):
+        from flows.promote import promote
+
+        print(promote(arguments.run_id, arguments.override))
+
+
+def _add_rollback_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument("--reason", metavar="TEXT", help="why; it is written to the ledger")
+
+
+def _run_rollback(arguments: argparse.Namespace) -> None:
+    from flows.project.paths import read_dataset_name
+    from flows.promotion.rollback import rollback
+
+    model = arguments.model or read_dataset_name(arguments.project)
+    print(rollback(arguments.project, model, arguments.reason))
+
+
+# ---- reports ----------------------------------------------------------------------------------------
+
+
+def _add_verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN", help=RUN_HELP)
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="by how much a metric may differ; default: not at all",
+    )
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    from flows.reports.reproduction import verify_run
+
+    result = verify_run(arguments.project, arguments.run_id, arguments.tolerance)
+    print(result)
+    return 0 if result.agrees else 1
+
+
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first_run_id", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("second_run_id", metavar="RUN", help="the run to compare it with")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
+
+
+def _run_compare(arguments: argparse.Namespace) -> None:
+    from flows.reports.run_comparison import compare_runs
+
+    print(compare_runs(arguments.project, arguments.first_run_id, arguments.second_run_id, arguments.page))
+
+
+def _add_history_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
+    parser.add_argument("--model", metavar="NAME", help="one registered model; without it, all of them")
+
+
+def _run_history(arguments: argparse.Namespace) -> None:
+    from flows.reports.history import report_history
+
+    print(report_history(arguments.project, arguments.model, arguments.at))
+
+
+def _run_status(arguments: argparse.Namespace) -> None:
+    from flows.reports.status import report_status
+
+    print(report_status(arguments.project))
+
+
+def _run_sync(arguments: argparse.Namespace) -> None:
+    from lightning_modules.tracking.offline_queue import sync_queues
+
+    print(sync_queues(arguments.project))
+
+
+def _add_explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; it is only read")
+    parser.add_argument("--run", metavar="RUN", help="MLflow's run id; without it, the champion")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
+
+
+def _run_explain(arguments: argparse.Namespace) -> None:
+    from flows.reports.explanation import write_explanation
+
+    print(write_explanation(arguments.image, arguments.run, arguments.out, arguments.project))
+
+
+# ---- predict, monitor -------------------------------------------------------------------------------
+
+
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="whatever `convoy ingest` reads, with or without labels; it is only read")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="table to write, one row a picture: .parquet, .csv or .jsonl"
+    )
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument(
+        "--new-only",
+        action="store_true",
+        help="only pictures that are in no table that this model version has written",
+    )
+    parser.add_argument(
+        "--review", type=int, metavar="N", help="also copy the N pictures most worth a label to OUT.review"
+    )
+    parser.add_argument(
+        "--tag",
+        choices=("xmp", "sidecar"),
+        help="also write labels as XMP into copies of the pictures in OUT.tagged",
+    )
+    parser.add_argument(
+        "--executor",
+        metavar="dask://HOST:PORT",
+        help="a Dask scheduler whose workers decode the pictures and run the network",
+    )
+    parser.add_argument("--in-place", action="store_true", help="tag the pictures themselves, not copies")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "openvino", "onnxruntime", "pytorch"),
+        help="what runs the network; without it, as params.yaml says",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "int8"),
+        help="a faster one is used only if it agrees with fp32 on validation pictures",
+    )
+
+
+def _run_predict(arguments: argparse.Namespace) -> None:
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.prediction.table_writer import check_prediction
+
+    check_prediction(arguments.source, arguments.out)
+    with use_prefect_server(arguments.project):
+        from flows.predict import predict
+
+        names = ("model", "new_only", "engine", "precision", "review", "tag", "in_place", "executor")
+        options = {name: getattr(arguments, name) for name in names}
+        print(predict(arguments.source, arguments.out, **options))
+
+
+def _add_monitor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="pictures, or a table that `convoy predict` wrote; it is only read")
+    parser.add_argument(
+        "--pictures",
+        metavar="SOURCE",
+        help="the pictures of a table; without them, only its predictions are compared",
+    )
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument("--all", action="store_true", help="include pictures that were compared before")
+
+
+def _run_monitor(arguments: argparse.Namespace) -> None:
+    from flows.monitoring.drift_check import check_monitor
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.project.params import load_monitor_params
+
+    check_monitor(arguments.source, arguments.pictures)
+    load_monitor_params(arguments.project)
+    with use_prefect_server(arguments.project):
+        from flows.monitor import monitor
+
+        print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
+
+
+# ---- up, preset, sweep, kernels ---------------------------------------------------------------------
+
+
+def _add_up_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
+    parser.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
+
+
+def _run_up(arguments: argparse.Namespace) -> None:
+    from flows.cli.up import run_servers
+
+    run_servers(
+        arguments.project,
+        arguments.mlflow_port,
+        arguments.prefect_port,
+        lambda text: print(text, flush=True),
+    )
+
+
+def _add_preset_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="fast, default, best, finetune, or a YAML file of your own")
+
+
+def _run_preset(arguments: argparse.Namespace) -> None:
+    from flows.project.presets import apply_preset
+
+    print(apply_preset(arguments.name, arguments.project))
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="trainings in total; without it, as params.yaml says"
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="MINUTES", help="start no further training after this time"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="trainings at the same time")
+
+
+def _run_sweep(arguments: argparse.Namespace) -> None:
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.sweeps.study import check_sweep
+
+    check_sweep(arguments.project, arguments.trials, arguments.processes)
+    with use_prefect_server(arguments.project):
+        from flows.sweep import sweep
+
+        print(sweep(arguments.trials, arguments.timeout, arguments.processes))
+
+
+def _add_kernels_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; it is only read")
+    parser.add_argument(
+        "--kernel",
+        required=True,
+        metavar="KERNEL",
+        help="sharpen, edge, blur, emboss, outline, identity, or 9 numbers row by row in quotes: "
+        "'0 -1 0 -1 5 -1 0 -1 0'",
+    )
+    parser.add_argument(
+        "--stride", type=int, default=1, metavar="N", help="px from one position to the next; default 1"
+    )
+    parser.add_argument("--padding", type=int, default=0, metavar="N", help="px of zeros on each side; default 0")
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="default: IMAGE.KERNEL.png here")
+
+
+def _run_kernels(arguments: argparse.Namespace) -> None:
+    from lightning_modules.kernels import write_kernel_page
+
+    page = write_kernel_page(arguments.image, arguments.kernel, arguments.stride, arguments.padding, arguments.out)
+    print(page)
+
+
+_ROWS = (
+    Command("demo", "run everything on handwritten digits that need no download", _run_demo, starts_server=True),
+    Command(
+        "run",
+        "ingest a folder, train, and promote the model if it is better",
+        _run_pipeline,
+        _add_run_options,
+        starts_server=True,
+    ),
+    Command(
+        "ingest",
+        "only read a source into data/raw and version it",
+        _run_ingest,
+        _add_source_options,
+        starts_server=True,
+    ),
+    Command(
+        "check",
+        "read a source as `run` would, report what is wrong with it, and write nothing",
+        _run_check,
+        _add_check_options,
+    ),
+    Command(
+        "promote",
+        "only register a trained model, and promote it if it is better",
+        _run_promote,
+        _add_promote_options,
+        starts_server=True,
+    ),
+    Command("rollback", "let the previous version serve again", _run_rollback, _add_rollback_options),
+    Command(
+        "verify",
+        "train a run again from its commit, and report whether its metrics agree",
+        _run_verify,
+        _add_verify_options,
+    ),
+    Command(
+        "compare",
+        "show two runs side by side: parameters, data, metrics, pictures that only one predicts correctly",
+        _run_compare,
+        _add_compare_options,
+    ),
+    Command(
+        "history",
+        "list every decision about which version serves, or what served on a date",
+        _run_history,
+        _add_history_options,
+        read_only=True,
+    ),
+    Command(
+        "status",
+        "report what serves since when and on which data, the last run, the next one, and open problems",
+        _run_status,
+        read_only=True,
+    ),
+    Command("sync", "send what waited while MLflow's server was unavailable", _run_sync),
+    Command("predict", "tag pictures with the champion", _run_predict, _add_predict_options, starts_server=True),
+    Command(
+        "monitor",
+        "compare pictures with the training data of the champion; retrain if the policy says so",
+        _run_monitor,
+        _add_monitor_options,
+        starts_server=True,
+    ),
+    Command(
+        "up",
+        "run MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C",
+        _run_up,
+        _add_up_options,
+        starts_server=True,
+    ),
+    Command(
+        "explain",
+        "show on one page what the trained network sees in a picture",
+        _run_explain,
+        _add_explain_options,
+    ),
+    Command(
+        "preset",
+        "write the values of a preset (presets/NAME.yaml) into params.yaml",
+        _run_preset,
+        _add_preset_options,
+        read_only=True,
+    ),
+    Command(
+        "sweep",
+        "try other values of `train`, and write the best into params.yaml",
+        _run_sweep,
+        _add_sweep_options,
+        starts_server=True,
+    ),
+    Command(
+        "kernels",
+        "show what a filter does to a picture: picture, matrix and feature map in one PNG",
+        _run_kernels,
+        _add_kernels_options,
+        needs_project=False,
+        epilog="works in any folder.",
+    ),
+)
+COMMANDS = {command.name: command for command in _ROWS}

@@ -1,4 +1,4 @@
-"""The demonstration: handwritten digits that need no download, the whole road, then predictions of unseen ones."""
+"""`convoy demo`: the pipeline on handwritten digits that need no download, then predictions for unseen digits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIGITS_DIR, INBOX_DIR = Path("data/digits"), Path("data/inbox")
 
 
 def run_demo(project: Path) -> str:
-    """Write the digits, run the pipeline on them, tag the held-back ones; returns the summary to print."""
+    """Write the digits, run the pipeline on them, predict the held-out digits; return the summary to print."""
     from flows.orchestration.prefect_server import use_prefect_server
 
     write_demo_images(project)
@@ -38,18 +38,18 @@ def run_demo(project: Path) -> str:
 
 
 def write_demo_images(project: Path) -> None:
-    """scikit-learn's digits as PNG files: one folder a class, and every tenth, unlabelled, in the inbox."""
+    """Write scikit-learn's digits as PNG files: one folder a class; every tenth, unlabelled, goes to the inbox."""
     from imageset.sources.benchmark_sets.digits import write_digits
 
-    written, there = write_digits(project / DIGITS_DIR, project / INBOX_DIR)
-    if written:
-        logger.info("demo: %s digits written as PNG files to %s and %s", f"{written:,}", DIGITS_DIR, INBOX_DIR)
+    num_written, num_present = write_digits(project / DIGITS_DIR, project / INBOX_DIR)
+    if num_written:
+        logger.info("demo: %s digits written as PNG files to %s and %s", f"{num_written:,}", DIGITS_DIR, INBOX_DIR)
     else:
-        logger.info("demo: %s digits are in %s and %s already, skipped", f"{there:,}", DIGITS_DIR, INBOX_DIR)
+        logger.info("demo: %s digits are in %s and %s already, skipped", f"{num_present:,}", DIGITS_DIR, INBOX_DIR)
 
 
 def format_demo_summary(project: Path, decision: PromoteResult, predicted: PredictResult) -> str:
-    """What a person wants to know at the end."""
+    """Format the summary that the demo ends with."""
     metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
     accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
     num_rows = format_count(predicted.num_rows, "picture")
@@ -64,13 +64,13 @@ def format_demo_summary(project: Path, decision: PromoteResult, predicted: Predi
 
 
 def format_mlflow_command(project: Path) -> str:
-    """The command that opens MLflow's UI on this project's runs, to be typed in the project's folder."""
+    """Format the command, typed in the project's folder, that opens MLflow's UI on this project's runs."""
     scripts = Path(sys.executable).parent
     mlflow = scripts / "mlflow"
-    shown = mlflow.relative_to(project) if mlflow.is_relative_to(project) else mlflow
-    return f"{shown} ui --backend-store-uri {find_store_uri(project)} --host 127.0.0.1 --port 5000"
+    command = mlflow.relative_to(project) if mlflow.is_relative_to(project) else mlflow
+    return f"{command} ui --backend-store-uri {find_store_uri(project)} --host 127.0.0.1 --port 5000"
 
 
 def find_store_uri(project: Path) -> str:
-    """MLflow's store as it is typed in the project's folder."""
+    """Return the URI of MLflow's store, relative to the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -1,4 +1,4 @@
-"""Exit codes, signals, broken pipe."""
+"""The entry point of `convoy`: exit status, signals, and a reader that closes the pipe."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from types import FrameType
 from typing import NoReturn
 
 from flows.cli.commands import build_parser, run_command
-from flows.orchestration import prefect_api
 from imageset.exceptions import EXIT_STATUS, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 2 where the user can mend it, with one line on stderr."""
+    """Run one command; return the exit status: 2, with one line on stderr, for an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell script put us in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script starts background jobs without it
     status = _run_and_report_errors(arguments)
+    from flows.orchestration import prefect_api  # here, so that `convoy --help` does not load it
+
     if prefect_api.is_server_lost():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # nothing of ours is left to do, and Prefect's threads would wait for minutes
+        os._exit(status)  # all work is done, and Prefect's threads would wait for minutes
     return status
 
 
@@ -44,7 +45,7 @@ def _run_and_report_errors(arguments: argparse.Namespace) -> int:
 
 
 def _is_reader_gone() -> bool:
-    """Whether who read what is printed, such as `head`, has had enough."""
+    """Return whether the reader of the standard output, such as `head`, has closed the pipe."""
     reader = select.poll()
     reader.register(sys.stdout, 0)
     gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll(0))
@@ -54,5 +55,5 @@ def _is_reader_gone() -> bool:
 
 
 def _exit_on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends like any exception, so that what we started is stopped on the way out."""
+    """End on SIGTERM as on any exception, so that child processes are stopped on the way out."""
     raise SystemExit(128 + number)

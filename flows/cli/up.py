@@ -25,29 +25,29 @@ logger = console.get_logger(__name__)
 WORK_POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
 LOCKING_FLOWS = ("pipeline", "ingest", "train", "promote")  # flows that run while `lock.project_lock` is held
 START_TIMEOUT_S = 180.0
-NUM_LOG_LINES = 15  # of a dead child's log
-RECOVERY_INTERVAL_S = 15.0  # between two looks for runs that were killed
+NUM_LOG_LINES = 15  # from the end of the log of a process that died
+RECOVERY_INTERVAL_S = 15.0  # between two searches for runs whose process died
 
 
 @dataclass(frozen=True)
 class ChildServer:
-    """A server of ours and where its output goes."""
+    """One server process, and the file that its output goes to."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def raise_if_dead(self) -> None:
-        """Raise UserError with the last lines it said, if it is dead."""
+        """Raise UserError with the last lines of its log if the process has ended."""
         status = self.process.poll()
         if status is not None:
             lines = self.log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]
-            said = "\n".join(f"  {line}" for line in lines)
-            raise UserError(f"{self.name} ended with status {status}; the end of {self.log}:\n{said}")
+            tail = "\n".join(f"  {line}" for line in lines)
+            raise UserError(f"{self.name} ended with status {status}; the end of {self.log}:\n{tail}")
 
 
 class ServerGroup:
-    """All children of `convoy up`: started one by one, stopped together, each with all that it started."""
+    """All servers of `convoy up`: started one by one, stopped together with every process that they started."""
 
     def __init__(self, project: Path, env: Mapping[str, str]) -> None:
         self.project, self.env = project, dict(env)
@@ -62,37 +62,45 @@ class ServerGroup:
             process = subprocesses.start_process(command, log=log, cwd=self.project, env=self.env)
         self.children.append(ChildServer(name, process, path))
 
-    def wait_until_ready(self, what: str, ready: Callable[[], bool]) -> None:
-        """Wait for something to be ready; a dead child or the time limit raises UserError."""
-        begin = said = time.monotonic()
+    def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
+        """Wait until `ready` returns True.
+
+        Args:
+            name: the server, as messages call it.
+            ready: called several times a second.
+
+        Raises:
+            UserError: a server process ended, or START_TIMEOUT_S passed.
+        """
+        begin = last_logged = time.monotonic()
         while not ready():
             self.raise_if_dead()
             now = time.monotonic()
             if now - begin > START_TIMEOUT_S:
-                raise UserError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; see {self.logs}")
-            if now - said > 5:
-                logger.info("up: waiting for %s (%.0f s)", what, now - begin)
-                said = now
+                raise UserError(f"{name} is not ready after {START_TIMEOUT_S:.0f} s; see {self.logs}")
+            if now - last_logged > 5:
+                logger.info("up: waiting for %s (%.0f s)", name, now - begin)
+                last_logged = now
             time.sleep(0.2)
-        logger.info("up: %s is ready", what)
+        logger.info("up: %s is ready", name)
 
     def raise_if_dead(self) -> None:
-        """Raise UserError if any child is dead."""
+        """Raise UserError if a server process has ended."""
         for child in self.children:
             child.raise_if_dead()
 
     def stop(self) -> None:
-        """Stop all, the last one first: flows that run can still tell Prefect's server how they ended."""
+        """Stop all servers, the last one first: running flows can still report their end to Prefect's server."""
         for child in reversed(self.children):
             subprocesses.stop_children(child.process)
             subprocesses.stop_process(child.process)
 
 
 def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
-    """Start everything, say where it is, and stay until a signal or the end of a child.
+    """Start all servers, announce their addresses, and watch them until a signal or the end of a server.
 
     Raises:
-        UserError: a port is taken, another `convoy up` runs here, or a child does not start or dies.
+        UserError: a port is taken, another `convoy up` runs here, or a server does not start, or ends.
     """
     check_ports(project, {"--mlflow-port": mlflow_port, "--prefect-port": prefect_port})
     addresses = ServerAddresses(os.getpid(), f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}")
@@ -115,13 +123,13 @@ def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Ca
 
 
 def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
-    """Look after the children, and for runs that were killed: one that says it runs holds up all that follow."""
-    looked = time.monotonic()
+    """Watch the servers, and close runs whose process died: a run that stays Running delays all later ones."""
+    last_recovery = time.monotonic()
     while True:
         fleet.raise_if_dead()
-        if time.monotonic() - looked > RECOVERY_INTERVAL_S:
+        if time.monotonic() - last_recovery > RECOVERY_INTERVAL_S:
             crash_recovery.close_dead_processes(project, own_api=api)
-            looked = time.monotonic()
+            last_recovery = time.monotonic()
         time.sleep(0.5)
 
 
@@ -140,7 +148,7 @@ def check_ports(project: Path, ports: dict[str, int]) -> None:
 
 
 def build_server_environment(project: Path, addresses: ServerAddresses) -> dict[str, str]:
-    """What the servers, the worker and the flows it starts find in their environment."""
+    """Build the environment of the servers, of the worker, and of the flows that the worker starts."""
     return subprocesses.build_environment(
         **prefect_server.build_prefect_settings(project),
         PREFECT_API_URL=f"{addresses.prefect}/api",
@@ -154,7 +162,7 @@ def build_server_environment(project: Path, addresses: ServerAddresses) -> dict[
 def start_servers(
     project: Path, fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int
 ) -> None:
-    """MLflow and Prefect, side by side, until both answer."""
+    """Start MLflow and Prefect at the same time, and wait until both answer."""
     logger.info("up: starting MLflow and Prefect (about 20 s)")
     fleet.start(
         "mlflow", sys.executable, "-m", "mlflow", "server",
@@ -170,8 +178,10 @@ def start_servers(
 
 
 def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
-    """Runs that say Running, though their process is gone and left no note, are marked as Crashed, and the slots
-    that they held are freed. Who runs a pipeline holds the project; if nobody does, all such runs are dead."""
+    """Mark Running flow runs as Crashed if their process is gone without a record, and release their slots.
+
+    A process that runs a pipeline holds the project lock. If the lock is free, no such process is alive.
+    """
     api = f"{addresses.prefect}/api"
     try:
         with lock.project_lock(project):
@@ -182,17 +192,17 @@ def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
                     logger.info("up: run %s was killed and is closed as crashed", run["name"])
             concurrency.release_limits(api)
     except ProjectBusy:
-        logger.info("up: another run is at work in this project; runs that died are not looked for")
+        logger.info("up: another run is active in this project; crashed runs are not searched for")
 
 
 def name_project_limits(project: Path) -> list[str]:
-    """One run at a time for the dataset that is here, and for each GPU."""
+    """Name the limits of one run at a time: of the dataset in data/raw, and of each GPU."""
     name = dvc_repo.read_raw_dataset_name(project)
     return [*([concurrency.name_dataset_limit(name)] if name else []), *concurrency.name_gpu_limits()]
 
 
 def start_worker(fleet: ServerGroup, addresses: ServerAddresses) -> None:
-    """One worker of the pool `convoy`, which it makes if there is none."""
+    """Start one worker of the work pool `convoy`; Prefect creates the pool if it is missing."""
     fleet.start("worker", sys.executable, "-m", "prefect", "worker", "start",
                 "--pool", WORK_POOL, "--type", "process", "--name", f"convoy-{os.getpid()}")  # fmt: skip
     workers = f"{addresses.prefect}/api/work_pools/{WORK_POOL}/workers/filter"
@@ -201,31 +211,35 @@ def start_worker(fleet: ServerGroup, addresses: ServerAddresses) -> None:
 
 def _is_worker_online(workers: str) -> bool:
     try:
-        return any(one["status"] == "ONLINE" for one in call_prefect_api(workers, {}))
-    except OSError:  # the pool is not there yet
+        return any(worker["status"] == "ONLINE" for worker in call_prefect_api(workers, {}))
+    except OSError:  # the pool does not exist yet
         return False
 
 
 def apply_deployments(fleet: ServerGroup) -> None:
-    """Apply prefect.yaml."""
+    """Apply the deployments of prefect.yaml.
+
+    Raises:
+        UserError: `prefect deploy` failed; with the end of its output.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=fleet.project, env=fleet.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
-        raise UserError("prefect.yaml cannot be applied:\n" + "\n".join(f"  {line}" for line in said))
+        lines = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
+        raise UserError("prefect.yaml cannot be applied:\n" + "\n".join(f"  {line}" for line in lines))
     logger.info("up: the deployments of prefect.yaml are applied")
 
 
 def format_welcome(project: Path, addresses: ServerAddresses) -> str:
-    """Where everything is, and how a run is started by hand."""
+    """Format the addresses of the servers, and the command that starts a run by hand."""
     prefect = Path(sys.executable).parent / "prefect"
-    shown = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect
+    command = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect
     return "\n".join([
         f"MLflow   {addresses.mlflow}",
         f"Prefect  {addresses.prefect}",
-        f"run now  PREFECT_API_URL={addresses.prefect}/api {shown} deployment run {DEPLOYMENT}",
+        f"run now  PREFECT_API_URL={addresses.prefect}/api {command} deployment run {DEPLOYMENT}",
         "Ctrl-C stops all of it",
     ])  # fmt: skip

@@ -33,6 +33,7 @@ from imageset.exceptions import UserError
 from imageset.utils import timestamps
 from imageset.utils.text import format_count
 from imageset.utils.timestamps import format_local_time as shown_time
+from lightning_modules.tracking.tags import DRIFT_FOLDER
 
 if TYPE_CHECKING:
     from flows.monitoring.batch_sample import BatchImages
@@ -140,7 +141,7 @@ def check_batch(
         if earlier is not None and earlier["params"] == rules:
             return MonitorResult(source, earlier, is_new=False)
         line: batch_log.BatchEntry = {
-            "batch": batch, "time": timestamps.utc_now_iso(), "source": source, "model": version.name,
+            "batch": batch, "time": timestamps.format_utc_now(), "source": source, "model": version.name,
             "version": version.number, "num_pictures": len(ids), "state": TOO_SMALL,
             "min_pictures": params["min_pictures"], "params": rules, "checks": [], "page": None,
         }  # fmt: skip
@@ -329,7 +330,8 @@ def announce_batch(line: batch_log.BatchEntry, version: Version, project: Path) 
     if line["state"] != DRIFTED:
         return
     logger.info("monitor: %s; retrain: %s (%s)", line["page"], "yes" if line["retrain"] else "no", line["why"])
-    model_registry.connect_registry(project).log_artifact(version.run_id, str(project / line["page"]), "drift")
+    client = model_registry.connect_registry(project)
+    client.log_artifact(version.run_id, str(project / line["page"]), DRIFT_FOLDER)
     emit_event(
         DRIFT_EVENT,
         resource={

@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 def record_problem(project: Path, name: str, said: str) -> None:
     """Something went wrong (again)."""
     before = _read_problem(_problem_path(project, name))
-    since, times = (before.since, before.num_times + 1) if before else (timestamps.utc_now_iso(), 1)
+    since, times = (before.since, before.num_times + 1) if before else (timestamps.format_utc_now(), 1)
     path = _problem_path(project, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"since": since, "times": times, "said": said}, ensure_ascii=False) + "\n")

@@ -85,7 +85,7 @@ def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
         **body,
         "project": str(project.resolve()),
         "who": user.identify_user(),
-        "time": timestamps.utc_now_iso(),
+        "time": timestamps.format_utc_now(),
     }
     request = urllib.request.Request(
         url, json.dumps(whole, ensure_ascii=False).encode(), {"Content-Type": "application/json"}

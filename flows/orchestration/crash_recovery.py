@@ -39,7 +39,7 @@ from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 from imageset.utils.text import format_count
 from lightning_modules.tracking import offline_queue as outboxes
-from lightning_modules.tracking.client import connect_to_mlflow, tracking_uri
+from lightning_modules.tracking.client import connect_to_mlflow, get_tracking_uri
 
 logger = console.get_logger(__name__)
 
@@ -323,7 +323,7 @@ def _find_unfinished_trainings(project: Path) -> Iterable[str]:
 
 def _has_running_mlflow_run(run_ids: list[str], project: Path) -> bool:
     """A look into MLflow's file, where it is one: its client takes seconds to import."""
-    uri = tracking_uri(project)
+    uri = get_tracking_uri(project)
     if not uri.startswith("sqlite:///"):
         return True
     path, marks = Path(uri.removeprefix("sqlite:///")), ", ".join("?" * len(run_ids))

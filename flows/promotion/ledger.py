@@ -18,7 +18,7 @@ from typing import Any
 from flows.project.user import identify_user
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import sync_file
-from imageset.utils.timestamps import utc_now_iso
+from imageset.utils.timestamps import format_utc_now
 
 LEDGER = Path("data/ledger.jsonl")
 DECISION, ROLLBACK, DONE, DROPPED = "decision", "rollback", "done", "dropped"
@@ -47,7 +47,7 @@ def append_entry(project: Path, entry: Mapping[str, Any]) -> LedgerEntry:
         entries = _parse_entries(path, whole)
         line = {
             "number": len(entries) + 1,
-            "time": utc_now_iso(),
+            "time": format_utc_now(),
             "who": identify_user(),
             **entry,
             "follows": _compute_last_link(whole),

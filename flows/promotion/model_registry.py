@@ -39,6 +39,9 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)  # in the order in which they move
 DECISION_TAG = "convoy.decision"  # the version tag that is written last: a decision that is complete
 ROLLED_BACK_TAG = "convoy.rolled_back"  # the version tag of what was taken out of service: when, by whom, why
+COMPARED_VERSION_TAG = "convoy.compared_with_version"  # the version tag with the number of the champion at the time
+NUMBER_TAG_PREFIX = "convoy."  # version tags of the numbers of a decision: followed by the number's name
+PRECISION_TAG_PREFIX = "convoy.precision."  # version tags of the precisions that were compared with fp32
 NOT_FOUND_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLflow says either for "no such alias"
 
 
@@ -71,7 +74,7 @@ def connect_registry(project: Path) -> MlflowClient:
     try:
         return client.connect_to_mlflow(project)
     except UserError as error:
-        if client.tracking_uri(project).startswith("http"):
+        if client.get_tracking_uri(project).startswith("http"):
             raise ServerUnavailable(str(error)) from error
         raise
 
@@ -157,7 +160,11 @@ def require_finished_run(client: MlflowClient, run_id: str) -> Run:
         state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
         raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
     wrong = [f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)]
-    wrong += [f"{tag} was {text}" for tag, text in sorted(run.data.tags.items()) if tag.startswith("not_finite.")]
+    wrong += [
+        f"{tag} was {text}"
+        for tag, text in sorted(run.data.tags.items())
+        if tag.startswith(tags.NOT_FINITE_PREFIX)
+    ]
     if wrong:
         raise UserError(
             f"run {run_id} has metrics that are no numbers ({', '.join(wrong)}); it cannot be promoted"

@@ -67,7 +67,7 @@ def _apply_rollback(
     entry = {
         "event": ledger.ROLLBACK, "model": before.name, "version": gone, "serves": False, "run": before.run_id,
         "reason": reason or "rolled back by hand", "champion": gone,
-        "tags": {ROLLED_BACK_TAG: f"{timestamps.utc_now_iso()[:19]}Z by {user.identify_user()}: {reason or 'no reason given'}"},
+        "tags": {ROLLED_BACK_TAG: f"{timestamps.format_utc_now()[:19]}Z by {user.identify_user()}: {reason or 'no reason given'}"},
     }  # fmt: skip
     after = {**now, CHAMPION: before.number, **({PREVIOUS: further} if further else {})}
     if not further:

@@ -16,13 +16,12 @@ from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 from imageset.utils.text import format_count
-from lightning_modules.tracking.tags import GIT_COMMIT_TAG
+from lightning_modules.tracking.tags import DATASET_TAG, GIT_COMMIT_TAG, PREDICTIONS_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PREDICTIONS_ARTIFACT = "report/predictions.csv"  # artifact that the stage `evaluate` leaves
 MAX_SHOWN_ROWS = 20  # rows of a table on the screen; the page has all
 METRIC_PREFIXES = ("test_", "num_test", "best_")
 RECALL_PREFIX = "recall_"
@@ -106,7 +105,7 @@ def _format_number(value: float) -> str:
 def _collect_inputs(run: Run) -> dict[str, str]:
     tags = run.data.tags
     digests = ", ".join(one.dataset.digest[:12] for one in run.inputs.dataset_inputs) if run.inputs else ""
-    return {"status": run.info.status, "data": f"{tags.get('convoy.dataset', '?')} {digests}".strip(),
+    return {"status": run.info.status, "data": f"{tags.get(DATASET_TAG, '?')} {digests}".strip(),
             "commit": tags.get(GIT_COMMIT_TAG, "none")[:12]}  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from imageset.utils.text import format_count
 from imageset.utils.timestamps import format_local_time
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.tracking import offline_queue
-from lightning_modules.tracking.client import tracking_uri
+from lightning_modules.tracking.client import get_tracking_uri
 
 TIMEOUT_S = 1.5  # for a server's answer
 RUNS_QUERY = """
@@ -127,7 +127,7 @@ def report_drift(project: Path, wrong: list[str]) -> Iterator[str]:
 
 def read_champions(project: Path, wrong: list[str]) -> dict[str, int]:
     """Which version of which model has the alias `champion`."""
-    uri = tracking_uri(project)
+    uri = get_tracking_uri(project)
     try:
         if uri.startswith("sqlite:///"):
             return _read_champions_from_file(Path(uri.removeprefix("sqlite:///")))

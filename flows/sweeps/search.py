@@ -223,7 +223,7 @@ class _SearchLoop:
 
         if one.run_id:
             one.trial.set_user_attr(studies.RUN_ATTR, one.run_id)
-            self.sweep_run.client.set_tag(one.run_id, "convoy.pruned", f"after epoch {one.pruned_after}")
+            self.sweep_run.client.set_tag(one.run_id, tracking_tags.PRUNED_TAG, f"after epoch {one.pruned_after}")
         self.study.tell(one.trial, state=TrialState.PRUNED)
         sweeps_trial.remove_trial_folder(one.folder)
         self._log(one, f"pruned after epoch {one.pruned_after}")
@@ -260,11 +260,11 @@ class _SearchLoop:
 
 def _plan_slots(wanted: int | str, num_gpus: int, threads: int | None) -> tuple[int | None, range]:
     """Threads of a training (None: as params.yaml says) and the places for trainings at the same time."""
-    from imageset.executors.base import num_cpus
+    from imageset.executors.base import count_cpus
 
-    num = int(wanted) if wanted != "auto" else num_gpus or num_cpus()
-    share = max(1, num_cpus() // num)
-    return (None if num_gpus or threads is not None or share == num_cpus() else share), range(num)
+    num = int(wanted) if wanted != "auto" else num_gpus or count_cpus()
+    share = max(1, count_cpus() // num)
+    return (None if num_gpus or threads is not None or share == count_cpus() else share), range(num)
 
 
 def _classify_trial(trial: FrozenTrial) -> str:
@@ -288,7 +288,7 @@ def _open_sweep_run(
 
     earlier = study.user_attrs.get(studies.PARENT_ATTR)
     title = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
-    tags = {"convoy.dataset": name, tracking_tags.SWEEP_TAG: folder.name}
+    tags = {tracking_tags.DATASET_TAG: name, tracking_tags.SWEEP_TAG: folder.name}
     run = TrackedRun.open(client, ensure_experiment(client, name, project), earlier, title, tags)
     if run.run_id != earlier:
         study.set_user_attr(studies.PARENT_ATTR, run.run_id)
@@ -348,8 +348,8 @@ def _log_sweep_artifacts(
     page = _render_sweep_markdown(ended, metric, study.direction.name == "MINIMIZE", dimensions)
     write_bytes(folder / "sweep.md", page.encode())
     for name in ("parallel_coordinates.png", "history.png", "sweep.md"):
-        run.client.log_artifact(run.run_id, str(folder / name), "sweep")
-    run.client.set_tag(run.run_id, "convoy.best_run", best.user_attrs[studies.RUN_ATTR])
+        run.client.log_artifact(run.run_id, str(folder / name), tracking_tags.SWEEP_FOLDER)
+    run.client.set_tag(run.run_id, tracking_tags.BEST_RUN_TAG, best.user_attrs[studies.RUN_ATTR])
     run.log_metrics({f"best_{metric}": study.best_value}, len(study.trials))
     return page
 

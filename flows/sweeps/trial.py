@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flows.orchestration import subprocesses
 from flows.project.paths import CACHE, CLASSIFIER, NORMALIZED, PARAMS
 from imageset.utils.atomic_write import write_text
-from lightning_modules.tracking.client import tracking_uri
+from lightning_modules.tracking.client import get_tracking_uri
 from lightning_modules.tracking.tags import PARENT_RUN_TAG, TRIAL_TAG
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def start_trial(
     _link_project(folder, project, params)
     tags = {PARENT_RUN_TAG: parent, TRIAL_TAG: str(trial.number)}
     environment = subprocesses.build_environment(
-        MLFLOW_TRACKING_URI=tracking_uri(project), MLFLOW_RUN_CONTEXT=json.dumps(tags), **variables
+        MLFLOW_TRACKING_URI=get_tracking_uri(project), MLFLOW_RUN_CONTEXT=json.dumps(tags), **variables
     )
     with folder.with_suffix(".log").open("ab") as log:
         process = subprocesses.start_process(TRAIN_COMMAND, log=log, cwd=folder, env=environment)

@@ -1,14 +1,14 @@
-"""Bytes to pixels: the one decoder that training and prediction share.
+"""The image decoder, from bytes to pixels; training and prediction share it.
 
-The order is always: judge by the first bytes, read the header, judge the size, decode the first frame, turn by
-EXIF, bring to 8 bits and to grey or RGB, crop or pad or stretch. What Pillow raises (OSError, ValueError,
-SyntaxError, NotImplementedError and more) becomes `Rejected` with a reason code.
+The order is always: detect the format by the first bytes, read the header, check the size, decode the first frame,
+apply the EXIF orientation, convert to 8 bits and to grey or RGB, crop, pad or stretch. Exceptions of Pillow
+(OSError, ValueError, SyntaxError, NotImplementedError and more) become `Rejected` with a reason code.
 
-Colour profiles (ICC) are not applied: a pixel is the number that the file holds, as it is for torchvision, for
-Pillow's own users and for the sets on which published weights were trained (docs/decisions/0007).
+Colour profiles (ICC) are not applied: a pixel is the number in the file, as in torchvision, in Pillow and in the
+datasets on which published weights were trained (docs/decisions/0007).
 
-A sound JPEG takes a faster way to the same pixels (imageset.decoding.jpeg), and a faster resize (imageset.decoding.resize). Which
-way a picture takes depends on its bytes and the DecodeSpec alone.
+A sound JPEG takes a faster path to the same pixels (imageset.decoding.jpeg) and a faster resize
+(imageset.decoding.resize). The path depends only on the bytes of the image and on the DecodeSpec.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from imageset.decoding.spec import INTERPOLATIONS, MIN_SIDE_PX, DecodeSpec, Imag
 from imageset.rejections import Rejected
 from imageset.utils.memory import reuse_buffer
 
-# Raised whenever decoding gives other pixels, or another perceptual hash, for the same bytes: stores of an earlier
-# decoder are not taken over.
+# Incremented whenever the same bytes give different pixels or a different perceptual hash: datasets of an earlier
+# version are not reused.
 DECODER_VERSION = 4
 
 _TRANSPOSE_BY_ORIENTATION: Mapping[int, Image.Transpose] = {
@@ -43,7 +43,7 @@ _TRANSPOSE_BY_ORIENTATION: Mapping[int, Image.Transpose] = {
 _ORIENTATION_TAG = 0x0112
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
-# Loaded by name where such a picture comes, not by Pillow's search through all that it has.
+# Pillow's plugins, loaded by name when an image needs them: Pillow itself would import every plugin.
 _PLUGINS: Mapping[str, str] = {
     "AVIF": "PIL.AvifImagePlugin",
     "JPEG2000": "PIL.Jpeg2KImagePlugin",
@@ -51,27 +51,33 @@ _PLUGINS: Mapping[str, str] = {
     "WEBP": "PIL.WebPImagePlugin",
 }
 
-# Formats that not every installation decodes, and what to do about it.
+# Formats that some builds of Pillow lack: the name of the feature, and the hint for the user.
 _OPTIONAL_FEATURES: Mapping[str, tuple[str, str]] = {
     "AVIF": ("avif", "AVIF; this Pillow was built without it: install Pillow from PyPI, or convert it to JPEG"),
     "JPEG2000": ("jpg_2000", "JPEG 2000; this Pillow was built without it: install Pillow from PyPI"),
 }
 
+_PARTIAL_DECODE_LOCK = threading.Lock()
+
 
 def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
-    """Read size and kind without decoding.
+    """Read the format, the size and the colour mode of an image without decoding it.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: the largest number of pixels that is accepted.
 
     Raises:
-        Rejected: the header alone is reason enough to refuse the picture.
+        Rejected: the header alone is enough to reject the image.
     """
     format_name = detect_format(data)
     try:
-        if format_name == "JPEG" and (found := jpeg.read_jpeg_header(data)):
-            _check_size(found.width, found.height, max_pixels)
-            return ImageHeader(format_name, found.width, found.height, found.is_grey)
+        if format_name == "JPEG" and (header := jpeg.read_jpeg_header(data)):
+            _check_size(header.width, header.height, max_pixels)
+            return ImageHeader(format_name, header.width, header.height, header.is_grey)
         data = bytes(data)
-        picture = _open_image(data, format_name, max_pixels)
-        return ImageHeader(format_name, *picture.size, is_grey=picture.mode in _GREY_MODES)
+        image = _open_image(data, format_name, max_pixels)
+        return ImageHeader(format_name, *image.size, is_grey=image.mode in _GREY_MODES)
     except Rejected:
         raise
     except Exception as error:
@@ -79,62 +85,78 @@ def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
 
 
 def decode(data: bytes | memoryview, spec: DecodeSpec) -> np.ndarray:
-    """Return the picture as uint8 (H, W, C), C-contiguous.
+    """Return the image as uint8 (H, W, C), C-contiguous.
 
     Raises:
-        Rejected: the bytes are no picture that can be decoded whole; `.reason` is one of rejections.REASONS.
+        Rejected: the image cannot be decoded completely; `.reason` is one of rejections.REASONS.
     """
     return decode_with_size(data, spec)[0]
 
 
 def decode_with_size(data: bytes | memoryview, spec: DecodeSpec) -> tuple[np.ndarray, int, int]:
-    """Like decode, and also the picture's own width and height in pixels, after the EXIF turn."""
+    """Return the image as `decode` does, with its original width and height in pixels.
+
+    Width and height are those after the EXIF orientation is applied.
+
+    Raises:
+        Rejected: as in `decode`.
+    """
     pixels = np.empty(spec.shape, np.uint8)
     return pixels, *decode_into(pixels, data, spec)
 
 
 def decode_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int]:
-    """Decode into `out`, uint8 (H, W, C), C-contiguous; return the picture's own width and height as measure does.
+    """Decode into an array and return the original width and height of the image in pixels.
+
+    Args:
+        out: uint8 (H, W, C), C-contiguous, filled with the pixels.
+        data: the bytes of the file.
+        spec: the decode parameters.
+
+    Returns:
+        (width, height) after the EXIF orientation is applied.
 
     Raises:
-        Rejected: as decode; `out` may hold anything then.
+        Rejected: as in `decode`; the content of `out` is then undefined.
     """
     format_name = detect_format(data)
     try:
-        if format_name == "JPEG" and (sides := _decode_jpeg_into(out, data, spec)):
-            return sides
+        if format_name == "JPEG" and (size := _decode_jpeg_into(out, data, spec)):
+            return size
         data = bytes(data)
-        picture = _open_image(data, format_name, spec.max_pixels)
-        picture.load()
-        picture = _apply_exif_orientation(picture)
-        pixels = np.asarray(_fit_image(_to_eight_bits(picture, spec.channels), spec))
+        image = _open_image(data, format_name, spec.max_pixels)
+        image.load()
+        image = _apply_exif_orientation(image)
+        pixels = np.asarray(_fit_image(_to_eight_bits(image, spec.channels), spec))
     except Rejected:
         raise
     except Exception as error:
         raise _to_rejected(error, bytes(data), format_name) from None
     out[:] = pixels.reshape(spec.shape)
-    return picture.size
+    return image.size
 
 
 def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
-    """Like decode, but of a damaged or tiny picture what can be shown of it: for a person, never for a dataset.
+    """Return as much of a damaged or very small image as can be decoded, as uint8 (H, W, C).
+
+    The result is shown to people and never written into a dataset.
 
     Raises:
-        Rejected: nothing of it can be shown.
+        Rejected: no part of the image can be decoded.
     """
     try:
         return decode(data, spec)
     except Rejected as rejected:
         if rejected.reason not in ("truncated", "undecodable", "too_small"):
             raise
-    with _PARTIAL_DECODE_LOCK:  # Pillow keeps this setting for the whole process
+    with _PARTIAL_DECODE_LOCK:  # the setting of Pillow holds for the whole process
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            picture = Image.open(io.BytesIO(data), formats=(detect_format(data),))
-            if picture.width * picture.height > spec.max_pixels:
+            image = Image.open(io.BytesIO(data), formats=(detect_format(data),))
+            if image.width * image.height > spec.max_pixels:
                 raise Rejected("bomb")
-            picture.load()
-            pixels = np.asarray(_fit_image(_to_eight_bits(_apply_exif_orientation(picture), spec.channels), spec))
+            image.load()
+            pixels = np.asarray(_fit_image(_to_eight_bits(_apply_exif_orientation(image), spec.channels), spec))
             return np.ascontiguousarray(pixels.reshape(spec.shape))
         except Exception as error:
             raise Rejected("undecodable", type(error).__name__) from None
@@ -142,16 +164,13 @@ def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-_PARTIAL_DECODE_LOCK = threading.Lock()
-
-
 def _open_image(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
     _require_decoder(format_name)
     if format_name == "WEBP" and (size := read_webp_size(data)):
         _check_size(*size, max_pixels)
-    picture = Image.open(io.BytesIO(data), formats=(format_name,))
-    _check_size(*picture.size, max_pixels)
-    return picture
+    image = Image.open(io.BytesIO(data), formats=(format_name,))
+    _check_size(*image.size, max_pixels)
+    return image
 
 
 def _require_decoder(format_name: str) -> None:
@@ -165,13 +184,13 @@ def _require_decoder(format_name: str) -> None:
 
 
 def _register_heif() -> None:
-    """Let Pillow know pillow-heif, here and not on import: only a process that meets a HEIC file pays for it."""
+    """Register pillow-heif with Pillow; called only for a HEIC file, so that other processes do not load it."""
     if "HEIF" in Image.OPEN:
         return
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise Rejected("unsupported", "HEIC; to decode it: pip install 'convoy[heic]'") from None
+        raise Rejected("unsupported", "HEIC; to decode it: pip install -e '.[heic]'") from None
     register_heif_opener()
 
 
@@ -197,28 +216,32 @@ def _to_rejected(error: Exception, data: bytes, format_name: str) -> Rejected:
     return Rejected("undecodable", f"{format_name}: {detail}")
 
 
-def _apply_exif_orientation(picture: Image.Image) -> Image.Image:
+def _apply_exif_orientation(image: Image.Image) -> Image.Image:
     try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF data says nothing about the pixels
-        return picture
-    turn = _TRANSPOSE_BY_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(turn)
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF data does not mean damaged pixels
+        return image
+    method = _TRANSPOSE_BY_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
 
 
-def _to_eight_bits(picture: Image.Image, channels: int) -> Image.Image:
-    """Any mode to "L" or "RGB"; what is transparent shows white, as on a page."""
+def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any mode to "L" or "RGB"; transparent pixels become white."""
     mode = "L" if channels == 1 else "RGB"
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = _scale_to_eight_bits(picture)
-    elif picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = _composite_on_white(picture)
-    return picture if picture.mode == mode else picture.convert(mode)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _scale_to_eight_bits(image)
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = _composite_on_white(image)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _scale_to_eight_bits(picture: Image.Image) -> Image.Image:
-    """16 bits by 1/257; whole and floating numbers by the range that holds them all: 0..1, 0..255 or 0..65535."""
-    values = np.asarray(picture)
+def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale an image of more than 8 bits a channel to 8 bits.
+
+    16-bit values and 32-bit integers are divided by 257. The scale of floating-point values follows from the
+    smallest range that contains all of them: 0..1, 0..255 or 0..65535.
+    """
+    values = np.asarray(image)
     if values.dtype.itemsize == 2:
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -232,56 +255,56 @@ def _scale_to_eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 
-def _composite_on_white(picture: Image.Image) -> Image.Image:
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, picture).convert("RGB")
+def _composite_on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _fit_image(picture: Image.Image, spec: DecodeSpec) -> Image.Image:
-    width, height = picture.size
+def _fit_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
+    width, height = image.size
     if spec.fit == "pad":
-        return _pad_image(picture, spec)
+        return _pad_image(image, spec)
     if spec.fit == "crop" and width != height:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-    return _resize_image(picture, spec.size, spec.size, spec)
+        image = image.crop((left, top, left + side, top + side))
+    return _resize_image(image, spec.size, spec.size, spec)
 
 
-def _pad_image(picture: Image.Image, spec: DecodeSpec) -> Image.Image:
-    width, height = picture.size
+def _pad_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
+    width, height = image.size
     scale = spec.size / max(width, height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
-    canvas = Image.new(picture.mode, (spec.size, spec.size))
-    canvas.paste(_resize_image(picture, *inner, spec), ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
+    canvas = Image.new(image.mode, (spec.size, spec.size))
+    canvas.paste(_resize_image(image, *inner, spec), ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
     return canvas
 
 
-def _resize_image(picture: Image.Image, width: int, height: int, spec: DecodeSpec) -> Image.Image:
-    if picture.size == (width, height):
-        return picture
-    return picture.resize((width, height), INTERPOLATIONS[spec.interpolation])
+def _resize_image(image: Image.Image, width: int, height: int, spec: DecodeSpec) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), INTERPOLATIONS[spec.interpolation])
 
 
-# ---- the fast way for JPEG -------------------------------------------------------------------------------------
+# ---- the fast path for JPEG ------------------------------------------------------------------------------------
 
 
 def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> tuple[int, int] | None:
-    """What decode_into does, or None where Pillow must decide."""
-    found = jpeg.read_jpeg_header(data)
-    if found is None or (spec.channels == 1 and not found.is_grey):
-        return None  # colour to grey costs more than the fast way saves
-    width, height, grey, may_be_turned = found
+    """Decode a JPEG as `decode_into` does; return None if Pillow has to decode it."""
+    header = jpeg.read_jpeg_header(data)
+    if header is None or (spec.channels == 1 and not header.is_grey):
+        return None  # converting colour to grey costs more than the fast path saves
+    width, height, grey, may_be_rotated = header
     _check_size(width, height, spec.max_pixels)
-    at_once = (height, width, 1 if grey else 3) == out.shape and not may_be_turned
-    room = out if at_once else reuse_buffer(width * height * (1 if grey else 3))
-    pixels = jpeg.decode_jpeg(data, grey, room, spec.size if spec.fidelity == "fast" else 0)
+    in_place = (height, width, 1 if grey else 3) == out.shape and not may_be_rotated
+    buffer = out if in_place else reuse_buffer(width * height * (1 if grey else 3))
+    pixels = jpeg.decode_jpeg(data, grey, buffer, spec.size if spec.fidelity == "fast" else 0)
     if pixels is None:
         return None
-    if at_once:
+    if in_place:
         return (width, height) if pixels.shape == out.shape else None
-    if may_be_turned:
+    if may_be_rotated:
         orientation = jpeg.read_orientation(data)
         pixels = jpeg.apply_orientation(pixels, orientation)
         width, height = (height, width) if orientation >= 5 else (width, height)
@@ -294,7 +317,7 @@ def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpe
 
 
 def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
-    """_fit for (H, W, C) pixels; both cut and scale by the same whole numbers."""
+    """Fit (H, W, C) pixels into `out` as `_fit_image` does, with the same integer offsets and sizes."""
     height, width = pixels.shape[:2]
     if spec.fit == "pad":
         scale = spec.size / max(width, height)

@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is: the format by its signature, or a hint at what else it may be."""
+"""Format detection by the first bytes of a file, with hints for files that are not images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _J2K_SIGNATURE = b"\xff\x4f\xff\x51"
 
-# Pictures (or what a browser shows as such) that nothing here decodes: signature, name.
+# Images (and files that browsers show as images) that are not decoded: signature, name.
 _UNSUPPORTED = (
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"\xff\x0a", "JPEG XL"),
@@ -44,13 +44,13 @@ _HINTS = (
 
 
 def detect_format(data: bytes | memoryview) -> str:
-    """Return Pillow's name of the format that the first bytes announce.
+    """Return Pillow's name of the format that the first bytes indicate.
 
-    That is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether the decoder of the
-    last two is installed is not asked here.
+    The name is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether a decoder of
+    the last two is installed is not checked.
 
     Raises:
-        Rejected: "empty", "unsupported" (names the kind) or "not_an_image" (with a hint where there is one).
+        Rejected: "empty", "unsupported" (with the name of the format) or "not_an_image" (with a hint, if known).
     """
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
@@ -58,7 +58,7 @@ def detect_format(data: bytes | memoryview) -> str:
         raise Rejected("empty", "0 bytes")
     data = bytes(data)
     start = data[:64]
-    for name, found in (
+    for name, matches in (
         ("JPEG", len(data) < 5 and start[:2] == b"\xff\xd8"),
         ("PNG", start.startswith(b"\x89PNG\r\n\x1a\n")),
         ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
@@ -70,20 +70,20 @@ def detect_format(data: bytes | memoryview) -> str:
         ("AVIF", _detect_iso_media(start) == "AVIF"),
         ("HEIF", _detect_iso_media(start) == "HEIF"),
     ):
-        if found:
+        if matches:
             return name
     raise _build_rejected(data, start)
 
 
 def read_webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height, px, as a WebP file's first chunk gives them (RFC 9649); None where it does not.
+    """Return (width, height) in pixels from the first chunk of a WebP file (RFC 9649), or None if it has none.
 
-    Pillow makes room for the whole canvas, 8 bytes a pixel, when it opens a file: that is too late to judge it by.
+    Pillow allocates the whole canvas, 8 bytes a pixel, when it opens a file: the size must be checked before.
     """
     chunk, start = data[12:16], data[20:30]
-    if chunk == b"VP8X" and len(start) == 10:  # 24 bits each, less one
+    if chunk == b"VP8X" and len(start) == 10:  # 24 bits each, minus one
         return 1 + int.from_bytes(start[4:7], "little"), 1 + int.from_bytes(start[7:10], "little")
-    if chunk == b"VP8L" and start[:1] == b"\x2f" and len(start) >= 5:  # 14 bits each, less one
+    if chunk == b"VP8L" and start[:1] == b"\x2f" and len(start) >= 5:  # 14 bits each, minus one
         bits = int.from_bytes(start[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     if chunk == b"VP8 " and start[3:6] == b"\x9d\x01\x2a" and len(start) == 10:  # 14 bits each
@@ -92,7 +92,7 @@ def read_webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _detect_iso_media(start: bytes) -> str | None:
-    """AVIF, HEIF or video, by the brands of an ISO base media file; None where it is no such file."""
+    """Return AVIF, HEIF or video by the brands of an ISO base media file; None for any other file."""
     if start[4:8] != b"ftyp":
         return None
     length = int.from_bytes(start[:4], "big")
@@ -120,7 +120,7 @@ def _build_rejected(data: bytes, start: bytes) -> Rejected:
 
 
 def is_truncated(data: bytes, format_name: str) -> bool:
-    """Say whether the container's own structure runs past the last byte (or misses its end mark)."""
+    """Return whether the container's structure extends past the last byte or lacks its end marker."""
     if format_name == "JPEG":
         return b"\xff\xd9" not in data[-65536:]
     if format_name == "PNG":
@@ -148,13 +148,13 @@ def _is_png_truncated(data: bytes) -> bool:
 
 
 def _is_iso_media_truncated(data: bytes) -> bool:
-    """Whether a box of an ISO base media file says that it is longer than what is there (ISO 14496-12, 4.2)."""
+    """Return whether a box of an ISO base media file extends past the end of the file (ISO 14496-12, 4.2)."""
     position = 0
     while position + 8 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
-        if length == 1:  # the length proper follows in 64 bits
+        if length == 1:  # the actual length follows in 64 bits
             length = int.from_bytes(data[position + 8 : position + 16], "big")
-        if length < 8:  # 0: up to the end of the file
+        if length < 8:  # 0: the box extends to the end of the file
             return False
         position += length
     return position != len(data)

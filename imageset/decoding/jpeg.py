@@ -1,7 +1,7 @@
-"""The fast way for JPEG: libjpeg-turbo by simplejpeg, which gives the very pixels Pillow gives, in half the time.
+"""The fast path for JPEG: libjpeg-turbo through simplejpeg gives the same pixels as Pillow in half the time.
 
-Whatever is unusual (CMYK, lossless, damage, warnings of the decoder) is left to Pillow, which then also words the
-refusal.
+Unusual files (CMYK, lossless, damaged, or with warnings of the decoder) are left to Pillow, whose error then
+becomes the rejection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from PIL import Image
 
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 _UNSUPPORTED_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
-MAX_CACHED_HEADER_BYTES = 1 << 10  # bytes of a header
+MAX_CACHED_HEADER_BYTES = 1 << 10  # a longer header is not remembered
 _APP1 = 0xE1  # EXIF or XMP
 
 
 class JpegHeader(NamedTuple):
-    """What the segments before the pixels say; width and height in px, as stored."""
+    """The fields of the segments before the pixel data.
+
+    Attributes:
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        is_grey: whether the image has a single component.
+        may_be_rotated: whether an APP1 segment (EXIF or XMP) may hold an orientation.
+    """
 
     width: int
     height: int
@@ -33,15 +40,15 @@ _cached_header: tuple[bytes, JpegHeader | None] = b"none", None
 
 
 def read_jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
-    """Walk the segments up to the frame header; None where Pillow must look.
+    """Read the segments up to the frame header; return None if Pillow has to read the file.
 
-    Small pictures of one encoder have these bytes in common: what they mean is remembered from one to the next.
+    Small images of the same encoder share these bytes: the last header is cached and compared first.
     """
     global _cached_header
     start, header = _cached_header
     if header is not None and data[: len(start)] == start and len(data) - 9 > len(start):
         return header
-    position, may_be_turned, end = 2, False, len(data) - 9
+    position, may_be_rotated, end = 2, False, len(data) - 9
     while position < end and data[position] == 0xFF:
         marker = data[position + 1]
         if marker in _FRAMES:
@@ -50,22 +57,30 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
             width = data[position + 7] << 8 | data[position + 8]
             if precision != 8 or components not in (1, 3) or not width or not height:
                 return None
-            header = JpegHeader(width, height, components == 1, may_be_turned)
-            if not may_be_turned and position < MAX_CACHED_HEADER_BYTES:
+            header = JpegHeader(width, height, components == 1, may_be_rotated)
+            if not may_be_rotated and position < MAX_CACHED_HEADER_BYTES:
                 _cached_header = bytes(data[: position + 10]), header
             return header
         if marker in _UNSUPPORTED_FRAMES:
             return None
-        may_be_turned = may_be_turned or marker == _APP1
+        may_be_rotated = may_be_rotated or marker == _APP1
         position += 1 if marker == 0xFF else 2 + (data[position + 2] << 8 | data[position + 3])
     return None
 
 
-def decode_jpeg(data: bytes | memoryview, grey: bool, buffer: np.ndarray, min_side_px: int = 0) -> np.ndarray | None:
-    """uint8 (H, W, 1) for a grey picture, else (H, W, 3); None where the bytes are not sound.
+def decode_jpeg(
+    data: bytes | memoryview, grey: bool, buffer: np.ndarray, min_side_px: int = 0
+) -> np.ndarray | None:
+    """Decode a JPEG into a buffer.
 
-    The pixels lie in `room`, uint8, C-contiguous and large enough for all of them. With at_least_px the decoder
-    may scale down by itself, to no less than twice that on either side.
+    Args:
+        data: the bytes of the file.
+        grey: decode one channel instead of three.
+        buffer: uint8, C-contiguous, large enough for all pixels; the result is a view of it.
+        min_side_px: if above 0, the decoder may scale down, to no less than twice this on either side.
+
+    Returns:
+        uint8 (H, W, 1) if grey, else (H, W, 3); None if the file is damaged.
     """
     fast = min_side_px > 0
     try:
@@ -85,23 +100,23 @@ def decode_jpeg(data: bytes | memoryview, grey: bool, buffer: np.ndarray, min_si
 
 @lru_cache(maxsize=1)
 def _load_simplejpeg() -> Callable[..., np.ndarray]:
-    """Imported only where there is a JPEG."""
+    """Import simplejpeg, at the first JPEG only."""
     from simplejpeg import decode_jpeg
 
     return decode_jpeg
 
 
 def read_orientation(data: bytes | memoryview) -> int:
-    """EXIF's (or XMP's) orientation, 1 to 8, by Pillow; 1 where there is none or it is damaged."""
+    """Return the orientation in EXIF or XMP, 1 to 8, as Pillow reads it; 1 if it is missing or damaged."""
     try:
-        found = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(0x0112, 1)
+        orientation = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(0x0112, 1)
     except Exception:
         return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of (H, W, C) with the right side up."""
+    """Return a view of the (H, W, C) pixels with the EXIF orientation applied."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

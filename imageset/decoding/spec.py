@@ -1,4 +1,4 @@
-"""DecodeSpec and Header: the decode parameters."""
+"""The decode parameters (DecodeSpec) and the header of an image (ImageHeader)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-# Fewer pixels than this on a side show nothing; single-pixel placeholders of the web are 1 x 1.
+# An image with a shorter side shows nothing; placeholder images of web pages are 1 x 1.
 MIN_SIDE_PX = 4
 
-AUTO_SIZES_PX = (32, 64, 96, 128)  # of which one is chosen where the size is to follow the pictures
+AUTO_SIZES_PX = (32, 64, 96, 128)  # the choices of `size_px: auto`
 FITS = ("crop", "pad", "stretch")
 FIDELITIES = ("exact", "fast")
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {
@@ -24,16 +24,16 @@ INTERPOLATIONS: Mapping[str, Image.Resampling] = {
 
 @dataclass(frozen=True, slots=True)
 class DecodeSpec:
-    """What every picture is brought to; a store and a model carry theirs with them.
+    """The parameters by which every image is decoded; they are stored with each dataset and each model.
 
     Attributes:
         size: side of the square result in pixels.
         channels: 1 (grey) or 3 (RGB).
-        fit: "crop" (short side to size, middle kept), "pad" (long side to size, black around) or "stretch".
+        fit: "crop" (short side to size, centre kept), "pad" (long side to size, black borders) or "stretch".
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; antialiased, except nearest.
-        max_pixels: a picture whose header announces more is refused before it is decoded.
-        fidelity: "exact" (every pixel is decoded, and resized antialiased) or "fast" (a JPEG may be scaled down by
-            its decoder first, to no less than twice the size).
+        max_pixels: an image whose header gives more pixels is rejected before it is decoded.
+        fidelity: "exact" (every pixel is decoded, then resized with antialiasing) or "fast" (the JPEG decoder may
+            scale down first, to no less than twice the size).
     """
 
     size: int
@@ -60,19 +60,19 @@ class DecodeSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every decoded picture."""
+        """The shape (H, W, C) of every decoded image."""
         return self.size, self.size, self.channels
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON."""
+        """Return a plain dictionary, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DecodeSpec:
-        """The inverse of to_dict.
+        """Create a DecodeSpec from the dictionary of `to_dict`.
 
         Raises:
-            ValueError: a key is missing or unknown, or a value out of range.
+            ValueError: a key is missing or unknown, or a value is out of range.
         """
         try:
             return cls(**values)
@@ -82,7 +82,14 @@ class DecodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a picture's header announces; width and height in pixels as stored, before any EXIF turn."""
+    """The header of an image.
+
+    Attributes:
+        format: Pillow's name of the format.
+        width: in pixels as stored, before the EXIF orientation is applied.
+        height: likewise.
+        is_grey: whether the image has no colour.
+    """
 
     format: str
     width: int

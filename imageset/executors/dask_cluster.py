@@ -1,4 +1,7 @@
-"""A Dask cluster as a Crew: its workers need not share a disk with us; bytes go in and pixels come back."""
+"""The executor that uses a Dask cluster.
+
+The workers need no common disk with this machine: tasks carry the bytes of the images and return pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ from imageset.exceptions import UserError
 from imageset.executors.base import BaseExecutor, WorkerDied
 from imageset.executors.limits import become_worker
 
-CONNECT_TIMEOUT_S = 30.0  # for a scheduler to answer, and for a worker to come
+CONNECT_TIMEOUT_S = 30.0  # for the scheduler to answer, and for a first worker to connect
 
 
 class DaskExecutor(BaseExecutor):
-    """The workers of one scheduler, HOST:PORT.
+    """An executor that uses the workers of a Dask scheduler.
+
+    Args:
+        address: HOST:PORT of the scheduler.
 
     Raises:
-        UserError: Dask is not installed, the scheduler does not answer or has no workers, or a worker would decode
-            otherwise than we do.
+        UserError: Dask is not installed, the scheduler does not answer or has no workers, or the versions of a
+            worker's decoder differ from those of this process.
     """
 
     remote = True
@@ -31,12 +37,14 @@ class DaskExecutor(BaseExecutor):
             import dask
             from distributed import Client, KilledWorker
         except ImportError:
-            raise UserError("Dask is not installed; install it with `pip install 'convoy[dask]'`") from None
+            raise UserError("Dask is not installed; install it with `pip install -e '.[dask]'`") from None
         self._address, self._killed = address, KilledWorker
-        dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # pictures are not graphs
+        dask.config.set(
+            {"distributed.admin.large-graph-warning-threshold": "1GB"}
+        )  # large tasks are expected: they carry images
         try:
             self._client = Client(f"tcp://{address}", timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-        except (OSError, ValueError):  # TimeoutError is one
+        except (OSError, ValueError):  # TimeoutError is a subclass of OSError
             raise UserError(
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or leave out --executor"
             ) from None
@@ -49,45 +57,45 @@ class DaskExecutor(BaseExecutor):
         self._executor = self._client.get_executor()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run fn(*args) on the cluster; the future raises WorkerDied where it kills one worker after the other."""
+        """Run fn(*args) on the cluster; the future raises WorkerDied if the task kills several workers in a row."""
         assert not kwargs
         future: Future[Any] = Future()
-        inner = self._executor.submit(_run_in_dask_worker, fn, args)
-        inner.add_done_callback(partial(self._forward_result, future))
+        dask_future = self._executor.submit(_run_in_dask_worker, fn, args)
+        dask_future.add_done_callback(partial(self._forward_result, future))
         return future
 
     def run_on_every_worker(self, function: Callable[..., None], *args: Any) -> None:
-        """Run function(*args) in every worker before it works for us, in those that come later too."""
+        """Run function(*args) in every worker before its first task, also in workers that connect later."""
         from distributed import WorkerPlugin
 
-        class Prepare(WorkerPlugin):
+        class PreparationPlugin(WorkerPlugin):
             def setup(self, worker: Any) -> None:
                 function(*args)
 
-        self._client.register_plugin(Prepare(), name=f"convoy-{function.__name__}")
+        self._client.register_plugin(PreparationPlugin(), name=f"convoy-{function.__name__}")
 
     def raise_if_stalled(self) -> None:
-        """Raise UserError when all workers are gone: the work that was handed out would wait for ever."""
+        """Raise UserError if the cluster has no workers left: submitted tasks would never finish."""
         if not self._client.scheduler_info(n_workers=-1)["workers"]:
             self._count_workers()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the cluster as it was."""
+        """Disconnect from the cluster; its workers keep running."""
         self._executor.shutdown(wait=wait and not cancel_futures)
         self._client.close()
 
-    def _forward_result(self, future: Future[Any], inner: Future[Any]) -> None:
-        if inner.cancelled():
+    def _forward_result(self, future: Future[Any], dask_future: Future[Any]) -> None:
+        if dask_future.cancelled():
             future.cancel()
-        elif isinstance(error := inner.exception(), self._killed):
+        elif isinstance(error := dask_future.exception(), self._killed):
             future.set_exception(WorkerDied("crashed", "the decoder killed or hung its Dask workers"))
         elif error is not None:
             future.set_exception(error)
         else:
-            future.set_result(inner.result())
+            future.set_result(dask_future.result())
 
     def _count_workers(self) -> int:
-        """Number of tasks that the cluster works on at once."""
+        """Return the number of tasks that the cluster runs at once; wait for a first worker."""
         try:
             self._client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         except TimeoutError:
@@ -98,26 +106,27 @@ class DaskExecutor(BaseExecutor):
         return sum(self._client.nthreads().values())
 
     def _check_versions(self) -> None:
-        """Every worker must decode as we do."""
+        """Raise UserError if a worker's decoder differs from that of this process."""
         try:
-            found: Mapping[str, str] = self._client.run(describe_decoder_versions)
+            versions: Mapping[str, str] = self._client.run(describe_decoder_versions)
         except ImportError as error:
             raise UserError(f"the Dask workers at {self._address} lack imageset: {error}") from None
-        for worker, theirs in found.items():
-            if theirs != describe_decoder_versions():
+        local_versions = describe_decoder_versions()
+        for worker, worker_versions in versions.items():
+            if worker_versions != local_versions:
                 raise UserError(
-                    f"the Dask worker {worker} would decode otherwise: it has {theirs}, here is {describe_decoder_versions()}; "
-                    "install the same versions"
+                    f"the Dask worker {worker} would decode differently: it has {worker_versions}, "
+                    f"this machine has {local_versions}; install the same versions on both"
                 )
 
 
 def describe_decoder_versions() -> str:
-    """The versions of what decides about pixels."""
+    """Return the versions of the decoder and of the libraries that determine its pixels."""
     names = ("pillow", "simplejpeg", "numpy", "torch")
     return ", ".join([f"decoder {DECODER_VERSION}", *(f"{name} {version(name)}" for name in names)])
 
 
 def _run_in_dask_worker(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """In a Dask worker, whose nanny starts another one when a decoder kills it or a timer ends it."""
+    """Call a function in a Dask worker; its nanny starts a new one if a decoder or the timer kills it."""
     become_worker()
     return function(*arguments)

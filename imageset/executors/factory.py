@@ -1,6 +1,6 @@
-"""Where pictures are decoded: processes of this machine, its threads, or a Dask cluster. The same bytes come out.
+"""The choice of the executor that decodes: processes or threads of this machine, or a Dask cluster.
 
-All three are a `BaseExecutor`: a `concurrent.futures.Executor` with what `imageset.executors.process_pool` must know besides.
+All three are a `BaseExecutor` and give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imageset.exceptions import UserError
 if TYPE_CHECKING:
     from imageset.executors.base import BaseExecutor
 
-# How `convoy run --executor` reaches the stage: it changes no result, so it is no parameter.
+# Passes `convoy run --executor` on to the stage: it does not change the result, so it is not in params.yaml.
 EXECUTOR_VARIABLE = "CONVOY_EXECUTOR"
 DEFAULT_EXECUTOR = "processes"
 EXECUTOR_HELP = (
@@ -28,32 +28,37 @@ EXECUTOR_HELP = (
 def open_executor(
     name: str | None = None, workers: int | None = None, preload: Sequence[str] = ()
 ) -> Iterator[BaseExecutor]:
-    """The executor of that name, closed at the end; without one the variable CONVOY_EXECUTOR decides.
+    """Open an executor and close it at the end.
 
-    `workers` is the number of processes or threads, one a processor if None or 0; a cluster brings its own.
-    `preload` names the modules that worker processes import when they start.
+    Args:
+        name: processes, threads or dask://HOST:PORT; if None, the value of CONVOY_EXECUTOR, else processes.
+        workers: number of processes or threads; None or 0 means one for each processor. A cluster has its own.
+        preload: modules that worker processes import when they start.
+
+    Yields:
+        The executor.
 
     Raises:
-        UserError: no such executor, Dask is not installed, or its scheduler does not answer.
+        UserError: the name is unknown, Dask is not installed, or the scheduler does not answer.
     """
     from imageset.executors.base import ThreadExecutor
     from imageset.executors.process_pool import ProcessExecutor
 
     name = check_executor_name(name or os.environ.get(EXECUTOR_VARIABLE) or DEFAULT_EXECUTOR)
     if name == "processes":
-        crew: BaseExecutor = ProcessExecutor(workers, preload)
+        executor: BaseExecutor = ProcessExecutor(workers, preload)
     elif name == "threads":
-        crew = ThreadExecutor(workers)
+        executor = ThreadExecutor(workers)
     else:
         from imageset.executors.dask_cluster import DaskExecutor
 
-        crew = DaskExecutor(name.removeprefix("dask://"))
-    with crew:
-        yield crew
+        executor = DaskExecutor(name.removeprefix("dask://"))
+    with executor:
+        yield executor
 
 
 def check_executor_name(name: str) -> str:
-    """Return the name of an executor; UserError for one that there is not."""
+    """Return the name of an executor unchanged; raise UserError if it is unknown."""
     host, _, port = name.removeprefix("dask://").rpartition(":")
     if name in ("processes", "threads") or (name.startswith("dask://") and host and port.isdigit()):
         return name

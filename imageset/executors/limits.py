@@ -1,4 +1,4 @@
-"""Per-task timer and memory limit inside a worker."""
+"""The timer for each task and the memory limit inside a worker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from typing import Any
 
 from imageset.rejections import Rejected
 
-# Of memory a worker may take: the longest way, from palette with transparency to RGB, holds 16 bytes a pixel.
+# The memory that a worker may use: the most expensive conversion, from a palette with transparency to RGB, holds
+# 16 bytes a pixel.
 BYTES_PER_PIXEL, BASE_MEMORY_BYTES = 16, 768 << 20
 _is_worker = _is_limited = False
-_rearm_after = 0.0  # of time.monotonic
+_rearm_after = 0.0  # time.monotonic() from which on the timer is set again
 
 
 def map_with_timeout(function: Callable[[Any], Any], items: list[Any], timeout_s: float) -> list[Any]:
-    """Apply the function to each item under a timer; a Rejected stands in the item's place."""
+    """Apply a function to each item, with a timer for each.
+
+    Args:
+        function: called with one item.
+        items: the arguments.
+        timeout_s: seconds for one item.
+
+    Returns:
+        For each item the result, or the Rejected that the function raised.
+    """
     results: list[Any] = []
     for item in items:
         set_timer(timeout_s)
@@ -31,10 +41,13 @@ def map_with_timeout(function: Callable[[Any], Any], items: list[Any], timeout_s
 
 
 def set_timer(seconds: float) -> None:
-    """Let the kernel end this worker after so long (SIGALRM, default action), unless set anew; 0 sets it off.
+    """Let the kernel end this worker after a time (SIGALRM, default action) unless the timer is set again.
 
-    That works even in the middle of a decoder's C code: a hang cannot outlive its parent. It may take an eighth
-    longer, so that not every small picture costs a system call. Where this process is no worker nothing happens.
+    The timer also ends a decoder that hangs in C code. It may fire an eighth later than asked for, so that not
+    every small image costs a system call. In a process that is not a worker nothing happens.
+
+    Args:
+        seconds: the time; 0 stops the timer.
     """
     global _rearm_after
     if _is_worker and (not seconds or time.monotonic() >= _rearm_after):
@@ -43,31 +56,31 @@ def set_timer(seconds: float) -> None:
 
 
 def limit_memory(max_pixels: int) -> None:
-    """Let this worker take no more memory than a picture of so many pixels may need; more raises MemoryError.
+    """Limit the memory of this worker to the need of an image of `max_pixels`; beyond it MemoryError is raised.
 
-    Where this process is no worker of ours nothing happens.
+    Nothing happens in a process that has not called `enable_memory_limit`.
     """
     if _is_limited:
-        most = BYTES_PER_PIXEL * max_pixels + BASE_MEMORY_BYTES
+        limit = BYTES_PER_PIXEL * max_pixels + BASE_MEMORY_BYTES
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (most if hard < 0 else min(most, hard), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def enable_memory_limit() -> None:
-    """Let `limit_memory` take effect in this process, on Linux: elsewhere the limit is not enforced."""
+    """Let `limit_memory` take effect in this process; only Linux enforces the limit."""
     global _is_limited
     _is_limited = sys.platform == "linux"
 
 
 def become_worker() -> None:
-    """From now on a hang ends this process (see timer), and max_pixels is the only limit of its kind."""
+    """Mark this process as a worker: timers take effect (see `set_timer`), and Pillow's limit is lifted."""
     global _is_worker
     _is_worker = True
     lift_pillow_limit()
 
 
 def lift_pillow_limit() -> None:
-    """max_pixels is the limit; Pillow's own, global one would stand in its way."""
+    """Remove Pillow's global limit on the number of pixels; `max_pixels` of the DecodeSpec replaces it."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None

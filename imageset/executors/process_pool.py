@@ -1,8 +1,8 @@
-"""Work on pictures in processes of their own, where a crash or a hang costs one picture.
+"""The executor that uses processes: a crash or a hang of a decoder costs a single image.
 
-A `BaseExecutor` is whoever does the work: a `concurrent.futures.Executor`. That of `ProcessExecutor` are threads that each own one
-`imageset.executors.worker` process. The processes are started by exec and import only numpy and Pillow. A program of a
-single thread, which then holds no GPU either, is forked instead: in a hundredth of the time.
+`ProcessExecutor` has threads that each own one `imageset.executors.worker` process. The processes are started by
+exec and import only numpy and Pillow. A program with a single thread, which therefore holds no GPU either, is forked
+instead, in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias, TypeVar, Union
 
-from imageset.executors.base import BaseExecutor, WorkerDied, num_cpus
+from imageset.executors.base import BaseExecutor, WorkerDied, count_cpus
 from imageset.executors.worker import main as serve
 from imageset.executors.worker import receive_message, send_message
 
@@ -32,17 +32,21 @@ SINGLE_THREAD_ENV = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-}  # in each process
+}  # for each process
 
 
 class ProcessExecutor(BaseExecutor):
-    """`num` worker processes (None or 0: one a processor) behind the interface of concurrent.futures.
+    """An executor that uses worker processes.
 
-    They are started at once: while they import their libraries the caller can do something else.
+    They are started immediately: the caller can do other work while they import their libraries.
+
+    Args:
+        num_workers: number of processes; None or 0 means one for each processor.
+        preload: modules that the processes import when they start.
     """
 
-    def __init__(self, num: int | None = None, preload: Sequence[str] = ()) -> None:
-        self.num_workers = max(1, num or num_cpus())
+    def __init__(self, num_workers: int | None = None, preload: Sequence[str] = ()) -> None:
+        self.num_workers = max(1, num_workers or count_cpus())
         self._preload = tuple(preload)
         self._idle = _start_processes(self.num_workers, self._preload)
         self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="imageset")
@@ -52,21 +56,24 @@ class ProcessExecutor(BaseExecutor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run fn(*args) in a worker process; both must be picklable. The future raises WorkerDied if it dies."""
+        """Run fn(*args) in a worker process; both must be picklable.
+
+        The future raises WorkerDied if the process dies.
+        """
         assert not kwargs
         return self._threads.submit(self._run, fn, args)
 
     def release_workers(self) -> None:
-        """End the worker processes; others are started when there is work again."""
+        """End the worker processes; new ones are started with the next task."""
         with self._lock:
-            resting, self._processes = self._processes, set()
+            processes, self._processes = self._processes, set()
             self._idle.clear()
-        for process in resting:
+        for process in processes:
             process.kill()
             _close_process(process)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the worker processes; work that is under way is lost unless `wait`."""
+        """End the worker processes; tasks that are running are lost unless `wait` is true."""
         if wait and not cancel_futures:
             self._threads.shutdown(wait=True)
         self._closed = True
@@ -85,24 +92,26 @@ class ProcessExecutor(BaseExecutor):
         self.shutdown(wait=error is None, cancel_futures=error is not None)
 
     def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        process = self._process()
+        process = self._get_process()
         assert process.stdin is not None and process.stdout is not None
         try:
             send_message(process.stdin, (function, arguments))
-            ok, answer = receive_message(process.stdout)
+            ok, result = receive_message(process.stdout)
         except (EOFError, OSError, ValueError):
             raise self._end_process(process) from None
         if not ok:
-            raise answer
-        return answer
+            raise result
+        return result
 
-    def _process(self) -> Process:
+    def _get_process(self) -> Process:
         process: Process | None = getattr(self._thread_local, "process", None)
         if process is None or process not in self._processes:
             with self._lock:
                 if self._closed:
-                    raise WorkerDied("crashed", "the pool is closed")
-                process = self._thread_local.process = self._idle.pop() if self._idle else _start_process(self._preload)
+                    raise WorkerDied("crashed", "the executor is closed")
+                process = self._thread_local.process = (
+                    self._idle.pop() if self._idle else _start_process(self._preload)
+                )
                 self._processes.add(process)
         return process
 
@@ -119,52 +128,52 @@ class ProcessExecutor(BaseExecutor):
 
 
 class ForkedProcess:
-    """A worker process that is a fork of this one; to be used as a subprocess.Popen is."""
+    """A worker process forked from this one, with the interface of subprocess.Popen."""
 
     def __init__(self) -> None:
-        theirs_in, ours_in = os.pipe()
-        ours_out, theirs_out = os.pipe()
+        child_in, parent_in = os.pipe()
+        parent_out, child_out = os.pipe()
         self._status: int | None = None
         self._lock = threading.Lock()
         self._pid = os.fork()
         if not self._pid:
-            _serve_forked(theirs_in, theirs_out)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.stdin, self.stdout = os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb")
+            _serve_forked(child_in, child_out)
+        os.close(child_in)
+        os.close(child_out)
+        self.stdin, self.stdout = os.fdopen(parent_in, "wb"), os.fdopen(parent_out, "rb")
 
     def kill(self) -> None:
-        """End it; nothing where it has ended."""
+        """Kill the process; do nothing if it has ended."""
         if self._status is None:
             os.kill(self._pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait for its end; the exit status, or minus the number of the signal that ended it."""
+        """Wait for the process and return its exit status, or minus the number of the signal that ended it."""
         with self._lock:
             if self._status is None:
                 self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         return self._status
 
 
-def _serve_forked(questions: int, answers: int) -> NoReturn:
-    """What the child does, and all it does."""
+def _serve_forked(task_pipe: int, result_pipe: int) -> NoReturn:
+    """Serve tasks in the forked child, then exit without returning."""
     try:
-        os.dup2(questions, 0)
-        os.dup2(answers, 1)
+        os.dup2(task_pipe, 0)
+        os.dup2(result_pipe, 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # whatever else is open is the parent's
+        os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # all other open files are the parent's
         serve(())
     finally:
         os._exit(1)
 
 
 def _start_processes(num: int, preload: Sequence[str]) -> list[Process]:
-    """So many worker processes, in the fastest way that is safe."""
+    """Start `num` worker processes, by fork if this process has a single thread, else by exec."""
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and len(list(tasks.iterdir())) == 1:
         for module in preload:  # imported once, before the fork
             import_module(module)
-        if len(list(tasks.iterdir())) == 1:  # still: a library for linear algebra may start threads
+        if len(list(tasks.iterdir())) == 1:  # checked again: the import may have started threads
             return [ForkedProcess() for _ in range(num)]
     return [_start_process(preload) for _ in range(num)]
 

@@ -1,4 +1,4 @@
-"""Decode and score a stream of files."""
+"""Apply functions to a stream of tasks or images with an executor, in order and with constant memory."""
 
 from __future__ import annotations
 
@@ -30,51 +30,64 @@ SECONDS_BETWEEN_CHECKS = 10.0
 
 
 def run_tasks(
-    executor: BaseExecutor, function: Callable[[T], R], tasks: Iterable[T], *, split_singles: Callable[[T], list[T]], ahead: int
+    executor: BaseExecutor,
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    *,
+    split_singles: Callable[[T], list[T]],
+    ahead: int,
 ) -> Iterator[list[R | Rejected]]:
-    """Yield the outcome of each task, in order; at most `ahead` tasks are in memory.
+    """Run tasks on an executor and yield their outcomes, in order.
 
-    The outcome is [result] of the task; where a worker died over it, one outcome for each task of alone(task): its
-    result, or, when it kills again, Rejected("crashed") or Rejected("timeout").
+    Args:
+        executor: runs the tasks.
+        function: called with each task.
+        tasks: read as needed.
+        split_singles: splits a task that killed its worker into tasks of a single image.
+        ahead: the number of tasks in memory at most.
+
+    Yields:
+        [result] for each task. If a worker died: one outcome for each of split_singles(task), the result, or
+        Rejected("crashed") or Rejected("timeout") if that task kills its worker again.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
 
-    def first() -> list[R | Rejected]:
+    def finish_first() -> list[R | Rejected]:
         task, future = pending.popleft()
         try:
             return [_wait_for_result(executor, future)]
         except WorkerDied:
-            # One at a time, and nothing beside it: where a Dask worker dies, whatever it held is blamed.
-            _wait_for_all(executor, [other for _, other in pending])
-            return [_wait_or_reject(executor, executor.submit(function, part)) for part in split_singles(task)]
+            # One task at a time with no other beside it: all tasks of a Dask worker that dies count as its killers.
+            _wait_for_all(executor, [pending_future for _, pending_future in pending])
+            return [_wait_or_reject(executor, executor.submit(function, single)) for single in split_singles(task)]
 
     for task in tasks:
         pending.append((task, executor.submit(function, task)))
         if len(pending) >= ahead:
-            yield first()
+            yield finish_first()
     while pending:
-        yield first()
+        yield finish_first()
 
 
-def _wait_for_result(crew: BaseExecutor, future: Future[R]) -> R:
-    _wait_for_all(crew, [future])
+def _wait_for_result(executor: BaseExecutor, future: Future[R]) -> R:
+    _wait_for_all(executor, [future])
     return future.result()
 
 
-def _wait_for_all(crew: BaseExecutor, futures: list[Future[R]]) -> None:
+def _wait_for_all(executor: BaseExecutor, futures: list[Future[R]]) -> None:
     while wait(futures, SECONDS_BETWEEN_CHECKS).not_done:
-        crew.raise_if_stalled()
+        executor.raise_if_stalled()
 
 
-def _wait_or_reject(crew: BaseExecutor, future: Future[Any]) -> Any:
+def _wait_or_reject(executor: BaseExecutor, future: Future[Any]) -> Any:
     try:
-        return _wait_for_result(crew, future)
-    except WorkerDied as death:
-        return Rejected(death.reason, death.detail)
+        return _wait_for_result(executor, future)
+    except WorkerDied as error:
+        return Rejected(error.reason, error.detail)
 
 
 def iter_chunks(items: Iterable[T], measure_bytes: Callable[[T], int]) -> Iterator[list[T]]:
-    """Cut a stream into lists of at most CHUNK_ITEMS items and about CHUNK_BYTES bytes."""
+    """Split a stream into lists of at most CHUNK_ITEMS items and about CHUNK_BYTES bytes."""
     chunk: list[T] = []
     num_bytes = 0
     for item in items:
@@ -95,21 +108,32 @@ def map_stream(
     timeout_s: float = IMAGE_TIMEOUT_S,
     executor: BaseExecutor | None = None,
 ) -> Iterator[tuple[K, T | Rejected]]:
-    """Apply a picklable function to each picture's bytes; order kept, memory constant.
+    """Apply a function to the bytes of each image; the order is kept and the memory is constant.
 
-    That is done by `crew`, or else in `workers` processes; None or 0 means one a processor.
+    Args:
+        items: (key, bytes) of each image.
+        function: picklable; called with the bytes.
+        workers: number of processes if there is no executor; None or 0 means one for each processor.
+        timeout_s: seconds for one image.
+        executor: runs the function; stays open.
+
+    Yields:
+        (key, result), or (key, Rejected) if the function raised it or killed its worker.
     """
     keys: deque[list[K]] = deque()
 
-    def chunks() -> Iterator[list[bytes]]:
+    def iter_contents() -> Iterator[list[bytes]]:
         for chunk in iter_chunks(items, lambda item: len(item[1])):
             keys.append([key for key, _ in chunk])
             yield [data for _, data in chunk]
 
-    work = partial(_apply_to_chunk, function, timeout_s)
-    with nullcontext(executor) if executor else ProcessExecutor(workers) as pool:
-        for outcome in run_tasks(pool, work, chunks(), split_singles=_split_singles, ahead=CHUNKS_AHEAD * pool.num_workers):
-            results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
+    apply = partial(_apply_to_chunk, function, timeout_s)
+    with nullcontext(executor) if executor else ProcessExecutor(workers) as active:
+        ahead = CHUNKS_AHEAD * active.num_workers
+        for outcome in run_tasks(active, apply, iter_contents(), split_singles=_split_singles, ahead=ahead):
+            results = [
+                result for chunk in outcome for result in ([chunk] if isinstance(chunk, Rejected) else chunk)
+            ]
             yield from zip(keys.popleft(), results, strict=True)
 
 
@@ -128,9 +152,17 @@ def decode_stream(
     workers: int | None = None,
     timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> Iterator[tuple[K, np.ndarray | Rejected]]:
-    """Decode (key, bytes) in worker processes to (key, uint8 (H, W, C) or Rejected), in the order given.
+    """Decode a stream of images in worker processes; the order is kept.
 
-    A picture that crashes or hangs its worker comes back as Rejected("crashed") or Rejected("timeout").
+    Args:
+        items: (key, bytes) of each image.
+        spec: the decode parameters.
+        workers: number of processes; None or 0 means one for each processor.
+        timeout_s: seconds for one image.
+
+    Yields:
+        (key, uint8 (H, W, C)), or (key, Rejected); an image that crashes or hangs its worker gives
+        Rejected("crashed") or Rejected("timeout").
     """
     from imageset.decoding.decoder import decode
 

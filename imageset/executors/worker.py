@@ -1,6 +1,7 @@
-"""A process that runs functions for imageset.executors.process_pool: `python -m imageset.executors.worker`, never called by hand.
+"""The worker process of imageset.executors.process_pool, started with `python -m imageset.executors.worker`.
 
-It reads pickled (function, arguments) from its standard input and answers (True, result) or (False, exception).
+It reads pickled (function, arguments) from standard input and writes (True, result) or (False, exception) to standard
+output. It is not meant to be started by hand.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def receive_message(stream: IO[bytes]) -> Any:
     """Read one message.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other process closed the pipe.
     """
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+    prefix = stream.read(LENGTH.size)
+    if len(prefix) < LENGTH.size:
         raise EOFError
-    (length,) = LENGTH.unpack(head)
+    (length,) = LENGTH.unpack(prefix)
     data = stream.read(length)
     if len(data) < length:
         raise EOFError
@@ -46,38 +47,41 @@ def receive_message(stream: IO[bytes]) -> Any:
 
 
 def main(preload: Sequence[str]) -> None:
-    """Serve until the parent closes the pipe; what libraries print goes nowhere."""
+    """Run tasks until the parent closes the pipe; the output of libraries is discarded.
+
+    Args:
+        preload: modules to import before the first task.
+    """
     become_worker()
     keep_freed_memory()
     enable_memory_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    questions = os.fdopen(os.dup(0), "rb")
+    results = os.fdopen(os.dup(1), "wb", buffering=0)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 1)
+    tasks = os.fdopen(os.dup(0), "rb")
     for module in preload:  # now, while the parent still imports the modules it needs
         import_module(module)
 
     while True:
         try:
-            function, arguments = receive_message(questions)
-            answer: tuple[bool, Any] = True, function(*arguments)
+            function, arguments = receive_message(tasks)
+            message: tuple[bool, Any] = True, function(*arguments)
         except EOFError:
             return
-        except Exception as error:  # a fault of ours, not of a picture: raised again in the parent
+        except Exception as error:  # a defect of the code, not of an image: raised again in the parent
             set_timer(0)
-            answer = False, error
+            message = False, error
         try:
-            send_message(answers, answer)
+            send_message(results, message)
         except BrokenPipeError:
             return
 
 
 if __name__ == "__main__":
-    from imageset.executors.worker import (
-        main as run_as_module,  # this file under the name by which others import it
-    )
+    # Imported under its own name: functions are unpickled by the name of their module, not by `__main__`.
+    from imageset.executors.worker import main as run_as_module
 
     run_as_module(sys.argv[1:])

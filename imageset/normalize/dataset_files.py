@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from imageset.decoding.decoder import DECODER_VERSION
 from imageset.decoding.spec import DecodeSpec
-from imageset.labels import MULTI_CLASS, MULTI_LABEL, label_pairs
+from imageset.labels import MULTI_CLASS, MULTI_LABEL, build_label_pairs
 from imageset.normalize.tasks import (
     DecodedFacts,
 )
@@ -114,7 +114,7 @@ def build_manifest(
     """What dataset.json says. `counts` are the pictures that bear a class, of which one may bear several."""
     borne_in: Counter[tuple[str, str]] = Counter()
     for batch in index.select(["label", "split"]).to_batches():
-        positions, names = label_pairs(batch["label"], multi_label)
+        positions, names = build_label_pairs(batch["label"], multi_label)
         splits = batch["split"].take(pa.array(positions))
         pairs = (
             pa.table([splits, names], ["split", "label"])

@@ -1,14 +1,12 @@
-"""dataset.html: what is in a normalized dataset, for a person; one file that loads nothing from elsewhere."""
+"""Write dataset.html: what a normalized dataset holds, as one page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +18,10 @@ from imageset.decoding.spec import DecodeSpec
 from imageset.executors.base import BaseExecutor
 from imageset.executors.limits import map_with_timeout
 from imageset.executors.stream import run_tasks
-from imageset.html.style import DATASET_STYLE
+from imageset.html.page import render_page
 from imageset.labels import MULTI_LABEL, parse_labels
 from imageset.raw import shards
-from imageset.rejections import REASONS, Rejected, Rejection, escape_control_characters
+from imageset.rejections import REASONS, Rejected, Rejection
 from imageset.splits.groups import group_by_name
 from imageset.store import format
 from imageset.store.format import SPLITS
@@ -34,11 +32,27 @@ DATASET_PAGE_FILE = "dataset.html"
 MAX_CLASSES_LISTED = 200  # in the table of class balance, the largest first
 MAX_CLASSES_SHOWN, IMAGES_PER_CLASS, MAX_IMAGES_SHOWN = 100, 24, 1000  # on contact sheets
 REJECTED_PER_REASON, MAX_GROUPS_SHOWN, IMAGES_PER_GROUP = 12, 30, 8
-MAX_SHEETS_BYTES = 4 << 20  # no further contact sheet after so much
+MAX_SHEETS_BYTES = 3 << 20  # of JPEG files, a third more on the page; no further contact sheet after this
+MAX_NAME_CHARS = 90  # of a file name or a note under a thumbnail
 THUMB_PX = 80
-PIXELATED_BELOW_PX = 40  # up to here pictures are shown pixel by pixel
-# Of these nothing can be shown, or a look at them may end a worker again.
+PIXELATED_BELOW_PX = 40  # up to this size images are enlarged pixel by pixel
+SIZE_EDGES_PX = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 1 << 31)
+# Images rejected for these reasons are not decoded again: nothing can be shown, or decoding may kill a worker again.
 _UNSHOWN_REASONS = frozenset({"empty", "not_an_image", "bomb", "unsupported", "crashed", "timeout"})
+
+
+class Thumbnail(NamedTuple):
+    """A small image with two texts under it.
+
+    Attributes:
+        image: the bytes of a JPEG file; None if nothing can be shown.
+        name: the file's name, shortened.
+        note: the file's split, or why it was rejected, shortened.
+    """
+
+    image: bytes | None
+    name: str
+    note: str
 
 
 def write_dataset_page(
@@ -46,43 +60,31 @@ def write_dataset_page(
     raw_dir: Path,
     manifest: Mapping[str, Any],
     index: pa.Table,
-    refused: Sequence[Rejection],
+    rejections: Sequence[Rejection],
     warnings: Sequence[str],
-    pool: BaseExecutor,
+    executor: BaseExecutor,
     timeout_s: float,
 ) -> None:
-    """Write folder/dataset.html; the folder holds the shards of pixels already.
+    """Write dataset.html into a dataset's folder, which must hold the pixel shards already.
 
-    However large the dataset, the page stays below about 8 MB: what is left out is counted.
+    The page stays below about 8 MB for a dataset of any size: images beyond the limits are only counted.
     """
     spec = DecodeSpec.from_dict(manifest["decode"])
     pixels = _PixelReader(folder, index)
-    sections = {
-        "Classes": _render_class_balance(manifest),
-        "Sizes": _render_sizes(index),
-        "Pictures": _render_contact_sheets(manifest, index, pixels),
-        "Near duplicates": _render_near_duplicates(index, pixels),
-        "Refused": _render_rejections(refused, raw_dir, spec, pool, timeout_s),
+    values = {
+        **_describe_dataset(manifest, index, spec),
+        "warnings": warnings,
+        "class_balance": _count_classes(manifest),
+        "sizes": _count_sizes(index),
+        "contact_sheets": _draw_contact_sheets(manifest, index, pixels),
+        "near_duplicates": _collect_near_duplicates(index, pixels),
+        "rejections": _collect_rejections(rejections, raw_dir, spec, executor, timeout_s),
     }
-    sections = {name: text for name, text in sections.items() if text}
-    links = "".join(f'<a href="#{_to_anchor(name)}">{name}</a>' for name in sections)
-    body = "".join(f'<section id="{_to_anchor(name)}">{text}</section>\n' for name, text in sections.items())
-    title = escape(escape_control_characters(manifest["name"]))
-    (folder / DATASET_PAGE_FILE).write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{DATASET_STYLE}</style></head>\n<body><nav><b>{title}</b>{links}</nav>\n<main>"
-        f"{_render_head(manifest, index, spec, warnings)}\n{body}</main></body></html>\n",
-        encoding="utf-8",
-    )
-
-
-def _to_anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    (folder / DATASET_PAGE_FILE).write_bytes(render_page("dataset.html", values))
 
 
 class _PixelReader:
-    """Thumbnails of rows of the index."""
+    """Pixels of images by their row in the index, uint8 (H, W, C)."""
 
     def __init__(self, folder: Path, index: pa.Table) -> None:
         self._folder = folder
@@ -96,202 +98,163 @@ class _PixelReader:
         return np.asarray(self._maps[shard][self._rows[number]])
 
 
-def _render_head(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec, warnings: Sequence[str]) -> str:
+def _describe_dataset(manifest: Mapping[str, Any], index: pa.Table, spec: DecodeSpec) -> dict[str, Any]:
+    multi_label = manifest["task"] == MULTI_LABEL
     facts = {
         "pictures": f"{len(index):,}",
-        "labels" if manifest["task"] == MULTI_LABEL else "classes": f"{len(manifest['classes']):,}",
-        "refused": f"{sum(manifest['rejected'].values()):,}",
+        "labels" if multi_label else "classes": f"{len(manifest['classes']):,}",
+        "rejected": f"{sum(manifest['rejected'].values()):,}",
         "px, normalized": f"{spec.size} x {spec.size} x {spec.channels}",
-        "mean": " ".join(f"{one:.3f}" for one in manifest["mean"]),
-        "std": " ".join(f"{one:.3f}" for one in manifest["std"]),
+        "mean": " ".join(f"{mean:.3f}" for mean in manifest["mean"]),
+        "std": " ".join(f"{std:.3f}" for std in manifest["std"]),
     }
-    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items())
-    notes = "".join(f"<p class=warn>{escape(escape_control_characters(warning))}</p>" for warning in warnings)
-    counts = manifest["num_pictures"]
-    bars = "".join(f'<i class={split} style="flex:{counts[split]}"></i>' for split in SPLITS)
-    key = "".join(
-        f"<span class={split}></span>{split} {counts[split]:,} ({counts[split] / len(index):.1%})"
-        for split in SPLITS
-    )
     rule = ", ".join(f"{name} {value}" for name, value in manifest["split"].items())
-    return (
-        f"<h1>{escape(escape_control_characters(manifest['name']))}</h1><div class=facts>{boxes}</div>{notes}"
-        f"<div class=card><div class='bar tall'>{bars}</div><p class='small key'>{key}</p></div>"
-        f"<p class=small>split: {escape(escape_control_characters(rule))}; fit {spec.fit}, {spec.interpolation}, "
-        f"fidelity {spec.fidelity}; fingerprint {manifest['fingerprint']}</p>"
+    settings = (
+        f"split: {rule}; fit {spec.fit}, {spec.interpolation}, fidelity {spec.fidelity}; "
+        f"fingerprint {manifest['fingerprint']}"
     )
+    return {
+        "title": manifest["name"], "multi_label": multi_label, "facts": facts, "settings": settings,
+        "splits": SPLITS, "num_images": manifest["num_pictures"], "total": len(index),
+    }  # fmt: skip
 
 
-def _render_class_balance(manifest: Mapping[str, Any]) -> str:
+def _count_classes(manifest: Mapping[str, Any]) -> dict[str, Any]:
     counts = manifest["counts"]
     totals = {label: sum(counts[split][label] for split in SPLITS) for label in manifest["classes"]}
     listed = sorted(totals, key=lambda label: (-totals[label], label))[:MAX_CLASSES_LISTED]
-    rows = "".join(_render_class_row(label, counts, max(totals.values())) for label in listed)
-    more = len(totals) - len(listed)
-    heads = "".join(f"<th class='n split'>{split}" for split in SPLITS)
-    note = "; a picture counts for each of its labels" if manifest["task"] == MULTI_LABEL else ""
-    key = "".join(f"<span class={split}></span>{split}" for split in SPLITS)
-    return (
-        f"<h2>Class balance</h2><p class='small key'>{key}{note}</p><div class=card><table>"
-        f"<tr><th>class<th class=n>pictures{heads}<th></tr>{rows}</table>"
-        + (f"<p class=small>and {more:,} more classes, none of them larger</p>" if more else "")
-        + "</div>"
-    )
+    rows = [
+        {"label": label, "total": totals[label], "counts": {split: counts[split][label] for split in SPLITS}}
+        for label in listed
+    ]
+    return {"rows": rows, "largest": max(totals.values()), "num_more": len(totals) - len(listed)}
 
 
-def _render_class_row(label: str, counts: Mapping[str, Mapping[str, int]], most: int) -> str:
-    bars = "".join(
-        f'<i class={split} style="width:{100 * counts[split][label] / most:.2f}%"></i>'
-        for split in SPLITS
-        if counts[split][label]
-    )
-    numbers = "".join(f"<td class='n split'>{counts[split][label]:,}</td>" for split in SPLITS)
-    total = sum(counts[split][label] for split in SPLITS)
-    return (
-        f"<tr><td class=name>{escape(escape_control_characters(label))}</td><td class=n>{total:,}</td>{numbers}"
-        f"<td class=wide><div class=bar>{bars}</div></td></tr>"
-    )
+def _count_sizes(index: pa.Table) -> dict[str, Any]:
+    """Count the images by the length of their short side, and find the five most frequent sizes."""
+    widths, heights = index["width"].to_numpy(), index["height"].to_numpy()
+    counts, _ = np.histogram(np.minimum(widths, heights), SIZE_EDGES_PX)
+    rows = [
+        (f"{low:,} to {high - 1:,}" if high < 1 << 31 else f"{low:,} and more", num)
+        for low, high, num in zip(SIZE_EDGES_PX[:-1], SIZE_EDGES_PX[1:], counts.tolist(), strict=True)
+        if num
+    ]
+    sizes, firsts, nums = np.unique(widths.astype(np.int64) << 32 | heights, return_index=True, return_counts=True)
+    order = np.lexsort((firsts, -nums))[:5]
+    common = zip((sizes[order] >> 32).tolist(), (sizes[order] & 0xFFFFFFFF).tolist(), nums[order].tolist(), strict=True)
+    return {"rows": rows, "largest": int(counts.max()), "common": list(common)}
 
 
-def _render_sizes(index: pa.Table) -> str:
-    sides = np.minimum(index["width"].to_numpy(), index["height"].to_numpy())
-    edges = [0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 1 << 31]
-    counts, _ = np.histogram(sides, edges)
-    rows = []
-    for low, high, num in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
-        if num:
-            name = f"{low:,} to {high - 1:,}" if high < 1 << 31 else f"{low:,} and more"
-            rows.append(
-                f"<tr><td class=name>{name} px</td><td class=n>{num:,}</td><td class=wide><div class=bar>"
-                f'<i class=train style="width:{100 * num / counts.max():.2f}%"></i></div></td></tr>'
-            )
-    both = index["width"].to_numpy().astype(np.int64) << 32 | index["height"].to_numpy()
-    values, first, nums = np.unique(both, return_index=True, return_counts=True)
-    common = np.lexsort((first, -nums))[:5].tolist()
-    shapes = ", ".join(f"{values[one] >> 32} x {values[one] & 0xFFFFFFFF} ({nums[one]:,})" for one in common)
-    return (
-        f"<h2>Sizes as they came</h2><p class=small>short side; most frequent width x height: {shapes}</p>"
-        f"<div class=card><table>{''.join(rows)}</table></div>"
-    )
+def _draw_contact_sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _PixelReader) -> dict[str, Any]:
+    """Draw a contact sheet of each class from the images with the smallest image_ids, as good as random."""
+    multi_label = manifest["task"] == MULTI_LABEL
+    sheets: list[dict[str, Any]] = []
+    num_bytes = 0
+    for label, numbers in _choose_images(manifest["classes"], index, multi_label).items():
+        if numbers and num_bytes < MAX_SHEETS_BYTES:
+            image = _draw_contact_sheet([pixels[number] for number in numbers])
+            sheets.append({"label": label or "none of them", "image": image, "num_images": len(numbers)})
+            num_bytes += len(image)
+    return {"sheets": sheets, "num_more": len(manifest["classes"]) + multi_label - len(sheets)}
 
 
-def _render_contact_sheets(manifest: Mapping[str, Any], index: pa.Table, pixels: _PixelReader) -> str:
-    """A contact sheet of each class: the pictures with the smallest image_ids, as good as random."""
-    several = manifest["task"] == MULTI_LABEL
-    chosen: dict[str, list[int]] = {label: [] for label in manifest["classes"][:MAX_CLASSES_SHOWN]}
-    chosen |= {"": []} if several else {}
-    each = min(IMAGES_PER_CLASS, MAX_IMAGES_SHOWN // len(chosen))
+def _choose_images(classes: Sequence[str], index: pa.Table, multi_label: bool) -> dict[str, list[int]]:
+    """Choose rows of the index for each class; under "" those without a label, if images may have several."""
+    chosen: dict[str, list[int]] = {label: [] for label in classes[:MAX_CLASSES_SHOWN]}
+    chosen |= {"": []} if multi_label else {}
+    num_each = min(IMAGES_PER_CLASS, MAX_IMAGES_SHOWN // len(chosen))
     order = argsort_image_ids(index["image_id"])
     for start in range(0, len(order), ROWS_AT_ONCE):
         numbers = order[start : start + ROWS_AT_ONCE]
         labels = take_rows(index.select(["label"]), numbers)["label"].to_pylist()
         for number, label in zip(numbers.tolist(), labels, strict=True):
-            for name in (parse_labels(label) or [""]) if several else [label]:
-                if name in chosen and len(chosen[name]) < each:
+            for name in (parse_labels(label) or [""]) if multi_label else [label]:
+                if name in chosen and len(chosen[name]) < num_each:
                     chosen[name].append(number)
-        if all(len(some) == each for some in chosen.values()):
+        if all(len(numbers_of_class) == num_each for numbers_of_class in chosen.values()):
             break
-    parts: list[str] = []
-    for label, some in chosen.items():
-        if some and sum(map(len, parts)) < MAX_SHEETS_BYTES:
-            parts.append(_render_contact_sheet(label, [pixels[number] for number in some]))
-    more = len(manifest["classes"]) + several - len(parts)
-    return (
-        "<h2>Contact sheets</h2><p class=small>some pictures of each class, as the network sees them</p>"
-        + "".join(parts)
-        + (f"<p>and {more:,} more classes</p>" if more > 0 else "")
-    )
+    return chosen
 
 
-def _render_contact_sheet(label: str, pictures: list[np.ndarray]) -> str:
-    """One JPEG holds all thumbnails side by side; each cell shows its part, so that they wrap."""
-    strip = Image.new("RGB", (THUMB_PX * len(pictures), THUMB_PX))
-    for number, picture in enumerate(pictures):
-        strip.paste(_build_thumbnail(picture), (number * THUMB_PX, 0))
-    parts = [100 * number / max(1, len(pictures) - 1) for number in range(len(pictures))]
-    cells = "".join(f'<i style="background-position:{part:.4g}% 0"></i>' for part in parts)
-    name = escape(escape_control_characters(label or "none of them"))
-    return (
-        f'<div class=card><h3>{name}</h3><div class=sheet role=img aria-label="pictures of {name}" '
-        f'style="--s:url({_to_jpeg_url(strip)})">{cells}</div></div>'
-    )
+def _draw_contact_sheet(images: list[np.ndarray]) -> bytes:
+    """Draw all thumbnails side by side as one JPEG file."""
+    strip = Image.new("RGB", (THUMB_PX * len(images), THUMB_PX))
+    for number, image in enumerate(images):
+        strip.paste(_draw_thumbnail(image), (number * THUMB_PX, 0))
+    return _encode_jpeg(strip)
 
 
-def _render_near_duplicates(index: pa.Table, pixels: _PixelReader) -> str:
+def _collect_near_duplicates(index: pa.Table, pixels: _PixelReader) -> dict[str, Any] | None:
+    """Collect the largest groups of near duplicates; None if there are none."""
     numbers = np.flatnonzero(pc.starts_with(index["group"], "near-").fill_null(False).to_numpy())  # type: ignore[attr-defined]
     if not len(numbers):
-        return ""
-    leaders = group_by_name(index["group"])
-    numbers = numbers[np.argsort(leaders[numbers], kind="stable")]  # group by group
-    firsts, counts = np.unique(leaders[numbers], return_counts=True)
+        return None
+    anchors = group_by_name(index["group"])
+    numbers = numbers[np.argsort(anchors[numbers], kind="stable")]  # group by group
+    firsts, counts = np.unique(anchors[numbers], return_counts=True)
     ends = np.cumsum(counts)
     largest = np.argsort(-counts, kind="stable")[:MAX_GROUPS_SHOWN].tolist()
-    cards = []
-    for one in largest:
-        group = numbers[ends[one] - counts[one] : ends[one]]
-        some = group[:IMAGES_PER_GROUP]
-        names = take_rows(index.select(["uri", "split"]), some).to_pylist()
-        figures = [
-            _render_figure(pixels[number], name["uri"], name["split"])
-            for number, name in zip(some.tolist(), names, strict=True)
-        ]
-        more = len(group) - len(figures)
-        cards.append(
-            f"<div class='card'><div class=strip>{''.join(figures)}</div>"
-            + (f"<p class=small>and {more:,} more</p>" if more else "")
-            + "</div>"
-        )
-    total, left = len(numbers), len(firsts) - len(largest)
-    return (
-        f"<h2>Near duplicates</h2><p class=small>{total:,} pictures in {format_count(len(firsts), 'group')} of "
-        f"look-alikes; each group stays in one split</p><div class=groups>{''.join(cards)}</div>"
-        + (f"<p>and {format_count(left, 'more group')}</p>" if left else "")
+    groups = [_collect_group(index, pixels, numbers[ends[group] - counts[group] : ends[group]]) for group in largest]
+    num_more = len(firsts) - len(largest)
+    summary = (
+        f"{len(numbers):,} pictures in {format_count(len(firsts), 'group')} of look-alikes; "
+        "each group stays in one split"
     )
+    more = format_count(num_more, "more group") if num_more else ""
+    return {"summary": summary, "groups": groups, "more": more}
 
 
-def _render_rejections(
-    refused: Sequence[Rejection], raw_dir: Path, spec: DecodeSpec, pool: BaseExecutor, timeout_s: float
-) -> str:
-    if not refused:
-        return "<h2>Refused</h2><p>Nothing.</p>"
+def _collect_group(index: pa.Table, pixels: _PixelReader, numbers: np.ndarray) -> dict[str, Any]:
+    shown = numbers[:IMAGES_PER_GROUP]
+    rows = take_rows(index.select(["uri", "split"]), shown).to_pylist()
+    thumbnails = [
+        _make_thumbnail(pixels[number], row["uri"], row["split"])
+        for number, row in zip(shown.tolist(), rows, strict=True)
+    ]
+    return {"thumbnails": thumbnails, "num_more": len(numbers) - len(thumbnails)}
+
+
+def _collect_rejections(
+    rejections: Sequence[Rejection], raw_dir: Path, spec: DecodeSpec, executor: BaseExecutor, timeout_s: float
+) -> list[dict[str, Any]]:
+    """Collect the rejected images by reason, with thumbnails of those that can be decoded in part."""
     by_reason: dict[str, list[Rejection]] = {}
-    for one in sorted(refused, key=lambda one: (one.reason, one.image_id or "", one.uri)):
-        by_reason.setdefault(one.reason, []).append(one)
-    shown = {reason: some[:REJECTED_PER_REASON] for reason, some in by_reason.items()}
-    ids = {
-        one.image_id
-        for reason, some in shown.items()
-        for one in some
-        if one.image_id and reason not in _UNSHOWN_REASONS
+    for rejection in sorted(rejections, key=lambda rejection: (rejection.reason, rejection.image_id or "", rejection.uri)):
+        by_reason.setdefault(rejection.reason, []).append(rejection)
+    shown = {reason: rejected[:REJECTED_PER_REASON] for reason, rejected in by_reason.items()}
+    image_ids = {
+        rejection.image_id
+        for reason, rejected in shown.items()
+        for rejection in rejected
+        if rejection.image_id and reason not in _UNSHOWN_REASONS
     }
-    thumbs = _decode_rejected(sorted(ids), raw_dir, spec, pool, timeout_s)
-    parts = []
-    for reason, some in shown.items():
-        strip = "".join(_render_figure(thumbs.get(one.image_id or ""), one.uri, one.detail) for one in some)
-        more = len(by_reason[reason]) - len(some)
-        parts.append(
-            f"<div class=card><h3>{reason}: {len(by_reason[reason]):,} <span>{REASONS[reason]}</span></h3>"
-            f"<div class=strip>{strip}</div>"
-            + (f"<p class=small>and {more:,} more</p>" if more else "")
-            + "</div>"
-        )
-    return (
-        "<h2>Refused</h2><p class=small>of a damaged picture what can still be decoded is shown; all rows are in "
-        "rejected.parquet</p>" + "".join(parts)
-    )
+    images = _decode_rejected(sorted(image_ids), raw_dir, spec, executor, timeout_s)
+    return [
+        {
+            "code": reason,
+            "meaning": REASONS[reason],
+            "num": len(by_reason[reason]),
+            "num_more": len(by_reason[reason]) - len(rejected),
+            "thumbnails": [
+                _make_thumbnail(images.get(rejection.image_id or ""), rejection.uri, rejection.detail)
+                for rejection in rejected
+            ],
+        }
+        for reason, rejected in shown.items()
+    ]
 
 
 def _decode_rejected(
-    image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, pool: BaseExecutor, timeout_s: float
+    image_ids: Sequence[str], raw_dir: Path, spec: DecodeSpec, executor: BaseExecutor, timeout_s: float
 ) -> dict[str, np.ndarray]:
-    """Pixels of pictures that are not in the store, decoded in the workers as far as that goes."""
+    """Decode images that are not in the store, in the workers and as far as possible."""
     if not image_ids:
         return {}
     contents = (content for _, content in shards.read_image_bytes(raw_dir, image_ids))
     work = partial(_decode_partial_in_worker, spec=spec, timeout_s=timeout_s)
-    outcomes = run_tasks(pool, work, contents, split_singles=lambda task: [task], ahead=4)
-    found = zip(image_ids, (outcome[0] for outcome in outcomes), strict=True)
-    return {image_id: pixels for image_id, pixels in found if not isinstance(pixels, Rejected)}
+    outcomes = run_tasks(executor, work, contents, split_singles=lambda task: [task], ahead=4)
+    decoded = zip(image_ids, (outcome[0] for outcome in outcomes), strict=True)
+    return {image_id: pixels for image_id, pixels in decoded if not isinstance(pixels, Rejected)}
 
 
 def _decode_partial_in_worker(data: bytes, spec: DecodeSpec, timeout_s: float) -> np.ndarray | Rejected:
@@ -299,26 +262,23 @@ def _decode_partial_in_worker(data: bytes, spec: DecodeSpec, timeout_s: float) -
     return result
 
 
-def _render_figure(pixels: np.ndarray | None, name: str, note: str) -> str:
-    picture = "<div class=none>no picture</div>"
-    if pixels is not None:
-        picture = f'<img alt="" src="{_to_jpeg_url(_build_thumbnail(pixels))}">'
-    return f"<figure>{picture}<figcaption><b>{_shorten(name)}</b> {_shorten(note)}</figcaption></figure>"
+def _make_thumbnail(pixels: np.ndarray | None, name: str, note: str) -> Thumbnail:
+    image = None if pixels is None else _encode_jpeg(_draw_thumbnail(pixels))
+    return Thumbnail(image, _shorten(name), _shorten(note))
 
 
 def _shorten(text: str) -> str:
-    """Escaped, and of a very long text its end: that is where the name of a file stands."""
-    text = escape_control_characters(text)
-    return escape(text if len(text) <= 90 else "…" + text[-89:])
+    """Return the end of a very long text: a path ends with the file's name."""
+    return text if len(text) <= MAX_NAME_CHARS else "…" + text[1 - MAX_NAME_CHARS :]
 
 
-def _build_thumbnail(pixels: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-    how = Image.Resampling.NEAREST if pixels.shape[0] <= PIXELATED_BELOW_PX else Image.Resampling.BILINEAR
-    return picture.resize((THUMB_PX, THUMB_PX), how)
+def _draw_thumbnail(pixels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    filter = Image.Resampling.NEAREST if pixels.shape[0] <= PIXELATED_BELOW_PX else Image.Resampling.BILINEAR
+    return image.resize((THUMB_PX, THUMB_PX), filter)
 
 
-def _to_jpeg_url(picture: Image.Image) -> str:
+def _encode_jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()

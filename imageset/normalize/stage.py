@@ -34,7 +34,7 @@ from imageset.normalize.rows import read_rows
 from imageset.normalize.shard_writer import DecodeContext, choose_decode_spec, write_pixel_shards
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.raw import records as raw_records
-from imageset.rejections import Rejection, describe_worst, num_harmful
+from imageset.rejections import Rejection, describe_worst, count_harmful
 from imageset.splits.groups import build_groups
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
 from imageset.splits.placement import check_splits, check_splits_early, compute_split_hashes, warn_small_classes
@@ -119,7 +119,7 @@ def normalize(
     rows, refused = read_rows(raw_dir, rule, beside)
     trim_memory()
     copies = resolve_duplicates(refused, params["on_leak"])
-    num_judged = len(rows) + num_harmful(refused)
+    num_judged = len(rows) + count_harmful(refused)
     check_rejections(refused, num_judged, params["max_reject_fraction"], raw_dir)
     check_splits_early(rows, rule)
     with (
@@ -182,7 +182,7 @@ def normalize(
 
 def check_rejections(refused: list[Rejection], num_judged: int, most: float, raw_dir: Path) -> None:
     """Raise UserError when more than the fraction `most` of the pictures is refused; duplicates do not count."""
-    num = num_harmful(refused)
+    num = count_harmful(refused)
     if num > most * num_judged:
         raise UserError(
             f"{raw_dir}: {num:,} of {format_count(num_judged, 'picture is', 'pictures are')} refused {describe_worst(refused)}; "

@@ -1,4 +1,4 @@
-"""The modules that a decoding worker process imports when it starts."""
+"""The modules that a decode worker imports when it starts."""
 
-# By name: importing `imageset.normalize.tasks` in the process that starts the workers would delay them.
+# Names rather than imports: importing `imageset.normalize.tasks` in the parent would delay the start of the workers.
 WORKER_MODULES = ("simplejpeg", "imageset.normalize.tasks")

@@ -1,7 +1,7 @@
-"""What an ingest finds, kept on disk while it is at work: the memory it takes does not grow with the pictures.
+"""The rows of an ingest, kept on disk while it runs, so that its memory does not grow with the number of images.
 
-A temporary SQLite file beside the shards holds where each picture's bytes lie, and the rows of the table in their
-order. It lives no longer than the ingest; what a killed one leaves is removed by the next.
+A temporary SQLite file beside the shards holds the location of each image's bytes, and the rows of the table in
+their order. It is removed when the ingest ends; the next ingest removes the file that a killed one left.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ CREATE TABLE rows (uri TEXT, unread INTEGER, image_id TEXT, number INTEGER, cont
 
 
 class DiskBuffer:
-    """The table of a schema with image_id, uri, shard, offset, size and absent, in the making.
+    """A table under construction; its schema has image_id, uri, shard, offset, size and absent.
 
     Attributes:
-        num_new, num_known: pictures (by their bytes) that were put in now, and that were asked for and there.
-        shards: numbers of the shards that hold pictures of the earlier table.
+        num_new: number of images, by their bytes, that were added with `add_location`.
+        num_known: number of images of the previous table that `find_location` found.
+        shards: numbers of the shards that hold images of the previous table.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, earlier: Path | None) -> None:
-        """Begin in the new file `path`, with what the Parquet file `earlier` holds.
+    def __init__(self, path: Path, schema: pa.Schema, previous: Path | None) -> None:
+        """Create the file `path`, with the rows of the Parquet file `previous`; they are absent until added again.
 
         Raises:
-            OSError, KeyError, ValueError, pyarrow.ArrowException: that file is damaged.
+            OSError, KeyError, ValueError, pyarrow.ArrowException: `previous` is damaged.
         """
-        self._path, self._schema, self._previous = path, schema, earlier
+        self._path, self._schema, self._previous = path, schema, previous
         self.num_new = self.num_known = self._num_rows = 0
         self.shards: set[int] = set()
         path.unlink(missing_ok=True)
@@ -56,49 +57,49 @@ class DiskBuffer:
         self._file.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._file.executescript(_TABLES)
         self._file.execute("BEGIN")
-        for batch in self._earlier_batches():
+        for batch in self._iter_previous_batches():
             self._load_previous(batch)
 
     def find_location(self, digest: bytes) -> ShardLocation | None:
-        """Where the bytes of this SHA-256 lie, if they were put in."""
-        found = self._file.execute(
+        """Return the location of the bytes with this SHA-256, or None if they are not stored yet."""
+        row = self._file.execute(
             "SELECT shard, start, length, seen FROM places WHERE image_id = ?", (digest,)
         ).fetchone()
-        if found is None:
+        if row is None:
             return None
-        if not found[3]:
+        if not row[3]:
             self._file.execute("UPDATE places SET seen = 1 WHERE image_id = ?", (digest,))
             self.num_known += 1
-        return ShardLocation(*found[:3])
+        return ShardLocation(*row[:3])
 
-    def add_location(self, digest: bytes, place: ShardLocation) -> None:
-        """Note where new bytes lie."""
-        self._file.execute("INSERT INTO places VALUES (?, ?, ?, ?, 1)", (digest, *place))
+    def add_location(self, digest: bytes, location: ShardLocation) -> None:
+        """Record the location of new bytes with this SHA-256."""
+        self._file.execute("INSERT INTO places VALUES (?, ?, ?, ?, 1)", (digest, *location))
         self.num_new += 1
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Add a row of the table; it takes the place of an earlier one with its uri and image_id."""
+        """Add a row to the table; it replaces the previous row with the same uri and image_id."""
         self._num_rows += 1
         self._insert([self._to_sql_row(row, self._num_rows)])
 
     def has_changed(self) -> bool:
-        """Whether the table is another than the earlier one."""
-        pairs = zip_longest(self._batches(), self._earlier_batches())
-        return any(mine is None or theirs is None or not mine.equals(theirs) for mine, theirs in pairs)
+        """Return whether the table differs from the previous one."""
+        pairs = zip_longest(self._iter_batches(), self._iter_previous_batches())
+        return any(new is None or previous is None or not new.equals(previous) for new, previous in pairs)
 
     def write(self, path: Path, **options: Any) -> int:
-        """Write the table, by uri and then image_id; return how many of its rows are absent."""
+        """Write the table as Parquet, sorted by uri and image_id; return how many of its rows are absent."""
         num_absent = 0
         with pq.ParquetWriter(path, self._schema, **options) as file:
-            for batch in self._batches():
+            for batch in self._iter_batches():
                 file.write_batch(batch)
                 trim_memory()
                 num_absent += batch["absent"].true_count
         return num_absent
 
-    def num_absent(self) -> int:
-        """How many rows of the table are absent."""
-        return sum(batch["absent"].true_count for batch in self._batches())
+    def count_absent(self) -> int:
+        """Return how many rows of the table are absent."""
+        return sum(batch["absent"].true_count for batch in self._iter_batches())
 
     def __enter__(self) -> DiskBuffer:
         return self
@@ -110,11 +111,11 @@ class DiskBuffer:
         self._path.unlink(missing_ok=True)
 
     def _load_previous(self, batch: pa.RecordBatch) -> None:
-        """The places of an earlier table, and its rows: absent until they are added again."""
+        """Add the locations and rows of a batch of the previous table; the rows are absent until added again."""
         rows = [row for row in batch.to_pylist() if row["image_id"] is not None]
-        places = [(bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in rows]
-        self._file.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?, 0)", places)
-        self.shards.update(place[1] for place in places)
+        locations = [(bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in rows]
+        self._file.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?, 0)", locations)
+        self.shards.update(shard for _, shard, _, _ in locations)
         self._insert(
             self._to_sql_row(row | {"absent": True}, number)
             for number, row in enumerate(rows, start=-(1 << 62) + self._num_rows)
@@ -129,31 +130,31 @@ class DiskBuffer:
     def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
         self._file.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        contents = self._contents()
-        while some := list(islice(contents, ROWS_AT_ONCE)):
-            columns = zip(*map(pickle.loads, some), strict=True)
+    def _iter_batches(self) -> Iterator[pa.RecordBatch]:
+        contents = self._iter_contents()
+        while block := list(islice(contents, ROWS_AT_ONCE)):
+            columns = zip(*map(pickle.loads, block), strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _contents(self) -> Iterator[bytes]:
-        """The rows in order, without the earlier ones (of negative number) that were added again."""
-        found = self._file.execute(
+    def _iter_contents(self) -> Iterator[bytes]:
+        """Yield the rows in order, without previous ones (their numbers are negative) that were added again."""
+        stored = self._file.execute(
             "SELECT uri, image_id, number, content FROM rows ORDER BY uri, unread, image_id, number"
         )
-        for _, same in groupby(found, key=itemgetter(0, 1)):
-            rows = list(same)
-            again = rows[-1][2] >= 0
-            yield from (content for _, _, number, content in rows if number >= 0 or not again)
+        for _, versions in groupby(stored, key=itemgetter(0, 1)):
+            rows = list(versions)
+            is_replaced = rows[-1][2] >= 0
+            yield from (content for _, _, number, content in rows if number >= 0 or not is_replaced)
 
-    def _earlier_batches(self) -> Iterator[pa.RecordBatch]:
+    def _iter_previous_batches(self) -> Iterator[pa.RecordBatch]:
         if self._previous is not None:
             with pq.ParquetFile(self._previous) as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE):
-                    yield self._cast(batch)
+                    yield self._cast_to_schema(batch)
 
-    def _cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """To our schema; a column that there was not yet when the table was written is empty."""
+    def _cast_to_schema(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Cast a batch to the schema; a column that an older table does not have is null."""
         if "image_id" not in batch.schema.names:
             raise KeyError("image_id")
         columns = [

@@ -1,13 +1,13 @@
-"""The raw data: every picture's own bytes in immutable tar shards, and one table that says what they are.
+"""Ingestion: store the original bytes of every image in immutable tar shards, and describe them in one table.
 
-data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<ending>, at most 256 MB each; immutable
-data/raw/records.parquet       one row a (uri, image_id) ever seen; `absent` where the source no longer has it
-data/raw/source.json           the source's name and kind; "multi_label": true where a picture has several labels;
-                               "first_shards": with which shard each ingest began
+data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<extension>, at most 256 MB each; immutable
+data/raw/records.parquet       one row per (uri, image_id) ever seen; `absent` if the source no longer has it
+data/raw/source.json           the source's name and kind; "multi_label": true for a multi-label source;
+                               "first_shards": the first shard of each ingest
 
-A second ingest of the same source packs only new bytes; where nothing changed no file is touched. New shards
-appear whole, by rename, before the table that points to them; what a killed ingest left behind is removed by the
-next one.
+A second ingest of the same source stores only new bytes; if nothing changed, no file is touched. New shards are
+renamed into place when they are complete, before the table that points to them; the next ingest removes the files
+that a killed one left.
 """
 
 from __future__ import annotations
@@ -42,16 +42,27 @@ if TYPE_CHECKING:
     from imageset.sources.base import Source, SourceImage
 
 
-BUFFER_FILE = ".ledger.partial"
+BUFFER_FILE = ".buffer.partial"
 _DICTIONARY_COLUMNS = ["label", "group", "split", "shard", "absent", "reason"]
 
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """What an ingest found and did; all numbers are pictures except num_shards.
+    """The result of an ingest.
 
-    num_new were packed, num_known were there already, num_absent have vanished from the source, num_unreadable
-    could not be read; num_shards is the number of shards written; changed is False when no file was touched.
+    Attributes:
+        name: slug of the source's name.
+        kind: kind of the source.
+        num_images: number of images in the source.
+        num_new: number of images whose bytes were stored now.
+        num_known: number of images whose bytes were stored already.
+        num_absent: number of rows of images that the source no longer has.
+        num_unreadable: number of images that could not be read.
+        num_shards: number of shards written.
+        changed: False if no file was touched.
+        multi_label: whether an image's label is a set of names.
+        classes: number of images of each class (of each label name).
+        passed_over: number of files that are not images, by cause.
     """
 
     name: str
@@ -68,18 +79,18 @@ class IngestSummary:
     passed_over: dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """One line for a person."""
+        """Return one line for the user."""
         kinds = format_class_count(len(self.classes), self.multi_label)
-        parts = [f"{format_count(self.num_images, 'picture')} in {kinds}", f"{self.num_new:,} new"]
+        facts = [f"{format_count(self.num_images, 'picture')} in {kinds}", f"{self.num_new:,} new"]
         if self.num_absent:
-            parts.append(f"{self.num_absent:,} no longer in the source")
+            facts.append(f"{self.num_absent:,} no longer in the source")
         if self.num_unreadable:
-            parts.append(f"{self.num_unreadable:,} unreadable")
+            facts.append(f"{self.num_unreadable:,} unreadable")
         if not self.changed:
-            parts[1] = "nothing new"
+            facts[1] = "nothing new"
         from imageset.sources.base import format_passed_over
 
-        return f"{self.name}: " + ", ".join(parts) + format_passed_over(self.passed_over)
+        return f"{self.name}: " + ", ".join(facts) + format_passed_over(self.passed_over)
 
 
 def ingest_source(
@@ -89,12 +100,20 @@ def ingest_source(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> IngestSummary:
-    """Bring `raw_dir` up to the source. The folder is started anew when it holds another source (name or kind), or
-    when pictures have several labels now and had one, or the other way round.
+    """Update `raw_dir` to the current state of a source.
+
+    The folder is started anew if it holds another source (name or kind), or if the source has become
+    multi-label or is no longer multi-label.
+
+    Args:
+        source: an open source, or a path, URL or name to open.
+        raw_dir: the folder of the raw data.
+        name: name of the dataset; None: the source's name.
+        progress: reports the number of images read.
 
     Raises:
-        UserError: the source cannot be used, or raw_dir holds something else.
-        OSError: reading the source failed in a way that trying again may cure; nothing is half-written.
+        UserError: the source cannot be used, or `raw_dir` holds other files.
+        OSError: reading the source failed with an error that may be transient; no file is half-written.
     """
     if isinstance(source, (str, os.PathLike)):
         from imageset.sources.factory import open_source
@@ -111,49 +130,46 @@ def ingest_source(
     return summary
 
 
-# ---- adding ----------------------------------------------------------------------------------------------------
-
-
 def _ingest_into(
-    source: Source, folder: Path, identity: dict[str, Any], earlier: Path | None, progress: Progress
+    source: Source, folder: Path, identity: dict[str, Any], previous: Path | None, progress: Progress
 ) -> IngestSummary:
-    with _open_buffer(folder, earlier) as ledger:
-        _remove_leftovers(folder, ledger.shards)
+    with _open_buffer(folder, previous) as buffer:
+        _remove_leftovers(folder, buffer.shards)
         progress.begin(total=len(source))
         labels: Counter[str | None] = Counter()
         num_unreadable = 0
-        with RawShardWriter(folder, first=max(ledger.shards, default=-1) + 1) as packer:
-            for row in (_build_row(picture, ledger, packer, progress) for picture in source):
+        with RawShardWriter(folder, first=max(buffer.shards, default=-1) + 1) as writer:
+            for row in (_build_row(image, buffer, writer, progress) for image in source):
                 if row is not None:
-                    ledger.add_row(row)
+                    buffer.add_row(row)
                     labels[row["label"]] += 1
                     num_unreadable += "image_id" not in row
-        if packer.num_written and (folder / SOURCE_FILE).is_file():
-            _write_source_file(folder, identity, [*read_first_shards(folder), max(ledger.shards, default=-1) + 1])
+        if writer.num_written and (folder / SOURCE_FILE).is_file():
+            _write_source_file(folder, identity, [*read_first_shards(folder), max(buffer.shards, default=-1) + 1])
         progress.end()
-        changed = ledger.has_changed()
+        changed = buffer.has_changed()
         if changed:
             with replace_file(folder / RECORDS_FILE) as temporary:
-                num_absent = ledger.write(temporary, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
+                num_absent = buffer.write(temporary, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
         else:
-            num_absent = ledger.num_absent()
+            num_absent = buffer.count_absent()
     return IngestSummary(
         **identity,
         num_images=labels.total(),
-        num_new=ledger.num_new,
-        num_known=ledger.num_known,
+        num_new=buffer.num_new,
+        num_known=buffer.num_known,
         num_absent=num_absent,
         num_unreadable=num_unreadable,
-        num_shards=packer.num_written,
+        num_shards=writer.num_written,
         changed=changed,
         classes=dict(sorted(count_labels(labels.elements(), source.multi_label).items())),
         passed_over=dict(sorted(source.passed_over.items())),
     )
 
 
-def _open_buffer(folder: Path, earlier: Path | None) -> DiskBuffer:
+def _open_buffer(folder: Path, previous: Path | None) -> DiskBuffer:
     try:
-        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, earlier)
+        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, previous)
     except (OSError, KeyError, ValueError, pa.ArrowException):
         (folder / BUFFER_FILE).unlink(missing_ok=True)
         raise build_damaged_error(folder) from None
@@ -162,7 +178,7 @@ def _open_buffer(folder: Path, earlier: Path | None) -> DiskBuffer:
 def _build_row(
     image: SourceImage, buffer: DiskBuffer, writer: RawShardWriter, progress: Progress
 ) -> dict[str, Any] | None:
-    """One row of the table; the bytes go to a shard unless they are in one. None for a file that has vanished."""
+    """Build the row of an image and store its bytes if they are new; None if the file has disappeared."""
     row: dict[str, Any] = {
         "uri": image.uri,
         "label": image.label,
@@ -179,27 +195,27 @@ def _build_row(
     except Rejected as rejected:
         return row | {"reason": rejected.reason, "detail": rejected.detail}
     digest = hashlib.sha256(data)
-    place = buffer.find_location(digest.digest())
-    if place is None:
-        place = writer.add(f"{digest.hexdigest()}{_choose_extension(image.uri)}", data)
-        buffer.add_location(digest.digest(), place)
-    return row | {"image_id": digest.hexdigest()} | place._asdict()
+    location = buffer.find_location(digest.digest())
+    if location is None:
+        location = writer.add(f"{digest.hexdigest()}{_choose_extension(image.uri)}", data)
+        buffer.add_location(digest.digest(), location)
+    return row | {"image_id": digest.hexdigest()} | location._asdict()
 
 
 def _choose_extension(uri: str) -> str:
     from imageset.sources.files import IMAGE_EXTENSIONS
 
-    ending = os.path.splitext(uri)[1].lower()
-    return ending if ending in IMAGE_EXTENSIONS else ".bin"
+    extension = os.path.splitext(uri)[1].lower()
+    return extension if extension in IMAGE_EXTENSIONS else ".bin"
 
 
 def _write_source_file(folder: Path, identity: dict[str, str], first_shards: list[int]) -> None:
-    note = identity | {"first_shards": sorted(set(first_shards))}
-    write_text(folder / SOURCE_FILE, json.dumps(note, indent=1, sort_keys=True) + "\n")
+    content = identity | {"first_shards": sorted(set(first_shards))}
+    write_text(folder / SOURCE_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def _remove_leftovers(folder: Path, shards: set[int]) -> None:
-    """Remove what a killed ingest left: temporary files, and shards that no row points to."""
+    """Remove the files that a killed ingest left: temporary files, and shards that no row points to."""
     known = {name_raw_shard(number) for number in shards} | {BUFFER_FILE}
     for file in folder.iterdir():
         if file.name not in known and (file.name.endswith(".partial") or file.suffix == ".tar"):

@@ -1,4 +1,4 @@
-"""Records.parquet: schema, reading, first shard of each ingest."""
+"""The table records.parquet and the file source.json of the raw data: schema and reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 10_000
 
 
 class ShardLocation(NamedTuple):
-    """Where a picture's bytes lie."""
+    """The location of an image's bytes: number of the shard, offset and size in bytes."""
 
     shard: int
     offset: int
@@ -27,27 +27,27 @@ RECORDS_FILE, SOURCE_FILE = "records.parquet", "source.json"
 
 RECORDS_SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),  # null where the bytes could not be read
+        ("image_id", pa.string()),  # null if the bytes could not be read
         ("uri", pa.string()),
         ("label", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
-        ("time", pa.timestamp("us")),  # when the picture was taken, UTC; null where the source does not say
+        ("time", pa.timestamp("us")),  # when the image was taken, UTC; null if the source does not say
         ("shard", pa.int32()),
-        ("offset", pa.int64()),  # of the picture's bytes in the shard
+        ("offset", pa.int64()),  # of the image's bytes in the shard
         ("size", pa.int64()),
         ("absent", pa.bool_()),
-        ("reason", pa.string()),  # set where the bytes could not be read
+        ("reason", pa.string()),  # set if the bytes could not be read
         ("detail", pa.string()),
     ]
 )
 
 
 def read_source_identity(raw_dir: str | Path) -> dict[str, str]:
-    """Return {"name", "kind"} of what was ingested.
+    """Return the "name" and "kind" of the ingested source.
 
     Raises:
-        UserError: nothing was.
+        UserError: nothing was ingested.
     """
     identity = find_source_identity(Path(raw_dir))
     if identity is None:
@@ -56,23 +56,31 @@ def read_source_identity(raw_dir: str | Path) -> dict[str, str]:
 
 
 def is_multi_label(raw_dir: str | Path) -> bool:
-    """Whether a picture's label is a set of names (imageset.labels); UserError where nothing was ingested."""
+    """Return whether an image's label is a set of names (imageset.labels).
+
+    Raises:
+        UserError: nothing was ingested.
+    """
     read_source_identity(raw_dir)
     return bool((find_source_identity(Path(raw_dir)) or {}).get("multi_label"))
 
 
 def read_records(raw_dir: str | Path) -> pa.Table:
-    """Return the table of SCHEMA, sorted by uri; rows of pictures that are `absent` included.
+    """Return the table of RECORDS_SCHEMA, sorted by uri, with the rows of images that are `absent`.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the table is missing or damaged.
     """
     read_source_identity(raw_dir)
     return _read_table(Path(raw_dir))
 
 
 def iter_record_batches(raw_dir: str | Path) -> Iterator[pa.RecordBatch]:
-    """The rows of read_records, some at a time."""
+    """Yield the rows of `read_records`, ROWS_AT_ONCE at a time.
+
+    Raises:
+        UserError: the table is missing or damaged.
+    """
     read_source_identity(raw_dir)
     try:
         with pq.ParquetFile(Path(raw_dir) / RECORDS_FILE) as file:
@@ -83,35 +91,32 @@ def iter_record_batches(raw_dir: str | Path) -> Iterator[pa.RecordBatch]:
 
 
 def read_first_shards(raw_dir: str | Path) -> list[int]:
-    """The number of the first shard of each ingest that brought new bytes, ascending."""
+    """Return the number of the first shard of each ingest that stored new bytes, ascending."""
     try:
-        noted = json.loads((Path(raw_dir) / SOURCE_FILE).read_text()).get("first_shards")
+        first_shards = json.loads((Path(raw_dir) / SOURCE_FILE).read_text()).get("first_shards")
     except (OSError, ValueError, AttributeError):
         return [0]
-    return sorted({int(number) for number in noted}) if noted else [0]
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------
+    return sorted({int(number) for number in first_shards}) if first_shards else [0]
 
 
 def find_source_identity(raw_dir: Path) -> dict[str, Any] | None:
-    """{"name", "kind"} and, where it is so, "multi_label"; None where nothing was ingested.
+    """Return the "name", the "kind" and, if it is true, "multi_label" of the source; None if nothing was ingested.
 
     Raises:
-        UserError: something else lies there.
+        UserError: the folder holds other files, or source.json is damaged.
     """
     if not (raw_dir / SOURCE_FILE).is_file():
         foreign = [] if not raw_dir.is_dir() else [file for file in raw_dir.iterdir() if file.name[0] != "."]
         if foreign or (raw_dir.exists() and not raw_dir.is_dir()):
             raise UserError(
                 f"{raw_dir}: holds {foreign[0].name if foreign else 'a file'} but no {SOURCE_FILE}; "
-                "move it away, this folder is written by ingest alone"
+                "move it away, only an ingest writes to this folder"
             )
         return None
     try:
         identity = json.loads((raw_dir / SOURCE_FILE).read_text())
-        several = {"multi_label": True} if identity.get("multi_label") else {}
-        return {"name": str(identity["name"]), "kind": str(identity["kind"])} | several
+        multi_label = {"multi_label": True} if identity.get("multi_label") else {}
+        return {"name": str(identity["name"]), "kind": str(identity["kind"])} | multi_label
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{raw_dir / SOURCE_FILE}: damaged; remove {raw_dir} and ingest the source again"
@@ -127,12 +132,13 @@ def _read_table(raw_dir: Path) -> pa.Table:
 
 
 def _cast_to_schema(table: pa.Table) -> pa.Table:
-    if "time" not in table.column_names:  # of an ingest before there were times
+    if "time" not in table.column_names:  # written before the column existed
         table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
     return table.select(RECORDS_SCHEMA.names).cast(RECORDS_SCHEMA)
 
 
 def build_damaged_error(raw_dir: Path) -> UserError:
+    """Return the error for a missing or damaged records.parquet."""
     return UserError(
         f"{raw_dir / RECORDS_FILE}: missing or damaged; restore it with `dvc checkout`, "
         f"or remove {raw_dir} and ingest the source again"

@@ -1,4 +1,4 @@
-"""Tar shards: writer and reader."""
+"""Tar shards of the raw data: writer and reader."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ _TAR_BLOCK_BYTES = 512  # tar's unit
 
 
 def name_raw_shard(number: int) -> str:
-    """The file name of a raw shard."""
+    """Return the file name of a raw shard."""
     return f"shard-{number:05d}.tar"
 
 
 def read_image_bytes(raw_dir: str | Path, image_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (image_id, bytes) in the order asked for.
+    """Yield (image_id, bytes) in the order of `image_ids`.
 
     Raises:
-        KeyError: an image_id that was never ingested.
-        UserError: a shard is missing or shorter than its table says.
+        KeyError: an image_id was never ingested.
+        UserError: a shard is missing or shorter than the table says.
     """
     records = read_records(raw_dir)
     columns = (records[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
-    places = {image_id: place for image_id, *place in zip(*columns, strict=True)}
+    locations = {image_id: location for image_id, *location in zip(*columns, strict=True)}
     with RawShardReader(Path(raw_dir)) as shards:
         for image_id in image_ids:
-            yield image_id, shards.read(*places[image_id])
+            yield image_id, shards.read(*locations[image_id])
 
 
 class RawShardReader:
-    """Random access to the bytes in raw shards."""
+    """A reader with random access to the bytes in raw shards; a context manager that closes them."""
 
     def __init__(self, raw_dir: Path) -> None:
         self._raw_dir = raw_dir
         self._open: dict[int, BinaryIO] = {}
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """The bytes at a place; UserError when the shard does not hold them."""
+        """Return the bytes at a location.
+
+        Raises:
+            UserError: the shard is missing or too short.
+        """
         path = self._raw_dir / name_raw_shard(shard)
         try:
             if shard not in self._open:
@@ -71,7 +75,15 @@ class RawShardReader:
 
 
 class RawShardWriter:
-    """Writes shards one after the other, each under a temporary name until it is whole."""
+    """A writer of shards, one after the other; each has a temporary name until it is complete.
+
+    Args:
+        folder: where the shards are written.
+        first: number of the first shard.
+
+    Attributes:
+        num_written: number of complete shards.
+    """
 
     def __init__(self, folder: Path, first: int) -> None:
         self._folder, self._number = folder, first
@@ -80,30 +92,30 @@ class RawShardWriter:
         self.num_written = 0
 
     def add(self, member: str, data: bytes) -> ShardLocation:
-        """Append one member, and say where its bytes lie."""
+        """Append one member and return the location of its bytes."""
         header = _build_tar_header(member, len(data))
         padding = -len(data) % _TAR_BLOCK_BYTES
         length = len(header) + len(data) + padding
         if self._file is not None and self._size + length + 2 * _TAR_BLOCK_BYTES > MAX_RAW_SHARD_BYTES:
             self._finish()
         if self._file is None:
-            self._file, self._size = self._partial().open("wb"), 0
-        place = ShardLocation(self._number, self._size + len(header), len(data))
+            self._file, self._size = self._build_partial_path().open("wb"), 0
+        location = ShardLocation(self._number, self._size + len(header), len(data))
         self._file.write(header)
         self._file.write(data)
         self._file.write(bytes(padding))
         self._size += length
-        return place
+        return location
 
-    def _partial(self) -> Path:
+    def _build_partial_path(self) -> Path:
         return self._folder / f".{name_raw_shard(self._number)}.partial"
 
     def _finish(self) -> None:
         assert self._file is not None
         self._file.write(bytes(2 * _TAR_BLOCK_BYTES))  # the end of a tar archive
         self._file.close()
-        sync_file(self._partial())
-        os.replace(self._partial(), self._folder / name_raw_shard(self._number))
+        sync_file(self._build_partial_path())
+        os.replace(self._build_partial_path(), self._folder / name_raw_shard(self._number))
         self._file, self._number, self.num_written = None, self._number + 1, self.num_written + 1
 
     def __enter__(self) -> RawShardWriter:
@@ -118,7 +130,7 @@ class RawShardWriter:
             self._finish()
         else:
             self._file.close()
-            self._partial().unlink(missing_ok=True)
+            self._build_partial_path().unlink(missing_ok=True)
 
 
 def _build_tar_header(member: str, size: int) -> bytes:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
-from imageset.labels import MULTI_CLASS, MULTI_LABEL, label_pairs
+from imageset.labels import MULTI_CLASS, MULTI_LABEL, build_label_pairs
 from imageset.store.format import (
     DATASET_FORMAT,
     DATASET_MANIFEST_FILE,
@@ -126,7 +126,7 @@ class ImageStore:
             raise _build_broken_error(
                 self.path / INDEX_FILE, f"its rows do not agree with {DATASET_MANIFEST_FILE}"
             )
-        _, names = label_pairs(self.index["label"].unique(), self.multi_label)
+        _, names = build_label_pairs(self.index["label"].unique(), self.multi_label)
         if not set(names.to_pylist()) <= set(self.classes):
             raise _build_broken_error(
                 self.path / INDEX_FILE, f"holds labels that {DATASET_MANIFEST_FILE} does not know"
@@ -175,7 +175,7 @@ class StoreSplit:
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 (n,): positions in store.classes; uint8 (n, C) of 0 and 1 where a picture may bear several."""
-        positions, names = label_pairs(self.rows["label"], self.store.multi_label)
+        positions, names = build_label_pairs(self.rows["label"], self.store.multi_label)
         classes = pc.index_in(names, value_set=pa.array(self.store.classes, pa.string()))  # type: ignore[attr-defined]
         numbers = classes.to_numpy(zero_copy_only=False).astype(np.int64)
         if not self.store.multi_label:

@@ -1,4 +1,4 @@
-"""Finished means renamed: write beside the target, fsync, os.replace."""
+"""Atomic writes: write a temporary file beside the target, fsync it, then rename it with os.replace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_SYNC_THREADS = 8
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's (or a folder's) bytes to the disk."""
+    """Flush a file or a folder to the disk with fsync."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -24,14 +24,17 @@ def sync_file(path: Path) -> None:
 
 
 class BackgroundSync:
-    """Forces files to the disk in a thread, while others are still being written."""
+    """A context manager that flushes files to the disk in a thread, while other files are still being written.
+
+    Leaving it waits for all of them and raises the first error.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._started: list[Future[None]] = []
 
     def submit(self, path: Path) -> None:
-        """Begin with a file that is nearly whole; what is written to it later needs sync_file."""
+        """Start to flush a file that is nearly complete; bytes that are written later need another `sync_file`."""
         self._started.append(self._thread.submit(sync_file, path))
 
     def __enter__(self) -> BackgroundSync:
@@ -42,19 +45,19 @@ class BackgroundSync:
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=error is not None)
         if error is None:
-            for one in self._started:
-                one.result()  # the system tells of a failed write only once
+            for future in self._started:
+                future.result()  # the system reports a failed write only once
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on any exception it is removed."""
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it after an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -69,22 +72,22 @@ def replace_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file or nothing."""
+    """Write a file atomically: the whole content or nothing."""
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole UTF-8 file or nothing."""
+    """Write a UTF-8 file atomically: the whole text or nothing."""
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def replace_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; on success it takes the place of `path`, whatever stood there.
+    """Yield an empty folder beside `path`; on success it replaces `path` and everything in it.
 
-    A run killed before the last rename leaves the earlier folder as it was, or (between the two renames) none:
-    never a mixture.
+    A process killed before the last rename leaves the previous folder as it was, or (between the two renames) no
+    folder, but never a mixture of both. Only regular files directly in the folder are flushed to the disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,8 +97,10 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        with ThreadPoolExecutor(NUM_SYNC_THREADS) as threads:  # together they take hardly longer than one
-            list(threads.map(sync_file, sorted(temporary.iterdir())))
+        with ThreadPoolExecutor(
+            NUM_SYNC_THREADS
+        ) as executor:  # all files together take little longer than one file
+            list(executor.map(sync_file, sorted(temporary.iterdir())))
         if path.exists():
             os.replace(path, earlier)
         os.replace(temporary, path)

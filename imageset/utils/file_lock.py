@@ -1,4 +1,4 @@
-"""Lock a file between processes. The kernel releases the lock when the process that holds it ends, for any reason."""
+"""File locks between processes. The kernel releases a lock when the process that holds it ends, for any reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system: Arrow's allocator and glibc's would keep it."""
+"""Settings of the memory allocators: return freed memory to the system, or keep it for reuse."""
 
 from __future__ import annotations
 
@@ -12,32 +12,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MMAP_THRESHOLD_BYTES = 1 << 19  # bytes; what is larger is mapped alone, and unmapped when it is freed
-_WORKER_THRESHOLD_BYTES = 8 << 20  # bytes; in a worker, which soon needs as much again
-_MAX_BUFFER_BYTES = 4 << 20  # bytes; room for more is rarely needed again
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+MAX_MALLOPT_VALUE = 2**31 - 1  # mallopt takes an int
+_MMAP_THRESHOLD_BYTES = 1 << 19  # larger blocks are mapped one by one, and unmapped when they are freed
+_WORKER_THRESHOLD_BYTES = 8 << 20  # in a worker process, which soon needs as much again
+_MAX_BUFFER_BYTES = 4 << 20  # larger buffers are rarely needed again
 _thread_buffers = threading.local()
 
 
 def give_freed_memory_back() -> None:
-    """For a whole process; to be called before pyarrow is imported."""
+    """Make this process return freed memory to the system, which Arrow's and glibc's allocators would keep.
+
+    Call it before pyarrow is imported.
+    """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        with suppress(OSError, AttributeError):  # a libc without mallopt
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
 def keep_freed_memory() -> None:
-    """For a worker process: cleared pages cost as much as what is done with them."""
+    """Make a worker process keep freed memory.
+
+    New pages, which the kernel clears first, cost as much as the work on them.
+    """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            for setting in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
                 ctypes.CDLL(None).mallopt(setting, _WORKER_THRESHOLD_BYTES)
 
 
 def trim_memory() -> None:
-    """Give back what small objects left behind, after many of them."""
+    """Return the memory of many freed small objects to the system."""
     if arrow := sys.modules.get("pyarrow"):
         arrow.default_memory_pool().release_unused()
     if sys.platform == "linux":
@@ -46,27 +52,30 @@ def trim_memory() -> None:
 
 
 def reuse_buffer(num_bytes: int, purpose: str = "pixels") -> np.ndarray:
-    """uint8 (num_bytes,) of any content, good until this thread asks for room for the same use again.
+    """Return a buffer of undefined content that is valid until this thread asks for one of the same purpose again.
 
-    New memory costs as much as what is then done with it: the kernel clears every page first.
+    New memory costs as much as the work on it, because the kernel clears every page first.
+
+    Args:
+        num_bytes: length of the buffer.
+        purpose: buffers of different purposes do not overlap.
+
+    Returns:
+        uint8 (num_bytes,).
     """
     import numpy as np
 
-    kept: dict[str, np.ndarray] = _thread_buffers.__dict__
-    room = kept.get(purpose)
-    if room is None or len(room) < num_bytes:
-        room = np.empty(num_bytes, np.uint8)
+    buffers: dict[str, np.ndarray] = _thread_buffers.__dict__
+    buffer = buffers.get(purpose)
+    if buffer is None or len(buffer) < num_bytes:
+        buffer = np.empty(num_bytes, np.uint8)
         if num_bytes <= _MAX_BUFFER_BYTES:
-            kept[purpose] = room
-    return room[:num_bytes]
-
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-MAX_MALLOPT_VALUE = 2**31 - 1  # bytes; mallopt takes an int
+            buffers[purpose] = buffer
+    return buffer[:num_bytes]
 
 
 def keep_large_blocks() -> bool:
-    """Serve blocks of any size from the heap and keep freed ones; False where there is no glibc to ask."""
+    """Serve blocks of any size from the heap and keep freed blocks; return False on a system without glibc."""
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""Progress a person can see: a bar in a terminal, plain lines in a log."""
+"""Progress reports: a bar in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Reports how far a piece of work has come, on stderr unless told otherwise.
+    """A progress report on stderr, or on another stream.
 
     with Progress("normalize") as progress:
         progress.begin(total=1797)
         progress.advance(64)
 
-    In a terminal this is a tqdm bar; elsewhere lines such as "normalize: 1,200/1,797 pictures (67%)", the first
-    one after a few seconds, so that quick work stays quiet.
+    In a terminal this is a tqdm bar. Elsewhere it prints lines such as "normalize: 1,200/1,797 pictures (67%)", the
+    first line after a few seconds, so that quick work prints nothing.
+
+    Args:
+        name: printed before each number.
+        unit: the unit that is counted, in the plural.
+        stream: where to print; None: `sys.stderr`.
+        seconds_between_lines: least time between two lines of a log.
     """
 
     def __init__(
@@ -31,26 +37,26 @@ class Progress:
     ) -> None:
         self.name, self.unit, self._unit = name, unit, unit
         self._stream = stream
-        self._pause_s = seconds_between_lines
-        self._what, self._total, self._done = name, None, 0  # type: tuple[str, int | None, int]
-        self._said_at = time.monotonic()
-        self._spoke = False
+        self._seconds_between_lines = seconds_between_lines
+        self._title, self._total, self._done = name, None, 0  # type: tuple[str, int | None, int]
+        self._printed_at = time.monotonic()
+        self._has_printed = False
         self._bar: Any = None
 
     def begin(self, total: int | None = None, step: str = "", unit: str | None = None) -> None:
-        """Start (the next step of) the work; `total` is the number of units, or None when nobody knows."""
+        """Start the work, or its next step; `total` is the number of units, None if it is not known."""
         self.end()
         self._unit = unit or self.unit
-        self._what = f"{self.name}: {step}" if step else self.name
-        self._total, self._done, self._spoke = total, 0, False
-        self._said_at = time.monotonic()
+        self._title = f"{self.name}: {step}" if step else self.name
+        self._total, self._done, self._has_printed = total, 0, False
+        self._printed_at = time.monotonic()
         stream = self._stream or sys.stderr
         if stream.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
                 total=total,
-                desc=self._what,
+                desc=self._title,
                 unit=f" {self._unit}",
                 file=stream,
                 leave=False,
@@ -59,27 +65,27 @@ class Progress:
             )
 
     def advance(self, num: int = 1) -> None:
-        """Say that `num` more units are done."""
+        """Report that `num` more units are done."""
         self._done += num
         if self._bar is not None:
             self._bar.update(num)
-        elif time.monotonic() - self._said_at >= self._pause_s:
-            self._say()
+        elif time.monotonic() - self._printed_at >= self._seconds_between_lines:
+            self._print_line()
 
     def end(self) -> None:
-        """Finish the step; a log that has heard of it hears the last number too."""
+        """Finish the step; print the last number if the log has a line of this step."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        elif self._spoke:
-            self._say()
-        self._spoke, self._done = False, 0
+        elif self._has_printed:
+            self._print_line()
+        self._has_printed, self._done = False, 0
 
-    def _say(self) -> None:
+    def _print_line(self) -> None:
         done = f"{self._done:,}/{self._total:,}" if self._total else f"{self._done:,}"
         share = f" ({100 * self._done // self._total}%)" if self._total else ""
-        print(f"{self._what}: {done} {self._unit}{share}", file=self._stream or sys.stderr, flush=True)
-        self._said_at, self._spoke = time.monotonic(), True
+        print(f"{self._title}: {done} {self._unit}{share}", file=self._stream or sys.stderr, flush=True)
+        self._printed_at, self._has_printed = time.monotonic(), True
 
     def __enter__(self) -> Progress:
         return self
@@ -91,13 +97,16 @@ class Progress:
 
 
 class SilentProgress(Progress):
-    """Says nothing; what functions use when nobody listens."""
+    """A progress report that prints nothing; the default of functions that take a progress."""
 
     def __init__(self) -> None:
         super().__init__("")
 
-    def begin(self, total: int | None = None, step: str = "", unit: str | None = None) -> None: ...
+    def begin(self, total: int | None = None, step: str = "", unit: str | None = None) -> None:
+        """Do nothing."""
 
-    def advance(self, num: int = 1) -> None: ...
+    def advance(self, num: int = 1) -> None:
+        """Do nothing."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Temporary folders; what a killed process left behind is removed by the next one that makes such a folder."""
+"""Temporary folders. The next process that makes such a folder removes those that a killed process left."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NAME_PATTERN = re.compile(rf"{re.escape(PREFIX)}[a-z0-9_]+{re.escape(SUFFIX)}")
 
 
 class ReclaimedTempDir(tempfile.TemporaryDirectory[str]):
-    """A TemporaryDirectory, where TMPDIR says, whose lock tells others that its process is alive.
+    """A TemporaryDirectory (TMPDIR says where) with a lock that shows other processes that its owner is alive.
 
-    The kernel lets go of the lock (flock) with the process, whatever ends it.
+    The kernel releases the lock (flock) when the process ends, for any reason.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,16 @@ class ReclaimedTempDir(tempfile.TemporaryDirectory[str]):
             super().__init__(prefix=PREFIX, suffix=SUFFIX)
             try:
                 self._lock = _lock_folder(self.name)
-            except (BlockingIOError, FileNotFoundError):  # another process came first and takes it for abandoned
+            except (
+                BlockingIOError,
+                FileNotFoundError,
+            ):  # another process locked it first and removes it as abandoned
                 continue
-            except OSError:  # a file system without locks: nobody will take it for abandoned
+            except OSError:  # a file system without locks: no process can remove it as abandoned
                 break
 
     def cleanup(self) -> None:
-        """Remove it."""
+        """Remove the folder and release its lock."""
         super().cleanup()
         self._unlock()
 
@@ -46,7 +49,7 @@ class ReclaimedTempDir(tempfile.TemporaryDirectory[str]):
 
 
 def remove_abandoned_dirs() -> None:
-    """Remove the scratch folders of this user whose processes are gone."""
+    """Remove this user's temporary folders whose processes have ended."""
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
             if _NAME_PATTERN.fullmatch(entry.name):
@@ -62,12 +65,15 @@ def _remove_if_abandoned(folder: str) -> None:
 
 
 def _lock_folder(folder: str) -> int:
-    """A descriptor that holds the folder's lock.
+    """Lock a folder without waiting and return the descriptor that holds the lock.
+
+    `utils.file_lock` does not fit: it creates and opens a file, while this locks an existing folder itself, never
+    through a link, so that the lock goes with the folder.
 
     Raises:
-        BlockingIOError: another process holds it.
-        FileNotFoundError: it is gone.
-        OSError: it is no folder, or cannot be locked.
+        BlockingIOError: another process holds the lock.
+        FileNotFoundError: the folder was removed.
+        OSError: it is not a folder, or cannot be locked.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Numbers as a person says them."""
+"""Text for messages: counts with their nouns, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Iterable
 
 
 def suggest_name(key: object, known: Iterable[str]) -> str:
-    """A hint for a wrong name: 'did you mean ...?' or the list of what there is."""
+    """Return a hint for an unknown name: "did you mean ...?", or the list of known names."""
     names = sorted(known)
     close = difflib.get_close_matches(str(key), names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(names)}"
+    return f"did you mean '{close[0]}'?" if close else f"known names: {', '.join(names)}"
 
 
 def format_count(num: int, singular: str, plural: str | None = None) -> str:
-    """`1 picture`, `1,162 pictures`; `many` where it is more than `one` with an s: `count(1, "class", "classes")`.
-    A verb may come along: `count(num, "picture looks", "pictures look")`."""
+    """Return a count with its noun: "1 picture", "1,162 pictures".
+
+    Args:
+        num: the count.
+        singular: the noun, with a verb if there is one: "picture looks".
+        plural: its plural if that is not `singular` with an s: "classes", "pictures look".
+    """
     return f"{num:,} {singular if num == 1 else plural or f'{singular}s'}"
 
 
 def format_class_count(num: int, multi_label: bool) -> str:
-    """`1 class`, `10 classes`; `4 labels` where a picture may bear several."""
+    """Return "1 class", "10 classes", or "4 labels" for a multi-label dataset."""
     return format_count(num, "label") if multi_label else format_count(num, "class", "classes")

@@ -1,4 +1,4 @@
-"""When a picture was taken: whatever a table or a file name says, brought to one form."""
+"""Times: parse the spellings of tables and file names, and format times for people and files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TIME_PATTERN = re.compile(
 
 
 def parse_time(value: object) -> datetime | None:
-    """A point in time as UTC without a zone, or None where the value is no time.
+    """Return a value as a time in UTC without a zone, or None if it is not a time.
 
-    Takes dates, datetimes, ISO 8601 and its common spellings (a year alone too), EXIF's, and seconds or
-    milliseconds since 1970. What has no zone is taken as UTC.
+    Dates, datetimes, ISO 8601 and its common variants (also a year alone), EXIF's form, and seconds or
+    milliseconds since 1970 are understood. A time without a zone is taken as UTC.
     """
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
@@ -27,18 +27,18 @@ def parse_time(value: object) -> datetime | None:
         return None
     text = str(value).strip()
     try:
-        spelled = _TIME_PATTERN.fullmatch(text)
-        return _from_match(spelled) if spelled else _from_epoch(text)
+        match = _TIME_PATTERN.fullmatch(text)
+        return _from_match(match) if match else _from_epoch(text)
     except (ValueError, OverflowError):
         return None
 
 
-def _from_match(spelled: re.Match[str]) -> datetime:
-    year, month, day = int(spelled["year"]), int(spelled["month"] or 1), int(spelled["day"] or 1)
-    hour, minute, second = (int(spelled[name] or 0) for name in ("hour", "minute", "second"))
-    micros = int((spelled["fraction"] or "0")[:6].ljust(6, "0"))
+def _from_match(match: re.Match[str]) -> datetime:
+    year, month, day = int(match["year"]), int(match["month"] or 1), int(match["day"] or 1)
+    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    micros = int((match["fraction"] or "0")[:6].ljust(6, "0"))
     local = datetime(year, month, day, hour, minute, second, micros)
-    zone = spelled["zone"]
+    zone = match["zone"]
     if not zone or zone == "Z":
         return local
     digits = zone[1:].replace(":", "").ljust(4, "0")
@@ -56,10 +56,10 @@ def _from_epoch(text: str) -> datetime:
 
 
 def format_local_time(time: str) -> str:
-    """A time of the ledger as a person reads it: local, to the second."""
+    """Return an ISO 8601 time as local time, to the second."""
     return datetime.fromisoformat(time).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def utc_now_iso() -> str:
-    """The time in UTC, to the millisecond."""
+def format_utc_now() -> str:
+    """Return the current time in UTC, to the millisecond, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 RETRY_PAUSES_S: tuple[float, ...] = (0.5, 2.0, 8.0)  # between the attempts at one read
 
-# A disk, a share or a network that stumbles; a missing file or a full disk is not mended by waiting.
+# Failures of a disk, a share or a network that may end; waiting does not help with a missing file or a full disk.
 TRANSIENT_ERRNOS = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.ENETDOWN,
     errno.ENETRESET, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_TRANSIENT_NAMES = {  # of aiohttp's and botocore's errors, which are no OSErrors
+_TRANSIENT_NAMES = {  # errors of aiohttp and botocore that are not OSErrors
     "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError", "ConnectionClosedError",
     "ConnectTimeoutError", "EndpointConnectionError", "IncompleteReadError", "ReadTimeoutError",
     "ResponseStreamingError", "HTTPClientError",
@@ -33,7 +33,7 @@ _CREDENTIAL_ERRORS = {
 
 
 def is_transient(error: object) -> bool:
-    """Whether an error is the world's and may be gone a little later."""
+    """Return whether an error may disappear if the operation is tried again later."""
     status = _read_http_status(error)
     if status is not None:
         return status in _TRANSIENT_STATUS
@@ -47,15 +47,23 @@ def is_transient(error: object) -> bool:
 
 
 class MissingFile(UserError):
-    """There is no such file."""
+    """The file or folder does not exist."""
 
 
 def call_with_retries(url: str, function: Callable[[], T], pauses_s: Sequence[float] | None = None) -> T:
-    """Do it, and do it again after each pause (RETRY_PAUSES_S) while it fails in a way that may pass.
+    """Call a function, and call it again after each pause while it fails with a transient error.
+
+    Args:
+        url: begins the messages of errors; without credentials.
+        function: called without arguments.
+        pauses_s: seconds before each further attempt; None: RETRY_PAUSES_S.
+
+    Returns:
+        The result of `function`.
 
     Raises:
-        UserError: it failed for good, in words for a person.
-        ConnectionError: it never went well.
+        UserError: an error that is not transient; MissingFile if the file does not exist.
+        ConnectionError: every attempt failed with a transient error.
     """
     pauses_s = RETRY_PAUSES_S if pauses_s is None else pauses_s
     for pause in (*pauses_s, None):
@@ -77,14 +85,14 @@ def call_with_retries(url: str, function: Callable[[], T], pauses_s: Sequence[fl
 
 
 def _unwrap_error(error: Exception) -> Exception:
-    """fsspec's http says "not found" whatever went wrong with a HEAD request; the cause tells what it was."""
+    """Return the cause of a "not found" error: fsspec's http raises it whatever went wrong with a HEAD request."""
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         return error.__cause__
     return error
 
 
 def _read_http_status(error: object) -> int | None:
-    """The HTTP status in an error of aiohttp, botocore or gcsfs."""
+    """Return the HTTP status in an error of aiohttp, botocore or gcsfs, or None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -98,27 +106,31 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _is_untrusted(error: object) -> bool:
-    """Whether the server could not prove to be who it should be."""
+    """Return whether the server's certificate could not be verified."""
     return type(error).__name__ in ("ClientConnectorCertificateError", "SSLError", "SSLCertVerificationError")
 
 
 def _explain_error(error: Exception) -> str:
     status, name = _read_http_status(error), type(error).__name__
     if _is_untrusted(error):
-        why = getattr(getattr(error, "certificate_error", error), "verify_message", "") or _describe_error(error)
-        return f"the server's certificate is not trusted ({why}); if it is your own, let SSL_CERT_FILE name it"
+        reason = getattr(getattr(error, "certificate_error", error), "verify_message", "") or _describe_error(
+            error
+        )
+        return (
+            f"the server's certificate is not trusted ({reason}); if it is your own, set SSL_CERT_FILE to its path"
+        )
     if name in _CREDENTIAL_ERRORS:
-        return "no credentials were found; give them as the file system's own settings do (environment, ~/.aws)"
+        return "no credentials were found; set them in the file system's own settings (environment, ~/.aws)"
     if _is_missing(error):
         return "no such file or folder"
     if isinstance(error, PermissionError) or status in (401, 403):
         return "access is denied; check the address and the credentials"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "no space is left to fetch it; set TMPDIR to a folder that has some"
+        return "no space is left to download it; set TMPDIR to a folder on a disk with free space"
     return _describe_error(error)
 
 
 def _describe_error(error: Exception) -> str:
     status = _read_http_status(error)
-    text = f"the server answers {status}" if status else redact(" ".join(str(error).split()))
+    text = f"the server answered with status {status}" if status else redact(" ".join(str(error).split()))
     return text or type(error).__name__

@@ -1,9 +1,9 @@
-"""Credentials in URLs: used by this process, and neither shown nor stored.
+"""Credentials in URLs: used by this process, but neither shown nor stored.
 
-`mask_url` puts MASK in the place of what lets the bearer of a URL in: a password or token before the host, and what
-the query gives under the name of a signature, a key, a token or the like. What it took out stays in the memory of
-this process alone, and is put back for the request itself. A URL that was written down is a masked one, and is
-refused with that reason when it is used again.
+`mask_url` replaces the credentials of a URL with MASK: a password or token before the host, and the values of
+query parameters that are named like a signature, a key, a token or similar. The credentials stay in the memory of
+this process and are restored for the request itself. A stored URL is always masked; if it is used again, a
+UserError says that its credentials are not stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from imageset.exceptions import UserError
 
 MASK = "***"
-Secrets = tuple[tuple[str, str], ...]  # what stands in a masked URL, and what stood there
+Secrets = tuple[tuple[str, str], ...]  # (text in the masked URL, text in the real URL)
 
 _LOCAL_PREFIXES = ("file://", "sklearn://", "torchvision://")
 _CREDENTIAL_PATTERN = re.compile(
@@ -28,14 +28,14 @@ _AZURE_SIGNATURE_KEYS = frozenset(
     ["se", "st", "sp", "sv", "sr", "spr", "sip", "ske", "skt", "sks", "skv", "skoid", "sktid"]
 )
 _JSON_WEB_TOKEN_PATTERN = re.compile(r"eyJ[\w-]{8,}\.")
-_secrets_by_url: dict[str, Secrets] = {}  # masked URL -> what was taken out of it
+_secrets_by_url: dict[str, Secrets] = {}  # masked URL -> its credentials
 
 
 def mask_url(url: str) -> str:
-    """The URL without its credentials; what is no URL, or names a place of this machine, as it is.
+    """Return a URL without its credentials; text that is not a URL, or a local URL, is returned unchanged.
 
     Raises:
-        UserError: it cannot be read as a URL.
+        UserError: the URL cannot be parsed.
     """
     if "://" not in url or url.startswith(_LOCAL_PREFIXES):
         return url
@@ -50,46 +50,44 @@ def mask_url(url: str) -> str:
     pieces = query.split("&")
     names = {piece.partition("=")[0] for piece in pieces}
     pairs += [(_mask_piece(piece, "sig" in names), piece) for piece in pieces]
-    taken = tuple((masked, real) for masked, real in pairs if masked != real)
-    if not taken:
+    secrets = tuple((masked, real) for masked, real in pairs if masked != real)
+    if not secrets:
         return url
     masked_url = url
-    for masked, real in _sort_longest_first(taken, 1):
+    for masked, real in _sort_longest_first(secrets, 1):
         masked_url = masked_url.replace(real, masked, 1)
-    _secrets_by_url[masked_url] = taken
+    _secrets_by_url[masked_url] = secrets
     return masked_url
 
 
 def extract_secrets(masked_url: str) -> Secrets:
-    """What `mask_url` took out of a URL.
+    """Return the credentials that `mask_url` removed from a URL.
 
     Raises:
-        UserError: the URL was masked by another process, so that nobody knows.
+        UserError: another process masked the URL, so its credentials are not known.
     """
     if masked_url not in _secrets_by_url and re.search(r"=\*{3}(?=[&#]|$)|//[^/]*\*{3}@", masked_url):
-        raise UserError(
-            f"{masked_url}: its credentials were used and not kept; name the source again with the whole URL"
-        )
+        raise UserError(f"{masked_url}: its credentials are not stored; give the source again with the whole URL")
     return _secrets_by_url.get(masked_url, ())
 
 
 def restore_secrets(url: str, secrets: Secrets) -> str:
-    """The URL, or another one that begins or ends alike, with its credentials."""
+    """Return a masked URL, or another URL with the same beginning or query, with its credentials."""
     for masked, real in _sort_longest_first(secrets, 0):
         url = url.replace(masked, real, 1)
     return url
 
 
 def redact(text: str) -> str:
-    """A message of somebody else's without any credential that this process was given."""
-    for masked, real in {pair for taken in _secrets_by_url.values() for pair in taken}:
-        for found in (real, unquote(real)):
-            text = text.replace(found, masked)
+    """Return a library's message without any credentials that this process was given."""
+    for masked, real in {pair for secrets in _secrets_by_url.values() for pair in secrets}:
+        for spelling in (real, unquote(real)):
+            text = text.replace(spelling, masked)
     return text
 
 
 def _mask_login(scheme: str, login: str) -> str:
-    """A password is one, and over http a name alone is a token; elsewhere it is a name."""
+    """Mask the password of a login; over http a name without a password is a token, which is masked as well."""
     name, colon, _ = login.partition(":")
     if colon:
         return f"{name}:{MASK}"
@@ -107,6 +105,6 @@ def _mask_piece(piece: str, by_azure: bool) -> str:
     return f"{name}={MASK}" if value and hidden else piece
 
 
-def _sort_longest_first(taken: Secrets, side: int) -> list[tuple[str, str]]:
-    """So that "Signature=..." is not looked for within "X-Amz-Signature=..."."""
-    return sorted(taken, key=lambda pair: -len(pair[side]))
+def _sort_longest_first(secrets: Secrets, side: int) -> list[tuple[str, str]]:
+    """Sort pairs, so that "Signature=..." is not replaced within "X-Amz-Signature=..."."""
+    return sorted(secrets, key=lambda pair: -len(pair[side]))

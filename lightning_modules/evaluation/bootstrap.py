@@ -59,7 +59,7 @@ def resample_weights(
         yield times[:, units]
 
 
-def resampling_units(groups: Sequence[str | None]) -> np.ndarray:
+def assign_resampling_units(groups: Sequence[str | None]) -> np.ndarray:
     """int64 (n,): pictures of one group share a number, a picture without a group has its own."""
     names = [f"group {group}" if group is not None else f"alone {i}" for i, group in enumerate(groups)]
     return np.unique(names, return_inverse=True)[1].ravel()
@@ -76,7 +76,7 @@ def sum_by_key(weights: np.ndarray, keys: np.ndarray, num_keys: int) -> np.ndarr
     return sums
 
 
-def wilson_interval(num_correct: int, num: int, level: float) -> Interval:
+def compute_wilson_interval(num_correct: int, num: int, level: float) -> Interval:
     """The interval of a share of few pictures, where drawing them again would say too little."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, spread = num_correct / num, z * z / num

@@ -15,7 +15,7 @@ from lightning_modules.calibration import temperature as calibration_temperature
 from lightning_modules.calibration import thresholds
 from lightning_modules.evaluation import metrics, plots
 from lightning_modules.evaluation import reliability as calibration_reliability
-from lightning_modules.evaluation.bootstrap import Bootstrap, resampling_units, sum_by_key
+from lightning_modules.evaluation.bootstrap import Bootstrap, assign_resampling_units, sum_by_key
 from lightning_modules.evaluation.label_issues import format_label_issues, rank_label_issues
 from lightning_modules.evaluation.params import EvaluationParams
 from lightning_modules.evaluation.slices import Slice, compute_slices
@@ -191,7 +191,7 @@ def measure_multilabel(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any
 
 def compute_intervals(seen: ScoredSplit, bootstrap: Bootstrap, again: Any) -> dict[str, dict[str, float]]:
     """{name: {"low", "high"}}; pictures of one group are drawn together."""
-    units = resampling_units(seen.split.rows["group"].to_pylist())
+    units = assign_resampling_units(seen.split.rows["group"].to_pylist())
     found = bootstrap.compute_intervals(units, again)
     return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
 
@@ -210,7 +210,14 @@ def collect_label_issues(parts: Iterable[ScoredSplit]) -> list[tuple[str, str, s
         least = float(thresholds.compute_confidence(row, given > 0) if one.multi_label else row[int(given)])
         name = str(split.rows["split"][i])
         rows.append(
-            (split.uris[i], one.names(given), one.names(one.predicted[i]), least, name, split.image_ids[i])
+            (
+                split.uris[i],
+                one.format_labels(given),
+                one.format_labels(one.predicted[i]),
+                least,
+                name,
+                split.image_ids[i],
+            )
         )
     return rows
 
@@ -232,7 +239,13 @@ def format_predictions(seen: ScoredSplit) -> bytes:
     return format_csv(
         ["image_id", "actual", "predicted", "probability", *each],
         (
-            [name, seen.format_labels(label), seen.format_labels(said), f"{sure:.6f}", *(f"{p:.6f}" for p in all_of[: len(each)])]
+            [
+                name,
+                seen.format_labels(label),
+                seen.format_labels(said),
+                f"{sure:.6f}",
+                *(f"{p:.6f}" for p in all_of[: len(each)]),
+            ]
             for (name, label, said, sure), all_of in zip(rows, seen.probabilities, strict=True)
         ),
     )

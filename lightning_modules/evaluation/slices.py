@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
-from lightning_modules.evaluation.bootstrap import wilson_interval
+from lightning_modules.evaluation.bootstrap import compute_wilson_interval
 
 SIZE_COLUMN = "size"  # not a column: the short side of the picture as it came
 NUM_BINS = 4  # of a column of numbers
@@ -61,7 +61,7 @@ def compute_slices(
         values = _assign_slices(rows, column)
         for value in dict.fromkeys(values) if len(set(values)) > 1 else ():
             here = correct[np.array([one == value for one in values])]
-            low, high = wilson_interval(int(here.sum()), len(here), level)
+            low, high = compute_wilson_interval(int(here.sum()), len(here), level)
             found.append(
                 Slice(column, value, len(here), float(here.mean()), low, high, small=len(here) < min_size)
             )

@@ -24,6 +24,7 @@ from lightning_modules.explain.sections import (
     add_shift_curve,
 )
 from lightning_modules.tracking.metric_logging import log_artifacts, log_final_metrics, open_training_run
+from lightning_modules.tracking.tags import EXPLAIN_FOLDER, REPORT_FOLDER
 
 
 def explain(project: Path) -> None:
@@ -58,8 +59,8 @@ def explain(project: Path) -> None:
     html = report_folder / "what_the_network_sees.html"
     write_bytes(html, page.render_page(f"What the network sees: {name}", lead, report.sections))
     run = open_training_run(project, project / params["bundle"])
-    log_artifacts(run, [html], "report")
-    log_artifacts(run, (report_folder / "sees").iterdir(), "report/sees")
+    log_artifacts(run, [html], REPORT_FOLDER)
+    log_artifacts(run, (report_folder / "sees").iterdir(), EXPLAIN_FOLDER)
     kept = report.shift_curve.kept_share if report.shift_curve else 0.0
     log_final_metrics(run, {"shift_kept": kept})
     run.detach()

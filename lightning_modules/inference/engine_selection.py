@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from imageset.exceptions import UserError
-from imageset.executors.base import num_cpus
+from imageset.executors.base import count_cpus
 from imageset.store.reader import StoreSplit
 from imageset.utils.atomic_write import write_text
 from imageset.utils.text import suggest_name
@@ -184,7 +184,7 @@ def _hash_bundle(bundle: Bundle) -> str:
 def _hash_machine() -> str:
     """What decides how fast and how right engines are: processor, GPU, and the packages."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    said = [platform.machine(), _read_cpu_flags(), num_cpus(), device, list_package_versions("openvino", "int8"),
+    said = [platform.machine(), _read_cpu_flags(), count_cpus(), device, list_package_versions("openvino", "int8"),
             list_package_versions("onnxruntime", "fp32")]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
 

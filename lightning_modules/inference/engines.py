@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imageset.executors.base import num_cpus
+from imageset.executors.base import count_cpus
 from imageset.utils.atomic_write import replace_folder
 from lightning_modules.bundle import Bundle
 from lightning_modules.inference.availability import import_openvino
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.num_streams = num_cpus()
+        self.num_streams = count_cpus()
         self.session = onnxruntime.InferenceSession(
             str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
@@ -60,7 +60,7 @@ class OpenVinoEngine:
     batch_size: int | None = CPU_BATCH_SIZE
 
     def __init__(self, folder: Path, precision: str) -> None:
-        self.precision, self.num_streams = precision, num_cpus()
+        self.precision, self.num_streams = precision, count_cpus()
         self._own = local()
         self._model = import_openvino().Core().compile_model(
             folder / "model.xml", "CPU",

@@ -1,4 +1,4 @@
-"""Apply the entries of an offline journal to an MLflow run. Each one is idempotent."""
+"""Apply the entries of a journal to an MLflow run. Applying an entry twice has the effect of applying it once."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,14 +9,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
+MAX_PARAMS_PER_BATCH = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
 
 
 def apply_entry(client: "MlflowClient", run_id: str, entry: Mapping[str, Any], folder: Path = Path()) -> Any:
-    """Send one thing that a run is told; twice is as good as once.
+    """Apply one journal entry to an MLflow run. Idempotent.
 
     Args:
+        client: from `connect_to_mlflow`.
+        run_id: MLflow's id of the run.
         entry: {"do": "params" | "metrics" | "dataset" | "artifact" | "model" | "status", ...}.
-        folder: that a path in `entry["file"]` begins in.
+        folder: the folder to which the path in `entry["file"]` is relative.
+
+    Returns:
+        The URI of the model for an entry "model", else None.
     """
     match entry["do"]:
         case "params":
@@ -42,8 +48,8 @@ def _apply_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]
     from mlflow.entities import Param
 
     entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
-    for start in range(0, len(entries), 100):  # the most that one batch takes
-        client.log_batch(run_id, params=entries[start : start + 100])
+    for start in range(0, len(entries), MAX_PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=entries[start : start + MAX_PARAMS_PER_BATCH])
 
 
 def _apply_metrics(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]) -> None:
@@ -59,8 +65,9 @@ def _apply_dataset(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]
     from mlflow.entities import DatasetInput, InputTag
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two of its readers would take a local path; either is right
+        warnings.simplefilter("ignore")  # two of MLflow's readers accept a local path; both give the same source
         source = resolve_dataset_source(entry["path"])
     dataset = MetaDataset(source, name=entry["name"], digest=entry["digest"])  # type: ignore[abstract]
     tags = [InputTag("mlflow.data.context", entry["context"])]
+    # Dataset._to_mlflow_entity is private API, read in mlflow 3.17.2: log_inputs takes only such entities.
     client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])

@@ -1,4 +1,4 @@
-"""What is measured after a training goes into the MLflow run of that training."""
+"""Log results that are measured after a training to the MLflow run of that training."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ from lightning_modules.tracking import offline_queue, offline_run
 from lightning_modules.tracking.client import connect_to_mlflow
 from lightning_modules.tracking.run import TrackedRun
 
-MAX_METRICS_PER_BATCH = 1000  # metrics; mlflow.utils.validation.MAX_METRICS_PER_BATCH
+MAX_METRICS_PER_BATCH = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 
 
 def open_training_run(project: Path, bundle: Path) -> TrackedRun:
-    """The run that trained the bundle in this folder.
+    """Open the run that trained the bundle in the folder `bundle`.
 
     Raises:
-        UserError: MLflow does not have that run (any more).
+        UserError: MLflow does not have that run, or has it no longer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -32,19 +32,19 @@ def open_training_run(project: Path, bundle: Path) -> TrackedRun:
         ) from error
 
 
-def log_final_metrics(run: TrackedRun, numbers: Mapping[str, float]) -> None:
-    """Numbers that have no step."""
-    entries = list(numbers.items())
+def log_final_metrics(run: TrackedRun, metrics: Mapping[str, float]) -> None:
+    """Log metrics that have no step, at step 0."""
+    entries = list(metrics.items())
     for start in range(0, len(entries), MAX_METRICS_PER_BATCH):
         run.log_metrics(dict(entries[start : start + MAX_METRICS_PER_BATCH]), step=0)
 
 
 def log_artifacts(run: TrackedRun, paths: Iterable[Path], folder: str) -> None:
-    """Files as artifacts of the run, in one of its folders."""
+    """Log files as artifacts of the run, in one of its folders."""
     for path in sorted(paths):
         run.log_artifact(path, folder)
 
 
 def to_metric_name(name: str) -> str:
-    """A class name as part of a metric's name: MLflow takes letters, digits and `_-. /` only."""
+    """Replace the characters that MLflow rejects in metric names; letters, digits and `_-. /` are allowed."""
     return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)

@@ -1,4 +1,4 @@
-"""Load_bundle from a models:/ URI."""
+"""Load bundles of models that MLflow keeps."""
 
 import tempfile
 from pathlib import Path
@@ -8,10 +8,10 @@ from lightning_modules.bundle import Bundle
 
 
 def load_bundle(model_uri: str) -> Bundle:
-    """The bundle inside a model that MLflow keeps, e.g. `models:/digits@champion`.
+    """Load the bundle inside a logged or registered model, e.g. `models:/digits@champion`.
 
     Raises:
-        UserError: MLflow has no such model, or what it has is not a whole bundle.
+        UserError: MLflow has no such model, or its bundle is incomplete.
     """
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -1,4 +1,4 @@
-"""A trained bundle as an MLflow model: signature, input example, requirements, code."""
+"""Log a trained bundle as an MLflow model, with signature, input example, requirements and code."""
 
 import io
 import json
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from lightning_modules.tracking.run import TrackedRun
 
 
-REQUIRED_PACKAGES = ("jsonargparse", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pytorch-lightning", "pyyaml",
-            "safetensors", "simplejpeg", "torch", "torchvision")  # fmt: skip
+REQUIRED_PACKAGES = (
+    "jsonargparse", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pytorch-lightning", "pyyaml", "safetensors",
+    "simplejpeg", "torch", "torchvision",
+)  # fmt: skip
 
 
 def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageStore) -> str | None:
-    """Log the bundle in `bundle` to the run as a pyfunc model, and beside it which pictures it learnt from.
+    """Log the bundle in the folder `bundle` to the run as a pyfunc model, and the list of its training images.
 
-    Returns the model's URI, `models:/m-...`; None where it waits for an MLflow server that is away.
+    Returns:
+        The model's URI, `models:/m-...`; None if the model waits for an MLflow server that is unavailable.
     """
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        seen = Path(scratch) / Path(TRAINING_IMAGES_ARTIFACT).name
-        pq.write_table(list_training_images(store), seen, compression="zstd")
-        run.log_artifact(seen, Path(TRAINING_IMAGES_ARTIFACT).parent.name)
+        training_images = Path(scratch) / Path(TRAINING_IMAGES_ARTIFACT).name
+        pq.write_table(list_training_images(store), training_images, compression="zstd")
+        run.log_artifact(training_images, Path(TRAINING_IMAGES_ARTIFACT).parent.name)
         model = Path(scratch) / "model"
         (model / "bundle").mkdir(parents=True)
         for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE):
@@ -57,17 +60,23 @@ def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageSto
 
 
 def upload_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
-    """Send what `log_model` has gathered; returns the model's URI. A run's model is sent once."""
+    """Send the model that `log_model` prepared, unless the run has its model already; return the model's URI.
+
+    Args:
+        client: from `connect_to_mlflow`.
+        run_id: MLflow's id of the run.
+        folder: the prepared files: `about.json`, `examples.parquet`, `bundle/` and `code/`.
+    """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
-    if sent := client.get_run(run_id).data.tags.get(MODEL_TAG):
-        return f"models:/{sent}"
+    if model_id := client.get_run(run_id).data.tags.get(MODEL_TAG):
+        return f"models:/{model_id}"
     about = json.loads((folder / "about.json").read_text())
-    one = Object([Property("label", DataType.string), Property("probability", DataType.double)])
-    labels = [ColSpec(Array(one), "labels", required=False)] if about["multi_label"] else []
+    labelled = Object([Property("label", DataType.string), Property("probability", DataType.double)])
+    labels = [ColSpec(Array(labelled), "labels", required=False)] if about["multi_label"] else []
     signature = ModelSignature(
         inputs=Schema([
             ColSpec(DataType.binary, "image", required=False),
@@ -99,35 +108,41 @@ def upload_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
 
 
 def _find_model_code(code: Path) -> Path:
-    """Return the file that defines the pyfunc model; a journal written before version 0.2 holds it as served.py."""
+    """Return the file that defines the pyfunc model.
+
+    A journal that was written before the modules moved into sub-packages holds it as served.py.
+    """
     package = code / "lightning_modules"
-    places = package / "inference" / "pyfunc_model.py", package / "served.py"
-    return next(place for place in places if place.exists())
+    paths = package / "inference" / "pyfunc_model.py", package / "served.py"
+    return next(path for path in paths if path.exists())
 
 
 def list_training_images(store: ImageStore) -> pa.Table:
-    """`image_id`, `group` and `phash` of the training split: enough to tell whether a picture of another dataset,
-    one that belongs with it, or one that looks like it was learnt from."""
+    """Return `image_id`, `group` and `phash` of the training split.
+
+    They suffice to tell whether the model was trained on an image of another dataset, on one of its group, or on
+    one that looks like it.
+    """
     rows = store.split("train").rows
-    image_id = pa.array([bytes.fromhex(one) for one in rows["image_id"].to_pylist()], pa.binary(32))
+    image_id = pa.array([bytes.fromhex(hex_id) for hex_id in rows["image_id"].to_pylist()], pa.binary(32))
     return pa.table({"image_id": image_id, "group": rows["group"], "phash": rows["phash"]})
 
 
 def read_example_images(store: ImageStore) -> np.ndarray:
-    """The first two pictures of the training split, uint8 (2, H, W, C)."""
+    """Return the first two images of the training split, uint8 (2, H, W, C)."""
     split = store.split("train")
     return split.read_batch(np.arange(min(2, len(split))))
 
 
 def encode_example_image(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 1 or 3) -> the bytes of a PNG file."""
+    """Encode an image, uint8 (H, W, 1 or 3), as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def copy_packages(folder: Path) -> None:
-    """The two packages that the model needs, without compiled leftovers."""
+    """Copy the two packages that the model needs into `folder`, without compiled files."""
     for name in ("imageset", "lightning_modules"):
         source = Path(sys.modules[name].__file__ or "").parent
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

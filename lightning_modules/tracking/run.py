@@ -1,4 +1,4 @@
-"""MLflow runs of trainings: where they are kept, how one is opened, fed and closed."""
+"""One training as one MLflow run: open it, log to it, close it."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.tracking.journal_replay import apply_entry
+from lightning_modules.tracking.tags import NOT_FINITE_PREFIX
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,7 +19,7 @@ class TrackedRun:
 
     Args:
         client: from `connect_to_mlflow`.
-        run: the MLflow run that is written to.
+        run: the MLflow run to write to.
     """
 
     def __init__(self, client: "MlflowClient", run: "Run") -> None:
@@ -30,7 +31,7 @@ class TrackedRun:
     def open(
         cls, client: "MlflowClient", experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
     ) -> "TrackedRun":
-        """Go on with the run `run_id` if MLflow still has it, else start a new one called `name`."""
+        """Resume the run `run_id` if MLflow still has it, else create a run called `name`."""
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -41,41 +42,54 @@ class TrackedRun:
                     client.update_run(run_id, status="RUNNING")
                     return cls(client, run)
             except MlflowException:
-                pass  # the store was changed or emptied since: a new run
-        # a name of our own: MLflow draws one at random, and after seed_everything always the same
+                pass  # the store was replaced or emptied since; create a run
+        # Without a name MLflow draws one at random, and after seed_everything always the same.
         return cls(client, client.create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
 
     def log_entry(self, entry: dict[str, Any], *paths: Path) -> Any:
-        """Send one thing to MLflow, see `apply_entry`; `paths` are the files it is about."""
+        """Apply one journal entry to the run; see `apply_entry`.
+
+        Args:
+            entry: the entry, without "file".
+            paths: the files or folders that belong to the entry; the first becomes its "file".
+
+        Returns:
+            The URI of the model for an entry "model", else None.
+        """
         return apply_entry(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Every leaf of a nested mapping as `outer.inner`, in one write."""
+        """Log every leaf of a nested mapping as `outer.inner`, in one write."""
         self.log_entry({"do": "params", "params": {key: str(value) for key, value in flatten_params(params)}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """All metrics of one step in one write. What is not finite becomes the tag `not_finite.NAME`:
-        MLflow would store infinity as a number and sort it first."""
+        """Log all metrics of one step in one write.
+
+        A value that is not finite becomes the tag `not_finite.NAME`: MLflow would store infinity as a number and
+        sort it first.
+        """
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
-        tags = {f"not_finite.{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)}
+        tags = {
+            f"{NOT_FINITE_PREFIX}{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)
+        }
         now = time.time_ns() // 1_000_000
         self.log_entry({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
 
     def log_artifact(self, path: Path, folder: str) -> None:
-        """A file, in one of the run's folders."""
+        """Log a file as an artifact, in one of the run's folders."""
         self.log_entry({"do": "artifact", "to": folder}, path)
 
     def has_id(self, run_id: str | None) -> bool:
-        """True if this is the run that is called so."""
+        """Return whether `run_id` is an id of this run."""
         return run_id == self.run_id
 
     def last_step(self, metric: str) -> int:
-        """The last step that `metric` was logged at, -1 if never."""
+        """Return the last step at which `metric` was logged, -1 if never."""
         history = self.client.get_metric_history(self.run_id, metric)
         return max((entry.step for entry in history), default=-1)
 
     def log_dataset(self, name: str, digest: str, path: Path, context: str) -> None:
-        """The dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
+        """Log the dataset as an MLflow dataset input; runs can be searched by `dataset.digest`."""
         self.log_entry({"do": "dataset", "name": name, "digest": digest, "path": str(path), "context": context})
 
     def close(self, status: str) -> None:
@@ -83,11 +97,11 @@ class TrackedRun:
         self.log_entry({"do": "status", "status": status, "at": time.time_ns() // 1_000_000})
 
     def detach(self) -> None:
-        """Said when this process logs no more to a run that it does not end."""
+        """Stop logging from this process without ending the run."""
 
 
 def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings, with dotted names."""
+    """Yield the leaves of nested mappings, with dotted names."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten_params(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What happens around a training: curves to MLflow and CSV, a look at the loss, plain progress lines."""
+"""Callbacks of a training: metrics for MLflow and CSV, a check of the loss, plain progress lines."""
 
 import csv
 import io
@@ -31,29 +31,32 @@ SUMMARY_METRICS = (
     "val_loss",
     "val_accuracy",
     "val_map",
-)  # in a line; val_map where pictures bear several labels
+)  # of a progress line and of the best epoch; val_map only for multi-label datasets
 
 
 class MetricHistory(Callback):
-    """The metrics of each epoch, kept with the checkpoint and handed on once an epoch.
+    """The metrics of each epoch, saved in the checkpoint and logged once an epoch.
 
     Args:
-        log_metrics: called with (metrics, epoch); only on rank 0.
-        last_logged_epoch: the last epoch that was handed over already, in a run that is gone on with.
+        log_metrics: called with (metrics, epoch), only on rank 0.
+        last_logged_epoch: the last epoch that was logged before, in a resumed run; -1 in a new run.
     """
 
     def __init__(self, log_metrics: Callable[[dict[str, float], int], None], last_logged_epoch: int) -> None:
-        self.log_metrics = log_metrics  # `log` would be overwritten: Lightning gives callbacks its own
+        self.log_metrics = log_metrics  # not named `log`: Lightning sets that attribute of a callback
         self.last_logged_epoch = last_logged_epoch
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state from a checkpoint."""
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add a row for the epoch, and log it if it was not logged before."""
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
         known["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics = {name: known[name] for name in HISTORY_METRICS if name in known}
@@ -63,43 +66,47 @@ class MetricHistory(Callback):
             self.log_metrics(metrics, epoch)
 
     def to_csv(self) -> bytes:
-        """One row an epoch."""
+        """Return the history as CSV, with one row an epoch."""
         text = io.StringIO()
-        known = [name for name in HISTORY_METRICS if name != "val_map" or any(name in row for row in self.rows)]
-        writer = csv.DictWriter(text, ["epoch", *known], lineterminator="\n", restval="")
+        columns = [name for name in HISTORY_METRICS if name != "val_map" or any(name in row for row in self.rows)]
+        writer = csv.DictWriter(text, ["epoch", *columns], lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
 
 
 class FiniteLossCheck(Callback):
-    """Ends a training whose loss is NaN or infinite, and says at which batch.
+    """A check that ends a training whose loss is NaN or infinite, and names the batch.
 
-    The first bad batch is noted on the device; to look at it there makes a step wait for a GPU or for other ranks,
-    so that is done every `LOOK_EVERY` batches and at the end of an epoch. On one CPU it is done each time.
+    The first bad batch is recorded on the device. Reading it there makes a step wait for a GPU or for other ranks,
+    so it is read every `CHECK_EVERY_N_BATCHES` batches and at the end of an epoch. On one CPU it is read after
+    every batch.
     """
 
     CHECK_EVERY_N_BATCHES = 50
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_bad_batch = torch.full((), -1, device=pl_module.device)  # batch of this epoch; -1: none
+        """Reset the record of the first bad batch."""
+        self.first_bad_batch = torch.full((), -1, device=pl_module.device)  # its number in this epoch; -1: none
         self.every_batch = pl_module.device.type == "cpu" and trainer.world_size == 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Record the batch if its loss is not finite; raise UserError if it is time to check."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            good = torch.isfinite(loss.detach()) | (self.first_bad_batch >= 0)
-            self.first_bad_batch = torch.where(good, self.first_bad_batch, batch_idx)
+            keep = torch.isfinite(loss.detach()) | (self.first_bad_batch >= 0)
+            self.first_bad_batch = torch.where(keep, self.first_bad_batch, batch_idx)
         if self.every_batch or batch_idx % self.CHECK_EVERY_N_BATCHES == self.CHECK_EVERY_N_BATCHES - 1:
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise UserError if a loss of this epoch was not finite."""
         self._check(trainer)
 
     def _check(self, trainer: pl.Trainer) -> None:
-        if trainer.world_size > 1:  # a rank that stopped alone would leave the others waiting for it
+        if trainer.world_size > 1:  # the others would wait for a rank that stopped alone
             torch.distributed.all_reduce(self.first_bad_batch, torch.distributed.ReduceOp.MAX)
         if (batch := int(self.first_bad_batch)) >= 0:
             raise UserError(
@@ -109,7 +116,7 @@ class FiniteLossCheck(Callback):
 
 
 class PlainProgress(Callback):
-    """Progress as plain lines, for logs: one at the end of an epoch, and one every few seconds within it."""
+    """Progress as plain lines for logs: one at the end of an epoch, and one every `every_s` seconds within it."""
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
@@ -118,11 +125,13 @@ class PlainProgress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Print the batch number, at most every `every_s` seconds."""
         if trainer.is_global_zero and time.monotonic() - self.last_printed_at >= self.every_s:
             self._print(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        known = trainer.callback_metrics  # asked for by all ranks: they add up here
+        """Print the metrics of the epoch."""
+        known = trainer.callback_metrics  # read on all ranks: Lightning reduces them here
         if trainer.is_global_zero:
             values = {
                 name: float(known.get(name, math.nan))
@@ -131,14 +140,14 @@ class PlainProgress(Callback):
             }
             self._print(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
-    def _print(self, trainer: pl.Trainer, what: str) -> None:
+    def _print(self, trainer: pl.Trainer, text: str) -> None:
         self.last_printed_at = time.monotonic()
         print(
-            f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {what}",
+            f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {text}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
 
-def write_history(path: Path, curves: MetricHistory) -> None:
-    """The curves as CSV, for DVC's plots."""
-    write_bytes(path, curves.to_csv())
+def write_history(path: Path, history: MetricHistory) -> None:
+    """Write the history as CSV, for DVC's plots."""
+    write_bytes(path, history.to_csv())

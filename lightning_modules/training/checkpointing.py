@@ -1,7 +1,7 @@
-"""Checkpoints of an unfinished training: written by rename, named by their SHA-256, two of a kind kept.
+"""Checkpoints of an unfinished training: written atomically, named by their SHA-256, two of each kind.
 
-last-00000123-<sha256>.ckpt   the whole state after 123 steps
-best-00000003-<sha256>.ckpt   the whole state after epoch 3, which has the lowest validation loss
+last-00000123-<sha256>.ckpt   the complete state after 123 steps
+best-00000003-<sha256>.ckpt   the complete state after epoch 3, which has the lowest validation loss
 """
 
 import math
@@ -25,45 +25,48 @@ from imageset.utils.atomic_write import hash_file, sync_file
 
 CHECKPOINT_SUFFIX = ".ckpt"
 SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
-SYNC_EVERY_N_BATCHES = 10  # batches after which several ranks ask each other whether to write or to stop
+SYNC_EVERY_N_BATCHES = 10  # batches between two exchanges among several ranks whether to save or to stop
 
 
 class DigestCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames: a kill leaves all of it or none.
+    """Atomic reading and writing of checkpoints whose names hold their SHA-256.
 
-    The name ends in the SHA-256 of the bytes, so that one rename brings both, and what the disk has lost since is
-    seen before anything is unpickled.
+    A checkpoint is written to a partial file and renamed, so a killed process leaves a complete checkpoint or
+    none. The name ends in the SHA-256 of the bytes: one rename publishes both, and damage on the disk is detected
+    before anything is unpickled.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save `folder/stem` as `folder/stem-<sha256>.ckpt`, in place of an earlier file of that stem."""
+        """Save the path `folder/stem` as `folder/stem-<sha256>.ckpt`; it replaces an earlier file of that stem."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with beside.open("wb") as file:
+            with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            final = path.with_name(f"{path.name}-{hash_file(beside)}{CHECKPOINT_SUFFIX}")
-            os.replace(beside, final)
+            final = path.with_name(f"{path.name}-{hash_file(partial)}{CHECKPOINT_SUFFIX}")
+            os.replace(partial, final)
             sync_file(path.parent)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         for earlier in list_checkpoints(path.parent, path.name):
             if earlier != final:
                 earlier.unlink()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint of ours onto the CPU. Without unpickling wherever its contents allow that: a callback
-        of the user's may keep any object in it.
+        """Read a checkpoint of `save_checkpoint` onto the CPU.
+
+        Nothing is unpickled if the content allows it. A callback of the user may have saved any object; an intact
+        checkpoint with such an object is unpickled.
 
         Raises:
-            UserError: the file is not the one that was written.
+            UserError: the file is damaged: it does not match the SHA-256 in its name.
         """
         path = Path(path)
         if not is_intact(path):
-            raise UserError(f"{path}: damaged; remove it, and the checkpoint before it is used")
+            raise UserError(f"{path}: damaged; remove it to resume from the checkpoint before it")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -71,19 +74,19 @@ class DigestCheckpointIO(TorchCheckpointIO):
 
 
 def is_intact(path: Path) -> bool:
-    """True if the file holds the bytes that its name tells of."""
+    """Return whether the file matches the SHA-256 in its name."""
     return path.stem.rpartition("-")[2] == hash_file(path)
 
 
-def list_checkpoints(folder: Path, begin: str) -> list[Path]:
-    """The checkpoints whose names begin so, the newest first."""
-    return sorted(folder.glob(f"{begin}-*{CHECKPOINT_SUFFIX}"), reverse=True)
+def list_checkpoints(folder: Path, prefix: str) -> list[Path]:
+    """List the checkpoints whose names begin with `prefix`, the newest first."""
+    return sorted(folder.glob(f"{prefix}-*{CHECKPOINT_SUFFIX}"), reverse=True)
 
 
-def find_newest_intact(folder: Path, begin: str) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint that can be used, and the newer ones that cannot."""
+def find_newest_intact(folder: Path, prefix: str) -> tuple[Path | None, list[Path]]:
+    """Return the newest intact checkpoint, and the damaged ones that are newer."""
     damaged: list[Path] = []
-    for path in list_checkpoints(folder, begin):
+    for path in list_checkpoints(folder, prefix):
         if is_intact(path):
             return path, damaged
         damaged.append(path)
@@ -91,48 +94,55 @@ def find_newest_intact(folder: Path, begin: str) -> tuple[Path | None, list[Path
 
 
 class StopRequest:
-    """SIGTERM, obeyed at once by the exit status 143, or noted while a loop runs that will look for it."""
+    """A handler of SIGTERM that exits with status 143, or records the request for a loop that checks it.
+
+    Attributes:
+        is_requested: whether SIGTERM was received.
+        immediate: whether SIGTERM ends the process at once; otherwise it is only recorded.
+    """
 
     def __init__(self) -> None:
         self.is_requested = False
         self.immediate = True
 
     def listen(self) -> None:
-        """Take SIGTERM from whoever has it now."""
+        """Install this object as the handler of SIGTERM, in place of the present one."""
         signal.signal(signal.SIGTERM, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Record the request, and exit if it is to be served at once."""
         self.is_requested = True
         if self.immediate:
             raise SystemExit(SIGTERM_EXIT_STATUS)
 
 
 class ResumableCheckpoint(Checkpoint):
-    """Writes checkpoints every few minutes, after each epoch, and before a SIGTERM is obeyed.
+    """Checkpoints every few minutes, after each epoch, and before the training stops for SIGTERM.
 
-    After it, a training goes on with the next batch: the loader's place, the sums behind the metrics of an
-    unfinished epoch and whether the end was decided are in the checkpoint. Random draws are not, since they depend
-    on the place alone (docs/decisions/0003).
+    A resumed training continues with the next batch: the checkpoint holds the loader's position, the sums behind
+    the metrics of an unfinished epoch, and whether the training was about to stop. It holds no state of random
+    generators, since random draws depend on the position alone (docs/decisions/0003).
 
     Args:
-        folder: where the checkpoints are kept.
-        every_min: minutes between two checkpoints within an epoch; 0 for one after every batch.
-        stop: what SIGTERM asked for.
+        folder: folder of the checkpoints.
+        every_min: minutes between two checkpoints within an epoch; 0 saves one after every batch.
+        stop: the handler of SIGTERM.
     """
 
     def __init__(self, folder: Path, every_min: float, stop: StopRequest) -> None:
         self.folder, self.every_min, self.stop = folder, every_min, stop
         self.best_loss = math.inf
         self.best_epoch = -1
-        self.num_validated = 0  # epochs that ended here with a validation loss
+        self.num_validated = 0  # epochs that ended in this process with a validation loss
         self.is_within_epoch = False
-        self.restored_sums: dict[str, list[Tensor]] = {}  # of the metrics of an epoch that was begun by an earlier process
+        # metric -> [sum, weight] of an epoch that an earlier process began
+        self.restored_sums: dict[str, list[Tensor]] = {}
 
-    def best_path(self) -> Path:
-        """The checkpoint of the lowest validation loss.
+    def find_best_checkpoint(self) -> Path:
+        """Return the checkpoint of the lowest validation loss.
 
         Raises:
-            UserError: the validation loss was never finite, or the file is damaged.
+            UserError: no epoch ended, the validation loss was never finite, or the file is missing or damaged.
         """
         if self.best_epoch < 0 and not self.num_validated:
             raise UserError("the training ended before an epoch did; raise train.trainer.max_time in params.yaml")
@@ -149,22 +159,25 @@ class ResumableCheckpoint(Checkpoint):
         return path
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let SIGTERM wait for the next batch, and restore the position of the loader."""
         self.stop.immediate = False
-        self.stop.listen()  # Lightning's own handler, set just before, would end within an epoch without saving
-        # left undone by Lightning where the loader was made before the checkpoint was read, to count the steps
+        self.stop.listen()  # Lightning's handler, installed just before, ends within an epoch without saving
+        # Lightning skips this if the loader was created before the checkpoint was read, to count the steps.
+        # private API of pytorch_lightning, read in 2.6.6
         trainer.fit_loop._load_combined_loader_states()
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save a checkpoint if one is due or SIGTERM was received; then stop for SIGTERM."""
         if self.restored_sums:
             self._restore_sums(trainer)
         if not _is_resumable_point(trainer, batch_idx + 1):
             return
-        late = time.monotonic() - self.saved_at >= self.every_min * 60
-        stop, late = _reduce_over_ranks(trainer, self.stop.is_requested, late)
-        if stop or late:
+        is_due = time.monotonic() - self.saved_at >= self.every_min * 60
+        stop, is_due = _reduce_over_ranks(trainer, self.stop.is_requested, is_due)
+        if stop or is_due:
             self.is_within_epoch = True
             self._save(trainer, pl_module, f"last-{trainer.global_step:08d}")
             self.is_within_epoch = False
@@ -172,9 +185,10 @@ class ResumableCheckpoint(Checkpoint):
             raise SIGTERMException
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the checkpoint of the epoch, and again as the best one if its loss is the lowest."""
         loss = float(trainer.callback_metrics.get("val_loss", math.nan))
         self.num_validated += "val_loss" in trainer.callback_metrics
-        if loss < self.best_loss:  # never true of NaN
+        if loss < self.best_loss:  # False for NaN
             self.best_loss, self.best_epoch = loss, trainer.current_epoch
             self._save(trainer, pl_module, _format_best_stem(self.best_epoch))
         self._save(trainer, pl_module, f"last-{trainer.global_step:08d}")
@@ -185,6 +199,7 @@ class ResumableCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Add the state of this callback to the checkpoint."""
         checkpoint["convoy"] = {
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
@@ -195,22 +210,24 @@ class ResumableCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        kept = checkpoint["convoy"]
-        self.best_loss, self.best_epoch = kept["best_loss"], kept["best_epoch"]
-        trainer.should_stop = kept["should_stop"]
-        self.restored_sums = kept["sums"] if trainer.is_global_zero else {}
+        """Restore the state of this callback from the checkpoint."""
+        state = checkpoint["convoy"]
+        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
+        trainer.should_stop = state["should_stop"]
+        self.restored_sums = state["sums"] if trainer.is_global_zero else {}
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stem: str) -> None:
         _check_finite_weights(trainer, pl_module)
         trainer.save_checkpoint(self.folder / stem)
         self.saved_at = time.monotonic()
         if trainer.is_global_zero:
-            for kind in ("last", "best"):  # the last but one may name the best but one
+            for kind in ("last", "best"):  # the checkpoint before the last one may refer to the best one before
                 for path in list_checkpoints(self.folder, kind)[2:]:
                     path.unlink()
 
     def _restore_sums(self, trainer: pl.Trainer) -> None:
-        """Lightning begins each process with empty sums; what came before is added when the first batch is in."""
+        """Add the restored sums to Lightning's, which are empty until the first batch of a process."""
+        # private API of pytorch_lightning (_results) and torchmetrics (_computed), read in 2.6.6 and 1.9.0
         for name, metric in trainer.fit_loop.epoch_loop._results.items():
             if name in self.restored_sums:
                 value, weight = self.restored_sums.pop(name)
@@ -224,46 +241,57 @@ def _format_best_stem(epoch: int) -> str:
 
 
 def _is_resumable_point(trainer: pl.Trainer, num_done: int) -> bool:
-    """Whether a training can go on from here, `num_done` batches into an epoch: no gradients wait to be applied,
-    and no validation is due, which Lightning would not catch up on."""
-    ends_early = trainer.should_stop and trainer.fit_loop._can_stop_early  # e.g. the time is over
+    """Return whether a training can resume from here, `num_done` batches into an epoch.
+
+    It can if no accumulated gradients wait for a step and no validation is due: Lightning would skip both.
+    """
+    # private API of pytorch_lightning, read in 2.6.6
+    ends_early = trainer.should_stop and trainer.fit_loop._can_stop_early  # e.g. max_time is over
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or ends_early:
-        return False  # validation and the end of the epoch follow, and there a checkpoint is written
+        return False  # validation and the end of the epoch follow, where a checkpoint is saved
     every = trainer.val_check_batch
     validates = isinstance(every, int) and num_done % every == 0
     return num_done % trainer.accumulate_grad_batches == 0 and not validates
 
 
-def _reduce_over_ranks(trainer: pl.Trainer, stop: bool, late: bool) -> tuple[bool, bool]:
-    """What any of the ranks wants, all do; so that asking costs little they ask after every few batches only."""
+def _reduce_over_ranks(trainer: pl.Trainer, stop: bool, is_due: bool) -> tuple[bool, bool]:
+    """Return (stop, is_due), each True if it is True on any rank.
+
+    To keep the exchange cheap, several ranks exchange only every SYNC_EVERY_N_BATCHES batches; in between, both
+    are False.
+    """
     if trainer.world_size == 1:
-        return stop, late
+        return stop, is_due
     if (
         trainer.fit_loop.batch_idx % SYNC_EVERY_N_BATCHES
         and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
     ):
         return False, False
-    wishes = torch.tensor([stop, late], dtype=torch.int32, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
-    return bool(wishes[0]), bool(wishes[1])
+    flags = torch.tensor([stop, is_due], dtype=torch.int32, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags[0]), bool(flags[1])
 
 
 def _collect_metric_sums(trainer: pl.Trainer) -> dict[str, list[Tensor]]:
-    """What Lightning has added up for the means of this epoch, of all ranks together."""
-    found = {}
+    """Collect the sums and weights behind Lightning's means of this epoch, over all ranks."""
+    sums = {}
+    # private API of pytorch_lightning, read in 2.6.6
     for name, metric in trainer.fit_loop.epoch_loop._results.items():
         if metric.is_tensor and metric.meta.is_mean_reduction and not metric.has_reset:
             pair = [metric.value.clone(), metric.cumulated_batch_size.clone()]
             if trainer.world_size > 1:
-                for one in pair:
-                    one.data = one.to(trainer.strategy.root_device)
-                    torch.distributed.all_reduce(one)
-            found[name] = [one.cpu() for one in pair]
-    return found
+                for tensor in pair:
+                    tensor.data = tensor.to(trainer.strategy.root_device)
+                    torch.distributed.all_reduce(tensor)
+            sums[name] = [tensor.cpu() for tensor in pair]
+    return sums
 
 
 def _check_finite_weights(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """A loss may be finite and the step that follows from it not: such weights are kept by no checkpoint."""
+    """Raise UserError if a weight is not finite, so that no checkpoint holds it.
+
+    The step after a finite loss may still overflow.
+    """
     finite = torch.stack([torch.isfinite(weights).all() for weights in pl_module.parameters()]).all()
     if not finite:
         raise UserError(

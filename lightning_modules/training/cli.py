@@ -1,4 +1,4 @@
-"""LightningCLI over a section of params.yaml: what it says is what Lightning gets."""
+"""LightningCLI for one section of params.yaml: builds the trainer, the model and the data of a stage."""
 
 import logging
 import re
@@ -23,33 +23,38 @@ from lightning_modules.training.callbacks import PlainProgress
 from lightning_modules.training.distributed import apply_torchrun_env
 
 TRAINER_DEFAULTS = {
-    "logger": False,  # curves go to MLflow through callbacks.MetricHistory
+    "logger": False,  # callbacks.MetricHistory logs the metrics to MLflow
     "enable_model_summary": False,
-    "use_distributed_sampler": False,  # datamodule.BatchSampler gives each rank its part
+    "use_distributed_sampler": False,  # datamodule.BatchSampler gives each rank its share
     "num_sanity_val_steps": 0,
-    "enable_checkpointing": False,  # fit adds its own, which know where an unfinished training is kept
+    "enable_checkpointing": False,  # fit adds checkpointing.ResumableCheckpoint
 }
 STAGE_KEYS = {
     "seed_everything", "threads", "stop_at_error", "abstain_below", "checkpoint_every_min", "reference_pictures",
     "trainer", "data", "model",
 }  # fmt: skip
-HIDDEN_KEYS = ("help", "config", "print_config")  # what LightningCLI adds for a command line
+HIDDEN_KEYS = ("help", "config", "print_config")  # LightningCLI adds them for a command line
 
 
 class StageParser(LightningArgumentParser):
-    """A parser whose errors name the wrong key and the nearest right one, in one line."""
+    """A parser whose errors are one line and name the wrong key and the nearest known key."""
 
     stage = ""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises UserError instead of printing a page of usage."""
-        where = f"params.yaml: {self.stage}: "
-        # the parser of a class's own arguments reports through this method too, before the outer one does
-        text = " ".join(message.split()).replace(where, "")
-        raise UserError(where + self._simplify_message(text)) from ex
+        """Raise UserError instead of printing the usage.
+
+        Raises:
+            UserError: always; the message names the key.
+        """
+        prefix = f"params.yaml: {self.stage}: "
+        # the parser of a class's arguments calls this method too, before the outer parser does
+        text = " ".join(message.split()).replace(prefix, "")
+        raise UserError(prefix + self._simplify_message(text)) from ex
 
     def _simplify_message(self, text: str) -> str:
-        known = [a.dest for a in self._actions if a.dest not in HIDDEN_KEYS and not a.dest.endswith(".help")]
+        actions = self._actions  # private API of argparse, read in Python 3.11 with jsonargparse 4.53.0
+        known = [a.dest for a in actions if a.dest not in HIDDEN_KEYS and not a.dest.endswith(".help")]
         text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
         text = re.sub(
             r"^(?:[\w.]+: )?Group '([\w.]+)' does not accept option '([\w.]+)'",
@@ -63,8 +68,10 @@ class StageParser(LightningArgumentParser):
         if misfit := re.match(
             r"(.+?): Does not validate .*?Subtypes: \[(.+?)\] Errors: .*Given value: (.*)$", text
         ):
-            own = "auto, " if misfit[1] == "trainer.precision" else ""  # build_stage knows it, Lightning does not
-            return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {own}{_format_types(misfit[2])}"
+            extra = (
+                "auto, " if misfit[1] == "trainer.precision" else ""
+            )  # build_stage replaces auto before Lightning
+            return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {extra}{_format_types(misfit[2])}"
         if missing := re.match(r"(.+?): Type .* callable class: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
             return f"{missing[1]}.class_path: {missing[3]!r} cannot be used: {missing[2]}"
         return text[:400]
@@ -77,9 +84,10 @@ def _format_types(text: str) -> str:
 
 
 class StageCLI(LightningCLI):
-    """Builds trainer, model and data of one stage, and starts nothing."""
+    """Builds the trainer, the model and the data of a stage, and runs nothing."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys of the section that are not the trainer's, the model's or the data's."""
         parser.add_argument("--stop_at_error", type=float | None, default=None)
         parser.add_argument("--abstain_below", type=float | None, default=None)
         if getattr(parser, "stage", "") == "train":
@@ -95,20 +103,26 @@ def build_stage(
     path: Path,
     stage_keys: Collection[str] = (),
 ) -> StageCLI:
-    """The stage's section of params.yaml as objects: `.trainer`, `.model`, `.datamodule`, `.config`.
+    """Build the objects that a stage's section of params.yaml describes.
 
     Args:
-        own: keys of the section that the stage reads itself.
+        stage: name of the section.
+        model: class of the model.
+        data: class of the data module.
+        path: path of params.yaml.
+        stage_keys: keys of the section that the stage reads itself.
+
+    Returns:
+        The CLI with the attributes `trainer`, `model`, `datamodule` and `config`.
 
     Raises:
         UserError: the file, a key, a class path or a value is wrong; the message names it.
     """
     silence_lightning()
     section = load_section(path, stage)
-    for key in section.keys() - STAGE_KEYS.union(
-        stage_keys
-    ):  # LightningCLI passes over an unknown key that holds nothing
-        raise UserError(f"{path}: {stage}: unknown key '{key}'; {suggest_name(key, STAGE_KEYS.union(stage_keys))}")
+    known_keys = STAGE_KEYS.union(stage_keys)
+    for key in section.keys() - known_keys:  # LightningCLI ignores an unknown key whose value is empty
+        raise UserError(f"{path}: {stage}: unknown key '{key}'; {suggest_name(key, known_keys)}")
     section = {key: value for key, value in section.items() if key not in stage_keys}
     if "network" in (section.get("model") or {}):
         section["model"]["network"] = complete_network_spec(section["model"]["network"], stage)
@@ -117,7 +131,7 @@ def build_stage(
     if isinstance(section.get("trainer"), dict) and section["trainer"].get("precision") == "auto":
         section["trainer"]["precision"] = choose_precision(section["trainer"].get("accelerator"))
     parser_class = type("Parser", (StageParser,), {"stage": stage})
-    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of arguments it is not asked to read
+    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns about arguments that it does not read
     try:
         return StageCLI(
             model,
@@ -139,7 +153,14 @@ def build_stage(
 
 
 def complete_network_spec(network: Any, stage: str) -> dict[str, Any]:
-    """What stands in `model.network` in its full form, every argument of the network with its value.
+    """Return `model.network` in its full form, with the value of every argument of the network.
+
+    Args:
+        network: the value of `model.network`: a name, a class path, or a mapping.
+        stage: name of the section, for messages.
+
+    Returns:
+        {"class_path", "init_args"}.
 
     Raises:
         UserError: there is no such network, or it does not take these arguments.
@@ -150,18 +171,18 @@ def complete_network_spec(network: Any, stage: str) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"params.yaml: {stage}: {error}") from error
     parser = type("Parser", (StageParser,), {"stage": f"{stage}.model.network"})()
-    given = set(registry.list_dataset_arguments(factory))
+    from_dataset = set(registry.list_dataset_arguments(factory))
     if isinstance(factory, type):
-        parser.add_class_arguments(factory, skip=given, fail_untyped=False)
+        parser.add_class_arguments(factory, skip=from_dataset, fail_untyped=False)
     else:
-        parser.add_function_arguments(factory, skip=given, fail_untyped=False)
+        parser.add_function_arguments(factory, skip=from_dataset, fail_untyped=False)
     arguments = _to_plain(parser.parse_object(spec["init_args"]))
     arguments.pop("config", None)
     return {"class_path": spec["class_path"], "init_args": arguments}
 
 
 def choose_precision(accelerator: str | None) -> str:
-    """What `precision: auto` means here: bf16-mixed on a GPU or a CPU that has it in hardware, else 32-true."""
+    """Return the value for `precision: auto`: bf16-mixed if the GPU or the CPU has bf16 in hardware, else 32-true."""
     if accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif accelerator in (None, "auto", "cpu"):
@@ -172,19 +193,20 @@ def choose_precision(accelerator: str | None) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """True for a CPU with AVX512-BF16 or AMX: a convolution then takes about half the time that float32 takes."""
+    """Return whether the CPU has AVX512-BF16 or AMX, where a convolution takes about half the time of float32."""
+    # private API of torch, read in 2.15.0
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def build_progress_options() -> dict[str, Any]:
-    """A bar in a terminal, plain lines in a log."""
+    """Build the options of the Trainer that show progress: a bar in a terminal, plain lines in a log."""
     if sys.stderr.isatty():
         return {"callbacks": [TQDMProgressBar(leave=True)]}
     return {"callbacks": [PlainProgress(every_s=10.0)], "enable_progress_bar": False}
 
 
 def silence_lightning() -> None:
-    """Lightning's tips and banners stay out of the log; its errors stay in."""
+    """Keep Lightning's tips and banners out of the log; its errors are still logged."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning", category=UserWarning)
@@ -194,7 +216,7 @@ def silence_lightning() -> None:
 
 
 def to_plain_config(config: Any) -> dict[str, Any]:
-    """A parsed configuration as plain mappings, lists and numbers, without LightningCLI's own `config`."""
+    """Return a parsed configuration as plain mappings, lists and scalars, without LightningCLI's key `config`."""
     loaded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_to_plain(config)))
     loaded.pop("config", None)
     return loaded

@@ -21,7 +21,13 @@ from lightning_modules.tracking.offline_queue import (
 from lightning_modules.tracking.offline_run import OfflineRun
 from lightning_modules.tracking.provenance import make_patch, read_git_commit
 from lightning_modules.tracking.run import TrackedRun
-from lightning_modules.tracking.tags import GIT_COMMIT_TAG
+from lightning_modules.tracking.tags import (
+    DATASET_FOLDER,
+    DATASET_TAG,
+    FINGERPRINT_TAG,
+    GIT_COMMIT_TAG,
+    SOURCE_FOLDER,
+)
 from lightning_modules.training.unfinished_training import RunState
 
 if TYPE_CHECKING:
@@ -29,67 +35,92 @@ if TYPE_CHECKING:
 
 
 def read_dataset_digest(project: Path, store: ImageStore) -> str:
-    """DVC's hash of the normalized dataset; inside a running stage `dvc.lock` holds the current one."""
+    """Return DVC's hash of the normalized dataset, or a part of its fingerprint without DVC.
+
+    While a stage runs, `dvc.lock` holds the current hash.
+    """
     try:
         lock = yaml.safe_load((project / "dvc.lock").read_text())
         return str(lock["stages"]["normalize"]["outs"][0]["md5"])
     except (OSError, KeyError, TypeError, IndexError, yaml.YAMLError):
-        return store.fingerprint[:32]  # trained without DVC: our own, cut to the length MLflow takes
+        return store.fingerprint[:32]  # without DVC; cut to the length that MLflow accepts
 
 
-def open_run(project: Path, work: RunState, dataset: Mapping[str, str], config: Mapping[str, Any]) -> TrackedRun:
-    """The MLflow run of this training, with its parameters and its dataset."""
+def open_run(
+    project: Path, run_state: RunState, dataset: Mapping[str, str], config: Mapping[str, Any]
+) -> TrackedRun:
+    """Open the MLflow run of this training, or resume it, and log its parameters and its dataset.
+
+    Args:
+        project: folder of the project.
+        run_state: state of the unfinished training; it keeps the id of the run.
+        dataset: `name`, `fingerprint` and `digest` of the normalized dataset.
+        config: the section `train` of params.yaml.
+    """
     commit = read_git_commit(project)
-    tags = {"convoy.dataset": dataset["name"], "convoy.fingerprint": dataset["fingerprint"]}
+    tags = {DATASET_TAG: dataset["name"], FINGERPRINT_TAG: dataset["fingerprint"]}
     tags |= {GIT_COMMIT_TAG: commit} if commit else {}
-    earlier = work.run_id
+    previous_run_id = run_state.run_id
     network = config["model"]["network"]["class_path"].rpartition(".")[-1]
     name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
     if is_tracking_server(project):
-        run: TrackedRun = open_server_run(project, work, dataset["name"], earlier, name, tags)
+        run: TrackedRun = open_server_run(project, run_state, dataset["name"], previous_run_id, name, tags)
     else:
         client = connect_to_mlflow(project)
-        close_killed_runs(client, work)
-        run = TrackedRun.open(client, ensure_experiment(client, dataset["name"], project), earlier, name, tags)
-    work.save_run_id(run.run_id)
-    described = work.folder / "described"
-    if not run.has_id(earlier) or not described.exists():
+        close_killed_runs(client, run_state)
+        run = TrackedRun.open(
+            client, ensure_experiment(client, dataset["name"], project), previous_run_id, name, tags
+        )
+    run_state.save_run_id(run.run_id)
+    described_path = run_state.folder / "described"
+    if not run.has_id(previous_run_id) or not described_path.exists():
         run.log_params(config)
         run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
         page = project / config["data"]["store"] / "dataset.html"
         if page.exists():
-            run.log_artifact(page, "dataset")
-        write_bytes(work.folder / "changes.patch", make_patch(project))
-        run.log_artifact(work.folder / "changes.patch", "source")
-        write_bytes(described, b"")
+            run.log_artifact(page, DATASET_FOLDER)
+        write_bytes(run_state.folder / "changes.patch", make_patch(project))
+        run.log_artifact(run_state.folder / "changes.patch", SOURCE_FOLDER)
+        write_bytes(described_path, b"")
     if isinstance(run, OfflineRun):
         run.raise_on_rejection = False
     return run
 
 
 def open_server_run(
-    project: Path, work: RunState, experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
+    project: Path, run_state: RunState, experiment: str, run_id: str | None, name: str, tags: Mapping[str, str]
 ) -> OfflineRun:
-    """The same on a server, which may be away; one that is there is first sent what has waited for it."""
-    with suppress(TrackingServerUnavailable):  # said when the first entry cannot be sent
+    """Open the MLflow run on a tracking server, which may be unavailable.
+
+    If the server is available, the queued entries are sent first.
+
+    Args:
+        project: folder of the project.
+        run_state: state of the unfinished training.
+        experiment: name of the experiment.
+        run_id: id of the run to resume, if there is one.
+        name: name of a new run.
+        tags: tags of the run.
+    """
+    with suppress(TrackingServerUnavailable):  # reported when the first entry cannot be sent
         client = connect_to_server(project)
         sync_queues(project)
-        close_killed_runs(client, work)
+        close_killed_runs(client, run_state)
     return OfflineRun.open(project, experiment, run_id, name, tags)
 
 
-def close_killed_runs(client: "MlflowClient", work: RunState) -> None:
-    """Say KILLED of the trainings beside this one that MLflow takes for running and that no process runs."""
+def close_killed_runs(client: "MlflowClient", run_state: RunState) -> None:
+    """Mark other trainings KILLED that MLflow shows as running although their process died."""
     from mlflow.exceptions import MlflowException
 
-    for note in sorted(work.folder.parent.glob("*/run_id")):
-        other = RunState(note.parent)
-        if other.folder == work.folder or other.is_locked() or other.run_id is None:
+    for path in sorted(run_state.folder.parent.glob("*/run_id")):
+        killed = RunState(path.parent)
+        if killed.folder == run_state.folder or killed.is_locked() or killed.run_id is None:
             continue
-        outbox = find_queue(work.folder.parent.parent.parent, other.run_id)
-        run_id = outbox.run_id if outbox is not None else other.run_id
+        queue = find_queue(run_state.folder.parent.parent.parent, killed.run_id)
+        run_id = queue.run_id if queue is not None else killed.run_id
         try:
             if client.get_run(run_id).info.status == "RUNNING":
                 client.set_terminated(run_id, "KILLED")
-        except MlflowException:  # that run was deleted
+        except MlflowException:  # the run was deleted
             continue

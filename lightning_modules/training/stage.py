@@ -1,4 +1,4 @@
-"""The stage `run_trainer`: params.yaml and a normalized dataset in, a bundle and its MLflow run out."""
+"""The stage `train`: trains a network on a normalized dataset and writes a model bundle and its MLflow run."""
 
 import json
 import re
@@ -51,23 +51,26 @@ from lightning_modules.training.distributed import (
 from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
 from lightning_modules.training.unfinished_training import RunState, compute_training_key
 
-NUM_WHITENING_IMAGES = 2048  # pictures that a first layer is computed from, see networks.speednet
-OUT_OF_MEMORY_MESSAGES = (
+NUM_WHITENING_IMAGES = 2048  # images that a first layer is computed from, see networks.speednet
+OUT_OF_MEMORY_MESSAGES = (  # parts of torch's messages
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "bad_alloc",
-)  # as torch says it
-ENDLESS_PATIENCE = 2**31  # epochs: patience of an EarlyStopping that waits for its threshold alone
+)
+ENDLESS_PATIENCE = 2**31  # epochs; the patience of an EarlyStopping that stops only at its threshold
 
 
 def fit(project: Path) -> None:
-    """Train as params.yaml says and write `data/models/classifier/`.
+    """Train as params.yaml describes, and write `data/models/classifier/`.
 
-    Interrupted and called again, it goes on after the last checkpoint, in the same MLflow run.
+    A call after an interrupted one resumes from the last checkpoint, in the same MLflow run.
+
+    Args:
+        project: folder of the project.
 
     Raises:
-        UserError: a wrong setting, a broken dataset, a loss that is not finite, too little memory.
+        UserError: a setting is wrong, the dataset is damaged, the loss is not finite, or memory runs out.
         SystemExit: 143 after SIGTERM.
     """
     stop = StopRequest()
@@ -88,13 +91,13 @@ def fit(project: Path) -> None:
     prepare_training(cli, config, store, project)
 
     num_ranks = cli.trainer.world_size
-    work = RunState(project / ".cache" / "train" / compute_training_key(store, config, num_ranks))
+    run_state = RunState(project / ".cache" / "train" / compute_training_key(store, config, num_ranks))
     launcher = watch_ranks(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
-            fit_and_log(project, cli, config, work, stop)
+            fit_and_log(project, cli, config, run_state, stop)
         else:
-            run_trainer(cli, work, None, stop)
+            run_trainer(cli, run_state, None, stop)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             size = max(store.spec.shape)
@@ -102,8 +105,8 @@ def fit(project: Path) -> None:
                 f"out of memory; lower train.data.batch_size (now {config['data']['batch_size']}) or "
                 f"normalize.size_px (now {size}) in params.yaml"
             ) from error
-        if lost := describe_lost_rank(error, launcher, num_ranks):
-            raise lost from error
+        if user_error := describe_lost_rank(error, launcher, num_ranks):
+            raise user_error from error
         raise
     finally:
         if launcher is not None:
@@ -111,23 +114,23 @@ def fit(project: Path) -> None:
 
 
 def fit_and_log(
-    project: Path, cli: StageCLI, config: Mapping[str, Any], work: RunState, stop: StopRequest
+    project: Path, cli: StageCLI, config: Mapping[str, Any], run_state: RunState, stop: StopRequest
 ) -> None:
-    """What rank 0 does: the training as an MLflow run that says how it ended."""
+    """Train and log an MLflow run with its final status, on rank 0."""
     store: ImageStore = cli.datamodule.store
-    with work.run_lock():
+    with run_state.run_lock():
         dataset = {
             "name": store.name,
             "fingerprint": store.fingerprint,
             "digest": read_dataset_digest(project, store),
         }
-        run = open_run(project, work, dataset, config)
+        run = open_run(project, run_state, dataset, config)
         if isinstance(launcher := cli.trainer.strategy.launcher, WatchedLauncher):
             launcher.on_failure = lambda: run.close("FAILED")
         try:
-            curves, keep = run_trainer(cli, work, run, stop)
-            save_best_model(project, run, cli, config, dataset, curves, keep)
-            shutil.rmtree(work.folder)
+            history, checkpoint_callback = run_trainer(cli, run_state, run, stop)
+            save_best_model(project, run, cli, config, dataset, history, checkpoint_callback)
+            shutil.rmtree(run_state.folder)
             run.close("FINISHED")
         except BaseException as error:
             run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
@@ -135,14 +138,24 @@ def fit_and_log(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """True for what Python, torch on a CPU and torch on a GPU raise where there is no memory left."""
+    """Return whether the error means that memory ran out, in Python or in torch on a CPU or a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> None:
-    """Give the model what only the dataset knows, and the seed to both."""
+    """Build the model for the dataset, and seed the model and the data.
+
+    Args:
+        cli: the trainer, the model and the data of the stage.
+        config: the section `train` of params.yaml; it receives the resolved network and the digest of the weights.
+        store: the normalized dataset.
+        project: folder of the project.
+
+    Raises:
+        UserError: a setting does not fit the dataset, the ranks or the network.
+    """
     seed = config["seed_everything"]
     cli.model.seed = cli.datamodule.seed = 0 if seed is True else int(seed)
     cli.datamodule.balanced = cli.model.imbalance == "sampler"
@@ -150,18 +163,18 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
     check_ranks(cli, config, store)
     try:
         config["model"]["network"] = cli.model.network_spec = resolve_stem(cli.model.network_spec, store.spec.size)
-        source = None
+        weights = None
         if cli.model.weights is not None:
             if cli.model.weights.startswith("models:/"):
                 connect_to_mlflow(project)
-            source = read_weights(cli.model.weights, cli.model.network_spec, load_bundle)
-            config["model"]["weights_sha256"] = source.digest  # logged, and part of what a training is
+            weights = read_weights(cli.model.weights, cli.model.network_spec, load_bundle)
+            config["model"]["weights_sha256"] = weights.digest  # logged, and part of the training key
         split = store.split("train")
-        pictures = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
-        said = cli.model.build(store.mean, store.std, store.classes, split.labels, source, pictures)
+        images = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
+        summary = cli.model.build(store.mean, store.std, store.classes, split.labels, weights, images)
         check_network(cli.model.network, store.spec.shape, len(store.classes))
-        if said and cli.trainer.is_global_zero:
-            print(f"train: {said}", flush=True)
+        if summary and cli.trainer.is_global_zero:
+            print(f"train: {summary}", flush=True)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -169,22 +182,22 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
 
 
 def check_trainer(cli: StageCLI) -> None:
-    """Raise UserError for options of the Trainer that would fail only at the first step, or at the end."""
+    """Raise UserError for options of the Trainer that would fail only at the first step or at the end."""
     trainer = cli.trainer
     if trainer.precision.endswith("-true") and trainer.precision != "32-true":
         raise UserError(
-            f"params.yaml: train: trainer.precision: {trainer.precision} keeps the weights themselves so, and "
-            "pictures are normalized to 32 bits; give 32-true, bf16-mixed or 16-mixed"
+            f"params.yaml: train: trainer.precision: {trainer.precision} stores the weights in this precision, "
+            "but pictures are normalized to 32 bits; give 32-true, bf16-mixed or 16-mixed"
         )
     if trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
         raise UserError(
-            "params.yaml: train: trainer.max_epochs has no end, and the learning rate falls towards one; "
-            "give a number (trainer.max_time may end it earlier)"
+            "params.yaml: train: trainer.max_epochs is unlimited, but the learning rate falls until the last "
+            "epoch; give a number (trainer.max_time may end the training earlier)"
         )
 
 
 def check_ranks(cli: StageCLI, config: Mapping[str, Any], store: ImageStore) -> None:
-    """Raise UserError for what several processes cannot do."""
+    """Raise UserError for settings that several processes do not support."""
     if (num_ranks := cli.trainer.world_size) == 1:
         return
     if config["trainer"]["sync_batchnorm"] and cli.trainer.strategy.root_device.type == "cpu":
@@ -198,51 +211,60 @@ def check_ranks(cli: StageCLI, config: Mapping[str, Any], store: ImageStore) -> 
 
 
 def run_trainer(
-    cli: StageCLI, work: RunState, run: TrackedRun | None, stop: StopRequest
+    cli: StageCLI, run_state: RunState, run: TrackedRun | None, stop: StopRequest
 ) -> tuple[MetricHistory, ResumableCheckpoint]:
-    """Run Lightning's loop; returns the curves and the callback that kept the best epoch.
+    """Run Lightning's training loop, from the last checkpoint if there is one.
+
+    Args:
+        cli: the trainer, the model and the data of the stage.
+        run_state: state of the unfinished training.
+        run: MLflow run that receives the metrics; None on other ranks than 0.
+        stop: the handler of SIGTERM.
+
+    Returns:
+        The metrics of each epoch, and the callback that knows the best checkpoint.
 
     Raises:
         SystemExit: 143 after SIGTERM.
     """
     trainer: Any = cli.trainer
-    resume = work.resume(tidy=trainer.is_global_zero)
-    through = run.last_step("train_loss") if run is not None and resume is not None else -1
-    log = run.log_metrics if run is not None else lambda metrics, step: None
-    curves = MetricHistory(log, through)
-    keep = ResumableCheckpoint(work.folder, cli.config["checkpoint_every_min"], stop)
-    same = RankConsistencyCheck({"training": work.folder.name, "last checkpoint": resume.name if resume else ""})
+    checkpoint = run_state.find_checkpoint(remove_damaged=trainer.is_global_zero)
+    last_logged_epoch = run.last_step("train_loss") if run is not None and checkpoint is not None else -1
+    log_metrics = run.log_metrics if run is not None else lambda metrics, step: None
+    history = MetricHistory(log_metrics, last_logged_epoch)
+    checkpoint_callback = ResumableCheckpoint(run_state.folder, cli.config["checkpoint_every_min"], stop)
+    rank_values = {"training": run_state.folder.name, "last checkpoint": checkpoint.name if checkpoint else ""}
     trainer.callbacks = [
-        same,
+        RankConsistencyCheck(rank_values),
         *trainer.callbacks,
         FiniteLossCheck(),
-        curves,
+        history,
         *make_early_stopping(cli.config),
-        keep,
+        checkpoint_callback,
     ]
     trainer.strategy.checkpoint_io = DigestCheckpointIO()
-    if resume is not None and trainer.is_global_zero:
-        print(f"train: going on after step {parse_num_steps(resume):,}, from {resume}", flush=True)
+    if checkpoint is not None and trainer.is_global_zero:
+        print(f"train: resuming after step {parse_num_steps(checkpoint):,}, from {checkpoint}", flush=True)
     try:
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
-    except SIGTERMException as error:  # by itself it would end the process with status 0
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
+    except SIGTERMException as error:  # uncaught, it ends the process with status 0
         raise SystemExit(SIGTERM_EXIT_STATUS) from error
     finally:
         stop.immediate = True
     if isinstance(trainer.strategy.launcher, WatchedLauncher):
         trainer.strategy.launcher.finished.set()
-    if stop.is_requested:  # too late for the loop to see it
+    if stop.is_requested:  # received after the loop checked for the last time
         raise SystemExit(SIGTERM_EXIT_STATUS)
-    return curves, keep
+    return history, checkpoint_callback
 
 
 def parse_num_steps(checkpoint: Path) -> int:
-    """How many steps a checkpoint comes after."""
+    """Return the number of steps before a checkpoint, from its name."""
     return int(re.split("[-.]", checkpoint.name)[1])
 
 
 def make_early_stopping(config: Any) -> list[pl.Callback]:
-    """Ends the training when the validation error reaches `stop_at_error`."""
+    """Make the callback that ends the training when the validation error reaches `stop_at_error`."""
     if config["stop_at_error"] is None:
         return []
     return [
@@ -258,14 +280,24 @@ def save_best_model(
     cli: StageCLI,
     config: Mapping[str, Any],
     dataset: Mapping[str, str],
-    curves: MetricHistory,
-    keep: ResumableCheckpoint,
+    history: MetricHistory,
+    checkpoint_callback: ResumableCheckpoint,
 ) -> None:
-    """Write the stage's output and log the model of the best epoch."""
+    """Write the stage's output and log the model of the best epoch.
+
+    Args:
+        project: folder of the project.
+        run: MLflow run that receives the model.
+        cli: the trainer, the model and the data of the stage.
+        config: the section `train` of params.yaml.
+        dataset: `name`, `fingerprint` and `digest` of the normalized dataset.
+        history: the metrics of each epoch.
+        checkpoint_callback: knows the checkpoint of the best epoch.
+    """
     store: ImageStore = cli.datamodule.store
-    checkpoint = DigestCheckpointIO().load_checkpoint(keep.best_path())
+    checkpoint = DigestCheckpointIO().load_checkpoint(checkpoint_callback.find_best_checkpoint())
     cli.model.load_state_dict(checkpoint["state_dict"])
-    row = curves.rows[checkpoint["epoch"]]
+    row = history.rows[checkpoint["epoch"]]
     info = BundleInfo(
         network=config["model"]["network"],
         classes=store.classes,
@@ -278,21 +310,23 @@ def save_best_model(
         git_commit=read_git_commit(project),
         lock_sha256=hash_lock_file(project),
     )
-    info = replace(info, **fit_calibration(Bundle(info, cli.model.served, ""), store, config))
+    info = replace(info, **fit_calibration(Bundle(info, cli.model.serving_network, ""), store, config))
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
-    reference = make_reference_sample(Bundle(info, cli.model.served, ""), store, config["reference_pictures"])
-    save_bundle(output, info, cli.model.served, reference)
-    write_history(output / "history.csv", curves)
+    reference = make_reference_sample(
+        Bundle(info, cli.model.serving_network, ""), store, config["reference_pictures"]
+    )
+    save_bundle(output, info, cli.model.serving_network, reference)
+    write_history(output / "history.csv", history)
     model_uri = log_model(run, output, info, store)
     run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])
-    note = {
+    run_info = {
         "run_id": run.run_id,
         "experiment": dataset["name"],
         "model_uri": model_uri,
         "dataset": dict(dataset),
     }
-    write_bytes(output / "run.json", (json.dumps(note, indent=2) + "\n").encode())
+    write_bytes(output / "run.json", (json.dumps(run_info, indent=2) + "\n").encode())
     print(
         f"train: best epoch {checkpoint['epoch'] + 1}, "
         f"{', '.join(f'{name} {value:.4f}' for name, value in info.metrics.items())}; "
@@ -302,12 +336,20 @@ def save_best_model(
 
 
 def fit_calibration(bundle: Bundle, store: ImageStore, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the probabilities of a trained network honest, from one more pass over the validation split: the
-    bundle's temperature, and where a picture may bear several labels their thresholds."""
+    """Calibrate the probabilities of a trained network, in another pass over the validation split.
+
+    Args:
+        bundle: the trained network.
+        store: the normalized dataset.
+        config: the section `train` of params.yaml.
+
+    Returns:
+        The bundle's `temperature`, and `thresholds` of the labels if the dataset is multi-label.
+    """
     split = store.split("val")
     logits = Scorer(bundle).split_logits(split, config["data"]["batch_size"])
     temperature = fit_temperature(logits, split.labels)
     if not store.multi_label:
         return {"temperature": temperature}
-    known = to_probabilities(logits, temperature, multi_label=True)
-    return {"temperature": temperature, "thresholds": fit_thresholds(known, split.labels)}
+    probabilities = to_probabilities(logits, temperature, multi_label=True)
+    return {"temperature": temperature, "thresholds": fit_thresholds(probabilities, split.labels)}

@@ -28,7 +28,7 @@ def project(served, tmp_path, monkeypatch) -> Path:
 def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     checked = full_check()
     assert checked.problems == [] and len(checked.findings) == 6
-    assert re.search(r"^checked   20.*: 6 things looked at, 0 wrong$", report_status(project), re.M)
+    assert re.search(r"^checked   20.*: 6 checks, 0 problems$", report_status(project), re.M)
 
     shard = next((project / "data/raw").glob("*.tar"))
     shard.chmod(0o644)
@@ -39,17 +39,17 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     with pytest.raises(UserError) as wrong:
         full_check()
     found = str(wrong.value)
-    assert "full check: 6 things looked at, 4 wrong" in found
-    assert f"data: data/raw/{shard.name} has other bytes" in found
+    assert "full check: 6 checks, 4 problems" in found
+    assert f"data: data/raw/{shard.name} has changed" in found
     assert "stages: data/raw.dvc is out of date (data/raw modified)" in found
     assert "stages: normalize is out of date (data/raw modified)" in found
-    assert "ledger: line 3, about digits-few version 1, has no end" in found
+    assert "ledger: line 3, about digits-few version 1, is unfinished" in found
     wrong = [
         line
         for line in report_status(project).splitlines()
         if re.match(r"wrong +the full check of 20.* found: ", line)
     ]
-    assert len(wrong) == 4 and f"data/raw/{shard.name} has other bytes" in wrong[0]
+    assert len(wrong) == 4 and f"data/raw/{shard.name} has changed" in wrong[0]
 
 
 def test_the_inbox_is_tagged_once_and_nothing_to_do_is_no_failure(project, served):

@@ -61,7 +61,7 @@ def predict(folder: Path, new_only: bool) -> str:
         bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, workers=1
     )
     parts, pictures = answers.open_cache(folder / "parts"), open_images(str(folder / "pictures"))
-    with parts.alone(wait=lambda: None):
+    with parts.cache_lock(on_busy=lambda: None):
         counts = predict_table(
             pictures, answers, parts, folder / "out.parquet", SilentProgress(), new_only=new_only
         )

@@ -53,7 +53,8 @@ def test_a_source_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -
     for file in source.rglob("*.png"):
         file.write_bytes(b"")
     report = check_source(source, rule=SplitRule(0, 0.2, 0.2), workers=1)
-    assert (report.num_pictures, report.num_sound) == (4, 0) and "4 of 4 pictures are refused" in str(report.stop_reason)
+    assert (report.num_pictures, report.num_sound) == (4, 0)
+    assert "4 of 4 pictures are refused" in str(report.stop_reason)
 
 
 def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:

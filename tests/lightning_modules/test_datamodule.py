@@ -119,8 +119,10 @@ def test_the_balanced_sampler_draws_all_classes_alike_by_seed_and_epoch():
     assert np.array_equal(first, np.concatenate(list(sampler)))
     sampler.set_epoch(1)
     assert not np.array_equal(first, np.concatenate(list(sampler)))
-    parts = [list(BatchSampler(1000, 50, seed=1, rank=r, num_ranks=2, probabilities=compute_sampling_probs(labels)))
-             for r in (0, 1)]  # fmt: skip
+    probabilities = compute_sampling_probs(labels)
+    parts = [
+        list(BatchSampler(1000, 50, seed=1, rank=r, num_ranks=2, probabilities=probabilities)) for r in (0, 1)
+    ]
     assert sorted(np.concatenate([*parts[0], *parts[1]]).tolist()) == sorted(first.tolist())
 
 

@@ -50,7 +50,7 @@ class Desk:
         self.answers.engine.logits = counting
 
     def predict(self, source: Path | str, out: Path, **options) -> list[dict]:
-        with self.parts.alone(wait=lambda: None):
+        with self.parts.cache_lock(on_busy=lambda: None):
             predict_table(open_images(str(source)), self.answers, self.parts, out, SilentProgress(), **options)
         return pq.read_table(out).to_pylist() if out.suffix == ".parquet" else []
 

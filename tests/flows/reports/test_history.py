@@ -12,7 +12,7 @@ from imageset.exceptions import UserError
 def decide(project, monkeypatch, when: str, version: int, before: dict, after: dict, **more) -> None:
     """A decision of a day, carried out."""
     time = datetime.fromisoformat(when).replace(tzinfo=UTC).isoformat()
-    monkeypatch.setattr(ledger, "utc_now_iso", lambda: time)
+    monkeypatch.setattr(ledger, "format_utc_now", lambda: time)
     entry = {"event": ledger.DECISION, "model": "digits", "version": version, "serves": after != before,
              "reason": f"reason {version}", "before": before, "after": after, **more}  # fmt: skip
     line = ledger.append_entry(project, entry)

@@ -47,7 +47,7 @@ def test_a_program_of_one_thread_forks_its_workers_and_what_dies_is_named_all_th
         "with ProcessExecutor(2) as pool:\n"
         "    assert all(isinstance(one, ForkedProcess) for one in pool._idle)\n"
         "    items = enumerate([b'fine', b'die', b'hang', b'fine'])\n"
-        "    for number, found in map_stream(items, misbehave, crew=pool, timeout_s=0.5):\n"
+        "    for number, found in map_stream(items, misbehave, executor=pool, timeout_s=0.5):\n"
         "        print(number, getattr(found, 'reason', found))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_modules.evaluation.bootstrap import Bootstrap, resampling_units, sum_by_key, wilson_interval
+from lightning_modules.evaluation.bootstrap import Bootstrap, assign_resampling_units, sum_by_key, compute_wilson_interval
 
 
 def share(right):
@@ -29,7 +29,9 @@ def test_nine_of_ten_intervals_of_nine_tenths_hold_the_truth():
 
 def test_the_same_seed_gives_the_same_interval():
     right = np.arange(50) % 3 > 0
-    first, second, other = (Bootstrap(100, 0.9, seed).compute_intervals(np.arange(50), share(right)) for seed in (1, 1, 2))
+    first, second, other = (
+        Bootstrap(100, 0.9, seed).compute_intervals(np.arange(50), share(right)) for seed in (1, 1, 2)
+    )
     assert first == second != other
 
 
@@ -38,13 +40,13 @@ def test_pictures_of_one_patient_are_drawn_together_and_say_less():
     groups = [f"patient {i // 10}" for i in range(200)]
     alone, together = (
         Bootstrap(500, 0.95, 0).compute_intervals(units, share(right))["accuracy"]
-        for units in (np.arange(200), resampling_units(groups))
+        for units in (np.arange(200), assign_resampling_units(groups))
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
 
 
 def test_pictures_without_a_group_are_units_of_their_own():
-    assert len(set(resampling_units([None, "a", "a", None]).tolist())) == 3
+    assert len(set(assign_resampling_units([None, "a", "a", None]).tolist())) == 3
 
 
 def test_each_resample_holds_as_many_units_as_there_are():
@@ -58,6 +60,6 @@ def test_weights_are_summed_by_key_and_a_key_without_pictures_gets_nothing():
 
 
 def test_wilsons_interval_of_the_textbook():
-    low, high = wilson_interval(8, 10, 0.95)
+    low, high = compute_wilson_interval(8, 10, 0.95)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert wilson_interval(5, 5, 0.95)[1] == pytest.approx(1.0)
+    assert compute_wilson_interval(5, 5, 0.95)[1] == pytest.approx(1.0)

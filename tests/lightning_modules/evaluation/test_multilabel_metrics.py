@@ -36,7 +36,9 @@ def test_weights_count_like_copies_of_the_pictures(name):
     for row in next(iter_resamples(one, 3, seed=0)):
         copies = np.repeat(np.arange(200), row.astype(int))
         alone = make(one.labels[copies], one.candidate[copies], one.candidate_predicted[copies])(ONES)
-        assert make(one.labels, one.candidate, one.candidate_predicted)(row[None])[0] == pytest.approx(alone[0], abs=1e-9)
+        assert make(one.labels, one.candidate, one.candidate_predicted)(row[None])[0] == pytest.approx(
+            alone[0], abs=1e-9
+        )
 
 
 def test_the_metrics_are_those_of_scikit_learn():

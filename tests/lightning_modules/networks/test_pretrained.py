@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imageset.exceptions import UserError
-from lightning_modules.bundle import BundleInfo, save_bundle
+from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
 from lightning_modules.networks.factory import make_network
 from lightning_modules.networks.pretrained import (
     IMAGENET_STATISTICS,
@@ -26,8 +26,12 @@ SPEC = {"class_path": "lightning_modules.networks.TorchvisionNet", "init_args": 
 CLASSES = ("daisy", "rose", "tulip")
 TEN = tuple("0123456789")
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def read_unregistered(weights, network):
+    """Weights that are no registered model's: MLflow is not asked for them."""
+    return read_weights(weights, network, lambda uri: pytest.fail(f"{uri} was asked for"))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def test_all_but_the_head_is_taken_over_and_that_is_said_in_one_line(kind, publi
         torch.save({f"module.{name}": value for name, value in published.items()}, path)
     here = network()
     fresh_head = here.network.classifier[1].weight.clone()
-    said = load_pretrained(here, read_weights(path, SPEC), CLASSES)
+    said = load_pretrained(here, read_unregistered(path, SPEC), CLASSES)
     assert said.endswith("its head 'network.classifier.1' for 1000 classes gave way to one for 3")
     assert "\n" not in said
     assert torch.equal(here.network.features[0].weight, published["features.0.weight"])
@@ -71,7 +75,7 @@ def test_all_but_the_head_is_taken_over_and_that_is_said_in_one_line(kind, publi
 
 def test_a_head_of_as_many_classes_is_taken_over_too(published, file):
     here = network(num_classes=1000)
-    assert load_pretrained(here, read_weights(file, SPEC), tuple(map(str, range(1000)))).endswith(
+    assert load_pretrained(here, read_unregistered(file, SPEC), tuple(map(str, range(1000)))).endswith(
         "the head included"
     )
     assert torch.equal(here.network.classifier[1].weight, published["classifier.1.weight"])
@@ -80,7 +84,7 @@ def test_a_head_of_as_many_classes_is_taken_over_too(published, file):
 def test_grey_gets_the_sum_of_the_filters_for_three_channels(file):
     colour, grey = network(3), network(1)
     for one in (colour, grey):
-        load_pretrained(one, read_weights(file, SPEC), CLASSES)
+        load_pretrained(one, read_unregistered(file, SPEC), CLASSES)
     grey.network.classifier.load_state_dict(colour.network.classifier.state_dict())
     x = torch.rand(2, 1, 32, 32)
     assert torch.allclose(grey.eval()(x), colour.eval()(x.expand(-1, 3, -1, -1)), atol=1e-4)
@@ -104,7 +108,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(published, tmp_path, 
     here = network()
     before = {name: value.clone() for name, value in here.state_dict().items()}
     with pytest.raises(UserError, match=said) as caught:
-        load_pretrained(here, read_weights(str(tmp_path / "x.pth"), SPEC), CLASSES)
+        load_pretrained(here, read_unregistered(str(tmp_path / "x.pth"), SPEC), CLASSES)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in here.state_dict().items())
 
@@ -120,19 +124,19 @@ def test_a_file_that_is_no_state_dict_is_refused_and_nothing_in_it_is_run(conten
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"x.{ending}").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.weights: x\.\w+: ") as caught:
-        read_weights(f"x.{ending}", SPEC)
+        read_unregistered(f"x.{ending}", SPEC)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
 
 
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"nowhere\.pth: No such file or directory; give DEFAULT, a file"):
-        read_weights("nowhere.pth", SPEC)
+        read_unregistered("nowhere.pth", SPEC)
 
 
 def test_default_is_for_torchvision_alone():
     with pytest.raises(UserError, match="DEFAULT is for torchvision's networks"):
-        read_weights("DEFAULT", {"class_path": "lightning_modules.networks.LeNet5", "init_args": {}})
+        read_unregistered("DEFAULT", {"class_path": "lightning_modules.networks.LeNet5", "init_args": {}})
 
 
 @pytest.fixture
@@ -146,16 +150,16 @@ def hub(published, tmp_path, monkeypatch):
 
 
 def test_default_is_torchvisions_download(hub, file, published):
-    source = read_weights("DEFAULT", SPEC)
+    source = read_unregistered("DEFAULT", SPEC)
     assert torch.equal(source.state["features.0.weight"], published["features.0.weight"])
-    assert source.digest == read_weights("DEFAULT", SPEC).digest
+    assert source.digest == read_unregistered("DEFAULT", SPEC).digest
 
 
 def test_a_download_that_fails_is_one_line(hub):
     with pytest.raises(
         UserError, match=r"the weights of squeezenet1_1 cannot be downloaded \(.*give a file"
     ) as caught:
-        read_weights("DEFAULT", SPEC)
+        read_unregistered("DEFAULT", SPEC)
     assert "\n" not in str(caught.value)
 
 
@@ -163,19 +167,23 @@ def test_the_digest_is_that_of_the_content(file, published, tmp_path):
     import hashlib
     from pathlib import Path
 
-    assert read_weights(file, SPEC).digest == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert read_unregistered(file, SPEC).digest == hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def test_a_bundles_weights_bring_their_classes_and_their_scale(tmp_path, monkeypatch):
-    import lightning_modules.bundle as bundles
-
+def test_a_bundles_weights_bring_their_classes_and_their_scale(tmp_path):
     info = BundleInfo(
         network=SPEC, classes=("a", "b", "c"), dataset={}, metrics={}, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6),
         decode={"size": 32, "channels": 3, "fit": "crop", "interpolation": "bilinear", "max_pixels": 10**6},
     )  # fmt: skip
     save_bundle(tmp_path, info, network())
-    monkeypatch.setattr(bundles, "load_bundle", lambda uri: bundles.Bundle.load(tmp_path))
-    source = read_weights("models:/flowers@champion", SPEC)
+    asked = []
+
+    def load_registered(uri):
+        asked.append(uri)
+        return Bundle.load(tmp_path)
+
+    source = read_weights("models:/flowers@champion", SPEC, load_registered)
+    assert asked == ["models:/flowers@champion"]
     assert source.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert "gave way" in load_pretrained(network(), source, CLASSES)  # as many classes, but others
     assert load_pretrained(network(), source, ("a", "b", "c")).endswith("the head included")
@@ -186,7 +194,7 @@ def test_auxiliary_classifiers_are_left_out_and_their_networks_have_a_scale_of_t
 
     spec = {**SPEC, "init_args": {"name": "googlenet", "stem": "small"}}
     torch.save(googlenet(num_classes=1000, init_weights=False).state_dict(), tmp_path / "googlenet.pth")
-    source = read_weights(str(tmp_path / "googlenet.pth"), spec)
+    source = read_unregistered(str(tmp_path / "googlenet.pth"), spec)
     assert source.statistics == INCEPTION_STATISTICS
     load_pretrained(make_network(spec, 3, 3), source, CLASSES)
 
@@ -202,7 +210,7 @@ def fine_tuned(file, tmp_path, epochs, watch=None, **switches):
 
     torch.manual_seed(0)
     model = Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | {"weights": file} | switches))
-    model.build((0.3,), (0.3,), TEN, None, read_weights(file, SPEC))
+    model.build((0.3,), (0.3,), TEN, None, read_unregistered(file, SPEC))
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     make_trainer(tmp_path, epochs, callbacks=[watch] if watch else []).fit(model, make_loader())
     return model, before
@@ -259,7 +267,7 @@ def test_pictures_are_normalized_as_the_weights_expect_unless_told_otherwise(fil
     from lightning_modules.classifier import Classifier
 
     model = Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | {"weights": file, "mean_std": choice}))
-    model.build((0.3,), (0.3,), TEN, None, read_weights(file, SPEC))
+    model.build((0.3,), (0.3,), TEN, None, read_unregistered(file, SPEC))
     assert model.mean == pytest.approx((mean,), abs=1e-3)
     images, _ = DigitBatches()[0]
     assert model.normalize(images).shape == (16, 1, 8, 8)
@@ -267,6 +275,6 @@ def test_pictures_are_normalized_as_the_weights_expect_unless_told_otherwise(fil
 
 def test_the_published_weights_of_squeezenet_fit():
     spec = {**SPEC, "init_args": {"name": "squeezenet1_0", "stem": "standard"}}
-    weights = read_weights(str(find_real_file("squeezenet1_0.pth")), spec)
+    weights = read_unregistered(str(find_real_file("squeezenet1_0.pth")), spec)
     said = load_pretrained(make_network(spec, 3, 5), weights, tuple("abcde"))
     assert "for 1000 classes gave way to one for 5" in said

@@ -1,13 +1,13 @@
 import pytest
 
 from imageset.exceptions import UserError
-from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment, tracking_uri
+from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment, get_tracking_uri
 
 
 def test_runs_are_kept_in_the_project_unless_the_environment_names_a_server(project, monkeypatch):
-    assert tracking_uri(project) == f"sqlite:///{project}/mlflow.db"
+    assert get_tracking_uri(project) == f"sqlite:///{project}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert tracking_uri(project) == "http://127.0.0.1:5000"
+    assert get_tracking_uri(project) == "http://127.0.0.1:5000"
 
 
 def test_an_experiment_is_made_once_and_keeps_its_artifacts_in_the_project(project):

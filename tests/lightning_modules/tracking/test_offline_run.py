@@ -93,16 +93,16 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     run.log_artifact(tmp_path / "page.html", "dataset")
     (tmp_path / "page.html").write_text("changed since")
     assert (
-        capsys.readouterr().out.count("does not answer; what is to be logged waits in .cache/mlflow-outbox") == 1
+        capsys.readouterr().out.count("does not answer; log entries wait in .cache/mlflow-outbox") == 1
     )
     with pytest.raises(TrackingServerUnavailable):
         sync_queues(tmp_path)
-    with pytest.raises(UserError, match=r"4 entries of it wait for MLflow; `convoy sync` first"):
+    with pytest.raises(UserError, match=r"4 entries wait for MLflow; run `convoy sync` first"):
         check_all_sent(tmp_path, name)
 
     server.start()
     run.log_metrics({"train_loss": 1.0, "val_loss": float("nan")}, 1)
-    assert "the server is back; 5 entries that waited were sent" in capsys.readouterr().out
+    assert "the server is back; 5 waiting entries were sent" in capsys.readouterr().out
     assert points(server, run.run_id) == [(0, 2.0), (1, 1.0)]
     check_all_sent(tmp_path, run.run_id)
 
@@ -119,7 +119,7 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     server.start()
     shutil.copytree(again.queue.folder, tmp_path / "unsent")
     assert sync_queues(tmp_path) == f"sync: run {run_id}: 4 entries sent"
-    assert sync_queues(tmp_path) == "sync: nothing waits"
+    assert sync_queues(tmp_path) == "sync: nothing to send"
     assert list_queues(tmp_path) == []
     client = mlflow.MlflowClient(server.uri)
     found = client.get_run(run_id)
@@ -164,7 +164,7 @@ def test_a_training_without_its_server_is_whole_there_after_sync(fresh, server):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
-        assert f"MLflow at {server.uri} does not answer; what is to be logged waits in" in done.stdout
+        assert f"MLflow at {server.uri} does not answer; log entries wait in" in done.stdout
         assert "entries wait for MLflow; `convoy sync` sends them" in done.stdout
     note = json.loads((fresh / "data/models/classifier/run.json").read_text())
     assert note["run_id"].startswith("local-") and note["model_uri"] is None
