@@ -160,7 +160,7 @@ cli = build_stage("train", Classifier, ImageDataModule, Path("params.yaml"))
 store, model = cli.datamodule.store, cli.model
 prepare_training(cli, to_plain_config(cli.config), store, Path())
 network, split = model.network.train(), store.split("train")
-optimizer = model.make_optimizer(model.parameter_groups())
+optimizer = model.make_optimizer(model.build_parameter_groups())
 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 batches = BatchLoader(split, BatchSampler(len(split), cli.datamodule.batch_size, seed=0), "ram")
 weights = list(network.parameters())

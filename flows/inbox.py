@@ -1,4 +1,4 @@
-"""The inbox: tag what has arrived in a folder since the last time; every hour, as prefect.yaml says."""
+"""Flow `inbox`: tag the images that arrived in a folder since the last run; every hour, as in prefect.yaml."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.timeouts import time_limit
 from flows.predict import PredictResult, predict
+from flows.prediction.image_stream import holds_images
 from flows.project.exceptions import NoChampion
 from flows.project.paths import NORMALIZED, find_project, read_dataset_field
-from imageset.sources.files import find_images
 
 logger = console.get_logger(__name__)
 
@@ -22,49 +22,49 @@ logger = console.get_logger(__name__)
 def inbox(
     source: str = "data/inbox", folder: str = "data/predictions/inbox", timeout_h: float | None = None
 ) -> PredictResult | None:
-    """Write the pictures that stand in no earlier table into one more table, named by the time.
+    """Write the images that are in no earlier table into one more table, named by the time.
 
-    Nothing to do is no failure: no folder, no picture in it, none that is new, no model that serves.
+    The run succeeds if there is nothing to do: no folder, no images in it, no new images, or no champion.
 
     Args:
-        source: the folder that pictures arrive in; it is only read.
-        folder: where the tables go, e.g. 2026-03-01T0800Z.parquet; made if it is not there.
-        timeout_h: hours after which it stops; the next call goes on from there.
+        source: the folder that images arrive in; it is only read.
+        folder: folder of the tables, e.g. 2026-03-01T0800Z.parquet; created if it is missing.
+        timeout_h: hours after which the run stops; the next one resumes there. None for no limit.
 
     Returns:
-        What was written; None where nothing was to be done.
+        The table that was written; None if there was nothing to do.
 
     Raises:
-        UserError: as `predict`, or it took too long.
+        UserError: as in `predict`, or the run took longer than `timeout_h`.
     """
     project = find_project()
-    if not (project / source).is_dir() or not any(find_images(project / source)):
+    if not holds_images(project / source):
         _log_nothing_to_do(f"{source} holds no pictures")
         return None
     if read_dataset_field(project, "name") is None:
-        _log_nothing_to_do(f"{NORMALIZED} holds no dataset, so no model is named like it")
+        _log_nothing_to_do(f"{NORMALIZED} holds no dataset, so there is no model to use")
         return None
     out = _choose_table_path(project / folder)
     try:
         with time_limit(timeout_h, "the inbox"):
-            predicted = predict.fn(str(project / source), str(out), new_only=True)
+            result = predict.fn(str(project / source), str(out), new_only=True)
     except NoChampion as error:
         _log_nothing_to_do(str(error))
         return None
-    if not predicted.num_rows:
+    if not result.num_rows:
         out.unlink()
         _log_nothing_to_do(f"{source} holds nothing new")
         return None
-    return predicted
+    return result
 
 
-def _log_nothing_to_do(why: str) -> None:
-    logger.info("inbox: %s; nothing to do", why)
+def _log_nothing_to_do(reason: str) -> None:
+    logger.info("inbox: %s; nothing to do", reason)
 
 
 def _choose_table_path(folder: Path) -> Path:
-    """A table that is not there yet."""
+    """Return the path of a table that does not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = datetime.now(UTC).strftime("%Y-%m-%dT%H%MZ")
-    names = [name, *(f"{name}-{number}" for number in range(2, 1000))]
-    return next(path for one in names if not (path := folder / f"{one}.parquet").exists())
+    minute = datetime.now(UTC).strftime("%Y-%m-%dT%H%MZ")
+    names = [minute, *(f"{minute}-{number}" for number in range(2, 1000))]
+    return next(path for name in names if not (path := folder / f"{name}.parquet").exists())

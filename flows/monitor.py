@@ -1,5 +1,4 @@
-"""Monitor: does a batch of pictures still look like what the champion was trained on? If not: say so, and train
-again where params.yaml wants that."""
+"""Flow `monitor`: compare a batch of images with the champion's training data, and retrain if the policy asks."""
 
 from __future__ import annotations
 
@@ -32,61 +31,67 @@ logger = console.get_logger(__name__)
 def monitor(
     source: str, pictures: str | None = None, model: str | None = None, everything: bool = False
 ) -> MonitorResult:
-    """Compare a batch with what the model was trained on, note it, and train again if the policy says so.
+    """Compare a batch with the model's training data, record the result, and retrain if the policy says so.
 
     Args:
-        source: pictures, as `predict` takes them, or a table that `predict` wrote.
-        pictures: of such a table: the source it was made from. Without it only the answers are compared.
-        model: registered name; None for the one named like the dataset in data/normalized.
-        everything: pictures that were judged before, too.
+        source: images, as `predict` takes them, or a table that `predict` wrote.
+        pictures: the source that such a table was made from. Without it only the predictions are compared.
+        model: registered name; None for the model named like the dataset in data/normalized.
+        everything: also compare images that were compared before.
 
     Raises:
-        UserError: no such source, no model that serves, a table of another version, a model without a reference.
+        UserError: the source does not exist, no version is champion, the table is from another version, or the
+            model has no reference.
     """
     project = find_project()
     check_monitor(source, pictures)
     load_monitor_params(project)
     version = find_champion(model or read_dataset_name(project), project)
-    monitored = look(source, pictures, version, project, everything)
-    retrain_if_needed(monitored, project)
-    return monitored
+    result = compare_source(source, pictures, version, project, everything)
+    retrain_if_needed(result, project)
+    return result
 
 
 @task(**TASK_RETRY_OPTIONS)
 def find_champion(name: str, project: Path) -> Version:
-    """The version that serves."""
+    """Return the champion of the model `name`."""
     return model_registry.require_champion(model_registry.connect_registry(project), name)
 
 
-@task
-def look(source: str, pictures: str | None, version: Version, project: Path, everything: bool) -> MonitorResult:
-    """Compare a source, or a table and its source."""
+@task(name="look")  # the name in Prefect's history
+def compare_source(
+    source: str, image_source: str | None, version: Version, project: Path, include_judged: bool
+) -> MonitorResult:
+    """Compare a source of images, or a table of predictions and its images, with the model's training data."""
     from flows.prediction.image_stream import open_images
 
     model_registry.connect_registry(project)
     bundle = model_registry.load_version_bundle(version)
     if not is_prediction_table(source):
-        found = open_images(source)
-        return check_batch(source, _iter_pending_rows(found), found, bundle, version, project, everything)
+        images = open_images(source)
+        return check_batch(source, _iter_pending_rows(images), images, bundle, version, project, include_judged)
     table = Path(source)
-    other = read_model_version(table)
-    if other not in (None, (version.name, version.number)):
+    made_by = read_model_version(table)
+    if made_by not in (None, (version.name, version.number)):
         raise UserError(
-            f"{table}: holds answers of {other[0]} version {other[1]}, but {version} serves; predict again"
+            f"{table}: holds predictions of {made_by[0]} version {made_by[1]}, but {version} serves; predict again"
         )
-    found_of = open_images(pictures) if pictures else None
-    return check_batch(source, read_prediction_rows(table), found_of, bundle, version, project, everything)
+    table_images = open_images(image_source) if image_source else None
+    rows = read_prediction_rows(table)
+    return check_batch(source, rows, table_images, bundle, version, project, include_judged)
 
 
-def _iter_pending_rows(pictures: ImageStream) -> Iterator[Row]:
-    """Rows of pictures that no model was asked about."""
-    for picture, _ in pictures:
-        yield {"uri": picture.uri, "image_id": picture.image_id, "status": "error" if picture.error else None}
+def _iter_pending_rows(images: ImageStream) -> Iterator[Row]:
+    """Yield a row without a prediction for each image."""
+    for image, _ in images:
+        yield {"uri": image.uri, "image_id": image.image_id, "status": "error" if image.error else None}
 
 
 def retrain_if_needed(result: MonitorResult, project: Path) -> None:
-    """Train again if that was decided: the whole pipeline from the last source; what came of it is in the ledger.
-    A failure there is its own run's failure, not this one's."""
+    """Run the whole pipeline on the last ingested source if a retrain was decided, and record the outcome.
+
+    The outcome goes into the ledger. A failure is that of the pipeline's own run, not of this one.
+    """
     from flows.pipeline import pipeline
 
     if result.retrain_entry is None or result.batch is None:
@@ -95,12 +100,12 @@ def retrain_if_needed(result: MonitorResult, project: Path) -> None:
     begun = True
     try:
         outcome = str(pipeline(None))
-    except ProjectBusy as error:  # a training that was asked for otherwise; the next drifted batch asks again
+    except ProjectBusy as error:  # another run trains already; the next drifted batch starts a retrain
         outcome, begun = str(error), False
     except (UserError, ConnectionError) as error:
         outcome = f"failed: {error}"
     if not begun or outcome.startswith("failed: "):
-        logger.warning("monitor: the retrain %s", outcome if begun else f"is not begun: {outcome}")
+        logger.warning("monitor: the retrain %s", outcome if begun else f"did not start: {outcome}")
     entry = {
         "event": ledger.RETRAINED, "of": result.retrain_entry, "model": result.batch["model"],
         "version": result.batch["version"], "begun": begun, "reason": outcome,

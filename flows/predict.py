@@ -61,7 +61,8 @@ class PredictResult:
     monitor_result: MonitorResult | None = None
 
     def __str__(self) -> str:
-        return f"{self.out}: {format_count(self.num_rows, 'row')} by {self.version}, {self.num_errors:,} of them errors"
+        rows = format_count(self.num_rows, "row")
+        return f"{self.out}: {rows} by {self.version}, {self.num_errors:,} of them errors"
 
 
 @flow(**FLOW_OPTIONS)
@@ -96,7 +97,8 @@ def predict(
         executor: dask://HOST:PORT of a scheduler whose workers decode and run the network.
 
     Raises:
-        UserError: the source does not exist or holds no images, `out` cannot be written, or no version is champion.
+        UserError: the source does not exist or holds no images, `out` cannot be written, or no version is
+            champion.
     """
     options = PredictOptions(
         source, Path(out), model, new_only, engine, precision, review, tag, in_place, executor
@@ -125,7 +127,7 @@ def find_model(name: str, project: Path) -> Version:
 def predict_source(
     options: PredictOptions, version: Version, project: Path, params: Mapping[str, Any]
 ) -> PredictResult:
-    """Open the source, predict its images, and write the table and everything that the options ask for beside it."""
+    """Open the source, predict its images, write the table and everything that the options ask for beside it."""
     from flows.prediction.image_stream import open_images
 
     images = open_images(options.source)
@@ -163,7 +165,7 @@ def check_drift(
     version: Version,
     project: Path,
 ) -> MonitorResult | None:
-    """Compare the images with the model's training data; where that is impossible, log the reason and return None."""
+    """Compare the images with the model's training data. Log the reason and return None if that is impossible."""
     try:
         return check_batch(source, rows, images, bundle, version, project)
     except UserError as error:
@@ -284,11 +286,10 @@ def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Path) -> t
 
 
 def collect_precision_tags(version: Version, choice: Mapping[str, Any]) -> dict[str, str]:
-    """Return tags for a version: the faster precisions that were compared with fp32 on validation images, and the
-    results. Tags that the version has already are left out.
+    """Return tags on the faster precisions that were compared with fp32 on validation images, and on the results.
 
     Args:
-        version: the version to tag.
+        version: the version to tag; tags that it has already are left out.
         choice: the notes of `select_engine`.
     """
     notes = {f"{choice['engine']} {choice['precision']}": f"used: {choice['seen']}"}

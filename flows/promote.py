@@ -1,4 +1,4 @@
-"""Promote: a finished training becomes a registered version; it serves if it proves better than what does."""
+"""The flow `promote`: register a finished training, and make it the champion if it is proven better."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = console.get_logger(__name__)
 
-MAX_ATTEMPTS = 3  # another promotion may come first; the comparison is then made anew with the one that won
+MAX_ATTEMPTS = 3  # if another promotion wins in the meantime, the comparison is repeated with the new champion
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PromoteResult:
-    """What became of a run: the version it is, whether that serves, and why."""
+    """The outcome of a promotion.
+
+    Attributes:
+        version: the registered version of the run.
+        serves: whether it is the champion.
+        reason: why.
+        is_new: False if it was decided before.
+        gate_table: the gates as a Markdown table.
+    """
 
     version: Version
     serves: bool
     reason: str
-    is_new: bool = True  # False: it was decided before
-    gate_table: str = ""  # the checks as a Markdown table
+    is_new: bool = True
+    gate_table: str = ""
 
     def __str__(self) -> str:
         return f"{self.version} {'serves' if self.serves else 'does not serve'}: {self.reason}"
@@ -70,76 +78,76 @@ class PromoteResult:
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What a promotion would do."""
+    """The outcome that a promotion would have."""
 
     candidate: Candidate
     gate_result: GateResult
 
     def __str__(self) -> str:
-        would = "would serve" if self.gate_result.passes else "would not serve"
-        return f"{self.candidate} {would}: {self.gate_result.reason}\n{self.gate_result.to_markdown()}".rstrip()
+        outcome = "would serve" if self.gate_result.passes else "would not serve"
+        return f"{self.candidate} {outcome}: {self.gate_result.reason}\n{self.gate_result.to_markdown()}".rstrip()
 
 
 @flow(**FLOW_OPTIONS)
 def promote(run_id: str | None = None, override: str | None = None) -> PromoteResult:
     """Register the model of a training and make it the champion if it is better.
 
-    Newcomer and champion are scored now, by the same code on the same test pictures.
+    Candidate and champion are scored now, by the same code on the same test images.
 
     Args:
-        run_id: MLflow's id of the training, or how it begins; None for the one in data/models/classifier.
-        override: a person's reason to let it serve whatever the comparison says; it goes into the ledger.
+        run_id: MLflow's id of the training, or its first characters; None for the one in data/models/classifier.
+        override: a person's reason to promote whatever the comparison says; it is written to the ledger.
 
     Raises:
-        UserError: there is no such run, it did not finish, its metrics are no numbers, its model does not
+        UserError: there is no such run, it did not finish, its metrics are not finite, its model does not
             load, or it was trained on other data than data/normalized holds.
     """
     project = find_project()
-    newcomer = find_newcomer(run_id or read_trained_run_id(project), project)
-    with concurrency.acquire_limits(concurrency.name_dataset_limit(newcomer.name)):
-        return compare_and_decide(newcomer, project, override)
+    candidate = find_candidate(run_id or read_trained_run_id(project), project)
+    with concurrency.acquire_limits(concurrency.name_dataset_limit(candidate.name)):
+        return compare_and_decide(candidate, project, override)
 
 
-def compare_and_decide(newcomer: Candidate, project: Path, override: str | None) -> PromoteResult:
-    """Compare and decide, again where another promotion came first."""
+def compare_and_decide(candidate: Candidate, project: Path, override: str | None) -> PromoteResult:
+    """Compare and decide; repeat both if another promotion wins in the meantime."""
     for _ in range(MAX_ATTEMPTS):
-        champion = find_champion(newcomer.name, project)
-        if champion is not None and newcomer.version is not None and champion.number == newcomer.version.number:
+        champion = find_champion(candidate.name, project)
+        if champion is not None and candidate.version is not None and champion.number == candidate.version.number:
             return _report_already_decided(champion, True)
         if (
-            newcomer.version is not None
+            candidate.version is not None
             and not override
-            and _is_already_decided(newcomer.version, champion, project)
+            and _is_already_decided(candidate.version, champion, project)
         ):
-            return _report_already_decided(newcomer.version, False)
-        verdict = judge(newcomer, champion, project, override)
+            return _report_already_decided(candidate.version, False)
+        gate_result = evaluate(candidate, champion, project, override)
         try:
-            return decide(newcomer, champion, verdict, project)
-        except ChampionChanged as overtaken:
-            logger.info("promote: %s; comparing again", overtaken)
-            newcomer = find_newcomer(newcomer.run_id, project)
+            return decide(candidate, champion, gate_result, project)
+        except ChampionChanged as error:
+            logger.info("promote: %s; comparing again", error)
+            candidate = find_candidate(candidate.run_id, project)
     raise ProjectBusy(
-        f"the champion of {newcomer.name} changed {MAX_ATTEMPTS} times during the comparison; try again later"
+        f"the champion of {candidate.name} changed {MAX_ATTEMPTS} times during the comparison; try again later"
     )
 
 
 def dry_run_promotion(run_id: str | None) -> DryRunResult:
-    """The comparison of `promote` without writing anything.
+    """Make the comparison of `promote` without writing anything.
 
     Raises:
         UserError: as `promote`.
     """
     project = find_project()
-    newcomer = find_newcomer.fn(run_id or read_trained_run_id(project), project)
-    champion = find_champion.fn(newcomer.name, project)
-    return DryRunResult(newcomer, judge.fn(newcomer, champion, project, None))
+    candidate = find_candidate.fn(run_id or read_trained_run_id(project), project)
+    champion = find_champion.fn(candidate.name, project)
+    return DryRunResult(candidate, evaluate.fn(candidate, champion, project, None))
 
 
 def read_trained_run_id(project: Path) -> str:
-    """The MLflow run of the training in data/models/classifier.
+    """Return the id of the MLflow run that trained data/models/classifier.
 
     Raises:
-        UserError: there is none, or its note is broken.
+        UserError: nothing was trained, or run.json is broken.
     """
     path = project / CLASSIFIER / "run.json"
     try:
@@ -150,9 +158,9 @@ def read_trained_run_id(project: Path) -> str:
         raise UserError(f"{path}: broken ({error}); run `dvc checkout --force` or `dvc repro -f train`") from None
 
 
-@task(**TASK_RETRY_OPTIONS)
-def find_newcomer(run_id: str, project: Path) -> Candidate:
-    """The model of a run, loaded once to see that it can be."""
+@task(name="find_newcomer", **TASK_RETRY_OPTIONS)
+def find_candidate(run_id: str, project: Path) -> Candidate:
+    """Find the model of a run, and load it once to verify that it loads."""
     from lightning_modules.tracking.model_download import load_bundle
 
     client = model_registry.connect_registry(project)
@@ -169,55 +177,60 @@ def find_newcomer(run_id: str, project: Path) -> Candidate:
 
 @task(**TASK_RETRY_OPTIONS)
 def find_champion(name: str, project: Path) -> Version | None:
-    """What serves now."""
+    """Return the current champion, or None."""
     return model_registry.find_champion_version(model_registry.connect_registry(project), name)
 
 
-@task
-def judge(newcomer: Candidate, champion: Version | None, project: Path, override: str | None) -> GateResult:
-    """Whether the newcomer should serve, with the numbers."""
+@task(name="judge")
+def evaluate(candidate: Candidate, champion: Version | None, project: Path, override: str | None) -> GateResult:
+    """Decide whether the candidate should serve, with the numbers."""
     model_registry.connect_registry(project)
     if champion is None:
-        gates.check_model_predicts(newcomer.model_uri)
-        verdict = GateResult(True, f"the first model of {newcomer.name}")
+        gates.check_model_predicts(candidate.model_uri)
+        gate_result = GateResult(True, f"the first model of {candidate.name}")
     else:
-        verdict = gates.evaluate_gates(newcomer.model_uri, newcomer.run_id, champion, project)
+        gate_result = gates.evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
     if override:
-        return replace(verdict, passes=True, reason=f"{override} (by hand; the comparison: {verdict.reason})")
-    return verdict
+        return replace(
+            gate_result, passes=True, reason=f"{override} (by hand; the comparison: {gate_result.reason})"
+        )
+    return gate_result
 
 
 @task(**TASK_RETRY_OPTIONS)
-def decide(newcomer: Candidate, champion: Version | None, verdict: GateResult, project: Path) -> PromoteResult:
-    """Register the newcomer, see that what is registered predicts, write the decision down, move the aliases."""
+def decide(
+    candidate: Candidate, champion: Version | None, gate_result: GateResult, project: Path
+) -> PromoteResult:
+    """Register the candidate, verify that it predicts, write the decision to the ledger, and move the aliases."""
     client = model_registry.connect_registry(project)
     with alias_updates.alias_lock(project):
         alias_updates.replay_unfinished(client, project)
-        version = model_registry.find_version_by_run(client, newcomer.name, newcomer.run_id)
+        version = model_registry.find_version_by_run(client, candidate.name, candidate.run_id)
         if version is None:
-            version = model_registry.register_model(client, newcomer.name, newcomer.run_id, newcomer.model_uri)
-            logger.info("promote: run %s is now %s", newcomer.run_id, version)
+            version = model_registry.register_model(client, candidate.name, candidate.run_id, candidate.model_uri)
+            logger.info("promote: run %s is now %s", candidate.run_id, version)
         digest = gates.check_model_predicts(version.uri)
         entry = {
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
-            "serves": verdict.passes, "reason": verdict.reason, "champion": champion.number if champion else None,
-            "bundle": digest, "numbers": verdict.numbers, "commit": provenance.read_git_commit(project),
-            "tags": _build_version_tags(verdict, champion, project, again=ROLLED_BACK_TAG in version.tags),
+            "serves": gate_result.passes, "reason": gate_result.reason,
+            "champion": champion.number if champion else None,
+            "bundle": digest, "numbers": gate_result.numbers, "commit": provenance.read_git_commit(project),
+            "tags": _build_version_tags(gate_result, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}
         line = alias_updates.update_aliases(
-            client, project, entry, expected, lambda before: _compute_aliases(before, version, verdict.passes)
+            client, project, entry, expected, lambda before: _compute_aliases(before, version, gate_result.passes)
         )
-    logger.info("promote: %s %s: %s", version, "serves now" if verdict.passes else "stays a challenger",
-                verdict.reason)  # fmt: skip
-    decision = PromoteResult(version, verdict.passes, verdict.reason, gate_table=verdict.to_markdown())
+    logger.info("promote: %s %s: %s", version, "serves now" if gate_result.passes else "stays a challenger",
+                gate_result.reason)  # fmt: skip
+    decision = PromoteResult(version, gate_result.passes, gate_result.reason, gate_table=gate_result.to_markdown())
     _publish_decision(client, decision, line)
     return decision
 
 
-def _compute_aliases(before: dict[str, int], version: Version, wins: bool) -> dict[str, int]:
-    """The aliases after a decision."""
-    if not wins:
+def _compute_aliases(before: dict[str, int], version: Version, serves: bool) -> dict[str, int]:
+    """Return the aliases after a decision."""
+    if not serves:
         return {**before, CHALLENGER: version.number}
     after = {alias: number for alias, number in before.items() if number != version.number}
     if CHAMPION in before:
@@ -226,19 +239,22 @@ def _compute_aliases(before: dict[str, int], version: Version, wins: bool) -> di
 
 
 def _build_version_tags(
-    verdict: GateResult, champion: Version | None, project: Path, again: bool
+    gate_result: GateResult, champion: Version | None, project: Path, again: bool
 ) -> dict[str, str]:
-    """What the decision leaves at the version; MLflow's UI shows it there."""
-    numbers = {f"{model_registry.NUMBER_TAG_PREFIX}{name}": f"{value:.6g}" for name, value in verdict.numbers.items()
-               if isinstance(value, int | float)}  # fmt: skip
+    """Build the tags that the decision adds to the version; MLflow's UI shows them."""
+    numbers = {
+        f"{model_registry.NUMBER_TAG_PREFIX}{name}": f"{value:.6g}"
+        for name, value in gate_result.numbers.items()
+        if isinstance(value, int | float)
+    }
     compared = {model_registry.COMPARED_VERSION_TAG: str(champion.number)} if champion else {}
-    cleared = {ROLLED_BACK_TAG: ""} if again and verdict.passes else {}
+    cleared = {ROLLED_BACK_TAG: ""} if again and gate_result.passes else {}
     question = _build_question(champion, project)
-    return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: verdict.reason}
+    return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: gate_result.reason}
 
 
 def _build_question(champion: Version | None, project: Path) -> str:
-    """What a decision is an answer to: the champion, the test pictures, and the rules."""
+    """Describe what a decision depends on: the champion, the test images, and the rules."""
     data = gates.read_dataset_fingerprint(project)
     return json.dumps(
         [champion.number if champion else None, data, load_promotion_params(project)], sort_keys=True
@@ -246,7 +262,7 @@ def _build_question(champion: Version | None, project: Path) -> str:
 
 
 def _is_already_decided(version: Version, champion: Version | None, project: Path) -> bool:
-    """The same question has the same answer; and what was rolled back comes back only by hand."""
+    """Return whether the same question was decided before, or the version was rolled back."""
     return bool(version.tags.get(ROLLED_BACK_TAG)) or version.tags.get(QUESTION_TAG) == _build_question(
         champion, project
     )
@@ -262,7 +278,7 @@ def _report_already_decided(version: Version, serves: bool) -> PromoteResult:
 
 
 def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerEntry) -> None:
-    """The decision as artifacts of MLflow's run and of Prefect's; it stands, whether they get there or not."""
+    """Publish the decision as artifacts of the MLflow run and the Prefect run; a failure does not undo it."""
     from mlflow.exceptions import MlflowException
 
     page = f"# {decision}\n\n{decision.gate_table}\n"
@@ -271,7 +287,7 @@ def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerE
     try:
         client.log_text(decision.version.run_id, page, f"{folder}/decision.md")
         client.log_text(decision.version.run_id, record, f"{folder}/ledger.json")
-    except (MlflowException, OSError) as error:  # MLflow, or its store of artifacts, is away
+    except (MlflowException, OSError) as error:  # MLflow, or its artifact store, is unavailable
         logger.warning("promote: %s is not in MLflow: %s", folder, " ".join(str(error).split())[:200])
     publish_markdown(page, "promotion", str(decision))
 

@@ -1,7 +1,7 @@
-"""Sweep: trainings with other numbers, beside each other, and the best numbers into params.yaml.
+"""The flow `sweep`: train with other values, several at a time, and write the best values to params.yaml.
 
-Every training is the stage `train` in a folder of its own; what it reaches on the validation split decides, never
-the test split. One that promises little is ended early. In MLflow each is a run nested in the sweep's.
+Each training is the stage `train` in its own folder. The validation split decides, never the test split, and
+trainings that promise little are ended early. In MLflow each training is a run nested in the sweep's run.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ logger = console.get_logger(__name__)
 def sweep(
     trials: int | None = None, timeout_min: float | None = None, processes: int | None = None
 ) -> SweepResult:
-    """Try what params.yaml: sweep says, and write the best into params.yaml: train.
+    """Search the space of params.yaml: sweep, and write the best values into params.yaml: train.
 
-    Killed and called again, it goes on; called again when all is done, it says what was best.
+    A call after a killed sweep resumes it; a call after a complete one only reports the best values.
 
     Args:
-        trials: how many trainings the sweep has in the end; None for params.yaml's.
-        timeout_min: begin no further training after so long; None for params.yaml's.
-        processes: trainings at once; None for params.yaml's.
+        trials: number of trainings of the whole sweep; None for the value in params.yaml.
+        timeout_min: minutes after which no further training starts; None for the value in params.yaml.
+        processes: trainings at the same time; None for the value in params.yaml.
 
     Raises:
-        UserError: a wrong key or range, no dataset, or no training that ends well.
-        Busy: another run is at work in this project.
+        UserError: a key or a range is wrong, there is no dataset, or no training succeeds.
+        ProjectBusy: another run is at work in this project.
     """
     project = find_project()
     params = load_stage_params(project, "sweep")
@@ -49,7 +49,7 @@ def sweep(
 
 @task
 def search(project: Path, params: dict[str, Any]) -> SweepResult:
-    """The sweep itself, and its page in Prefect."""
-    swept, page = run_sweep(project, params)
-    publish_markdown(page, "sweep", f"best {swept.metric} {swept.value:.4f}")
-    return swept
+    """Run the sweep and publish its table as an artifact in Prefect."""
+    result, table = run_sweep(project, params)
+    publish_markdown(table, "sweep", f"best {result.metric} {result.value:.4f}")
+    return result

@@ -13,7 +13,6 @@ from imageset.executors import factory
 from imageset.executors.base import BaseExecutor
 from imageset.executors.process_pool import SINGLE_THREAD_ENV, ProcessExecutor
 from imageset.normalize.worker_modules import WORKER_MODULES
-from imageset.params import load_section
 from imageset.utils.memory import give_freed_memory_back
 
 
@@ -67,6 +66,7 @@ def _load_kernel_early(executor: BaseExecutor, options: argparse.Namespace) -> N
     from imageset.decoding.jpeg import read_jpeg_header
     from imageset.decoding.resize import RESIZE_MODES, load_resize_kernel
     from imageset.decoding.spec import AUTO_SIZES_PX
+    from imageset.params import load_section  # loads pydantic, which no worker that is forked from here needs
 
     try:
         params = load_section(options.params, "normalize")

@@ -26,7 +26,7 @@ from imageset.labels import count_labels
 from imageset.normalize.rows import fill_group_and_time, reject_undated
 from imageset.normalize.tasks import measure_image
 from imageset.normalize.worker_modules import WORKER_MODULES
-from imageset.rejections import Rejected, Rejection, count_reasons, escape_control_characters, count_harmful
+from imageset.rejections import Rejected, Rejection, count_harmful, count_reasons, escape_control_characters
 from imageset.sources.base import Source
 from imageset.sources.factory import open_source
 from imageset.splits.duplicates import find_duplicates
@@ -96,7 +96,7 @@ class CheckReport:
             return self.problem
         if harmful > self.max_reject_fraction * self.num_pictures:
             return (
-                f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} rejected, "
+                f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} refused, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
         return self.split_problem
@@ -171,14 +171,14 @@ def check_source(
         source: an open source, or a path, URL or name to open.
         max_pixels: larger images are rejected.
         max_reject_fraction: the largest fraction of rejected images that `convoy run` accepts.
-        near_duplicate_bits: largest Hamming distance of the perceptual hashes of near duplicates; None: not searched.
+        near_duplicate_bits: largest Hamming distance of the perceptual hashes of near duplicates; None: no search.
         on_leak: what `convoy run` does about images that are in two splits of the source.
         min_test_per_class: classes with fewer test images cause a warning.
         rule: if given, the report says how a first `convoy run` would split the images.
         workers: number of processes; None: one per processor.
         timeout_s: longest time for the decoding of one image.
         progress: reports the number of images read.
-        executor: where images are decoded; None: processes on this machine.
+        executor: name of the executor that decodes images; None: the environment decides.
 
     Raises:
         UserError: the source does not exist.

@@ -1,4 +1,4 @@
-"""`python -m lightning_modules fit|test|explain`: the stages that train, test and look into a network."""
+"""Command line of the stages that train, test and explain a network."""
 
 import argparse
 import sys
@@ -8,12 +8,19 @@ from imageset.exceptions import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage in the current folder; 2 and one line on stderr where a user's input is wrong."""
+    """Run a stage in the current folder.
+
+    Returns:
+        The exit status: 2, with a line on stderr, after a UserError; 130 after Ctrl-C; else 0.
+    """
     parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
-    parser.add_argument("stage", choices=["fit", "test", "explain"],
-                        help="fit: train; test: measure on the test split; explain: what it sees")  # fmt: skip
     parser.add_argument(
-        "--find", choices=["lr", "batch_size"], help="fit: only search for a good value, and print it"
+        "stage",
+        choices=["fit", "test", "explain"],
+        help="fit: train; test: evaluate on the test split; explain: report how the network decides",
+    )
+    parser.add_argument(
+        "--find", choices=["lr", "batch_size"], help="fit: only search for a good value and print it"
     )
     arguments = parser.parse_args(argv)
     try:

@@ -1,10 +1,10 @@
-"""What is registered: one folder that says everything a prediction needs.
+"""Bundles: a trained network with everything that a prediction needs, in one folder.
 
-`weights.safetensors` holds the network's weights, `bundle.json` the network's class and arguments, the classes
-by name, how pictures are decoded and normalized, how sure it is, and from which data, code and environment it is.
-`reference.safetensors` says what the validation pictures look like to it (see `reference`).
-`bundle.json` names the digests of the other two and of its own content; all are checked on loading, and nothing is
-unpickled.
+`weights.safetensors` holds the network's weights. `bundle.json` holds the network's class and arguments, the names
+of the classes, the decoding and normalization of images, the calibration, and the origin: data, code and
+environment. `reference.safetensors` describes the validation images as the network sees them (see
+`features.reference_sample`). `bundle.json` also holds the digests of the other two files and of its own content.
+Loading checks all digests and unpickles nothing.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 
 
 WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "bundle.json"
-REFERENCE_DIGEST_KEY = (
-    "reference_sha256"  # in the manifest; a bundle that was written before there was one has none
-)
-FORMAT = 2  # 1 had no digest of the manifest
+REFERENCE_FILE = "reference.safetensors"
+REFERENCE_DIGEST_KEY = "reference_sha256"  # in the manifest; missing from bundles that have no reference
+FORMAT = 2  # format 1 had no digest of the manifest
 
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """The words of a bundle.
+    """The description of a bundle, as `bundle.json` holds it.
+
+    A field with a default may be missing, so that bundles load that were written before the field existed.
 
     Attributes:
         network: {"class_path", "init_args"}; the class takes (in_channels, num_classes, **init_args).
         classes: names; position = index of the logit.
         decode: a `DecodeSpec` as a mapping.
-        mean, std: of each channel, in units of 0..1.
+        mean: of each channel, in units of 0..1.
+        std: of each channel, in units of 0..1.
         dataset: {"name", "fingerprint", "digest"} of the training data; digest is DVC's.
         metrics: of the best epoch on the validation split.
-        temperature: what logits are divided by before they become probabilities, see `calibration`.
-        thresholds: of each class, where a picture may bear several: it is said from this probability on, see
-            `several`; None: a picture is of one class.
-        abstain_below: where the best probability is lower there is no answer; None: always an answer.
-        git_commit: the commit that was checked out when it was trained.
+        temperature: divisor of the logits before they become probabilities; see `calibration.temperature`.
+        thresholds: of a multi-label model, for each class the probability from which on it is predicted; see
+            `calibration.thresholds`. None: an image has exactly one class.
+        abstain_below: confidence below which no label is predicted; None: a label is always predicted.
+        git_commit: the commit that was checked out during the training.
         lock_sha256: digest of requirements.lock.
-
-    A field that has a default may be missing: bundles that were written before there was such a field load.
     """
 
     network: dict[str, Any]
@@ -72,26 +72,33 @@ class BundleInfo:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a picture may bear several of the classes, or none."""
+        """Whether an image may have several labels, or none."""
         return self.thresholds is not None
 
     def to_prediction(self, probabilities: np.ndarray) -> tuple[str, float]:
-        """What is said of a picture with these probabilities (num_classes,), and how sure that is: the best class
-        and its probability; or the labels from their thresholds on as one string (imageset.labels) and the
-        probability of the least sure of all decisions."""
+        """Return the predicted label of an image and the confidence, from its probabilities (num_classes,).
+
+        That is the best class and its probability; for a multi-label model the labels at or above their thresholds
+        as one string (see `imageset.labels`), and the probability of the least confident of all decisions.
+        """
         if self.thresholds is None:
             best = int(probabilities.argmax())
             return self.classes[best], float(probabilities[best])
-        said = thresholds.apply_thresholds(probabilities, self.thresholds)
-        return thresholds.join_labels(self.classes, said), float(
-            thresholds.compute_confidence(probabilities, said)
-        )
+        predicted = thresholds.apply_thresholds(probabilities, self.thresholds)
+        confidence = float(thresholds.compute_confidence(probabilities, predicted))
+        return thresholds.join_labels(self.classes, predicted), confidence
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A network with all it needs; `network` is in evaluation mode and returns logits, `digest` is the SHA-256 of
-    the manifest's content, the digest of the weights included; `reference` is what `reference_sample.ImageSample` reads."""
+    """A trained network with everything that a prediction needs.
+
+    Attributes:
+        info: the description.
+        network: in evaluation mode; returns logits.
+        digest: SHA-256 of the manifest's content, the digest of the weights included.
+        reference: the bytes of `features.reference_sample.ImageSample`, if the bundle has a reference.
+    """
 
     info: BundleInfo
     network: nn.Module
@@ -100,16 +107,16 @@ class Bundle:
 
     @property
     def spec(self) -> DecodeSpec:
-        """How picture bytes become an array."""
+        """The specification of how image bytes are decoded."""
         return DecodeSpec.from_dict(self.info.decode)
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
-        """Read and check a bundle.
+        """Load a bundle and check its digests.
 
         Raises:
-            UserError: the folder is no bundle, the weights are not those it was saved with, or the network's
-                class is not installed here.
+            UserError: the folder is not a bundle, the weights are not those it was saved with, or the network's
+                class is not installed.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -124,40 +131,40 @@ class Bundle:
         except (SafetensorError, RuntimeError) as error:
             raise UserError(
                 f"{folder / WEIGHTS_FILE}: the weights do not fit {info.network['class_path']}; "
-                "was its code changed since? train again with `dvc repro -f train`"
+                "if its code has changed since, train again with `dvc repro -f train`"
             ) from error
         reference = folder / REFERENCE_FILE
         return cls(info, network.eval(), digest, _read_file(reference) if reference.exists() else None)
 
 
 def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
-    """The words of a bundle and its digest, once all digests are found right. Needs no PyTorch.
+    """Check all digests of a bundle, and return its description and its digest. Needs no PyTorch.
 
     Raises:
-        UserError: the folder is no bundle, or not the one that was saved.
+        UserError: the folder is not a bundle, or its files were changed after they were saved.
     """
     manifest = _read_manifest(folder)
     weights = folder / WEIGHTS_FILE
     if hashlib.sha256(_read_file(weights)).hexdigest() != manifest["weights_sha256"]:
         raise UserError(f"{weights}: these are not the weights that {MANIFEST_FILE} names; get the bundle again")
     _check_reference(folder / REFERENCE_FILE, manifest.get(REFERENCE_DIGEST_KEY))
-    words = {name: _to_tuple(value) for name, value in manifest["info"].items()}
-    unknown = sorted(words.keys() - {field.name for field in fields(BundleInfo)})
+    values = {name: _to_tuple(value) for name, value in manifest["info"].items()}
+    unknown = sorted(values.keys() - {field.name for field in fields(BundleInfo)})
     if unknown:
         raise UserError(
-            f"{folder / MANIFEST_FILE}: says {', '.join(unknown)}, which only a later Convoy understands"
+            f"{folder / MANIFEST_FILE}: contains {', '.join(unknown)}, which only a later Convoy understands"
         )
-    return BundleInfo(**words), hash_manifest(manifest)
+    return BundleInfo(**values), hash_manifest(manifest)
 
 
 def hash_manifest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of what a manifest says, without what it says about itself."""
+    """Return the SHA-256 of a manifest's content, except for its own digest."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def save_bundle(folder: Path, info: BundleInfo, network: nn.Module, reference: ImageSample | None = None) -> None:
-    """Write a bundle into an existing folder; the manifest last."""
+    """Write a bundle into an existing folder, the manifest last."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -171,9 +178,9 @@ def save_bundle(folder: Path, info: BundleInfo, network: nn.Module, reference: I
     if reference is None:
         (folder / REFERENCE_FILE).unlink(missing_ok=True)
     else:
-        kept = reference.to_bytes()
-        write_bytes(folder / REFERENCE_FILE, kept)
-        manifest[REFERENCE_DIGEST_KEY] = hashlib.sha256(kept).hexdigest()
+        data = reference.to_bytes()
+        write_bytes(folder / REFERENCE_FILE, data)
+        manifest[REFERENCE_DIGEST_KEY] = hashlib.sha256(data).hexdigest()
     manifest["sha256"] = hash_manifest(manifest)
     write_bytes(folder / MANIFEST_FILE, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
@@ -192,11 +199,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_reference(path: Path, named: str | None) -> None:
-    there = path.exists()
-    if named is None and not there:
+def _check_reference(path: Path, digest: str | None) -> None:
+    if digest is None and not path.exists():
         return
-    if named is None or hashlib.sha256(_read_file(path)).hexdigest() != named:
+    if digest is None or hashlib.sha256(_read_file(path)).hexdigest() != digest:
         raise UserError(f"{path}: this is not the reference that {MANIFEST_FILE} names; get the bundle again")
 
 
@@ -209,6 +215,3 @@ def _read_file(path: Path) -> bytes:
 
 def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-REFERENCE_FILE = "reference.safetensors"

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, how it is optimized, and what is measured."""
+"""The LightningModule: a network, its optimization and its metrics."""
 
 import copy
 from collections.abc import Sequence
@@ -28,35 +28,43 @@ from lightning_modules.networks.pretrained import (
 
 
 class Classifier(pl.LightningModule):
-    """Trains a network on batches of an `ImageDataModule`.
+    """Training and evaluation of a network on batches of an `ImageDataModule`.
 
     Args:
         network: {"class_path", "init_args"}, see `lightning_modules.networks.registry`.
-        weights: trained weights to begin with, see `lightning_modules.networks.pretrained`; null: random ones.
-        mean_std: what pictures are normalized with: `dataset`, its own; `imagenet`; `auto`: what the weights have
-            seen, and the dataset's own without weights. Filters trained for one scale misread another.
+        weights: pretrained weights, see `lightning_modules.networks.pretrained`; null: random weights.
+        mean_std: mean and standard deviation that normalize the images: `dataset`, those of the dataset;
+            `imagenet`; `auto`, those of the pretrained weights, or of the dataset without weights. Filters trained
+            for one scale do not work for another.
         freeze: `backbone`: only the head is trained; `gradual`: the head first, then in the first half of the
-            epochs one quarter of the layers after another, from the last to the first.
-        backbone_lr: factor of the learning rate of everything but the head.
+            epochs one more quarter of the layers at a time, from the last to the first; `none`: all layers are
+            trained.
+        backbone_lr: factor of the learning rate of all layers but the head.
         optimizer: builds the optimizer from the parameters.
         schedule: `cosine`, see `warmup_cosine`, or `one_cycle`, see `one_cycle`.
-        warmup: part of all steps in which the learning rate rises.
-        decay_norm_and_bias: whether weight decay pulls at biases and at the scales of normalization layers too.
-        ema: an average of the weights is kept that forgets 1 - ema a step; it is what is evaluated and registered.
-            null: none.
-        label_smoothing: part of the probability that the loss spreads over all classes; where a picture may bear
-            several labels, over yes and no of each.
-        imbalance: `weights`: the loss of a rare class counts more; `sampler`: its pictures are drawn more often;
-            either so that all classes count alike. `none`: every picture once, all alike. Where a picture may bear
-            several labels, `weights` lets those that bear a label count as much as those that do not, and
-            `sampler` draws a picture by the rarest of its labels.
-        channels_last: memory order of activations and filters; faster on most devices, the same numbers.
-        compile: torch.compile; worth its minute of start-up in a long training.
-        shift, flip, rand_augment, strength, erasing, mixup, cutmix: augmentation, see `lightning_modules.augmentation`.
+        warmup: share of all steps in which the learning rate rises.
+        decay_norm_and_bias: whether weight decay applies to biases and to the scales of normalization layers too.
+        ema: decay of an exponential moving average of the weights, which is then evaluated and registered in place
+            of the weights; a step changes it by 1 - ema. null: no average.
+        label_smoothing: share of the probability that the loss spreads over all classes; for multi-label datasets,
+            over presence and absence of each label.
+        imbalance: `weights`: the loss of a rare class counts more; `sampler`: its images are drawn more often;
+            with either, all classes count the same. `none`: every image is drawn once and counts the same. For
+            multi-label datasets, `weights` lets the images with a label count as much as those without it, and
+            `sampler` draws an image by the rarest of its labels.
+        channels_last: memory order of activations and filters; faster on most devices, with the same results.
+        compile: torch.compile, whose minute of start-up pays in a long training.
+        shift: augmentation, see `lightning_modules.augmentation.shift_and_flip`.
+        flip: likewise.
+        rand_augment: number of operations, see `lightning_modules.augmentation.rand_augment`.
+        strength: strength of the operations, likewise.
+        erasing: probability, see `lightning_modules.augmentation.random_erasing`.
+        mixup: see `lightning_modules.augmentation.apply_mixup_cutmix`.
+        cutmix: likewise.
     """
 
-    class_weights: Tensor  # (K,); of several labels a picture: how much a picture that bears it counts
-    multi_label = False  # whether a picture may bear several of the classes, or none
+    class_weights: Tensor  # (K,); multi-label: weight of the images with a label, against 1 for those without it
+    multi_label = False  # whether an image has any number of the classes instead of exactly one
 
     def __init__(
         self,
@@ -83,16 +91,18 @@ class Classifier(pl.LightningModule):
         cutmix: float,
     ) -> None:
         super().__init__()
-        parts = {"warmup": warmup, "ema": ema or 0, "label_smoothing": label_smoothing, "shift": shift,
-                 "strength": strength, "erasing": erasing}  # fmt: skip
-        for name, value in parts.items():
+        shares = {"warmup": warmup, "ema": ema or 0, "label_smoothing": label_smoothing, "shift": shift,
+                  "strength": strength, "erasing": erasing}  # fmt: skip
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
         if freeze != "none" and weights is None:
-            raise UserError(f"model.freeze: {freeze} keeps what was never trained; give model.weights too")
+            raise UserError(
+                f"model.freeze: {freeze} would freeze weights that were never trained; give model.weights too"
+            )
         self.network_spec, self.make_optimizer = network, optimizer
         self.weights, self.mean_std, self.freeze_mode, self.backbone_lr = weights, mean_std, freeze, backbone_lr
-        self.frozen_epoch = -1  # the epoch that the layers are frozen for
+        self.frozen_epoch = -1  # the last epoch that `_freeze` was called for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
         self.label_smoothing, self.imbalance = label_smoothing, imbalance
@@ -108,30 +118,35 @@ class Classifier(pl.LightningModule):
         std: Sequence[float],
         classes: Sequence[str],
         labels: Sequence[int] | np.ndarray | None = None,
-        source: PretrainedWeights | None = None,
-        pictures: Tensor | None = None,
+        pretrained: PretrainedWeights | None = None,
+        images: Tensor | None = None,
     ) -> str:
-        """Make the network for a dataset: its channels (as many as `mean` has) and its classes.
+        """Build the network for a dataset, with a channel for each entry of `mean` and a logit for each class.
+
+        The attributes `mean` and `std` of the model are those that it normalizes images with, see `mean_std`.
 
         Args:
-            mean, std: of the dataset; the model's attributes of these names are what it uses.
-            classes: names.
-            labels: of the training split: int (n,), or 0 and 1 (n, K) where a picture may bear several.
-            source: of trained weights.
-            pictures: uint8 (N, H, W, C) of the training split; SpeedNet computes its first layer from them.
+            mean: of each channel of the dataset, in units of 0..1.
+            std: standard deviation of each channel of the dataset, in units of 0..1.
+            classes: names of the classes.
+            labels: of the training split: int (n,), or 0 and 1 (n, K) of a multi-label dataset.
+            pretrained: the pretrained weights, if there are any.
+            images: uint8 (N, H, W, C) of the training split; SpeedNet computes its first layer from them.
 
         Returns:
-            One line that says what became of the weights; empty without any.
+            A line that describes what was loaded of the pretrained weights; empty without any.
         """
-        seen = source.statistics if source is not None and self.mean_std == "auto" else IMAGENET_STATISTICS
-        own = self.mean_std == "dataset" or (self.mean_std == "auto" and source is None)
-        self.mean, self.std = (tuple(mean), tuple(std)) if own else adapt_statistics(seen, len(mean))
+        statistics = IMAGENET_STATISTICS
+        if pretrained is not None and self.mean_std == "auto":
+            statistics = pretrained.statistics
+        own = self.mean_std == "dataset" or (self.mean_std == "auto" and pretrained is None)
+        self.mean, self.std = (tuple(mean), tuple(std)) if own else adapt_statistics(statistics, len(mean))
         self.normalize = Normalize(self.mean, self.std)
         self.network = make_network(self.network_spec, len(mean), len(classes))
-        said = load_pretrained(self.network, source, classes) if source is not None else ""
+        summary = load_pretrained(self.network, pretrained, classes) if pretrained is not None else ""
         whiten = getattr(self.network, "whiten", None)
-        if source is None and pictures is not None and whiten is not None:
-            whiten(self.normalize(pictures))
+        if pretrained is None and images is not None and whiten is not None:
+            whiten(self.normalize(images))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.multi_label = labels is not None and np.ndim(labels) == 2
@@ -147,45 +162,51 @@ class Classifier(pl.LightningModule):
             self.network.compile()
         if self.freeze_mode != "none":
             self._freeze(0)
-        return said
+        return summary
 
     @property
     def serving_network(self) -> nn.Module:
-        """The network that is evaluated and registered: the average of the weights where one is kept."""
-        return self._modules.get("average") or self.network
+        """The network that is evaluated and registered: the average of the weights, if there is one."""
+        average: nn.Module | None = getattr(self, "average", None)
+        return self.network if average is None else average
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> logits (N, num_classes) of the network that is served."""
+        """Compute logits (N, num_classes) from uint8 images (N, H, W, C), with `serving_network`."""
         logits: Tensor = self.serving_network(self.normalize(images))
         return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Draws (augmentation, dropout) depend on where training stands and on nothing before it."""
-        place = (self.seed, self.current_epoch, batch_idx, self.global_rank)
-        seed = hash(place) % 2**63
+        """Seed the random draws of the batch, and unfreeze layers if an epoch begins.
+
+        Augmentation and dropout thus depend only on the position of the batch and not on earlier batches.
+        """
+        position = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed = hash(position) % 2**63
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # a hundredth of the time: no other device is asked
+            torch.default_generator.manual_seed(
+                seed
+            )  # takes a hundredth of the time: other devices are not seeded
         else:
             torch.manual_seed(seed)
         if self.freeze_mode == "gradual" and self.frozen_epoch != self.current_epoch:
-            self._freeze(self._free_quarters())
+            self._freeze(self._count_free_quarters())
 
-    def _free_quarters(self) -> int:
-        """How many quarters of the backbone are trained in this epoch; all of them from half of the epochs on."""
+    def _count_free_quarters(self) -> int:
+        """Return how many quarters of the backbone are trained in this epoch; all from half of the epochs on."""
         self.frozen_epoch, epochs = self.current_epoch, self.trainer.max_epochs or -1
         return min(4, 8 * self.current_epoch // epochs if epochs > 0 else self.current_epoch)
 
     def _freeze(self, free_quarters: int) -> None:
-        """Train the head and the last quarters of the backbone; the others keep their weights and statistics."""
+        """Freeze the weights and statistics of all layers but the head and the last quarters of the backbone."""
         layers = list_backbone_layers(self.network, len(self.class_weights))
         for number, layer in enumerate(layers):
-            free = number >= len(layers) - len(layers) * free_quarters // 4
-            layer.train(free)
+            is_free = number >= len(layers) - len(layers) * free_quarters // 4
+            layer.train(is_free)
             for weight in layer.parameters(recurse=False):
-                weight.requires_grad_(free)
+                weight.requires_grad_(is_free)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross entropy of an augmented batch; of several labels a picture that of each, their mean."""
+        """Return the cross entropy of an augmented batch; for multi-label datasets, the mean over the labels."""
         images, labels = batch
         if self.multi_label:
             x, targets = self.augment(images, labels.float())
@@ -201,7 +222,15 @@ class Classifier(pl.LightningModule):
         return (loss * weights).mean()
 
     def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, C) and float32 (N, K) -> normalized (N, C, H, W) and the targets of what they show."""
+        """Augment and normalize a batch.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            targets: float32 (N, K).
+
+        Returns:
+            Normalized images (N, C, H, W), and the targets (N, K) of the augmented images.
+        """
         images = shift_and_flip(images, self.shift, self.flip)
         if self.rand_augment:
             x = rand_augment(scale_to_unit(images), self.rand_augment, self.strength)
@@ -211,15 +240,20 @@ class Classifier(pl.LightningModule):
         return apply_mixup_cutmix(random_erasing(x, self.erasing), targets, self.mixup, self.cutmix)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The mean of the ranks' gradients becomes that over the pictures, also where a rank had one more."""
+        """Weight the loss so that the mean of the ranks' gradients is the mean over all images.
+
+        The ranks' batches may differ by an image.
+        """
         if self.trainer.world_size > 1:
             loader: Any = self.trainer.train_dataloader
-            loss = loss * loader.sampler.share(self.trainer.fit_loop.batch_idx)
+            loss = loss * loader.sampler.compute_rank_share(self.trainer.fit_loop.batch_idx)
         super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs val_loss, val_accuracy and val_error; of several labels a picture val_map too, the mean over the
-        labels of their average precision."""
+        """Log val_loss, val_accuracy and val_error; for multi-label datasets also val_map.
+
+        val_map is the mean over the labels of their average precision.
+        """
         images, labels = batch
         logits = self(images)
         self._log_metrics("val", logits, labels)
@@ -228,34 +262,36 @@ class Classifier(pl.LightningModule):
             self.log("val_map", self.val_map, on_step=False, on_epoch=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs test_loss, test_accuracy and test_error."""
+        """Log test_loss, test_accuracy and test_error."""
         images, labels = batch
         self._log_metrics("test", self(images), labels)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step of the optimizer, and of the average of the weights."""
+        """Do a step of the optimizer, and update the average of the weights."""
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
             self._update_average(self.ema)
 
     @torch.no_grad()
     def _update_average(self, ema: float) -> None:
-        """Move the average towards the weights. It begins with a short memory, else it would keep the first,
-        random weights for long."""
+        """Move the average towards the weights.
+
+        The first steps use a smaller decay than `ema`, so that the average forgets the initial, random weights.
+        """
         step = self.trainer.global_step
-        keep = min(ema, (1 + step) / (10 + step))
-        now = self.network.state_dict()
+        decay = min(ema, (1 + step) / (10 + step))
+        weights = self.network.state_dict()
         for name, mean in self.average.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(now[name].to(mean.dtype), 1 - keep)
+                mean.lerp_(weights[name].to(mean.dtype), 1 - decay)
             else:
-                mean.copy_(now[name])
+                mean.copy_(weights[name])
 
     def configure_optimizers(self) -> Any:
-        """The optimizer with a learning rate that rises, then falls, step by step."""
+        """Return the optimizer and the schedule of its learning rate, which changes with every step."""
         if self.freeze_mode == "gradual" and self.trainer.world_size > 1:
             raise UserError("model.freeze: gradual is for one device; set trainer.devices: 1, or backbone")
-        optimizer = self.make_optimizer(self.parameter_groups())
+        optimizer = self.make_optimizer(self.build_parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
         total = int(self.trainer.estimated_stepping_batches)
@@ -263,31 +299,36 @@ class Classifier(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The parameters, in groups by whether they are the head's and whether weight decay pulls at them; the
-        head first, since the learning rate of the first group is the one that is logged."""
+    def build_parameter_groups(self) -> list[dict[str, Any]]:
+        """Group the parameters by whether they belong to the head and whether weight decay applies to them.
+
+        The head is the first group, since the learning rate of the first group is logged.
+        """
         head = f"{find_head(self.network, len(self.class_weights))}." if self.backbone_lr != 1 else ""
         named = list(self.network.named_parameters())
         groups: list[dict[str, Any]] = []
-        for inside in (True, False):
-            mine = [p for name, p in named if name.startswith(head) is inside]
-            decayed = [p for p in mine if self.decay_norm_and_bias or p.ndim > 1]
-            others = [p for p in mine if not self.decay_norm_and_bias and p.ndim <= 1]
-            factor = 1.0 if inside else self.backbone_lr
+        for in_head in (True, False):
+            members = [p for name, p in named if name.startswith(head) is in_head]
+            decayed = [p for p in members if self.decay_norm_and_bias or p.ndim > 1]
+            not_decayed = [p for p in members if not self.decay_norm_and_bias and p.ndim <= 1]
+            factor = 1.0 if in_head else self.backbone_lr
             groups += [{"params": decayed, "lr_factor": factor}]
-            groups += [{"params": others, "lr_factor": factor, "weight_decay": 0.0}]
+            groups += [{"params": not_decayed, "lr_factor": factor, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
     def _log_metrics(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        """The accuracy of several labels a picture is that of whole sets, each label said from one half on."""
+        """Log loss, accuracy and error of a batch.
+
+        For multi-label datasets, an image is correct if all its labels are; a label is predicted from 0.5 on.
+        """
         if self.multi_label:
-            right = ((logits >= 0) == (labels > 0)).all(1).float().mean()
+            correct = ((logits >= 0) == (labels > 0)).all(1).float().mean()
             loss = F.binary_cross_entropy_with_logits(logits, labels.float()) if loss is None else loss
         else:
-            right = (logits.argmax(1) == labels).float().mean()
+            correct = (logits.argmax(1) == labels).float().mean()
             loss = F.cross_entropy(logits, labels) if loss is None else loss
-        values = {"loss": loss, "accuracy": right, "error": 1 - right}
-        num: Any = float(len(labels))  # not an integer: Lightning rounds the mean of the ranks' sums of these down
+        values = {"loss": loss, "accuracy": correct, "error": 1 - correct}
+        num: Any = float(len(labels))  # a float, since Lightning rounds the ranks' mean of integers down
         values = {f"{split}_{name}": value.detach() for name, value in values.items()}
         if split == "train" and self._add_to_sums(values, num):
             return
@@ -296,8 +337,14 @@ class Classifier(pl.LightningModule):
         )
 
     def _add_to_sums(self, values: dict[str, Tensor], num: float) -> bool:
-        """Add to the sums behind an epoch's means that `log_dict` began, as it would: its checks of arguments and
-        names take longer than the step of a small network. False where it has not begun yet."""
+        """Add to the sums behind an epoch's means as `log_dict` does, but without its checks.
+
+        The checks of arguments and names take longer than the step of a small network.
+
+        Returns:
+            Whether the values were added; False until `log_dict` has created the sums.
+        """
+        # private API: pytorch_lightning (_trainer, _results) and torchmetrics (_computed), read in 2.6.6 and 1.9.0
         if self._trainer is None:
             return False
         results = self._trainer.fit_loop.epoch_loop._results
@@ -312,11 +359,15 @@ class Classifier(pl.LightningModule):
 
 
 def compute_class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """What lets rare classes count as much as others, float32 (K,).
+    """Compute weights with which rare classes count as much as others, float32 (K,).
 
     Args:
-        labels: int (n,): the mean of the weights over the pictures is 1; or 0 and 1 (n, K): how many pictures do
-            not bear a label for each that does.
+        labels: int (n,), or 0 and 1 (n, K) of a multi-label dataset.
+        num_classes: K.
+
+    Returns:
+        For single labels, the weight of each class; their mean over the images is 1. For a multi-label dataset,
+        the number of images without a label for each image with it.
     """
     if labels.ndim == 2:
         num = labels.sum(0)

@@ -1,4 +1,4 @@
-"""Image kernels: what one filter of a convolutional network does to a picture, with the numbers in sight.
+"""Image kernels: show what one filter of a convolutional network does to an image.
 
 Sources: V. Powell, "Image Kernels Explained Visually" (https://setosa.io/ev/image-kernels/) for the idea and the
 matrices (`edge` is the Laplacian); Stanford's UFLDL tutorial, "Feature extraction using convolution", for the
@@ -31,19 +31,22 @@ KERNELS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "emboss": ((-2, -1, 0), (-1, 1, 1), (0, 1, 2)),
     "blur": ((0.0625, 0.125, 0.0625), (0.125, 0.25, 0.125), (0.0625, 0.125, 0.0625)),
 }
-MAX_SIDE_PX = 4096  # a larger picture is brought to this first; no decoded picture of ours is larger
-MAX_PIXELS = 178_956_970  # judged before decoding; where Pillow itself refuses
-MAX_KERNEL_VALUE = 1_000_000  # in a kernel; beyond, sums of products lose the picture
+MAX_SIDE_PX = 4096  # a larger image is shrunk to this side first; a dataset holds no larger ones
+MAX_PIXELS = 178_956_970  # checked before decoding; Pillow's own limit
+MAX_KERNEL_VALUE = 1_000_000  # with larger numbers, sums of products lose the image
 
 PANEL_PX, GAP_PX, TEXT_PX = 480, 24, 17
 PAPER, INK, RULE = 255, 20, 170
 
 
 def parse_kernel(text: str) -> np.ndarray:
-    """A kernel's name, or 9 numbers row by row with spaces or commas between, as float64 (3, 3).
+    """Return a kernel as float64 (3, 3).
+
+    Args:
+        text: a name in `KERNELS`, or 9 numbers row by row, separated by spaces or commas.
 
     Raises:
-        UserError: no such name, or not 9 numbers from -1,000,000 to 1,000,000.
+        UserError: `text` is no such name and not 9 numbers from -1,000,000 to 1,000,000.
     """
     if text in KERNELS:
         return np.array(KERNELS[text], dtype=np.float64)
@@ -57,16 +60,22 @@ def parse_kernel(text: str) -> np.ndarray:
         raise UserError(f"--kernel: {len(numbers)} numbers in {text!r}; give a name, or 9 numbers")
     if not (np.abs(numbers) <= MAX_KERNEL_VALUE).all():
         raise UserError(
-            f"--kernel: numbers go from {-MAX_KERNEL_VALUE:,} to {MAX_KERNEL_VALUE:,}, not as in {text!r}"
+            f"--kernel: numbers go from {-MAX_KERNEL_VALUE:,} to {MAX_KERNEL_VALUE:,}; {text!r} has another"
         )
     return numbers.reshape(3, 3)
 
 
 def compute_output_size(side: int, kernel: int, stride: int, padding: int) -> int:
-    """How many places the kernel has along one side: (n + 2p - k) / s + 1, rounded down (all in px).
+    """Return the number of positions of the kernel along one side: (n + 2p - k) / s + 1, rounded down.
+
+    Args:
+        side: n, in pixels.
+        kernel: k, in pixels.
+        stride: s, in pixels.
+        padding: p, in pixels.
 
     Raises:
-        UserError: the stride is below 1, the padding below 0, or the kernel larger than the padded picture.
+        UserError: the stride is below 1, the padding below 0, or the kernel larger than the padded image.
     """
     if stride < 1:
         raise UserError(f"--stride is {stride}; it must be 1 or more")
@@ -81,10 +90,10 @@ def compute_output_size(side: int, kernel: int, stride: int, padding: int) -> in
 
 
 def convolve2d(image: np.ndarray, kernel: np.ndarray, stride: int, padding: int) -> np.ndarray:
-    """Slide a kernel over a picture and sum the products: (H, W), (k, l) -> float64 (H', W').
+    """Slide a kernel over an image and sum the products: (H, W), (k, l) -> float64 (H', W').
 
-    H' = (H + 2 padding - k) / stride + 1, rounded down, and W' likewise. Around the picture are `padding` px of
-    zeros. As in all convolutional networks the kernel is not turned over (mathematics says cross-correlation).
+    H' = (H + 2 padding - k) / stride + 1, rounded down, and W' likewise. The image is surrounded by `padding` px
+    of zeros. As in all convolutional networks the kernel is not flipped (in mathematics: cross-correlation).
 
     Raises:
         UserError: see `compute_output_size`.
@@ -99,10 +108,10 @@ def convolve2d(image: np.ndarray, kernel: np.ndarray, stride: int, padding: int)
 
 
 def rectify(feature_map: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, str]:
-    """A feature map made visible: uint8 (H, W), and how, in words. ReLU, then grey: what is below 0 is black.
+    """Return a feature map after ReLU as a grey image, uint8 (H, W), and a description of the scale.
 
-    A kernel whose numbers sum to 1 keeps brightness, so white is 255 and more, as in the picture. With any other
-    sum white is the largest value of the map.
+    Values below 0 are black. A kernel whose numbers sum to 1 keeps brightness, so white is 255 and more, as in the
+    image. With any other sum white is the largest value of the map.
     """
     keeps_brightness = np.isclose(kernel.sum(), 1)
     white = 255.0 if keeps_brightness else max(float(feature_map.max()), 1e-9)
@@ -111,10 +120,10 @@ def rectify(feature_map: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, st
 
 
 def read_grey_image(path: Path) -> np.ndarray:
-    """A picture of any format that Convoy reads, upright, as grey uint8 (H, W).
+    """Read an image of any format that Convoy reads as grey uint8 (H, W), upright.
 
     Raises:
-        UserError: it cannot be read, or is no whole picture.
+        UserError: the file cannot be read, or is not a complete image.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a picture")
@@ -125,65 +134,80 @@ def read_grey_image(path: Path) -> np.ndarray:
         padded, width, height = decode_with_size(data, DecodeSpec(side, 1, "pad", "bilinear", MAX_PIXELS))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except Rejected as refused:
-        raise UserError(f"{path}: {refused.reason}: {refused.detail}") from None
+    except Rejected as rejection:
+        raise UserError(f"{path}: {rejection.reason}: {rejection.detail}") from None
     scale = side / max(width, height)
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     top, left = (side - height) // 2, (side - width) // 2
     return padded[top : top + height, left : left + width, 0]
 
 
-def draw_kernel_page(picture: np.ndarray, kernel: np.ndarray, stride: int, padding: int, name: str) -> Image.Image:
-    """The picture, the matrix and the feature map side by side, each with its size; picture and map at one scale.
+def draw_kernel_page(image: np.ndarray, kernel: np.ndarray, stride: int, padding: int, name: str) -> Image.Image:
+    """Draw the image, the matrix and the feature map side by side, each with its size.
+
+    The image and the feature map are drawn at one scale.
 
     Args:
-        picture: uint8 (H, W).
+        image: uint8 (H, W).
+        kernel: float (k, l).
+        stride: in pixels.
+        padding: in pixels.
         name: the kernel's, to write under it.
     """
-    feature_map = convolve2d(picture, kernel, stride, padding)
-    visible, how = rectify(feature_map, kernel)
-    scale = PANEL_PX / max(*picture.shape, *feature_map.shape)
+    feature_map = convolve2d(image, kernel, stride, padding)
+    visible, scale_text = rectify(feature_map, kernel)
+    scale = PANEL_PX / max(*image.shape, *feature_map.shape)
     panels = [
-        (_resize(picture, scale), ["picture, grey", _format_size(picture)]),
+        (_resize(image, scale), ["picture, grey", _format_size(image)]),
         (_draw_matrix(kernel), [f"{name}, {_format_size(kernel)}", f"stride {stride}, padding {padding}"]),
-        (_resize(visible, scale), [f"feature map, {_format_size(feature_map)}", how]),
+        (_resize(visible, scale), [f"feature map, {_format_size(feature_map)}", scale_text]),
     ]
     return _join_panels(panels)
 
 
-def write_kernel_page(image: Path, kernel_text: str, stride: int, padding: int, out: Path | None) -> str:
-    """Write what `draw_kernel_page` shows as a PNG, without `out` to IMAGE.KERNEL.png in the current folder; say so in a line.
+def write_kernel_page(path: Path, kernel_text: str, stride: int, padding: int, out: Path | None) -> str:
+    """Write the drawing of `draw_kernel_page` as a PNG file.
+
+    Args:
+        path: the image file.
+        kernel_text: see `parse_kernel`.
+        stride: in pixels.
+        padding: in pixels.
+        out: the file to write; None for IMAGE.KERNEL.png in the current folder.
+
+    Returns:
+        A line with the sizes and the path of the file.
 
     Raises:
-        UserError: the picture, the kernel, a number or the place to write to cannot be used.
+        UserError: the image, the kernel, a number or `out` cannot be used.
     """
     kernel = parse_kernel(kernel_text)
-    picture = read_grey_image(image)
-    if padding > max(picture.shape):
-        raise UserError(f"--padding is {padding}, more than the whole picture ({_format_size(picture)}); lower it")
+    image = read_grey_image(path)
+    if padding > max(image.shape):
+        raise UserError(f"--padding is {padding}, more than the whole picture ({_format_size(image)}); lower it")
     name = kernel_text if kernel_text in KERNELS else "kernel"
-    out = out or Path(f"{image.stem}.{name}.png")
-    _check_output_path(out, image)
+    out = out or Path(f"{path.stem}.{name}.png")
+    _check_output_path(out, path)
     height, width = (
-        compute_output_size(n, k, stride, padding) for n, k in zip(picture.shape, kernel.shape, strict=True)
+        compute_output_size(n, k, stride, padding) for n, k in zip(image.shape, kernel.shape, strict=True)
     )
-    page = io.BytesIO()
-    draw_kernel_page(picture, kernel, stride, padding, name).save(page, "PNG")
-    write_bytes(out, page.getvalue())
+    buffer = io.BytesIO()
+    draw_kernel_page(image, kernel, stride, padding, name).save(buffer, "PNG")
+    write_bytes(out, buffer.getvalue())
     return (
-        f"kernels: picture {_format_size(picture)}, {name} {_format_size(kernel)}, stride {stride}, padding {padding}"
-        f" -> feature map {width} x {height}; {out} written"
+        f"kernels: picture {_format_size(image)}, {name} {_format_size(kernel)}, stride {stride}, "
+        f"padding {padding} -> feature map {width} x {height}; {out} written"
     )
 
 
-def _check_output_path(out: Path, image: Path) -> None:
+def _check_output_path(out: Path, image_path: Path) -> None:
     if out.suffix.lower() != ".png":
         raise UserError(f"{out}: give a file name that ends in .png")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder")
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give a file name that ends in .png")
-    if out.exists() and out.samefile(image):
+    if out.exists() and out.samefile(image_path):
         raise UserError(f"{out}: is the picture itself; give another name with --out")
 
 
@@ -193,14 +217,14 @@ def _format_size(pixels: np.ndarray) -> str:
 
 
 def _resize(pixels: np.ndarray, scale: float) -> Image.Image:
-    """Small pictures with every pixel as a square, large ones averaged down."""
+    """Enlarge a small image so that every pixel is a square; average a large one down."""
     height, width = (max(1, round(side * scale)) for side in pixels.shape)
-    way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), way)
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), resampling)
 
 
 def _draw_matrix(kernel: np.ndarray) -> Image.Image:
-    """The numbers in a grid of squares."""
+    """Draw the numbers in a grid of squares."""
     cell, rows, columns = 76, *kernel.shape
     panel = Image.new("L", (columns * cell + 1, rows * cell + 1), PAPER)
     pen = ImageDraw.Draw(panel)
@@ -213,7 +237,7 @@ def _draw_matrix(kernel: np.ndarray) -> Image.Image:
 
 
 def _join_panels(panels: list[tuple[Image.Image, list[str]]]) -> Image.Image:
-    """Panels from left to right, middles on one line, two lines of text under each."""
+    """Join panels from left to right, centred on one line, with two lines of text under each."""
     font = ImageFont.load_default(TEXT_PX)
     widths = [max(panel.width, *(round(font.getlength(line)) for line in lines)) for panel, lines in panels]
     tallest = max(panel.height for panel, _ in panels)
@@ -226,7 +250,7 @@ def _join_panels(panels: list[tuple[Image.Image, list[str]]]) -> Image.Image:
         page.paste(panel, (x, y))
         pen.rectangle((x - 1, y - 1, x + panel.width, y + panel.height), outline=RULE)
         for number, line in enumerate(lines):
-            place = (left + width / 2, tallest + 2 * GAP_PX + number * (TEXT_PX + 6))
-            pen.text(place, line, fill=INK, font=font, anchor="mm")
+            position = (left + width / 2, tallest + 2 * GAP_PX + number * (TEXT_PX + 6))
+            pen.text(position, line, fill=INK, font=font, anchor="mm")
         left += width + GAP_PX
     return page

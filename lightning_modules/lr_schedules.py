@@ -1,10 +1,16 @@
-"""Warmup + cosine, one-cycle."""
+"""Learning rate schedules: warm-up and cosine, one-cycle."""
 
 import math
 
 
 def warmup_cosine(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate, 0..1, at `step` of `total` with the first part `warmup` rising."""
+    """Return the factor of the learning rate, 0..1: a linear rise, then half a cosine down to zero.
+
+    Args:
+        step: number of steps before this one.
+        total: number of all steps.
+        warmup: share of all steps in which the factor rises.
+    """
     rise = warmup * total
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -12,9 +18,14 @@ def warmup_cosine(step: int, total: int, warmup: float) -> float:
 
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate: a line up from a 25th in the first part `warmup`, then a line down to zero.
+    """Return the factor of the learning rate, 0..1: a linear rise from 1/25, then a linear fall to zero.
 
     Source: Smith and Topin, "Super-Convergence", 2017.
+
+    Args:
+        step: number of steps before this one.
+        total: number of all steps.
+        warmup: share of all steps in which the factor rises.
     """
     rise = warmup * total
     if step < rise:

@@ -107,7 +107,7 @@ def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Ca
     fleet = ServerGroup(project, build_server_environment(project, addresses))
     try:
         start_servers(project, fleet, addresses, mlflow_port, prefect_port)
-        crash_recovery.close_dead_processes(project, own_api=f"{addresses.prefect}/api")
+        crash_recovery.close_dead_processes(project, project_api=f"{addresses.prefect}/api")
         close_dead_runs(project, addresses)
         concurrency.ensure_limits(f"{addresses.prefect}/api", name_project_limits(project))
         start_worker(fleet, addresses)
@@ -128,7 +128,7 @@ def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
     while True:
         fleet.raise_if_dead()
         if time.monotonic() - last_recovery > RECOVERY_INTERVAL_S:
-            crash_recovery.close_dead_processes(project, own_api=api)
+            crash_recovery.close_dead_processes(project, project_api=api)
             last_recovery = time.monotonic()
         time.sleep(0.5)
 

@@ -1,4 +1,4 @@
-"""Smart tagging: what a model saw in each picture, written as XMP into copies of the pictures, or beside them."""
+"""Write predicted labels as XMP into images, into copies of them, or into sidecar files."""
 
 from __future__ import annotations
 
@@ -15,55 +15,59 @@ from imageset.labels import parse_labels
 from imageset.utils.atomic_write import replace_file, write_bytes
 
 TAGGING_WAYS = ("xmp", "sidecar")
-TAGGED = "tagged"  # the cause of those that were
+TAGGED = "tagged"  # outcome of an image that was tagged; any other outcome is the reason why not
 
 
-def check_tagging(tag: str | None, in_place: bool, pictures: ImageStream) -> None:
-    """Raise UserError where --in-place has nothing to write into."""
+def check_tagging(tag: str | None, in_place: bool, images: ImageStream) -> None:
+    """Raise UserError if --in-place has no files to write to."""
     if in_place and tag is None:
-        raise UserError("--in-place says where tags are written; say how with --tag xmp or --tag sidecar")
-    if in_place and pictures.folder is None:
+        raise UserError("--in-place tells where to write tags, not how; add --tag xmp or --tag sidecar")
+    if in_place and images.folder is None:
         raise UserError("--in-place: only pictures that are files of a folder can be written to; leave it out")
 
 
 def tag_images(
-    pictures: ImageStream, rows: Iterable[dict[str, Any]], way: str, target: Path | None, multi_label: bool = False
+    images: ImageStream, rows: Iterable[dict[str, Any]], way: str, target: Path | None, multi_label: bool = False
 ) -> Counter[str]:
-    """Write each row's label to its picture; returns how many were tagged, and how many not, by cause.
+    """Write each row's label to its image.
 
     Args:
-        rows: of these pictures or of some of them, in their order.
+        images: the images of the source.
+        rows: predictions of all or some of these images, in the same order.
         way: "xmp" writes into JPEG and PNG files and beside all others, "sidecar" beside all (NAME.xmp).
-        multi_label: a row's label is a set; each of it becomes a tag.
-        target: folder for copies ("sidecar": for those files alone), named as in the source; None: in place.
+        target: folder for copies ("sidecar": for the sidecar files only), named as in the source; None: in place.
+        multi_label: a row's label is a set; each label in it becomes a tag.
+
+    Returns:
+        The number of images by outcome: TAGGED, or the reason why an image was not tagged.
     """
-    done: Counter[str] = Counter()
-    for picture, data, row in _join_rows(pictures, rows):
+    outcomes: Counter[str] = Counter()
+    for image, data, row in _join_rows(images, rows):
         tags = parse_labels(row["label"] or "") if multi_label else [row["label"]]
-        cause = _find_skip_reason(picture, row) or (None if tags else "none of the labels")
-        if cause is None:
-            path = pictures.to_path(picture.uri) if target is None else _resolve_below(target, picture.uri)
-            cause = _write_tags(path, data, _build_packet(row, tags), way, in_place=target is None)
-        done[cause] += 1
-    return done
+        outcome = _find_skip_reason(image, row) or (None if tags else "without any label")
+        if outcome is None:
+            path = images.to_path(image.uri) if target is None else _resolve_below(target, image.uri)
+            outcome = _write_tags(path, data, _build_packet(row, tags), way, in_place=target is None)
+        outcomes[outcome] += 1
+    return outcomes
 
 
 def _join_rows(
-    pictures: Iterable[tuple[ImageRef, bytes]], rows: Iterable[dict[str, Any]]
+    images: Iterable[tuple[ImageRef, bytes]], rows: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[ImageRef, bytes, dict[str, Any]]]:
-    """Each row with its picture."""
-    left = iter(rows)
-    row = next(left, None)
-    for picture, data in pictures:
+    """Yield each row with its image and the image's bytes."""
+    remaining = iter(rows)
+    row = next(remaining, None)
+    for image, data in images:
         if row is None:
             return
-        if row["uri"] == picture.uri:
-            yield picture, data, row
-            row = next(left, None)
+        if row["uri"] == image.uri:
+            yield image, data, row
+            row = next(remaining, None)
 
 
-def _find_skip_reason(picture: ImageRef, row: dict[str, Any]) -> str | None:
-    if row["image_id"] != picture.image_id or picture.image_id is None:
+def _find_skip_reason(image: ImageRef, row: dict[str, Any]) -> str | None:
+    if row["image_id"] != image.image_id or image.image_id is None:
         return "changed or gone meanwhile" if row["image_id"] else "could not be read"
     return None if row["label"] is not None else f"no label ({row['status']})"
 
@@ -74,16 +78,16 @@ def _build_packet(row: dict[str, Any], tags: list[str]) -> bytes:
 
 
 def _write_tags(path: Path, data: bytes, packet: bytes, way: str, in_place: bool) -> str:
-    """Write the tags; returns TAGGED or why not."""
+    """Write the tags; return TAGGED, or the reason why they were not written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.xmp")
+    sidecar = path.with_name(f"{path.name}.xmp")
     if way == "xmp" and data.startswith((b"\xff\xd8\xff", b"\x89PNG")):
         try:
             tagged = xmp.embed_packet(data, packet)
-        except xmp.TaggingError as reason:
+        except xmp.TaggingError as error:
             if not in_place:
                 write_bytes(path, data)
-            return str(reason)
+            return str(error)
         with replace_file(path) as temporary:
             temporary.write_bytes(tagged)
             if in_place:
@@ -91,13 +95,13 @@ def _write_tags(path: Path, data: bytes, packet: bytes, way: str, in_place: bool
         return TAGGED
     if way == "xmp" and not in_place:
         write_bytes(path, data)
-    if in_place and beside.exists() and xmp.TOOLKIT not in beside.read_bytes():
-        return "a sidecar file that is not from us stands beside it"
-    write_bytes(beside, packet)
+    if in_place and sidecar.exists() and xmp.TOOLKIT not in sidecar.read_bytes():
+        return "has a sidecar file of another program"
+    write_bytes(sidecar, packet)
     return TAGGED
 
 
 def _resolve_below(folder: Path, uri: str) -> Path:
-    """A place below the folder, whatever an archive calls its members."""
-    parts = [part for part in uri.split("/") if part not in ("", ".", "..")]
-    return folder.joinpath(*parts) if parts else folder / "picture"
+    """Return a path below the folder, however the members of an archive are named."""
+    names = [name for name in uri.split("/") if name not in ("", ".", "..")]
+    return folder.joinpath(*names) if names else folder / "picture"

@@ -1,16 +1,15 @@
-"""What was said of each batch of predictions, and which pictures have been judged.
+"""The log of judged batches: the result of each, and the images that it holds.
 
-data/monitor/batches.jsonl      one JSON line a batch, the oldest first
-data/monitor/BATCH.npy          the pictures it holds: uint64, the first 8 bytes of each image_id, sorted
-data/monitor/BATCH.html         the page about it
+data/monitor/batches.jsonl      one JSON line per batch, the oldest first
+data/monitor/BATCH.npy          its images: uint64 (N,), the first 8 bytes of each image_id, sorted
+data/monitor/BATCH.html         its page
 
-The line is written last: a batch without a line was never judged. A picture is judged once by a model version, so
-an inbox that is predicted every hour is judged by what came in that hour.
+The line is written last: a batch without a line was never judged. Each image is judged once per model version, so
+an inbox that is predicted every hour is judged by the images of that hour.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -22,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from flows.monitoring.retrain_policy import TOO_SMALL
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes, write_text
+from imageset.utils.file_lock import file_lock
 
-if TYPE_CHECKING:  # `convoy status` reads the table alone
+if TYPE_CHECKING:  # `convoy status` reads only the entries and starts faster without NumPy
     import numpy as np
 
 MONITOR_DIR = Path("data/monitor")
@@ -34,68 +34,72 @@ BatchEntry = dict[str, Any]
 
 @contextmanager
 def batch_log_lock(project: Path) -> Iterator[None]:
-    """Nobody else judges here meanwhile."""
+    """Hold an exclusive lock on the log; wait while another process holds it."""
     folder = project / MONITOR_DIR
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file_lock(folder / ".lock"):
         for leftover in folder.glob(".*.partial"):
             leftover.unlink()
         yield
 
 
 def read_batches(project: Path, model: str | None = None, version: int | None = None) -> list[BatchEntry]:
-    """All lines, or those of a model, or of one version of it.
+    """Return all entries, or those of a model, or of one version of it.
 
     Raises:
-        UserError: the table is damaged.
+        UserError: the log is damaged.
     """
     path = project / BATCHES_FILE
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [line for line in lines if model in (None, line["model"]) and version in (None, line["version"])]
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            entry for entry in entries if model in (None, entry["model"]) and version in (None, entry["version"])
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); move it away, and all batches are judged anew") from None
 
 
-def record_batch(project: Path, line: BatchEntry, ids: np.ndarray) -> None:
-    """Note a batch; one of the same id is replaced."""
+def record_batch(project: Path, entry: BatchEntry, ids: np.ndarray) -> None:
+    """Write the images of a batch, then its entry; an entry of the same batch is replaced."""
     import numpy as np
 
     buffer = io.BytesIO()
     np.save(buffer, ids)
-    write_bytes(ids_path(project, line["batch"]), buffer.getvalue())
-    lines = [one for one in read_batches(project) if one["batch"] != line["batch"]]
-    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in [*lines, line])
+    write_bytes(ids_path(project, entry["batch"]), buffer.getvalue())
+    kept = [earlier for earlier in read_batches(project) if earlier["batch"] != entry["batch"]]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, entry])
     write_text(project / BATCHES_FILE, text)
 
 
 def read_judged_ids(project: Path, model: str, version: int) -> np.ndarray:
-    """The pictures that a version's batches held, uint64, sorted; those of too small batches still wait."""
+    """Return the short ids of all images that a version has judged: uint64 (N,), sorted.
+
+    Batches that are too small are not judged; their images come back with the next batch.
+    """
     import numpy as np
 
-    found = [np.empty(0, np.uint64)]
-    for line in read_batches(project, model, version):
-        path = ids_path(project, line["batch"])
-        if line["state"] != TOO_SMALL and path.exists():
-            found.append(np.load(path, allow_pickle=False))
-    return np.unique(np.concatenate(found))
+    ids = [np.empty(0, np.uint64)]
+    for entry in read_batches(project, model, version):
+        path = ids_path(project, entry["batch"])
+        if entry["state"] != TOO_SMALL and path.exists():
+            ids.append(np.load(path, allow_pickle=False))
+    return np.unique(np.concatenate(ids))
 
 
 def ids_path(project: Path, batch: str) -> Path:
-    """Where the pictures of a batch are noted."""
+    """Return the path of the file that holds the images of a batch."""
     return project / MONITOR_DIR / f"{batch}.npy"
 
 
 def to_short_id(image_id: str | None, uri: str) -> int:
-    """Who a picture is, in 8 bytes; one that cannot be read is known by its name."""
+    """Return the first 8 bytes of an image_id; of an unreadable image, the first 8 of a hash of its uri."""
     return int((image_id or hashlib.sha256(uri.encode()).hexdigest())[:16], 16)
 
 
 def compute_batch_id(model: str, version: int, ids: np.ndarray) -> str:
-    """Of the same pictures under the same version the same, whatever their order; ids is sorted."""
+    """Return the id of a batch: a hash of the model version and of its images, `ids`, which are sorted."""
     import numpy as np
 
     digest = hashlib.sha256(json.dumps([model, version]).encode())

@@ -1,4 +1,4 @@
-"""When drift is reason enough to train again: pure functions of what was judged and of what was done."""
+"""Decide when drift triggers a retrain, as a pure function of earlier batches and earlier retrains."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-DRIFTED, CLEAN, TOO_SMALL = "drifted", "clean", "too small"  # what is said of a batch
+DRIFTED, CLEAN, TOO_SMALL = "drifted", "clean", "too small"  # states of a batch
 BUDGET_DAYS = 30
 
 
 @dataclass(frozen=True)
 class RetrainPolicy:
-    """See params.yaml: monitor.retrain."""
+    """When drift triggers a retrain; the section monitor.retrain of params.yaml."""
 
     enabled: bool
     batches_in_a_row: int
@@ -23,7 +23,7 @@ class RetrainPolicy:
 
 @dataclass(frozen=True)
 class RetrainDecision:
-    """Whether to train again, and why or why not."""
+    """Whether to retrain, and why or why not."""
 
     retrain: bool
     reason: str
@@ -32,34 +32,36 @@ class RetrainDecision:
 def decide_retrain(
     policy: RetrainPolicy, batches: Sequence[dict[str, Any]], retrains: Sequence[datetime], now: datetime
 ) -> RetrainDecision:
-    """What is to be done after the last of some batches.
+    """Decide whether to retrain after the last of some batches.
 
     Args:
-        batches: rows of one model version, the oldest first.
-        retrains: when a retrain was begun because of drift, the oldest first.
+        policy: the policy of params.yaml.
+        batches: entries of one model version, the oldest first.
+        retrains: start times of the retrains that drift triggered, the oldest first.
+        now: the time of the decision.
     """
-    row = count_drifted_in_a_row(batches)
-    if not row:
+    num_drifted = count_drifted_in_a_row(batches)
+    if not num_drifted:
         return RetrainDecision(False, "no drift")
     if not policy.enabled:
         return RetrainDecision(False, "monitor.retrain.enabled is false")
-    if row < policy.batches_in_a_row:
-        return RetrainDecision(False, f"{row} of {policy.batches_in_a_row} drifted batches in a row")
+    if num_drifted < policy.batches_in_a_row:
+        return RetrainDecision(False, f"{num_drifted} of {policy.batches_in_a_row} drifted batches in a row")
     if retrains and now - retrains[-1] < timedelta(hours=policy.cooldown_hours):
         end = retrains[-1] + timedelta(hours=policy.cooldown_hours)
         return RetrainDecision(
             False, f"the last retrain cools down until {end.astimezone().isoformat(' ', 'minutes')}"
         )
-    lately = [one for one in retrains if now - one < timedelta(days=BUDGET_DAYS)]
-    if len(lately) >= policy.max_per_30_days:
-        return RetrainDecision(False, f"{len(lately)} retrains in {BUDGET_DAYS} days are the whole budget")
-    return RetrainDecision(True, f"{row} drifted {'batch' if row == 1 else 'batches in a row'}")
+    recent = [start for start in retrains if now - start < timedelta(days=BUDGET_DAYS)]
+    if len(recent) >= policy.max_per_30_days:
+        return RetrainDecision(False, f"{len(recent)} retrains in {BUDGET_DAYS} days are the whole budget")
+    return RetrainDecision(True, f"{num_drifted} drifted {'batch' if num_drifted == 1 else 'batches in a row'}")
 
 
 def count_drifted_in_a_row(batches: Sequence[dict[str, Any]]) -> int:
-    """How many of the last batches drifted, one after the other; one that is too small counts neither way."""
+    """Return the number of drifted batches at the end; batches that are too small are ignored."""
     num = 0
-    for batch in reversed([one for one in batches if one["state"] != TOO_SMALL]):
+    for batch in reversed([batch for batch in batches if batch["state"] != TOO_SMALL]):
         if batch["state"] != DRIFTED:
             break
         num += 1

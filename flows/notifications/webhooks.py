@@ -19,7 +19,6 @@ from typing import Any
 
 from flows.notifications import console, problems
 from flows.project import user
-from flows.project.params import load_stage_params
 from flows.project.paths import find_project
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
@@ -36,6 +35,8 @@ def find_webhook_url(project: Path, name: str) -> str | None:
     Raises:
         UserError: params.yaml has no such key, or it is no http or https address.
     """
+    from flows.project.params import load_stage_params  # loads pydantic, which `convoy status` does not need
+
     variable = f"CONVOY_{name.upper()}"
     url = os.environ.get(variable) or load_stage_params(project, "hooks")[name]
     if url is not None and urllib.parse.urlsplit(url).scheme not in ("http", "https"):

@@ -116,7 +116,7 @@ def _use_project_server(url: str, project: Path) -> Iterator[None]:
     before = os.environ.get(API_VARIABLE)
     os.environ[API_VARIABLE] = url
     try:
-        close_dead_processes(project, own_api=url)
+        close_dead_processes(project, project_api=url)
         yield
     finally:
         os.environ.pop(API_VARIABLE)

@@ -1,17 +1,19 @@
-"""Predictions in parts: each is written by rename under a name that says what it answers, so that a run that was
-killed goes on where it stopped, and what a model version was asked before is not computed again.
+"""Cache of predictions in shards.
+
+A shard is written by rename, under a name that identifies its images and the model that predicts them. A run that
+was killed therefore resumes where it stopped, and a model version never computes the same prediction twice.
 
 .cache/predictions/NAME-VERSION-xxxxxxxx/     one folder for each model version, engine and set of parameters
-    0a1b...parquet                            a part: some pictures that follow each other in a source, answered
-    delivered.txt                             the parts whose rows stand in a table that was written
+    0a1b...parquet                            a shard: the rows of some consecutive images of a source
+    delivered.txt                             the shards whose rows are in a table that was written
+    delivering.json                           the table that is being put in its place
 
-A part's name is a hash of its pictures (uri, image_id) and of the folder's. Parts end where the hash of a picture
-says so, not after so many: a picture that is added or removed changes its own part and no other one.
+A shard's name is a hash of its images (uri, image_id, error) and of the folder's key. A shard ends where the hash
+of an image says so, not after a fixed number: an image that is added or removed changes only its own shard.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,16 +29,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imageset.utils.atomic_write import hash_file, replace_file, sync_file, write_text
+from imageset.utils.file_lock import file_lock
 
-# A part ends after MIN_PICTURES as soon as a picture's hash says so (one in MEAN_PICTURES), or when it is full.
+# After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
 MIN_SHARD_IMAGES, MEAN_SHARD_IMAGES, MAX_SHARD_IMAGES = 64, 128, 512
-MAX_SHARD_BYTES = 32 << 20  # of picture files that are held until their part is complete
-TRANSIENT_REASONS = ("crashed", "timeout")  # reasons that another try may cure
-RETRIED_SUFFIX = "-retried"  # ending of a part's name: it is looked up, but made anew when its pictures come again
+MAX_SHARD_BYTES = 32 << 20  # of image files that are held until their shard is complete
+TRANSIENT_REASONS = ("crashed", "timeout")  # reasons of failures that may not happen again
+RETRIED_SUFFIX = "-retried"  # of a shard that can be looked up, but is computed again when its images come again
 
 TOP_K_TYPE = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))
 PREDICTION_SCHEMA = pa.schema([
-    ("uri", pa.string()),  # the picture's name in its source
+    ("uri", pa.string()),  # the image's name in its source
     ("image_id", pa.string()),  # SHA-256 of its bytes; null where they could not be read
     ("label", pa.string()),
     ("probability", pa.float32()),
@@ -47,14 +50,14 @@ PREDICTION_SCHEMA = pa.schema([
     ("status", pa.string()),  # ok | abstained | error
     ("error", pa.string()),  # reason code: detail
 ])  # fmt: skip
-ANSWER_COLUMNS = ("label", "probability", "top_k", "status", "error")  # what a model says of a picture's bytes
+ANSWER_COLUMNS = ("label", "probability", "top_k", "status", "error")  # depend on an image's bytes only
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One picture on its way through the network: who it is, and why it could not be read."""
+    """An image of a source: its name, the hash of its bytes, or the reason why it could not be read."""
 
     uri: str
     image_id: str | None
@@ -63,7 +66,7 @@ class ImageRef:
 
 @dataclass(slots=True)
 class CacheShard:
-    """Some pictures that follow each other, and the rows that are known by now."""
+    """Some consecutive images of a source, and their rows; None for a row that is still to come."""
 
     name: str
     images: list[ImageRef]
@@ -74,45 +77,53 @@ class CacheShard:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every picture has its row."""
+        """Whether every image has its row."""
         return None not in self.rows
 
 
-def shard_stream(pictures: Iterable[tuple[ImageRef, bytes]], key: str) -> Iterator[tuple[CacheShard, list[bytes]]]:
-    """Cut a source into parts; `key` says what answers them. The bytes of one part are held, not more."""
+def shard_stream(images: Iterable[tuple[ImageRef, bytes]], key: str) -> Iterator[tuple[CacheShard, list[bytes]]]:
+    """Cut a source into shards; the bytes of one shard at a time are held in memory.
+
+    Args:
+        images: (image, bytes) in the source's order.
+        key: the key of the cache, part of every shard's name.
+
+    Yields:
+        A shard without rows, and the bytes of each of its images.
+    """
     held: list[tuple[ImageRef, bytes]] = []
     num_bytes = 0
-    for picture, data in pictures:
-        held.append((picture, data))
+    for image, data in images:
+        held.append((image, data))
         num_bytes += len(data)
         full = len(held) == MAX_SHARD_IMAGES or num_bytes >= MAX_SHARD_BYTES
-        if full or (len(held) >= MIN_SHARD_IMAGES and _ends_shard(picture)):
+        if full or (len(held) >= MIN_SHARD_IMAGES and _ends_shard(image)):
             yield _make_shard(held, key)
             held, num_bytes = [], 0
     if held:
         yield _make_shard(held, key)
 
 
-def _ends_shard(picture: ImageRef) -> bool:
-    digest = hashlib.sha256(f"{picture.uri}\0{picture.image_id}".encode()).digest()
+def _ends_shard(image: ImageRef) -> bool:
+    digest = hashlib.sha256(f"{image.uri}\0{image.image_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % MEAN_SHARD_IMAGES == 0
 
 
 def _make_shard(held: list[tuple[ImageRef, bytes]], key: str) -> tuple[CacheShard, list[bytes]]:
     digest = hashlib.sha256(key.encode())
-    for picture, _ in held:
-        digest.update(json.dumps([picture.uri, picture.image_id, picture.error]).encode())
+    for image, _ in held:
+        digest.update(json.dumps([image.uri, image.image_id, image.error]).encode())
     name = digest.hexdigest()[:32]
-    return CacheShard(name, [picture for picture, _ in held]), [data for _, data in held]
+    return CacheShard(name, [image for image, _ in held]), [data for _, data in held]
 
 
 class PredictionCache:
-    """The folder of one model version's parts.
+    """The folder of shards of one model version.
 
     Args:
-        folder: made when the first part is written.
-        key: what answers them; part of every part's name.
-        multi_label: whether a label in them is the set of several (imageset.labels).
+        folder: created when the first shard is written.
+        key: a hash of everything that determines the predictions; part of every shard's name.
+        multi_label: whether a label is a set of several (imageset.labels).
     """
 
     def __init__(self, folder: Path, key: str, multi_label: bool = False) -> None:
@@ -121,13 +132,13 @@ class PredictionCache:
         self.read_shard = lru_cache(64)(self._read_shard)
 
     def shard_path(self, name: str) -> Path:
-        """Where a part lies, or will."""
+        """Return the path of a shard, whether it exists or not."""
         return self.folder / f"{name}.parquet"
 
-    def write_shard(self, part: CacheShard) -> None:
-        """Write a part that is whole."""
-        table = pa.Table.from_pylist(part.rows, schema=PREDICTION_SCHEMA)
-        with replace_file(self.shard_path(part.name)) as temporary:
+    def write_shard(self, shard: CacheShard) -> None:
+        """Write a complete shard."""
+        table = pa.Table.from_pylist(shard.rows, schema=PREDICTION_SCHEMA)
+        with replace_file(self.shard_path(shard.name)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
     def _read_shard(self, name: str) -> pa.Table:
@@ -135,58 +146,57 @@ class PredictionCache:
         return pq.read_table(path, schema=PREDICTION_SCHEMA, memory_map=False)
 
     def iter_rows(self, names: Iterable[str]) -> Iterator[Row]:
-        """The rows of some parts, one after the other."""
+        """Yield the rows of these shards, in order."""
         for name in names:
             yield from self.read_shard(name).to_pylist()
 
     def list_shards(self) -> list[str]:
-        """Every part there is, in a fixed order."""
+        """Return the names of all shards, sorted."""
         return sorted(file.stem for file in self.folder.glob("*.parquet") if not file.name.startswith("."))
 
     def find_answer(self, image_id: str) -> Row | None:
-        """What a picture of these bytes was answered before, if it was."""
+        """Return the answer to an image of these bytes (ANSWER_COLUMNS); None if it was never predicted."""
         if self._index is None:
             self._index = CacheIndex.from_shards(self, self.list_shards())
         return self._index.find_answer(image_id)
 
     def mark_failures(self, names: Iterable[str]) -> None:
-        """Let the next run make parts anew that hold a failure which another try may cure."""
+        """Rename the shards that hold a transient failure, so that the next run computes them again."""
         for name in names:
             if any(_is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
                 os.replace(self.shard_path(name), self.shard_path(name + RETRIED_SUFFIX))
         self.read_shard.cache_clear()
 
     @contextmanager
-    def alone(self, wait: Callable[[], None]) -> Iterator[None]:
-        """Nobody else writes here meanwhile; `wait` is called if somebody does. The kernel lets go of the lock
-        when its holder dies."""
+    def cache_lock(self, on_busy: Callable[[], None]) -> Iterator[None]:
+        """Hold an exclusive lock on the cache folder; call `on_busy` first if another process holds it.
+
+        The lock is released when the process exits.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with file_lock(self.folder / ".lock", on_busy):
             for leftover in self.folder.glob(".*.partial"):
                 leftover.unlink()
             self._index = None
             self.read_shard.cache_clear()
             yield
 
-    # ---- what was delivered --------------------------------------------------------------------------------
+    # ---- tables that were written --------------------------------------------------------------------------
 
     def load_written_index(self) -> CacheIndex:
-        """The pictures that stand in a table which was written."""
+        """Return an index of the images that are in a table which was written."""
         try:
             names = (self.folder / "delivered.txt").read_text(encoding="utf-8").split()
         except FileNotFoundError:
             names = []
-        found = {one for name in names for one in (name, name + RETRIED_SUFFIX) if self.shard_path(one).is_file()}
-        return CacheIndex.from_shards(self, sorted(found))
+        either = {candidate for name in names for candidate in (name, name + RETRIED_SUFFIX)}
+        return CacheIndex.from_shards(self, sorted(name for name in either if self.shard_path(name).is_file()))
 
     def commit_output(self, temporary: Path, out: Path, names: list[str]) -> None:
-        """Put a finished table in its place and note its parts. Killed in between, the next call knows which of
-        the two was done by the table's digest."""
+        """Move a finished table to `out` and record its shards.
+
+        If the process is killed in between, the next call learns from the table's digest whether it was moved.
+        """
         note = {"out": str(out.absolute()), "sha256": hash_file(temporary), "names": names}
         write_text(self.folder / "delivering.json", json.dumps(note))
         sync_file(temporary)
@@ -194,8 +204,11 @@ class PredictionCache:
         self.finish_commit()
 
     def finish_commit(self) -> tuple[Path | None, list[str]]:
-        """Note what was put in its place by a run that was killed before it noted that itself; returns where the
-        table stands and its parts, or (None, [])."""
+        """Record a table that was moved by a run which was killed before it recorded that.
+
+        Returns:
+            The table's path and its shards; (None, []) if there is none.
+        """
         path = self.folder / "delivering.json"
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
@@ -211,37 +224,46 @@ class PredictionCache:
 
 
 class CacheIndex:
-    """Pictures that were answered: found by their image_id, 14 bytes of memory for each."""
+    """Answers by image_id, in 16 bytes of memory for each image.
 
-    def __init__(self, parts: PredictionCache, names: list[str], ids: np.ndarray, places: np.ndarray) -> None:
-        self._parts, self._names = parts, names
+    Args:
+        cache: holds the shards.
+        shard_names: names of the shards.
+        ids: uint64 (N,), the first 8 bytes of each image_id.
+        positions: int32 (N, 2), the number of the shard in `shard_names` and the row in it.
+    """
+
+    def __init__(
+        self, cache: PredictionCache, shard_names: list[str], ids: np.ndarray, positions: np.ndarray
+    ) -> None:
+        self._cache, self._shard_names = cache, shard_names
         order = np.argsort(ids, kind="stable")
-        self._ids, self._places = ids[order], places[order]  # uint64, [(part, row)]
+        self._ids, self._positions = ids[order], positions[order]
 
     @classmethod
-    def from_shards(cls, parts: PredictionCache, names: list[str]) -> CacheIndex:
-        """The pictures in some parts; failures that another try may cure are not among them."""
-        ids, places = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
-        for number, name in enumerate(names):
-            columns = pq.read_table(parts.shard_path(name), columns=["image_id", "error"])
-            rows = [n for n, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
-            texts = columns["image_id"].to_pylist()
-            rows = [row for row in rows if texts[row] is not None]
-            ids.append(np.array([_to_short_id(texts[row]) for row in rows], np.uint64))
-            places.append(np.array([(number, row) for row in rows], np.int32).reshape(-1, 2))
-        return cls(parts, names, np.concatenate(ids), np.concatenate(places))
+    def from_shards(cls, cache: PredictionCache, shard_names: list[str]) -> CacheIndex:
+        """Index the images in some shards; transient failures are left out."""
+        ids, positions = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
+        for number, name in enumerate(shard_names):
+            columns = pq.read_table(cache.shard_path(name), columns=["image_id", "error"])
+            rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
+            image_ids = columns["image_id"].to_pylist()
+            rows = [row for row in rows if image_ids[row] is not None]
+            ids.append(np.array([_to_short_id(image_ids[row]) for row in rows], np.uint64))
+            positions.append(np.array([(number, row) for row in rows], np.int32).reshape(-1, 2))
+        return cls(cache, shard_names, np.concatenate(ids), np.concatenate(positions))
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def find_answer(self, image_id: str) -> Row | None:
-        """What was answered for these bytes."""
+        """Return the answer to these bytes (ANSWER_COLUMNS); None if there is none."""
         at = int(np.searchsorted(self._ids, _to_short_id(image_id)))
         while at < len(self._ids) and self._ids[at] == _to_short_id(image_id):
-            part, row = (int(number) for number in self._places[at])
-            found: Row = self._parts.read_shard(self._names[part]).slice(row, 1).to_pylist()[0]
-            if found["image_id"] == image_id:
-                return {name: found[name] for name in ANSWER_COLUMNS}
+            shard, number = (int(value) for value in self._positions[at])
+            row: Row = self._cache.read_shard(self._shard_names[shard]).slice(number, 1).to_pylist()[0]
+            if row["image_id"] == image_id:
+                return {name: row[name] for name in ANSWER_COLUMNS}
             at += 1
         return None
 

@@ -124,6 +124,11 @@ def check_images(source: str) -> None:
         open_images(source)  # raises the error, unless the source is a small one, such as sklearn://digits
 
 
+def holds_images(folder: Path) -> bool:
+    """Return whether a folder tree holds a file named like an image; stop at the first one."""
+    return folder.is_dir() and _holds_file(folder, tuple(IMAGE_EXTENSIONS))
+
+
 def _may_hold_images(source: str) -> bool:
     """Return whether a path looks like a source of images, by its name and the first fitting file in a folder."""
     if source.startswith("file://"):
@@ -137,11 +142,16 @@ def _may_hold_images(source: str) -> bool:
 
 
 def _holds_file(folder: Path, extensions: tuple[str, ...]) -> bool:
-    """Return whether a folder tree holds a visible file with one of these extensions; stop at the first."""
-    waiting = [os.fspath(folder)]
+    """Return whether a folder tree holds a visible file with one of these extensions; stop at the first one.
+
+    Raises:
+        UserError: the folder itself cannot be listed.
+    """
+    waiting = [root := os.fspath(folder)]
     while waiting:
+        path = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
@@ -149,8 +159,9 @@ def _holds_file(folder: Path, extensions: tuple[str, ...]) -> bool:
                         waiting.append(entry.path)
                     elif _has_extension(entry.name, extensions) and entry.is_file(follow_symlinks=False):
                         return True
-        except OSError:  # open_images names a folder that cannot be listed
-            continue
+        except OSError as error:
+            if path == root:
+                raise UserError(f"{folder}: cannot be listed: {error.strerror}") from None
     return False
 
 

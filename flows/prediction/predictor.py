@@ -1,4 +1,4 @@
-"""What one version of a model says of pictures, part by part."""
+"""Predict a stream of images with one model version, shard by shard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from imageset.labels import parse_labels
 if TYPE_CHECKING:
     import numpy as np
 
-    from flows.prediction.cache import PredictionCache
     from imageset.executors.dask_cluster import DaskExecutor
     from imageset.store.reader import StoreSplit
     from imageset.utils.progress import Progress
@@ -26,18 +25,25 @@ if TYPE_CHECKING:
     from lightning_modules.scoring import Engine
 
 
-CACHE_FORMAT = 1  # of a part's rows and of how they come about
-ImageKey = tuple[str, str]  # (part, image_id)
+CACHE_FORMAT = 1  # raise it when the rows of a shard, or the way they are computed, change
+ImageKey = tuple[str, str]  # (shard name, image_id)
 
 
 class Predictor:
-    """A version of a model on the engine that runs it.
+    """A model version and the engine that runs it.
 
     Args:
+        bundle: the model.
+        engine: the engine that runs the network.
+        version: the registered version that the bundle belongs to.
         params: the section `predict` of params.yaml.
-        seen: what was seen of the engine when it was chosen (lightning_modules.inference.engine_selection).
-        workers: processes that decode; None: one a processor.
-        cluster: whose workers decode and run the network in our place.
+        engine_note: how the engine compared with fp32 when it was selected
+            (lightning_modules.inference.engine_selection).
+        num_workers: processes that decode; None for one per processor.
+        cluster: a cluster whose workers decode and run the network in place of this machine.
+
+    Attributes:
+        num_cached: images whose rows came from the cache.
     """
 
     def __init__(
@@ -46,131 +52,138 @@ class Predictor:
         engine: Engine,
         version: Version,
         params: Mapping[str, Any],
-        seen: str = "",
-        workers: int | None = None,
+        engine_note: str = "",
+        num_workers: int | None = None,
         cluster: DaskExecutor | None = None,
     ) -> None:
         self.cluster = cluster
-        self.seen = seen
-        self.bundle, self.engine, self.version, self.workers = bundle, engine, version, workers
+        self.engine_note = engine_note
+        self.bundle, self.engine, self.version, self.num_workers = bundle, engine, version, num_workers
         self.batch_size, self.top_k = int(params["batch_size"]), int(params["top_k"])
         self.abstain_below: float | None = bundle.info.abstain_below
         self.num_cached = 0
 
     def open_cache(self, folder: Path) -> PredictionCache:
-        """The parts of this version below `folder`; others where anything differs that may change an answer."""
+        """Return the cache below `folder`, keyed by everything that may change a prediction."""
         from imageset.decoding.decoder import DECODER_VERSION
         from lightning_modules.inference.availability import list_package_versions
 
-        said = {
+        key_parts = {
             "format": CACHE_FORMAT, "bundle": [self.bundle.digest, asdict(self.bundle.info)],
             "model": [self.version.name, self.version.number], "decoder": DECODER_VERSION,
             "engine": [self.engine.name, self.engine.precision, self.engine.batch_size or self.batch_size],
             "versions": list_package_versions(self.engine.name, self.engine.precision), "top_k": self.top_k,
         }  # fmt: skip
-        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        place = folder / f"{self.version.name}-{self.version.number}-{key[:8]}"
-        return PredictionCache(place, key, multi_label=self.bundle.info.multi_label)
+        key = hashlib.sha256(json.dumps(key_parts, sort_keys=True).encode()).hexdigest()
+        path = folder / f"{self.version.name}-{self.version.number}-{key[:8]}"
+        return PredictionCache(path, key, multi_label=self.bundle.info.multi_label)
 
     def to_metadata(self) -> dict[str, str]:
-        """What is said of a table as a whole, in its metadata."""
+        """Return the metadata of a table as a whole."""
         return {
             "model": str(self.version), "bundle": self.bundle.digest,
-            "engine": self.engine.name, "precision": self.engine.precision, "engine_seen": self.seen,
+            "engine": self.engine.name, "precision": self.engine.precision, "engine_seen": self.engine_note,
         }  # fmt: skip
 
     def predict(
-        self, pictures: Iterable[tuple[ImageRef, bytes]], parts: PredictionCache, progress: Progress
+        self, images: Iterable[tuple[ImageRef, bytes]], cache: PredictionCache, progress: Progress
     ) -> list[str]:
-        """Write every part that is not there yet; returns the names of all, in order."""
+        """Predict the images and write every shard that is missing from the cache.
+
+        Returns:
+            The names of all shards, in the order of the images.
+        """
         from lightning_modules.inference.stream import score_stream
 
         names: list[str] = []
-        waiting: dict[str, CacheShard] = {}
+        unfinished: dict[str, CacheShard] = {}
 
-        def unanswered() -> Iterator[tuple[ImageKey, bytes]]:
-            for part, files in shard_stream(pictures, parts.key):
-                names.append(part.name)
-                if parts.shard_path(part.name).is_file() or part.name in waiting:
-                    self.num_cached += len(part.images)
-                    progress.advance(len(part.images))
+        def iter_pending() -> Iterator[tuple[ImageKey, bytes]]:
+            for shard, files in shard_stream(images, cache.key):
+                names.append(shard.name)
+                if cache.shard_path(shard.name).is_file() or shard.name in unfinished:
+                    self.num_cached += len(shard.images)
+                    progress.advance(len(shard.images))
                     continue
-                waiting[part.name] = part
-                yield from self._iter_pending(part, files, parts, progress)
-                if part.is_complete:
-                    parts.write_shard(waiting.pop(part.name))
+                unfinished[shard.name] = shard
+                yield from self._iter_pending(shard, files, cache, progress)
+                if shard.is_complete:
+                    cache.write_shard(unfinished.pop(shard.name))
 
         for scored in score_stream(
             self.bundle,
-            unanswered(),
+            iter_pending(),
             batch_size=self.batch_size,
-            num_workers=self.workers,
+            num_workers=self.num_workers,
             engine=self.engine,
             dask_cluster=self.cluster,
         ):
             name, image_id = scored.key
             error = None if scored.probabilities is not None else f"{scored.reason}: {scored.detail}"
-            progress.advance(self._fill_rows(waiting[name], image_id, self._to_answer(scored.probabilities, error)))
-            if waiting[name].is_complete:
-                parts.write_shard(waiting.pop(name))
-        assert not waiting
+            answer = self._to_answer(scored.probabilities, error)
+            progress.advance(self._fill_rows(unfinished[name], image_id, answer))
+            if unfinished[name].is_complete:
+                cache.write_shard(unfinished.pop(name))
+        assert not unfinished
         return names
 
     def _iter_pending(
-        self, part: CacheShard, files: list[bytes], parts: PredictionCache, progress: Progress
+        self, shard: CacheShard, files: list[bytes], cache: PredictionCache, progress: Progress
     ) -> Iterator[tuple[ImageKey, bytes]]:
-        """What a part needs from the network; the rest of its rows is filled in."""
-        asked: set[str] = set()
-        for number, (picture, data) in enumerate(zip(part.images, files, strict=True)):
-            if picture.image_id is None:
-                part.rows[number] = self._to_row(picture, self._to_answer(None, picture.error))
-            elif earlier := parts.find_answer(picture.image_id):
-                part.rows[number] = self._to_row(picture, earlier)
+        """Yield the images of a shard that the network has to predict; fill in the rows of all others."""
+        requested: set[str] = set()
+        for number, (image, data) in enumerate(zip(shard.images, files, strict=True)):
+            if image.image_id is None:
+                shard.rows[number] = self._to_row(image, self._to_answer(None, image.error))
+            elif cached := cache.find_answer(image.image_id):
+                shard.rows[number] = self._to_row(image, cached)
                 self.num_cached += 1
-            elif picture.image_id not in asked:
-                asked.add(picture.image_id)
-                yield (part.name, picture.image_id), data
+            elif image.image_id not in requested:
+                requested.add(image.image_id)
+                yield (shard.name, image.image_id), data
                 continue
             else:
                 continue
             progress.advance()
 
-    def _fill_rows(self, part: CacheShard, image_id: str, answer: Row) -> int:
-        """Write an answer into the rows of all pictures of these bytes; returns how many they are."""
-        numbers = [n for n, picture in enumerate(part.images) if picture.image_id == image_id]
+    def _fill_rows(self, shard: CacheShard, image_id: str, answer: Row) -> int:
+        """Write an answer into the rows of all images with these bytes; return the number of rows."""
+        numbers = [number for number, image in enumerate(shard.images) if image.image_id == image_id]
         for number in numbers:
-            part.rows[number] = self._to_row(part.images[number], answer)
+            shard.rows[number] = self._to_row(shard.images[number], answer)
         return len(numbers)
 
     def _to_answer(self, probabilities: np.ndarray | None, error: str | None) -> Row:
-        """The columns ANSWER: what is said, nothing where the model is not sure enough, or an error. In top_k
-        stand the best classes, and of several labels a picture all that are said."""
+        """Return the columns ANSWER_COLUMNS: a label, none where the model abstains, or an error.
+
+        `top_k` holds the most probable classes; for a multi-label model also every predicted label.
+        """
         if probabilities is None:
             return {"label": None, "probability": None, "top_k": None, "status": "error", "error": error}
         info = self.bundle.info
         label, probability = info.to_prediction(probabilities)
-        said = set(parse_labels(label)) if info.multi_label else {label}
-        best = [(info.classes[i], float(probabilities[i])) for i in (-probabilities).argsort(kind="stable")]
+        labels = set(parse_labels(label)) if info.multi_label else {label}
+        ranked = [(info.classes[i], float(probabilities[i])) for i in (-probabilities).argsort(kind="stable")]
         top = [
             {"label": name, "probability": p}
-            for place, (name, p) in enumerate(best)
-            if place < self.top_k or name in said
+            for rank, (name, p) in enumerate(ranked)
+            if rank < self.top_k or name in labels
         ]
         answer: Row = {"label": label, "probability": probability, "top_k": top, "status": "ok", "error": None}
         if self.abstain_below is not None and probability < self.abstain_below:
             answer |= {"label": None, "status": "abstained"}
         return answer
 
-    def _to_row(self, picture: ImageRef, answer: Row) -> Row:
+    def _to_row(self, image: ImageRef, answer: Row) -> Row:
         return {
-            "uri": picture.uri, "image_id": picture.image_id,
+            "uri": image.uri, "image_id": image.image_id,
             "model_name": self.version.name, "model_version": self.version.number,
             "dataset_fingerprint": self.bundle.info.dataset["fingerprint"], **answer,
         }  # fmt: skip
 
 
 def open_validation_split(bundle: Bundle, project: Path) -> StoreSplit | None:
-    """The validation split of the data that a bundle was trained on, if data/normalized still holds that."""
+    """Return the validation split of a bundle's training data; None if data/normalized holds other data by now."""
     from imageset.store.reader import ImageStore
 
     try:

@@ -1,4 +1,4 @@
-"""A prediction for a person, an artifact of its Prefect run: counts, labels, what it is least sure of."""
+"""Summarize a prediction as Markdown for its Prefect run: counts, labels, the least confident images."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ if TYPE_CHECKING:
     from imageset.decoding.spec import DecodeSpec
 
 
-NUM_SHOWN = 12  # pictures
+NUM_SHOWN = 12  # images
 THUMBNAIL_PX = 96
 NUM_LABELS = 40  # labels in the histogram
 BAR_WIDTH = 30  # characters
 
 
 def render_prediction_markdown(
-    title: str, counts: PredictionCounts, facts: dict[str, str], rows: Iterable[dict[str, Any]], pictures: ImageStream,
-    spec: DecodeSpec, multi_label: bool = False,
+    title: str, counts: PredictionCounts, facts: dict[str, str], rows: Iterable[dict[str, Any]],
+    images: ImageStream, spec: DecodeSpec, multi_label: bool = False,
 ) -> str:  # fmt: skip
-    """The page."""
+    """Render the summary.
+
+    Args:
+        title: the heading.
+        counts: what the table holds.
+        facts: further rows of the first table, by name.
+        rows: of the table of predictions.
+        images: the images that were predicted.
+        spec: how the thumbnails are decoded.
+        multi_label: whether an image may have several labels.
+    """
     lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
     lines += [f"| {name} | {num:,} |" for name, num in states.items()]
     lines += [f"| {name.replace('_', ' ')} | {escape_cell(value)} |" for name, value in facts.items()]
-    lines += ["", *_render_histogram(counts), *_render_least_confident(rows, pictures, spec, multi_label)]
+    lines += ["", *_render_histogram(counts), *_render_least_confident(rows, images, spec, multi_label)]
     return "\n".join(lines) + "\n"
 
 
@@ -41,51 +51,61 @@ def _render_histogram(counts: PredictionCounts) -> list[str]:
     shown = counts.labels.most_common(NUM_LABELS)
     if not shown:
         return []
-    most = shown[0][1]
+    largest = shown[0][1]
     lines = ["## Labels", "", "| label | pictures | |", "| --- | ---: | --- |"]
     lines += [
-        f"| {escape_cell(name)} | {num:,} | {'█' * max(1, round(BAR_WIDTH * num / most))} |" for name, num in shown
+        f"| {escape_cell(name)} | {num:,} | {'█' * max(1, round(BAR_WIDTH * num / largest))} |"
+        for name, num in shown
     ]
-    left = len(counts.labels) - len(shown)
-    return [*lines, *([f"| and {left:,} more | | |"] if left else []), ""]
+    num_more = len(counts.labels) - len(shown)
+    return [*lines, *([f"| and {num_more:,} more | | |"] if num_more else []), ""]
 
 
 def _render_least_confident(
-    rows: Iterable[dict[str, Any]], pictures: ImageStream, spec: DecodeSpec, multi_label: bool
+    rows: Iterable[dict[str, Any]], images: ImageStream, spec: DecodeSpec, multi_label: bool
 ) -> list[str]:
-    unsure = find_least_confident(rows, NUM_SHOWN, multi_label)
-    if not unsure:
+    least_confident = find_least_confident(rows, NUM_SHOWN, multi_label)
+    if not least_confident:
         return []
-    images = _encode_thumbnails(pictures, {row["uri"]: row["image_id"] for row in unsure}, spec)
-    lines = ["## Least sure", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
-    for row in sorted(unsure, key=lambda row: compute_margin(row, multi_label)):
-        best = [f"{escape_cell(one['label'])} {one['probability']:.2f}" for one in row["top_k"][:2]]
-        image = images.get(row["uri"])
-        shown = f"![]({image})" if image else ""
-        lines.append(f"| {shown} | {escape_cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
+    thumbnails = _encode_thumbnails(images, {row["uri"]: row["image_id"] for row in least_confident}, spec)
+    lines = ["## Least confident", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
+    for row in sorted(least_confident, key=lambda row: compute_margin(row, multi_label)):
+        best = [f"{escape_cell(label['label'])} {label['probability']:.2f}" for label in row["top_k"][:2]]
+        thumbnail = f"![]({thumbnails[row['uri']]})" if row["uri"] in thumbnails else ""
+        lines.append(f"| {thumbnail} | {escape_cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
     return lines
 
 
-def _encode_thumbnails(pictures: ImageStream, wanted: dict[str, str], spec: DecodeSpec) -> dict[str, str]:
-    """Small JPEG files as data URIs, by uri; a picture that changed meanwhile has none."""
+def _encode_thumbnails(images: ImageStream, image_ids: dict[str, str], spec: DecodeSpec) -> dict[str, str]:
+    """Encode images as small JPEG files in data URIs, by uri; an image that has changed is left out.
+
+    Args:
+        images: the images.
+        image_ids: of the wanted images, by uri.
+        spec: how they are decoded.
+    """
     from imageset.executors.stream import decode_stream
     from imageset.rejections import Rejected
 
-    found = ((p.uri, data) for p, data in pictures.iter_selected(set(wanted)) if p.image_id == wanted[p.uri])
+    contents = (
+        (image.uri, data)
+        for image, data in images.iter_selected(set(image_ids))
+        if image.image_id == image_ids[image.uri]
+    )
     return {
-        uri: _encode_data_uri(image)
-        for uri, image in decode_stream(found, spec, workers=1)
-        if not isinstance(image, Rejected)
+        uri: _encode_data_uri(pixels)
+        for uri, pixels in decode_stream(contents, spec, workers=1)
+        if not isinstance(pixels, Rejected)
     }
 
 
-def _encode_data_uri(image: np.ndarray) -> str:
+def _encode_data_uri(pixels: np.ndarray) -> str:
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    larger = THUMBNAIL_PX // max(picture.size)  # a picture of 16 px would be a dot on the page
-    picture = picture.resize((larger * picture.width, larger * picture.height), Image.Resampling.NEAREST)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    factor = THUMBNAIL_PX // max(image.size)  # an image of 16 px would be a dot on the page
+    image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=75)
+    image.save(buffer, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""A table that `convoy predict` wrote, read again row by row."""
+"""Read a table that `convoy predict` wrote, row by row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def is_prediction_table(source: str) -> bool:
-    """Whether a source is a table of predictions, not one of pictures."""
+    """Return whether a source is a table of predictions, not a table of images."""
     path = Path(source)
     if "://" in source or path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
         return False
@@ -29,21 +29,21 @@ def is_prediction_table(source: str) -> bool:
 
 
 def read_prediction_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table, some thousand in memory at a time.
+    """Yield the rows of a table; some thousand at a time are held in memory.
 
     Raises:
-        UserError: it cannot be read, or is no table of predictions.
+        UserError: the file cannot be read, or is not a table of predictions.
     """
-    read = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}[path.suffix.lower()]
+    read_rows = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}[path.suffix.lower()]
     try:
-        yield from read(path)
+        yield from read_rows(path)
     except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's errors are ValueErrors and OSErrors
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a table that `convoy predict` wrote ({reason})") from None
 
 
 def read_model_version(path: Path) -> tuple[str, int] | None:
-    """Which model, and which version of it, answered; None where there is no row."""
+    """Return the model and its version that a table is from; None if it has no rows."""
     first = next(iter(read_prediction_rows(path)), None)
     return None if first is None else (first["model_name"], int(first["model_version"]))
 
@@ -72,5 +72,5 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         for line in file:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise TypeError("a line is no object")
+                raise TypeError("a line is not an object")
             yield row

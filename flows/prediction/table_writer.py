@@ -1,4 +1,4 @@
-"""A table of predictions as Parquet, CSV or JSON lines, written some rows at a time."""
+"""Write predictions as Parquet, CSV or JSON lines, some thousand rows at a time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from imageset.utils.progress import Progress
 
 
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+ROWS_PER_GROUP = 4096  # rows that are held in memory before they are written
+
+
 def check_prediction(source: str, out: str) -> None:
-    """Raise UserError where `source` holds no pictures, or `out` cannot be written."""
-    from flows.prediction.image_stream import open_images
-    from imageset.sources.factory import check_url
-    from imageset.sources.remote.url import is_remote
+    """Raise UserError if `source` plainly holds no images, or `out` cannot be written. Reads nothing large."""
+    from flows.prediction.image_stream import check_images
 
     target = Path(out)
     if target.is_dir():
@@ -40,19 +42,12 @@ def check_prediction(source: str, out: str) -> None:
         )
     if not target.parent.is_dir():
         raise UserError(f"{target.parent}: no such folder to write {target.name} into; make it first")
-    if is_remote(source):
-        check_url(source)
-    else:
-        open_images(source)
-
-
-TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
-ROWS_PER_GROUP = 4096  # rows that are held in memory before they are written
+    check_images(source)
 
 
 @dataclass
 class PredictionCounts:
-    """What stands in a table: its parts in order, and how many rows of each label and status."""
+    """The shards of a table in order, and the number of rows of each label and status."""
 
     shard_names: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
@@ -60,24 +55,27 @@ class PredictionCounts:
 
     @property
     def num_rows(self) -> int:
+        """The number of rows."""
         return self.statuses.total()
 
     @property
     def num_errors(self) -> int:
+        """The number of images that could not be read or decoded."""
         return self.statuses["error"]
 
     @property
     def num_abstained(self) -> int:
+        """The number of images that the model was not confident enough to label."""
         return self.statuses["abstained"]
 
     @classmethod
-    def from_shards(cls, parts: PredictionCache, names: list[str]) -> PredictionCounts:
-        """What stands in some parts."""
-        self = cls(names)
-        for table in map(parts.read_shard, names):
-            self.labels.update(count_labels(table["label"].to_pylist(), parts.multi_label))
-            self.statuses.update(table["status"].to_pylist())
-        return self
+    def from_shards(cls, cache: PredictionCache, shard_names: list[str]) -> PredictionCounts:
+        """Count the rows of these shards."""
+        counts = cls(shard_names)
+        for table in map(cache.read_shard, shard_names):
+            counts.labels.update(count_labels(table["label"].to_pylist(), cache.multi_label))
+            counts.statuses.update(table["status"].to_pylist())
+        return counts
 
 
 def predict_table(
@@ -89,18 +87,23 @@ def predict_table(
     *,
     new_only: bool = False,
 ) -> PredictionCounts:
-    """Answer what was not answered before, and put the table together. For one caller at a time; see Parts.alone.
+    """Predict the images that are not in the cache, and write the table. The caller holds `cache.cache_lock`.
 
     Args:
-        new_only: only the pictures that stand in no table which was written before.
+        images: the images of the source.
+        predictor: the model version.
+        cache: its cache.
+        out: the table to write.
+        progress: advanced by each image.
+        new_only: only the images that are in no table which was written before.
 
     Raises:
-        UserError: with new_only, the table exists: its rows stand nowhere else.
+        UserError: with `new_only`, the table exists: its rows are in no other file.
     """
-    finished, names = cache.finish_commit()
+    committed, names = cache.finish_commit()
     if not new_only:
         return write_output(out, cache, predictor.predict(images, cache, progress), predictor.to_metadata())
-    if finished == out.absolute():  # put there by a run that was killed before it could say so
+    if committed == out.absolute():  # moved there by a run that was killed before it recorded that
         return PredictionCounts.from_shards(cache, names)
     if out.exists():
         raise UserError(f"{out}: exists, and with --new-only its rows would be lost; name another file")
@@ -108,42 +111,43 @@ def predict_table(
     return write_output(out, cache, names, predictor.to_metadata())
 
 
-def skip_indexed(
-    known: CacheIndex, pictures: Iterable[tuple[ImageRef, bytes]]
-) -> Iterator[tuple[ImageRef, bytes]]:
-    """The pictures whose bytes are not known yet; what cannot be read is never known."""
-    for picture, data in pictures:
-        if picture.image_id is None or known.find_answer(picture.image_id) is None:
-            yield picture, data
+def skip_indexed(index: CacheIndex, images: Iterable[tuple[ImageRef, bytes]]) -> Iterator[tuple[ImageRef, bytes]]:
+    """Yield the images whose bytes are not in the index; unreadable images never are."""
+    for image, data in images:
+        if image.image_id is None or index.find_answer(image.image_id) is None:
+            yield image, data
 
 
 def write_output(
-    out: Path, parts: PredictionCache, names: list[str], facts: Mapping[str, str]
+    out: Path, cache: PredictionCache, names: list[str], facts: Mapping[str, str]
 ) -> PredictionCounts:
-    """Put parts together into one table, some thousand rows at a time; it appears whole or not at all."""
+    """Join shards into one table, some thousand rows at a time; it appears complete or not at all."""
     temporary = out.with_name(f".{out.name}.partial")
     try:
-        write_table(temporary, out.suffix.lower(), map(parts.read_shard, names), facts)
-        parts.commit_output(temporary, out, names)
+        write_table(temporary, out.suffix.lower(), map(cache.read_shard, names), facts)
+        cache.commit_output(temporary, out, names)
     finally:
         temporary.unlink(missing_ok=True)
-    counts = PredictionCounts.from_shards(parts, names)
-    parts.mark_failures(names)
+    counts = PredictionCounts.from_shards(cache, names)
+    cache.mark_failures(names)
     return counts
 
 
-def write_table(path: Path, ending: str, tables: Iterable[pa.Table], facts: Mapping[str, str]) -> None:
-    """Write tables of SCHEMA one below the other in the format that `ending` names.
+def write_table(path: Path, suffix: str, tables: Iterable[pa.Table], facts: Mapping[str, str]) -> None:
+    """Concatenate tables of PREDICTION_SCHEMA into one file.
 
     Args:
-        facts: kept with the table where the format has a place for them: Parquet's key-value metadata.
+        path: the file to write.
+        suffix: its format, one of TABLE_SUFFIXES.
+        tables: the rows, in order.
+        facts: metadata; only Parquet has a place for it, its key-value metadata.
     """
-    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[ending]
+    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[suffix]
     write(path, regroup_rows(tables), facts)
 
 
 def regroup_rows(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROWS_A_GROUP, whatever they came in."""
+    """Yield the same rows in tables of ROWS_PER_GROUP rows; only the last one may be shorter."""
     held: list[pa.Table] = []
     num_held = 0
     for table in tables:
@@ -165,7 +169,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table], facts: Mapping[str, s
 
 
 def _write_csv(path: Path, tables: Iterable[pa.Table], facts: Mapping[str, str]) -> None:
-    """top_k is a cell of JSON; what is null is an empty cell."""
+    """Write `top_k` as a cell of JSON, and null as an empty cell."""
     plain = pa.schema(
         [field.with_type(pa.string()) if field.name == "top_k" else field for field in PREDICTION_SCHEMA]
     )

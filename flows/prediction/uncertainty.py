@@ -8,12 +8,15 @@ from typing import Any
 
 
 def compute_margin(row: dict[str, Any], multi_label: bool = False) -> float:
-    """How far the best class stands above the second, 0..1; small is unsure. Of several labels a picture how far
-    the least sure decision stands above its contrary: below 0 where a label is said that is less likely than not.
+    """Return the margin of a prediction; a small one is unsure.
+
+    Single-label: probability of the best class less that of the second, 0..1. Multi-label: probability of the
+    least confident decision less that of its opposite, below 0 for a label that is predicted although it is less
+    likely than not.
     """
     if multi_label:
         return float(2 * row["probability"] - 1)
-    probabilities = [one["probability"] for one in row["top_k"]]
+    probabilities = [entry["probability"] for entry in row["top_k"]]
     second = probabilities[1] if len(probabilities) > 1 else 1 - probabilities[0]
     return float(probabilities[0] - second)
 
@@ -21,7 +24,7 @@ def compute_margin(row: dict[str, Any], multi_label: bool = False) -> float:
 def find_least_confident(
     rows: Iterable[dict[str, Any]], num: int, multi_label: bool = False
 ) -> list[dict[str, Any]]:
-    """The rows of smallest margin, the smallest first; the same bytes once."""
+    """Return the `num` rows of smallest margin, the smallest first; equal images count once."""
     best: dict[str, dict[str, Any]] = {}
     limit = float("inf")
     for row in rows:

@@ -1,12 +1,13 @@
-"""What a flow may tell a person.
+"""Exceptions of the flows.
 
-UserError (imageset)     one line, exit status 2
-├── StageFailed          a DVC stage ended with an error; carries the status that `convoy` exits with
-├── Busy                 somebody else is at work in this project
-├── Overtaken            another model became champion while this one was compared
-└── NoChampion           nothing is registered that could predict
+UserError (imageset)       one line for the user, exit status 2
+├── StageFailed            a DVC stage failed; carries the exit status of `convoy`
+├── ProjectBusy            another run is at work in this project
+├── ChampionChanged        another model became champion during a comparison
+├── NoChampion             no registered model can predict
+└── BrokenManifest         data/normalized/dataset.json is damaged
 ConnectionError
-└── ServerAway           MLflow's server does not answer; the one error of ours that is retried
+└── ServerUnavailable      MLflow's server does not answer; the only exception of ours that is retried
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from imageset.exceptions import EXIT_STATUS, UserError
 
 
 class StageFailed(UserError):
-    """A stage of dvc.yaml failed; `status` is what the command should exit with."""
+    """A stage of dvc.yaml failed.
+
+    Attributes:
+        status: the exit status for the command.
+    """
 
     def __init__(self, message: str, status: int = EXIT_STATUS) -> None:
         super().__init__(message)
@@ -27,16 +32,16 @@ class ProjectBusy(UserError):
 
 
 class ChampionChanged(UserError):
-    """The champion is not the one that the newcomer was compared with."""
+    """The champion is not the model that the candidate was compared with."""
 
 
 class NoChampion(UserError):
-    """There is no model with the alias `champion`."""
+    """No model has the alias `champion`."""
 
 
 class ServerUnavailable(ConnectionError):
-    """A server that was asked does not answer (yet)."""
+    """A server does not answer at the moment."""
 
 
 class BrokenManifest(UserError):
-    """data/normalized/dataset.json does not say what it should."""
+    """A field of data/normalized/dataset.json is missing or invalid."""

@@ -1,4 +1,4 @@
-"""params.yaml as a person wrote it: read, changed in places, and written back with its comments."""
+"""Read params.yaml, change values in it, and write it back with its comments and order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def read_commented_yaml(path: Path) -> Any:
-    """A YAML file as nested mappings that remember comments, quotes and order.
+    """Return a YAML file as nested mappings that keep comments, quotes and order.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or no mapping.
+        UserError: the file is missing, is not YAML, or holds no mapping.
     """
     from ruamel.yaml.error import YAMLError
 
@@ -32,15 +32,17 @@ def read_commented_yaml(path: Path) -> Any:
 
 
 def write_commented_yaml(path: Path, document: Any) -> None:
-    """The inverse of read; the file appears whole."""
+    """Write what `read_commented_yaml` returned; the file is replaced atomically."""
     text = io.BytesIO()
     _make_yaml().dump(document, text)
     write_bytes(path, text.getvalue())
 
 
 def to_yaml_value(value: Any) -> Any:
-    """A value of Python's as it would have been read from a file that PyYAML and DVC read the same way: 0.00001 is
-    written 1.0e-05, since 1e-05 is text to them."""
+    """Return a Python value in a form that is written so that PyYAML and DVC read the same value.
+
+    0.00001 is written 1.0e-05, since 1e-05 is text to both.
+    """
     import yaml
 
     return _make_yaml().load(yaml.safe_dump({"value": value}, default_flow_style=True))["value"]
@@ -50,7 +52,7 @@ def _make_yaml() -> YAML:
     from ruamel.yaml import YAML, RoundTripRepresenter
 
     class Representer(RoundTripRepresenter):
-        """Writes null where ruamel would write nothing."""
+        """A representer that writes None as null, where ruamel.yaml writes nothing."""
 
     Representer.add_representer(
         type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
@@ -58,5 +60,5 @@ def _make_yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = Representer
     yaml.preserve_quotes = True
-    yaml.width = 4096  # lines stay as long as they are
+    yaml.width = 4096  # no line is wrapped
     return yaml

@@ -1,4 +1,4 @@
-"""The folder that a command works in, and the files that mark it."""
+"""The project folder that a command works in, and the paths inside it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ CLASSIFIER = Path("data/models/classifier")
 PREDICTIONS = Path("data/predictions")
 CACHE = Path(".cache")
 PARAMS = Path("params.yaml")
-FULL_CHECK_FILE = (
-    CACHE / "full_check.json"
-)  # the last one: {"time": ISO 8601, "findings": {what: [what is wrong]}}
+# The last full check: {"time": ISO 8601, "findings": {subject: [problem, ...]}}
+FULL_CHECK_FILE = CACHE / "full_check.json"
 
 
 def find_project() -> Path:
-    """The current folder, if it is a project.
+    """Return the current folder, which must be a project.
 
     Raises:
-        UserError: it holds no dvc.yaml or no params.yaml.
+        UserError: the folder has no dvc.yaml or no params.yaml.
     """
     for name in ("dvc.yaml", "params.yaml"):
         if not Path(name).is_file():
-            raise UserError(f"{Path.cwd()} is not a Convoy project: it holds no {name}; cd into one first")
+            raise UserError(f"{Path.cwd()} is not a Convoy project: it has no {name}; cd into one first")
     return Path.cwd()
 
 
 def read_dataset_name(project: Path) -> str:
-    """The name of the dataset in data/normalized, which is the name of its model.
+    """Return the name of the dataset in data/normalized, which is also the name of its model.
 
     Raises:
-        UserError: there is no dataset, or it is broken.
+        UserError: there is no dataset, or its manifest is damaged.
     """
     try:
         name = read_dataset_field(project, "name")
@@ -50,10 +49,12 @@ def read_dataset_name(project: Path) -> str:
 
 
 def read_dataset_field(project: Path, field: str) -> str | None:
-    """What dataset.json says under a key; None where there is no dataset. Light: without imageset.store.reader.
+    """Return a field of dataset.json as text, or None if there is no dataset.
+
+    Reads the file itself: imageset.store.reader takes longer to import.
 
     Raises:
-        BrokenManifest: it says nothing of the kind.
+        BrokenManifest: the file or the field cannot be read.
     """
     path = project / NORMALIZED / "dataset.json"
     try:
@@ -65,11 +66,11 @@ def read_dataset_field(project: Path, field: str) -> str | None:
 
 
 def is_multi_label(project: Path) -> bool | None:
-    """Whether the pictures of data/normalized may bear several labels; None where there is no whole dataset."""
+    """Return whether images of data/normalized may have several labels; None if there is no complete dataset."""
     from imageset.labels import MULTI_LABEL
 
     try:
         task = read_dataset_field(project, "task")
-    except BrokenManifest:  # or made before there were several labels a picture
+    except BrokenManifest:  # or written before datasets could be multi-label
         return None
     return None if task is None else task == MULTI_LABEL

@@ -1,4 +1,4 @@
-"""Name the person or the machine that runs a command."""
+"""The name of the user and the machine that run a command."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import socket
 
 
 def identify_user() -> str:
-    """The user and the machine."""
+    """Return `user@machine`."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for its user
+    except (KeyError, OSError):  # a container whose user has no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"

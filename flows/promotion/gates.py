@@ -1,4 +1,4 @@
-"""What speaks for a candidate: both models on the same test pictures, judged by params.yaml: promote."""
+"""The gates of a promotion: compare candidate and champion on the same test images, by params.yaml: promote."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
 logger = console.get_logger(__name__)
 
-NUM_TIMED_IMAGES = 64  # pictures that the speed is measured on
+NUM_TIMED_IMAGES = 64  # test images that the speed is measured on
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition of a promotion: whether it holds, in words and in numbers."""
+    """One condition of a promotion, and its outcome.
+
+    Attributes:
+        name: short and fixed, such as "better".
+        passes: whether the condition holds.
+        message: the outcome in words.
+        numbers: the outcome in numbers, by name; they become tags of the model version.
+    """
 
     name: str
     passes: bool
@@ -39,7 +46,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether a candidate should serve, why, and all numbers."""
+    """Whether a candidate should serve, the reason, and the gates that decided it."""
 
     passes: bool
     reason: str
@@ -47,46 +54,51 @@ class GateResult:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The numbers of all checks."""
-        return {name: value for check in self.gates for name, value in check.numbers.items()}
+        """The numbers of all gates."""
+        return {name: value for gate in self.gates for name, value in gate.numbers.items()}
 
     def to_markdown(self) -> str:
-        """The checks as a Markdown table."""
-        rows = [f"| {one.name} | {'holds' if one.passes else 'fails'} | {one.message} |" for one in self.gates]
+        """Format the gates as a Markdown table."""
+        rows = [f"| {gate.name} | {'holds' if gate.passes else 'fails'} | {gate.message} |" for gate in self.gates]
         return "\n".join(["| condition | | |", "| --- | --- | --- |", *rows]) if rows else ""
 
 
 def evaluate_gates(model_uri: str, run_id: str, champion: Version, project: Path) -> GateResult:
-    """Score candidate and champion on the test split of data/normalized and judge.
+    """Score candidate and champion on the test split of data/normalized, and evaluate all gates.
 
     Raises:
-        UserError: the candidate was trained on other data, or a model does not load or gives no numbers.
+        UserError: the candidate was trained on other data, or a model does not load or returns probabilities that
+            are not finite.
     """
     from imageset.store.reader import ImageStore
     from lightning_modules.tracking.model_download import load_bundle
 
     params = load_promotion_params(project)
     store = ImageStore.open(project / NORMALIZED)
-    candidate, old = load_bundle(model_uri), load_bundle(champion.uri)
+    candidate, champion_bundle = load_bundle(model_uri), load_bundle(champion.uri)
     _check_same_dataset(candidate, store, run_id)
-    unseen = evaluate_leakage(champion, old, store, project)
+    unseen = evaluate_leakage(champion, champion_bundle, store, project)
     if not unseen.passes:
         return GateResult(False, f"the comparison is void: {unseen.message}", (unseen,))
-    trial = score_both_models(candidate, old, store, project)
-    checks = (evaluate_gain(trial, params), evaluate_class_recall(trial, params), evaluate_calibration(trial, params),
-              evaluate_speed(candidate, old, store, params, project), unseen)  # fmt: skip
-    failed = [check.message for check in checks[1:] if not check.passes]
-    against = (
-        f"{checks[0].message} (version {champion.number}, the same {format_count(len(trial.labels), 'picture')})"
+    paired = score_both_models(candidate, champion_bundle, store, project)
+    gates = (
+        evaluate_gain(paired, params),
+        evaluate_class_recall(paired, params),
+        evaluate_calibration(paired, params),
+        evaluate_speed(candidate, champion_bundle, store, params, project),
+        unseen,
     )
-    return GateResult(all(check.passes for check in checks), "; ".join([against, *failed]), checks)
+    failed = [gate.message for gate in gates[1:] if not gate.passes]
+    num_images = format_count(len(paired.labels), "picture")
+    gain = f"{gates[0].message} (version {champion.number}, the same {num_images})"
+    return GateResult(all(gate.passes for gate in gates), "; ".join([gain, *failed]), gates)
 
 
 def check_model_predicts(model_uri: str) -> str:
-    """Load a model, check its digests and let it name one picture; returns the bundle's digest.
+    """Load a model, check its digests and predict one image; return the digest of its bundle.
 
     Raises:
-        UserError: it is not there, not whole, or gives no probabilities.
+        UserError: the model is missing or damaged, or its probabilities are not finite.
     """
     import numpy as np
 
@@ -96,118 +108,130 @@ def check_model_predicts(model_uri: str) -> str:
     from lightning_modules.tracking.model_download import load_bundle
 
     bundle = load_bundle(model_uri)
-    picture = encode_png((np.arange(64 * 64, dtype=np.uint32) % 251).astype(np.uint8).reshape(64, 64))
-    probabilities = Scorer(bundle).probabilities(decode(picture, bundle.spec)[np.newaxis])
+    image = encode_png((np.arange(64 * 64, dtype=np.uint32) % 251).astype(np.uint8).reshape(64, 64))
+    probabilities = Scorer(bundle).probabilities(decode(image, bundle.spec)[np.newaxis])
     if probabilities.shape != (1, len(bundle.info.classes)) or not np.isfinite(probabilities).all():
-        raise UserError(f"{model_uri} gives probabilities that are no numbers; it cannot be promoted")
+        raise UserError(f"{model_uri} returns probabilities that are not finite; it cannot be promoted")
     return bundle.digest
 
 
 def check_dataset_name(dataset_name: str, run_id: str, project: Path) -> None:
-    """Raise UserError if data/normalized holds a dataset of another name: nothing here could judge the model."""
-    here = read_dataset_field(project, "name")
-    if here is not None and here != dataset_name:
-        raise UserError(f"run {run_id} was trained on {dataset_name}, {NORMALIZED} holds {here}; ingest {dataset_name} first")
+    """Raise UserError if data/normalized holds a dataset of another name, which could not test the model."""
+    current = read_dataset_field(project, "name")
+    if current is not None and current != dataset_name:
+        raise UserError(
+            f"run {run_id} was trained on {dataset_name}, {NORMALIZED} holds {current}; "
+            f"ingest {dataset_name} first"
+        )
 
 
 def read_dataset_fingerprint(project: Path) -> str | None:
-    """The fingerprint of data/normalized, or None where there is no dataset."""
+    """Return the fingerprint of data/normalized, or None if there is no dataset."""
     try:
         return read_dataset_field(project, "fingerprint")
     except BrokenManifest:
         return None
 
 
-# ---- the conditions --------------------------------------------------------------------------------------------
+# ---- the gates -------------------------------------------------------------------------------------------------
 
 
-def evaluate_gain(trial: PairedPredictions, params: dict[str, Any]) -> Gate:
-    """The interval of the paired gain lies above `min_gain`."""
+def evaluate_gain(predictions: PairedPredictions, params: dict[str, Any]) -> Gate:
+    """Check that the confidence interval of the paired gain lies above `min_gain`."""
     from lightning_modules.comparison import paired
 
     metric, confidence = params["metric"], params["confidence"]
-    found = paired.compare_paired(trial, metric, confidence, params["resamples"])
-    holds = found.low > params["min_gain"]
-    said = (
-        f"{metric.replace('_', ' ')} {found.candidate:.4f} against {found.champion:.4f}: gain {found.gain:+.4f}, "
-        f"{confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f}, "
-        f"{'above' if holds else 'not above'} {params['min_gain']:g}"
+    estimate = paired.compare_paired(predictions, metric, confidence, params["resamples"])
+    passes = estimate.low > params["min_gain"]
+    message = (
+        f"{metric.replace('_', ' ')} {estimate.candidate:.4f} against {estimate.champion:.4f}: "
+        f"gain {estimate.gain:+.4f}, {confidence:.0%} interval {estimate.low:+.4f} to {estimate.high:+.4f}, "
+        f"{'above' if passes else 'not above'} {params['min_gain']:g}"
     )
-    numbers = {metric: found.candidate, f"compared_{metric}": found.champion, "gain": found.gain,
-               "gain_low": found.low, "gain_high": found.high, "num_test": len(trial.labels)}  # fmt: skip
-    return Gate("better", holds, said, numbers)
+    numbers = {
+        metric: estimate.candidate,
+        f"compared_{metric}": estimate.champion,
+        "gain": estimate.gain,
+        "gain_low": estimate.low,
+        "gain_high": estimate.high,
+        "num_test": len(predictions.labels),
+    }
+    return Gate("better", passes, message, numbers)
 
 
-def evaluate_class_recall(trial: PairedPredictions, params: dict[str, Any]) -> Gate:
-    """No class loses more recall than `max_class_drop`, and more than chance would take."""
+def evaluate_class_recall(predictions: PairedPredictions, params: dict[str, Any]) -> Gate:
+    """Check that no class loses more recall than `max_class_drop`, beyond chance."""
     from lightning_modules.comparison.paired import compute_class_changes
 
-    most = params["max_class_drop"]
-    if most is None:
+    max_drop = params["max_class_drop"]
+    if max_drop is None:
         return Gate("classes", True, "may fall (max_class_drop: null)")
-    fallen = [one for one in compute_class_changes(trial) if one.champion - one.candidate > most]
-    proven = [one for one in fallen if one.p_value <= 1 - params["confidence"]]
+    changes = compute_class_changes(predictions)
+    fallen = [change for change in changes if change.champion - change.candidate > max_drop]
+    proven = [change for change in fallen if change.p_value <= 1 - params["confidence"]]
     if not fallen:
-        return Gate("classes", True, f"no class falls by more than {most:g}")
-    named = "; ".join(_format_class_change(one) for one in proven or fallen)
+        return Gate("classes", True, f"no class falls by more than {max_drop:g}")
+    classes = "; ".join(_format_class_change(change) for change in proven or fallen)
     if proven:
-        return Gate("classes", False, f"classes fall by more than {most:g}: {named}",
-                     {"classes_fallen": [one.name for one in proven]})  # fmt: skip
-    return Gate("classes", True, f"what falls by more than {most:g} may be chance: {named}")
+        return Gate("classes", False, f"classes fall by more than {max_drop:g}: {classes}",
+                     {"classes_fallen": [change.name for change in proven]})  # fmt: skip
+    return Gate("classes", True, f"falls by more than {max_drop:g} may be chance: {classes}")
 
 
-def _format_class_change(one: ClassChange) -> str:
-    return f"{one.name} {one.champion:.3f} to {one.candidate:.3f} of {format_count(one.num_test, 'picture')}"
+def _format_class_change(change: ClassChange) -> str:
+    num_images = format_count(change.num_test, "picture")
+    return f"{change.name} {change.champion:.3f} to {change.candidate:.3f} of {num_images}"
 
 
-def evaluate_calibration(trial: PairedPredictions, params: dict[str, Any]) -> Gate:
-    """The expected calibration error does not rise by more than `max_ece_rise`, and more than chance would."""
+def evaluate_calibration(predictions: PairedPredictions, params: dict[str, Any]) -> Gate:
+    """Check that the expected calibration error does not rise by more than `max_ece_rise`, beyond chance."""
     from lightning_modules.comparison import paired
 
-    most = params["max_ece_rise"]
-    found = paired.compare_paired(trial, "calibration_error", params["confidence"], params["resamples"])
-    said = f"calibration error {found.candidate:.4f} against {found.champion:.4f}"
-    numbers = {"calibration_error": found.candidate, "compared_calibration_error": found.champion}
-    if most is None or -found.gain <= most:
-        return Gate("calibration", True, said, numbers)
-    if found.high >= 0:
-        return Gate("calibration", True, f"{said}, which may be chance", numbers)
-    return Gate("calibration", False, f"{said}: more than {most:g} worse", numbers)
+    max_rise = params["max_ece_rise"]
+    estimate = paired.compare_paired(predictions, "calibration_error", params["confidence"], params["resamples"])
+    message = f"calibration error {estimate.candidate:.4f} against {estimate.champion:.4f}"
+    numbers = {"calibration_error": estimate.candidate, "compared_calibration_error": estimate.champion}
+    if max_rise is None or -estimate.gain <= max_rise:
+        return Gate("calibration", True, message, numbers)
+    if estimate.high >= 0:
+        return Gate("calibration", True, f"{message}, which may be chance", numbers)
+    return Gate("calibration", False, f"{message}: more than {max_rise:g} worse", numbers)
 
 
 def evaluate_speed(
     candidate: Bundle, champion: Bundle, store: ImageStore, params: dict[str, Any], project: Path
 ) -> Gate:
-    """The candidate takes at most `max_slowdown` times as long a picture, both measured now, turn by turn."""
+    """Check that the candidate takes at most `max_slowdown` times as long per image; both are timed in turns."""
     from imageset.raw.shards import read_image_bytes
     from lightning_modules.inference.latency import measure_latency_ms
 
-    pictures = [
+    images = [
         data for _, data in read_image_bytes(project / RAW, store.split("test").image_ids[:NUM_TIMED_IMAGES])
     ]
-    new, old = measure_latency_ms((candidate, champion), pictures)
-    said, numbers = f"{new:.2f} ms a picture against {old:.2f}", {"ms": new, "compared_ms": old}
-    most = params["max_slowdown"]
-    if most is None or new <= most * old:
-        return Gate("speed", True, said, numbers)
-    return Gate("speed", False, f"{said}: more than {most:g} times as slow", numbers)
+    candidate_ms, champion_ms = measure_latency_ms((candidate, champion), images)
+    message = f"{candidate_ms:.2f} ms a picture against {champion_ms:.2f}"
+    numbers = {"ms": candidate_ms, "compared_ms": champion_ms}
+    max_slowdown = params["max_slowdown"]
+    if max_slowdown is None or candidate_ms <= max_slowdown * champion_ms:
+        return Gate("speed", True, message, numbers)
+    return Gate("speed", False, f"{message}: more than {max_slowdown:g} times as slow", numbers)
 
 
 def evaluate_leakage(champion: Version, bundle: Bundle, store: ImageStore, project: Path) -> Gate:
-    """The champion has not learnt from a test picture, from one of its group, or from its look-alike."""
-    learnt = load_training_images(champion, bundle, store, project)
-    if learnt is None:
-        return Gate("unseen", False, f"which pictures {champion} was trained on is not known; "
-                     f"promote with --override, after a look at it")  # fmt: skip
-    shared = find_leaked_images(store, learnt)
-    if shared:
-        return Gate("unseen", False, f"{champion} was trained on {len(shared):,} of the test pictures, "
-                     f"their group or look-alikes, e.g. {shared[0][:16]}", {"num_leaks": len(shared)})  # fmt: skip
-    return Gate("unseen", True, f"no test picture was learnt by {champion}", {"num_leaks": 0})
+    """Check that the champion was not trained on a test image, on one of its group, or on its near duplicate."""
+    training_images = load_training_images(champion, bundle, store, project)
+    if training_images is None:
+        return Gate("unseen", False, f"the training pictures of {champion} are not known; "
+                     "inspect the model and promote with --override")  # fmt: skip
+    leaked = find_leaked_images(store, training_images)
+    if leaked:
+        return Gate("unseen", False, f"{champion} was trained on {len(leaked):,} of the test pictures, "
+                     f"their group or look-alikes, e.g. {leaked[0][:16]}", {"num_leaks": len(leaked)})  # fmt: skip
+    return Gate("unseen", True, f"{champion} was trained on no test picture", {"num_leaks": 0})
 
 
 def load_training_images(champion: Version, bundle: Bundle, store: ImageStore, project: Path) -> pa.Table | None:
-    """What the champion was trained on, as its run noted it; that of the store if it is of the same data."""
+    """Load the table of the champion's training images from its run; use the store if it holds the same data."""
     import pyarrow.parquet as pq
     from mlflow.artifacts import download_artifacts
 
@@ -218,28 +242,28 @@ def load_training_images(champion: Version, bundle: Bundle, store: ImageStore, p
         return list_training_images(store)
     try:
         return pq.read_table(download_artifacts(run_id=champion.run_id, artifact_path=TRAINING_IMAGES_ARTIFACT))
-    except Exception as error:  # MLflow raises as many kinds as it has stores
+    except Exception as error:  # each artifact store of MLflow raises its own kinds
         logger.info("promote: %s of run %s cannot be read: %s", TRAINING_IMAGES_ARTIFACT, champion.run_id, error)
         return None
 
 
-def find_leaked_images(store: ImageStore, learnt: pa.Table) -> list[str]:
-    """The image_ids of test pictures that are, belong with, or look exactly like one that was learnt from.
+def find_leaked_images(store: ImageStore, training_images: pa.Table) -> list[str]:
+    """Return the image_ids of test images that are a training image, share its group, or look exactly like it.
 
-    A look-alike that is still in the store is in the group of the test picture; what has left it is known by its
-    perceptual hash alone, so only an equal one counts.
+    A near duplicate that is still in the store is in the group of the test image. An image that has left the store
+    is known by its perceptual hash alone, so only an equal hash counts.
     """
     rows = store.split("test").rows
-    here = {bytes.fromhex(one) for one in store.index["image_id"].to_pylist()}
-    ids = set(learnt["image_id"].to_pylist())
-    groups = {one for one in learnt["group"].to_pylist() if one is not None}
-    pairs = zip(learnt["image_id"].to_pylist(), learnt["phash"].to_pylist(), strict=True)
-    gone = {phash for image_id, phash in pairs if image_id not in here}
+    in_store = {bytes.fromhex(image_id) for image_id in store.index["image_id"].to_pylist()}
+    ids = set(training_images["image_id"].to_pylist())
+    groups = {group for group in training_images["group"].to_pylist() if group is not None}
+    pairs = zip(training_images["image_id"].to_pylist(), training_images["phash"].to_pylist(), strict=True)
+    removed_phashes = {phash for image_id, phash in pairs if image_id not in in_store}
     columns = (rows[name].to_pylist() for name in ("image_id", "group", "phash"))
     return [
         image_id
         for image_id, group, phash in zip(*columns, strict=True)
-        if bytes.fromhex(image_id) in ids or group in groups or phash in gone
+        if bytes.fromhex(image_id) in ids or group in groups or phash in removed_phashes
     ]
 
 
@@ -247,7 +271,11 @@ def find_leaked_images(store: ImageStore, learnt: pa.Table) -> list[str]:
 
 
 def score_both_models(candidate: Bundle, champion: Bundle, store: ImageStore, project: Path) -> PairedPredictions:
-    """Both models on the test split, from the pictures' own bytes; classes are matched by name."""
+    """Score both models on the test split, from the images' original bytes; classes are matched by name.
+
+    Raises:
+        UserError: the test split is empty, or a model returns probabilities that are not finite.
+    """
     import numpy as np
 
     from lightning_modules.comparison.paired import PairedPredictions
@@ -257,38 +285,46 @@ def score_both_models(candidate: Bundle, champion: Bundle, store: ImageStore, pr
         raise UserError(f"{NORMALIZED}: has no test pictures, so nothing can be compared")
     groups = [group or image_id for group, image_id in
               zip(split.rows["group"].to_pylist(), split.image_ids, strict=True)]  # fmt: skip
-    new, old = (predict_probabilities(bundle, store, project) for bundle in (candidate, champion))
-    numbers = np.unique(groups, return_inverse=True)[1]
+    bundles = (candidate, champion)
+    probabilities = [predict_probabilities(bundle, store, project) for bundle in bundles]
+    group_numbers = np.unique(groups, return_inverse=True)[1]
     if not store.multi_label:
-        return PairedPredictions(split.labels, new, old, store.classes, numbers)
-    said = [predict_labels(candidate, new, split.labels, store), predict_labels(champion, old, split.labels, store)]
-    return PairedPredictions(split.labels, new, old, store.classes, numbers, *said)
+        return PairedPredictions(split.labels, *probabilities, store.classes, group_numbers)
+    predicted = [
+        predict_labels(bundle, of_bundle, split.labels, store)
+        for bundle, of_bundle in zip(bundles, probabilities, strict=True)
+    ]
+    return PairedPredictions(split.labels, *probabilities, store.classes, group_numbers, *predicted)
 
 
-def predict_labels(bundle: Bundle, found: np.ndarray, labels: np.ndarray, store: ImageStore) -> np.ndarray:
-    """Which of the store's labels a bundle says of the test pictures, bool (num_test, num_classes).
+def predict_labels(bundle: Bundle, probabilities: np.ndarray, labels: np.ndarray, store: ImageStore) -> np.ndarray:
+    """Return the labels that a bundle predicts for the test images, bool (num_test, num_classes).
 
     Args:
-        found: its probabilities; a picture that it could not read, all zeros, counts as wrong in each label.
-        labels: 0 and 1, what is so.
+        bundle: the model.
+        probabilities: its probabilities, float (num_test, num_classes of the store). An image that it could not
+            read, all zeros, counts as wrong in each label.
+        labels: the true labels, 0 and 1, of the same shape.
+        store: the dataset.
     """
     import numpy as np
 
-    if bundle.info.thresholds is None:  # it was trained when the pictures had one label each
-        said = found == found.max(axis=1, keepdims=True)
+    if bundle.info.thresholds is None:  # trained when the dataset was single-label
+        predicted = probabilities == probabilities.max(axis=1, keepdims=True)
     else:
-        own = dict(zip(bundle.info.classes, bundle.info.thresholds, strict=True))
-        said = found >= np.array([own.get(name, np.inf) for name in store.classes], found.dtype)
-    return np.where(found.any(axis=1, keepdims=True), said, labels == 0)
+        by_name = dict(zip(bundle.info.classes, bundle.info.thresholds, strict=True))
+        thresholds = np.array([by_name.get(name, np.inf) for name in store.classes], probabilities.dtype)
+        predicted = probabilities >= thresholds
+    return np.where(probabilities.any(axis=1, keepdims=True), predicted, labels == 0)
 
 
 def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> np.ndarray:
-    """float32 (num_test, num_classes of the store).
+    """Return the probabilities of the test images, float32 (num_test, num_classes of the store).
 
-    Zeros for a picture that the bundle cannot read and for a class that it does not know.
+    They are zero for an image that the bundle cannot read, and for a class that it does not know.
 
     Raises:
-        UserError: a probability is not a number.
+        UserError: a probability is not finite.
     """
     import numpy as np
 
@@ -298,8 +334,9 @@ def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> n
     ids = store.split("test").image_ids
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     known = [name for name in bundle.info.classes if name in store.classes]
-    mine, theirs = [bundle.info.classes.index(n) for n in known], [store.classes.index(n) for n in known]
-    found = np.zeros((len(ids), len(store.classes)), np.float32)
+    bundle_columns = [bundle.info.classes.index(name) for name in known]
+    store_columns = [store.classes.index(name) for name in known]
+    probabilities = np.zeros((len(ids), len(store.classes)), np.float32)
     batch_size = int(load_stage_params(project, "predict")["batch_size"])
     with console.make_progress("promote", logger) as progress:
         progress.begin(len(ids), step="scoring")
@@ -310,9 +347,9 @@ def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> n
             if scored.probabilities is None:
                 continue
             if not np.isfinite(scored.probabilities).all():
-                raise UserError("the model gives probabilities that are no numbers; it cannot be promoted")
-            found[row_of[scored.key], theirs] = scored.probabilities[mine]
-    return found
+                raise UserError("the model returns probabilities that are not finite; it cannot be promoted")
+            probabilities[row_of[scored.key], store_columns] = scored.probabilities[bundle_columns]
+    return probabilities
 
 
 def _check_same_dataset(bundle: Bundle, store: ImageStore, run_id: str) -> None:

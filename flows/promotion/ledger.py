@@ -1,13 +1,12 @@
-"""The ledger: every decision about which model serves or is to be trained, one JSON line each, only ever added to.
+"""The ledger: an append-only log, one JSON line for each decision about which model serves or is trained.
 
-`data/ledger.jsonl` lies where git can keep it. Each line names the SHA-256 of the line before it, so that a line
-changed later shows. A decision that moves aliases is written before they move (a write-ahead log), and `done` or
-`dropped` after it; see flows.promotion.alias_updates.
+`data/ledger.jsonl` can be kept in git. Each line holds the SHA-256 of the previous line, so a line that is changed
+later shows. A decision that moves aliases is written before they move (a write-ahead log), and `done` or `dropped`
+follows it; see flows.promotion.alias_updates.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,31 +17,31 @@ from typing import Any
 from flows.project.user import identify_user
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import sync_file
+from imageset.utils.file_lock import file_lock
 from imageset.utils.timestamps import format_utc_now
 
 LEDGER = Path("data/ledger.jsonl")
 DECISION, ROLLBACK, DONE, DROPPED = "decision", "rollback", "done", "dropped"
-RETRAIN, RETRAINED = "retrain", "retrained"  # begun because of drift, and what came of it; see flows.monitor
+RETRAIN, RETRAINED = "retrain", "retrained"  # started because of drift, and its outcome; see flows.monitor
 MOVE_EVENTS = (DECISION, ROLLBACK)
-FIRST_LINK = "0" * 64  # what the first line follows
+FIRST_LINK = "0" * 64  # the link of the first line
 
 LedgerEntry = dict[str, Any]
 
 
 def append_entry(project: Path, entry: Mapping[str, Any]) -> LedgerEntry:
-    """Add a line and have it on the disk before returning; returns it with its number, time, author and link.
+    """Append a line and sync it to the disk; return it with its number, time, author and link.
 
     Raises:
-        UserError: the ledger was changed.
+        UserError: an earlier line was changed.
     """
     path = project / LEDGER
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file_lock(path), path.open("a+b") as file:
         file.seek(0)
         text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):  # whoever wrote the last line was killed half-way
+        if len(whole) < len(text):  # the process that wrote the last line was killed
             file.truncate(len(whole))
         entries = _parse_entries(path, whole)
         line = {
@@ -60,10 +59,10 @@ def append_entry(project: Path, entry: Mapping[str, Any]) -> LedgerEntry:
 
 
 def read_ledger(project: Path) -> list[LedgerEntry]:
-    """All lines, the oldest first; none where there is no ledger. A last line that is not whole does not count.
+    """Read all lines, the oldest first; an incomplete last line is ignored, a missing ledger is empty.
 
     Raises:
-        UserError: a line was changed, removed or put in.
+        UserError: a line was changed, removed or inserted.
     """
     path = project / LEDGER
     try:
@@ -74,13 +73,13 @@ def read_ledger(project: Path) -> list[LedgerEntry]:
 
 
 def find_unfinished(entries: list[LedgerEntry]) -> list[LedgerEntry]:
-    """The moves that nobody has said the end of."""
+    """Return the decisions that move aliases and have neither `done` nor `dropped`."""
     ended = {entry["of"] for entry in entries if entry["event"] in (DONE, DROPPED)}
     return [entry for entry in entries if entry["event"] in MOVE_EVENTS and entry["number"] not in ended]
 
 
 def find_completed(entries: list[LedgerEntry], model: str | None = None) -> list[LedgerEntry]:
-    """The moves that are done, with the time at which they were; those of one model or of all."""
+    """Return the decisions whose aliases have moved, with the time as `done`; of one model or of all."""
     done = {entry["of"]: entry["time"] for entry in entries if entry["event"] == DONE}
     return [
         {**entry, "done": done[entry["number"]]}
@@ -94,13 +93,13 @@ def _parse_entries(path: Path, text: bytes) -> list[LedgerEntry]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             entry = json.loads(line)
-            sound = entry["number"] == number and entry["follows"] == link
+            is_valid = entry["number"] == number and entry["follows"] == link
         except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            is_valid = False
+        if not is_valid:
             raise UserError(
                 f"{path}: line {number} does not follow from the one before it, so the ledger was changed; "
-                "bring it back from git or a backup, or move it away to begin a new one"
+                "restore it from git or a backup, or move it away to start a new one"
             )
         entries.append(entry)
         link = hashlib.sha256(line).hexdigest()

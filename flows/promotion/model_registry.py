@@ -1,6 +1,6 @@
-"""The only user of MLflow's model registry: what serves, what came before, what asks to serve.
+"""MLflow's model registry: versions, aliases and tags. No other module calls it.
 
-A registered model is named like its dataset. Its aliases: `find_champion_version` serves, `previous` served before it,
+A registered model has the name of its dataset. Its aliases: `champion` serves, `previous` served before it, and
 `challenger` was compared and did not win. flows.promotion.alias_updates moves them.
 """
 
@@ -25,21 +25,15 @@ if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
 
-def check_promotable_run(run_id: str, project: Path) -> None:
-    """Raise UserError if a run cannot be promoted, whatever it is compared with."""
-    from lightning_modules.tracking import offline_queue
-
-    offline_queue.check_all_sent(project, run_id)
-    find_model_uri(require_finished_run(connect_registry(project), run_id))
-
-
-QUESTION_TAG = "convoy.question"  # tag of a version: what it was compared with, on what, by which rules
-
+# Tags of versions
+QUESTION_TAG = "convoy.question"  # the champion, the test images and the rules of the last comparison
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)  # in the order in which they move
 DECISION_TAG = "convoy.decision"  # the version tag that is written last: a decision that is complete
 ROLLED_BACK_TAG = "convoy.rolled_back"  # the version tag of what was taken out of service: when, by whom, why
-COMPARED_VERSION_TAG = "convoy.compared_with_version"  # the version tag with the number of the champion at the time
+COMPARED_VERSION_TAG = (
+    "convoy.compared_with_version"  # the version tag with the number of the champion at the time
+)
 NUMBER_TAG_PREFIX = "convoy."  # version tags of the numbers of a decision: followed by the number's name
 PRECISION_TAG_PREFIX = "convoy.precision."  # version tags of the precisions that were compared with fp32
 NOT_FOUND_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLflow says either for "no such alias"
@@ -47,17 +41,25 @@ NOT_FOUND_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # MLfl
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model, as this project sees it."""
+    """One version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        number: of the version.
+        run_id: MLflow's id of the training.
+        decision: why it serves or does not, once that is decided.
+        tags: all tags of the version.
+    """
 
     name: str
     number: int
     run_id: str
-    decision: str | None = None  # why it serves or does not, once that is decided
+    decision: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
-        """`models:/NAME/NUMBER`: this version, whatever the aliases do."""
+        """`models:/NAME/NUMBER`, which does not depend on aliases."""
         return f"models:/{self.name}/{self.number}"
 
     def __str__(self) -> str:
@@ -65,10 +67,10 @@ class Version:
 
 
 def connect_registry(project: Path) -> MlflowClient:
-    """A client for the project's MLflow.
+    """Connect to the project's MLflow.
 
     Raises:
-        ServerAway: it is a server and does not answer.
+        ServerUnavailable: it is a server and does not answer.
         UserError: it is a file and cannot be opened.
     """
     try:
@@ -80,52 +82,51 @@ def connect_registry(project: Path) -> MlflowClient:
 
 
 def find_champion_version(client: MlflowClient, name: str) -> Version | None:
-    """The version of `name` that serves, or None."""
+    """Return the champion of the registered model `name`, or None."""
     return _find_by_alias(client, name, CHAMPION)
 
 
 def require_champion(client: MlflowClient, name: str) -> Version:
-    """The version of `name` that serves.
+    """Return the champion of the registered model `name`.
 
     Raises:
-        NoChampion: there is none; the message says which models have one.
+        NoChampion: there is none; the message names the models that have one.
     """
-    found = find_champion_version(client, name)
-    if found is not None:
-        return found
-    others = sorted(m.name for m in client.search_registered_models() if CHAMPION in (m.aliases or {}))
-    hint = (
-        f"name one that serves with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"
-    )
+    champion = find_champion_version(client, name)
+    if champion is not None:
+        return champion
+    models = client.search_registered_models()
+    others = sorted(model.name for model in models if CHAMPION in (model.aliases or {}))
+    hint = f"name one of these with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"
     raise NoChampion(f"no model {name!r} serves (none has the alias '{CHAMPION}'); {hint}")
 
 
 def load_version_bundle(version: Version) -> Bundle:
-    """The bundle of a version that serves, its digests checked.
+    """Load the bundle of a champion, and check its digests.
 
     Raises:
-        UserError: it is not there, or not whole.
+        UserError: the bundle is missing or damaged.
     """
     from lightning_modules.tracking.model_download import load_bundle
 
     try:
         return load_bundle(version.uri)
     except UserError as error:
-        raise UserError(f"{version} cannot be used: {error}; or let the one before it serve: "
+        raise UserError(f"{version} cannot be used: {error}; or make the previous version serve: "
                         f"`convoy rollback --model {version.name}`") from error  # fmt: skip
 
 
 def find_version_by_run(client: MlflowClient, name: str, run_id: str) -> Version | None:
-    """The version that was registered from a run, or None."""
-    found = client.search_model_versions(f"name = '{_escape_quotes(name)}' and run_id = '{run_id}'")
-    return max((_to_version(entry) for entry in found), key=lambda version: version.number, default=None)
+    """Return the newest version that was registered from a run, or None."""
+    entries = client.search_model_versions(f"name = '{_escape_quotes(name)}' and run_id = '{run_id}'")
+    return max((_to_version(entry) for entry in entries), key=lambda version: version.number, default=None)
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
-    """The run with this id, or the only one whose id begins so.
+    """Return the run with this id, or the only one whose id begins with it.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no such run, or more than one.
     """
     from mlflow.exceptions import MlflowException
 
@@ -136,50 +137,58 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     except MlflowException as error:
         if error.error_code not in NOT_FOUND_CODES:
             raise
-    found: list[Run] = []
+    matches: list[Run] = []
     if re.fullmatch(r"[0-9a-f]{4,31}", run_id):
-        experiments = [one.experiment_id for one in client.search_experiments()]
-        found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(run.info.run_id[:12] for run in found)
-        raise UserError(f"{len(found)} runs begin with {run_id!r} ({names}); write more of the id")
-    raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists the runs there are")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        matches = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(run.info.run_id[:12] for run in matches)
+        raise UserError(f"{len(matches)} runs begin with {run_id!r} ({names}); write more of the id")
+    raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists all runs")
 
 
 def require_finished_run(client: MlflowClient, run_id: str) -> Run:
-    """A run that may be promoted: it finished, and all its metrics are numbers.
+    """Return a run if it may be promoted: it is FINISHED, and all its metrics are finite.
 
     Raises:
-        UserError: there is no such run, it did not finish, or a metric is not finite.
+        UserError: there is no such run, it is not FINISHED, or a metric is not finite.
     """
     run = find_run(client, run_id)
     run_id = run.info.run_id
     if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
         state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
         raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
-    wrong = [f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)]
-    wrong += [
+    not_finite = [
+        f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)
+    ]
+    not_finite += [
         f"{tag} was {text}"
         for tag, text in sorted(run.data.tags.items())
         if tag.startswith(tags.NOT_FINITE_PREFIX)
     ]
-    if wrong:
+    if not_finite:
         raise UserError(
-            f"run {run_id} has metrics that are no numbers ({', '.join(wrong)}); it cannot be promoted"
+            f"run {run_id} has metrics that are not finite ({', '.join(not_finite)}); it cannot be promoted"
         )
     return run
 
 
+def check_promotable_run(run_id: str, project: Path) -> None:
+    """Raise UserError if a run cannot be promoted, regardless of any comparison."""
+    offline_queue.check_all_sent(project, run_id)
+    find_model_uri(require_finished_run(connect_registry(project), run_id))
+
+
 def find_model_uri(run: Run) -> str:
-    """The URI of the model that a training logged.
+    """Return the URI of the model that a training logged.
 
     Raises:
-        UserError: it logged none.
+        UserError: it logged no model.
     """
-    if whole := run.data.tags.get(tags.MODEL_TAG):
-        return f"models:/{whole}"
+    if model_id := run.data.tags.get(tags.MODEL_TAG):
+        return f"models:/{model_id}"
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
         raise UserError(f"run {run.info.run_id} logged no model; train again with `dvc repro -f train`")
@@ -187,8 +196,10 @@ def find_model_uri(run: Run) -> str:
 
 
 def register_model(client: MlflowClient, name: str, run_id: str, model_uri: str) -> Version:
-    """Make the model a new version of `name`, without an alias. The caller has loaded it before: MLflow would
-    register a model that is not there as READY."""
+    """Register a model as a new version of `name`, without an alias.
+
+    The caller has loaded the model before: MLflow registers a model that does not exist as READY.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -202,7 +213,7 @@ def register_model(client: MlflowClient, name: str, run_id: str, model_uri: str)
 
 
 def find_version(client: MlflowClient, name: str, number: int) -> Version | None:
-    """A version by its number, or None."""
+    """Return a version by its number, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -214,20 +225,20 @@ def find_version(client: MlflowClient, name: str, number: int) -> Version | None
 
 
 def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
-    """Which version each of our aliases names; one that is not set has no entry."""
+    """Return the version of each alias that Convoy uses; an alias that is not set has no entry."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name).aliases
+        aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
         if error.error_code in NOT_FOUND_CODES:
             return {}
         raise
-    return {alias: int(found[alias]) for alias in ALIASES if alias in found}
+    return {alias: int(aliases[alias]) for alias in ALIASES if alias in aliases}
 
 
 def set_alias(client: MlflowClient, name: str, alias: str, number: int | None) -> None:
-    """Let an alias name a version, or (None) no version. Only flows.promotion.alias_updates calls it."""
+    """Set an alias to a version, or delete it (None). Only flows.promotion.alias_updates calls this."""
     if number is None:
         client.delete_registered_model_alias(name, alias)
     else:
@@ -235,7 +246,7 @@ def set_alias(client: MlflowClient, name: str, alias: str, number: int | None) -
 
 
 def set_version_tags(client: MlflowClient, name: str, number: int, tags: Mapping[str, str]) -> None:
-    """Write tags to a version, the decision last: where it stands, all stand."""
+    """Write tags to a version, the decision last: if it is there, all tags are."""
     for key, value in sorted(tags.items(), key=lambda item: item[0] == DECISION_TAG):
         client.set_model_version_tag(name, str(number), key, value)
 

@@ -1,12 +1,13 @@
-"""Whose turn it is to move a model's aliases, among all machines that share an MLflow server.
+"""A lock on a shared MLflow server, so that one machine at a time moves the aliases of a model.
 
-MLflow has no lock and no "set if it is still what I saw". But of two that make a registered model of one name, one
-is refused, on every database: so a model `NAME.moving`, without versions, is the lock. It is there for a fraction
-of a second. Who is killed meanwhile leaves it; it is taken over at once by a process of the same machine, which
-sees that the holder is gone, and after STALE_S by another one.
+MLflow has neither locks nor conditional updates. But if two processes create a registered model of one name,
+MLflow refuses one of them, on every database: a model `NAME.moving`, without versions, is the lock. It exists for
+a fraction of a second. If its holder is killed, a process of the same machine takes the lock over at once, because
+it sees that the holder is gone, and another machine takes it over after STALE_S.
 
-A holder that hangs for longer than STALE_S between its look and its move is not kept from moving; no lock that can
-be taken over can do that. The project's own MLflow file needs none of this: flows.promotion.alias_updates has a lock in the project.
+A holder that hangs for longer than STALE_S between reading and moving aliases is not prevented from moving them;
+no lock that can be taken over prevents that. The project's own MLflow file does not need this lock, since
+flows.promotion.alias_updates locks a file in the project. See docs/decisions/0014.
 """
 
 from __future__ import annotations
@@ -31,73 +32,73 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 LOCK_SUFFIX = ".moving"
-HOLDER_TAG = "convoy.holder"  # tag of the lock: machine, process, when that began
-STALE_S = 120.0  # longer than any request to MLflow may take, with all its retries
+HOLDER_TAG = "convoy.holder"  # tag of the lock: machine, process id, start time of the process
+STALE_S = 120.0  # longer than a request to MLflow can take, with all its retries
 TIMEOUT_S = 180.0
 
 
 @contextmanager
 def registry_lock(client: MlflowClient, model: str) -> Iterator[None]:
-    """Hold the right to move this model's aliases.
+    """Hold the lock on a model's aliases, if the MLflow server is shared.
 
     Raises:
-        Busy: somebody else held it for TIMEOUT_S.
+        ProjectBusy: another process has held the lock for TIMEOUT_S.
     """
     if not is_tracking_shared():
         yield
         return
-    name, me = f"{model}{LOCK_SUFFIX}", _describe_process()
-    _wait_for_lock(client, name, me)
+    name, holder = f"{model}{LOCK_SUFFIX}", _describe_process()
+    _wait_for_lock(client, name, holder)
     try:
         yield
     finally:
-        _release_lock(client, name, me)
+        _release_lock(client, name, holder)
 
 
-def _wait_for_lock(client: MlflowClient, name: str, me: str) -> None:
+def _wait_for_lock(client: MlflowClient, name: str, holder: str) -> None:
     begin = time.monotonic()
-    seen: tuple[object, float] = (None, begin)  # the lock that is there, and since when we see it
-    while not _create_lock(client, name, me):
+    seen: tuple[object, float] = (None, begin)  # the current lock, and when it was first seen
+    while not _create_lock(client, name, holder):
         now = time.monotonic()
-        holder, made = _read_holder(client, name)
-        if made != seen[0]:
-            seen = made, now
-        if made is not None and (_is_holder_gone(holder) or now - seen[1] > STALE_S):
-            logger.warning("%s of a process that is gone (%s) is taken over", name, holder)
+        other, created = _read_holder(client, name)
+        if created != seen[0]:
+            seen = created, now
+        if created is not None and (_is_holder_gone(other) or now - seen[1] > STALE_S):
+            logger.warning("%s of a process that is gone (%s) is taken over", name, other)
             _delete_lock(client, name)
         elif now - begin > TIMEOUT_S:
             raise ProjectBusy(
-                f"another promotion or rollback ({holder}) has held {name} in MLflow for {TIMEOUT_S:.0f} s; "
+                f"another promotion or rollback ({other}) has held {name} in MLflow for {TIMEOUT_S:.0f} s; "
                 "if there is none, delete that model in MLflow"
             )
         else:
             time.sleep(0.05)
 
 
-def _create_lock(client: MlflowClient, name: str, me: str) -> bool:
-    """False where it is there already. An answer that was lost: the one that is there is ours."""
+def _create_lock(client: MlflowClient, name: str, holder: str) -> bool:
+    """Create the lock; return False if another process has it. After a lost response, the lock is ours."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, {HOLDER_TAG: me}, "Somebody is moving the aliases; gone in a moment.")
+        client.create_registered_model(name, {HOLDER_TAG: holder}, "A lock, held while aliases are moved.")
         return True
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return _read_holder(client, name)[0] == me
+    return _read_holder(client, name)[0] == holder
 
 
 def _read_holder(client: MlflowClient, name: str) -> tuple[str, object]:
-    """Who holds it, and when it was made; None where it is not there."""
+    """Return the holder of the lock, and a value that identifies this lock; None if there is no lock."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name)
+        model = client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return "", None
-    return found.tags.get(HOLDER_TAG, ""), (found.creation_timestamp, found.tags.get(HOLDER_TAG))
+    return model.tags.get(HOLDER_TAG, ""), (model.creation_timestamp, model.tags.get(HOLDER_TAG))
 
 
 def _delete_lock(client: MlflowClient, name: str) -> None:
@@ -110,13 +111,13 @@ def _delete_lock(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _release_lock(client: MlflowClient, name: str, me: str) -> None:
+def _release_lock(client: MlflowClient, name: str, holder: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        if _read_holder(client, name)[0] == me:
+        if _read_holder(client, name)[0] == holder:
             _delete_lock(client, name)
-    except (MlflowException, OSError) as error:  # what was done is done; the next one takes it over
+    except (MlflowException, OSError) as error:  # the aliases have moved; the next process takes the lock over
         logger.warning("%s stays in MLflow: %s", name, str(error)[:200])
 
 
@@ -125,7 +126,7 @@ def _describe_process() -> str:
 
 
 def _describe_machine() -> str:
-    """Where a process id means the same: two containers may have one name."""
+    """Identify the machine and its process-id namespace: two containers may have the same host name."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text()[:8])
@@ -134,7 +135,7 @@ def _describe_machine() -> str:
 
 
 def _is_holder_gone(holder: str) -> bool:
-    """Whether it is a process of this machine that has ended."""
+    """Return whether the holder is a process of this machine that has ended."""
     words = holder.split()
     if len(words) != 3 or words[0] != _describe_machine():
         return False

@@ -1,4 +1,4 @@
-"""Rollback: the version that served before serves again, in seconds; nothing is loaded but MLflow's client."""
+"""Roll back to the previous champion, in seconds: only MLflow's client is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = console.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What serves again, instead of what, and how long it took."""
+    """The version that serves again, the number of the version it replaced, and the duration in seconds."""
 
     serves: Version
     instead_of: int
@@ -34,11 +34,13 @@ class RollbackResult:
 
 
 def rollback(project: Path, model: str, reason: str | None = None) -> RollbackResult:
-    """Let `previous` serve. A second rollback goes one further back, never forward again: what was rolled back
-    serves again only by `convoy promote RUN --override REASON`.
+    """Make the version with the alias `previous` the champion.
+
+    A second rollback goes back one more version, never forward: a version that was rolled back serves again only
+    by `convoy promote RUN --override REASON`.
 
     Raises:
-        UserError: nothing serves, nothing served before it, or the files of that version are not what they were.
+        UserError: there is no champion or no previous version, or the files of the previous version have changed.
     """
     begin = time.monotonic()
     client = model_registry.connect_registry(project)
@@ -49,7 +51,7 @@ def rollback(project: Path, model: str, reason: str | None = None) -> RollbackRe
             model_registry.require_champion(client, model)
         if PREVIOUS not in now:
             raise UserError(
-                f"nothing served before {model} version {now[CHAMPION]}; there is nothing to go back to"
+                f"nothing served before {model} version {now[CHAMPION]}; there is no version to roll back to"
             )
         before = model_registry.find_version(client, model, now[PREVIOUS])
         if before is None:
@@ -62,31 +64,33 @@ def rollback(project: Path, model: str, reason: str | None = None) -> RollbackRe
 def _apply_rollback(
     client: MlflowClient, project: Path, before: Version, now: Mapping[str, int], reason: str | None
 ) -> None:
-    gone = now[CHAMPION]
-    further = _find_previous(ledger.find_completed(ledger.read_ledger(project), before.name), before.number, gone)
+    replaced = now[CHAMPION]
+    done = ledger.find_completed(ledger.read_ledger(project), before.name)
+    earlier = _find_previous(done, before.number, replaced)
+    when = f"{timestamps.format_utc_now()[:19]}Z"
     entry = {
-        "event": ledger.ROLLBACK, "model": before.name, "version": gone, "serves": False, "run": before.run_id,
-        "reason": reason or "rolled back by hand", "champion": gone,
-        "tags": {ROLLED_BACK_TAG: f"{timestamps.format_utc_now()[:19]}Z by {user.identify_user()}: {reason or 'no reason given'}"},
+        "event": ledger.ROLLBACK, "model": before.name, "version": replaced, "serves": False, "run": before.run_id,
+        "reason": reason or "rolled back by hand", "champion": replaced,
+        "tags": {ROLLED_BACK_TAG: f"{when} by {user.identify_user()}: {reason or 'no reason given'}"},
     }  # fmt: skip
-    after = {**now, CHAMPION: before.number, **({PREVIOUS: further} if further else {})}
-    if not further:
+    after = {**now, CHAMPION: before.number, **({PREVIOUS: earlier} if earlier else {})}
+    if not earlier:
         after.pop(PREVIOUS)
     alias_updates.update_aliases(client, project, entry, now, lambda _: after)
-    logger.info("rollback: %s serves, version %s does not", before, gone)
+    logger.info("rollback: %s serves, version %s does not", before, replaced)
 
 
-def _find_previous(done: list[ledger.LedgerEntry], number: int, gone: int) -> int | None:
-    """What served before version `number` first became champion, as the ledger says; never what now leaves."""
+def _find_previous(done: list[ledger.LedgerEntry], number: int, replaced: int) -> int | None:
+    """Return the champion before version `number` first became champion; never the version replaced now."""
     for entry in done:
         if entry["event"] == ledger.DECISION and entry["after"].get(CHAMPION) == number:
             earlier = entry["before"].get(CHAMPION)
-            return earlier if earlier not in (number, gone) else None
+            return earlier if earlier not in (number, replaced) else None
     return None
 
 
 def _check_version_files(client: MlflowClient, version: Version) -> None:
-    """Its digests are checked; that it predicts was seen when it was promoted."""
+    """Check the digests of a version's bundle; that it predicts was tested when it was promoted."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -95,6 +99,6 @@ def _check_version_files(client: MlflowClient, version: Version) -> None:
     try:
         folder = Path(download_artifacts(artifact_uri=f"{version.uri}/artifacts/bundle"))
     except (MlflowException, OSError) as error:
-        said = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"MLflow cannot give {version} ({said}); nothing was changed") from None
+        message = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"MLflow cannot load {version} ({message}); nothing was changed") from None
     check_bundle(folder)

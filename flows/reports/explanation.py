@@ -27,8 +27,6 @@ def write_explanation(image: Path, run_id: str | None, out: Path | None, project
     Raises:
         UserError: no such file, not a picture, nowhere to write, no such run, or no model at all.
     """
-    from imageset.params import load_params
-
     out = out or Path(f"{image.stem}.explained.html")
     data = read_image_file(image)
     check_output_path(out, image)
@@ -36,10 +34,10 @@ def write_explanation(image: Path, run_id: str | None, out: Path | None, project
 
     from imageset.decoding.decoder import decode
     from imageset.rejections import Rejected
-    from lightning_modules.explain.params import KNOWN_PARAMS
+    from lightning_modules.explain.params import load_explain_params
     from lightning_modules.explain.stage import explain_image
 
-    params = load_params(project / PARAMS, "explain", KNOWN_PARAMS)
+    params = load_explain_params(project / PARAMS)
     try:
         pixels = decode(data, bundle.spec)
     except Rejected as refused:

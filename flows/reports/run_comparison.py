@@ -1,20 +1,18 @@
-"""Compare two runs: what went in, what came out, and which test pictures changed sides; as text and as a page."""
+"""Compare two runs: their inputs, parameters and metrics, and the test images that only one of them gets right."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.project.paths import NORMALIZED
 from flows.promotion import model_registry
 from imageset.exceptions import UserError
-from imageset.utils.atomic_write import write_text
+from imageset.utils.atomic_write import write_bytes
 from imageset.utils.text import format_count
 from lightning_modules.tracking.tags import DATASET_TAG, GIT_COMMIT_TAG, PREDICTIONS_ARTIFACT
 
@@ -23,21 +21,29 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MAX_SHOWN_ROWS = 20  # rows of a table on the screen; the page has all
+SHORT_ID = 12  # characters of a run's ID that are shown
 METRIC_PREFIXES = ("test_", "num_test", "best_")
 RECALL_PREFIX = "recall_"
 
-TableRow = tuple[str, str, str]  # what, in the one run, in the other
-ChangedImage = tuple[str, str, str, str]  # image_id, actual, predicted by the one, by the other
+TableRow = tuple[str, str, str]  # name, value in the first run, value in the second run
+ChangedImage = tuple[str, str, str, str]  # image_id, actual, predicted by the first run, by the second run
 PredictionsById = dict[str, tuple[str, str]]  # image_id -> actual, predicted
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Two runs, side by side; only what differs is in the tables, but for the metrics, which are all there.
+    """Two runs side by side. The tables hold only rows that differ, except the metrics, which are complete.
 
     Attributes:
-        won, lost: pictures that only the other, only the one names rightly.
-        num_shared: test pictures that both were tested on; None where a run has no table of predictions.
+        first_run_id: the run to compare with.
+        second_run_id: the run that is compared.
+        inputs: status, data and commit.
+        params: parameters that differ.
+        metrics: all test metrics.
+        recalls: recall of the classes where it differs, the largest change first.
+        gained: test images that only the second run gets right.
+        lost: test images that only the first run gets right.
+        num_shared: test images of both runs; None if a run has no table of predictions.
     """
 
     first_run_id: str
@@ -51,51 +57,58 @@ class CompareResult:
     num_shared: int | None
 
     def __str__(self) -> str:
-        lines = [f"{'':<43}{self.first_run_id[:12]:<27}{self.second_run_id[:12]}"]
+        first_id, second_id = self.first_run_id[:SHORT_ID], self.second_run_id[:SHORT_ID]
+        lines = [f"{'':<43}{first_id:<27}{second_id}"]
         for title, rows in self.iter_tables():
-            lines += [title, *(f"  {what:<40} {one:<26} {other}" for what, one, other in rows[:MAX_SHOWN_ROWS])]
+            lines += [
+                title,
+                *(f"  {name:<40} {first:<26} {second}" for name, first, second in rows[:MAX_SHOWN_ROWS]),
+            ]
             lines += [f"  ... and {len(rows) - MAX_SHOWN_ROWS} more"] if len(rows) > MAX_SHOWN_ROWS else []
         return "\n".join([*lines, self.format_changed_images()])
 
     def iter_tables(self) -> Iterator[tuple[str, list[TableRow]]]:
-        """The tables that hold something, with their titles."""
+        """Yield the tables that are not empty, with their titles."""
         titles = {"data and code": self.inputs, "parameters that differ": self.params, "metrics": self.metrics,
                   "recall of each class": self.recalls}  # fmt: skip
         return ((title, rows) for title, rows in titles.items() if rows)
 
     def format_changed_images(self) -> str:
-        """How many pictures changed sides, in one line."""
+        """Format the number of images that only one of the runs gets right as one line."""
         if self.num_shared is None:
             return "pictures: one of the runs was not evaluated"
         return (
             f"pictures: of {self.num_shared:,} that both were tested on, {len(self.gained):,} are right only in "
-            f"{self.second_run_id[:12]}, {len(self.lost):,} only in {self.first_run_id[:12]}"
+            f"{self.second_run_id[:SHORT_ID]}, {len(self.lost):,} only in {self.first_run_id[:SHORT_ID]}"
         )
 
 
-def compare_runs(project: Path, one: str, other: str, page: Path | None = None) -> CompareResult:
-    """Compare two runs, and write the page if one is asked for.
+def compare_runs(
+    project: Path, first_run_id: str, second_run_id: str, page_path: Path | None = None
+) -> CompareResult:
+    """Compare two runs, and write a page if a path is given.
 
     Raises:
-        UserError: no such run, or the page cannot be written.
+        UserError: a run does not exist, or the page cannot be written.
     """
     client = model_registry.connect_registry(project)
-    runs = [model_registry.find_run(client, run_id) for run_id in (one, other)]
-    tables = [_download_predictions(client, run) for run in runs]
-    won, lost, num_shared = _find_changed_images(*tables)
-    params = [run.data.params for run in runs]
-    metrics = [run.data.metrics for run in runs]
-    found = CompareResult(
-        runs[0].info.run_id, runs[1].info.run_id,
-        inputs=_pair_values(*(_collect_inputs(run) for run in runs)),
-        params=_select_different(*params),
-        metrics=sorted(_format_changes(*(_select_by_prefix(values, METRIC_PREFIXES) for values in metrics)), key=_sort_intervals_last),
-        recalls=_sort_by_change(*(_select_by_prefix(values, (RECALL_PREFIX,)) for values in metrics)),
-        gained=won, lost=lost, num_shared=num_shared,
+    first, second = (model_registry.find_run(client, run_id) for run_id in (first_run_id, second_run_id))
+    gained, lost, num_shared = _find_changed_images(
+        _download_predictions(client, first), _download_predictions(client, second)
+    )
+    metrics = [_select_by_prefix(run.data.metrics, METRIC_PREFIXES) for run in (first, second)]
+    recalls = [_select_by_prefix(run.data.metrics, (RECALL_PREFIX,)) for run in (first, second)]
+    result = CompareResult(
+        first.info.run_id, second.info.run_id,
+        inputs=_pair_values(_collect_inputs(first), _collect_inputs(second)),
+        params=_select_different(first.data.params, second.data.params),
+        metrics=sorted(_format_changes(*metrics), key=_sort_intervals_last),
+        recalls=_sort_by_change(*recalls),
+        gained=gained, lost=lost, num_shared=num_shared,
     )  # fmt: skip
-    if page is not None:
-        _write_comparison_page(project, found, page)
-    return found
+    if page_path is not None:
+        _write_comparison_page(project, result, page_path)
+    return result
 
 
 def _format_number(value: float) -> str:
@@ -104,45 +117,46 @@ def _format_number(value: float) -> str:
 
 def _collect_inputs(run: Run) -> dict[str, str]:
     tags = run.data.tags
-    digests = ", ".join(one.dataset.digest[:12] for one in run.inputs.dataset_inputs) if run.inputs else ""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    digests = ", ".join(dataset_input.dataset.digest[:12] for dataset_input in inputs)
     return {"status": run.info.status, "data": f"{tags.get(DATASET_TAG, '?')} {digests}".strip(),
             "commit": tags.get(GIT_COMMIT_TAG, "none")[:12]}  # fmt: skip
 
 
-def _format_changes(one: Mapping[str, float], other: Mapping[str, float]) -> list[TableRow]:
-    """Numbers side by side, with what the other gained on the one."""
-    said = [{name: _format_number(value) for name, value in values.items()} for values in (one, other)]
-    for name in one.keys() & other.keys():
-        if one[name] != other[name]:
-            said[1][name] += f" ({other[name] - one[name]:+.4g})"
-    return _pair_values(*said)
+def _format_changes(first: Mapping[str, float], second: Mapping[str, float]) -> list[TableRow]:
+    """Format numbers side by side, the second with its difference from the first."""
+    formatted = {name: _format_number(value) for name, value in second.items()}
+    for name in first.keys() & second.keys():
+        if first[name] != second[name]:
+            formatted[name] += f" ({second[name] - first[name]:+.4g})"
+    return _pair_values({name: _format_number(value) for name, value in first.items()}, formatted)
 
 
-def _sort_by_change(one: Mapping[str, float], other: Mapping[str, float]) -> list[TableRow]:
-    """The same for what differs only, the largest change first."""
+def _sort_by_change(first: Mapping[str, float], second: Mapping[str, float]) -> list[TableRow]:
+    """Format the numbers that differ side by side, the largest change first."""
 
     def size(row: TableRow) -> float:
         name = row[0]
-        return abs(other[name] - one[name]) if name in one and name in other else float("inf")
+        return abs(second[name] - first[name]) if name in first and name in second else float("inf")
 
-    rows = [row for row in _format_changes(one, other) if one.get(row[0]) != other.get(row[0])]
+    rows = [row for row in _format_changes(first, second) if first.get(row[0]) != second.get(row[0])]
     return sorted(rows, key=size, reverse=True)
 
 
-def _select_by_prefix(values: Mapping[str, float], beginnings: tuple[str, ...]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name.startswith(beginnings)}
+def _select_by_prefix(values: Mapping[str, float], prefixes: tuple[str, ...]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name.startswith(prefixes)}
 
 
-def _pair_values(one: Mapping[str, str], other: Mapping[str, str]) -> list[TableRow]:
-    return [(name, one.get(name, "-"), other.get(name, "-")) for name in sorted(one.keys() | other.keys())]
+def _pair_values(first: Mapping[str, str], second: Mapping[str, str]) -> list[TableRow]:
+    return [(name, first.get(name, "-"), second.get(name, "-")) for name in sorted(first.keys() | second.keys())]
 
 
 def _sort_intervals_last(row: TableRow) -> tuple[bool, str]:
     return row[0].endswith(("_low", "_high")), row[0]
 
 
-def _select_different(one: Mapping[str, str], other: Mapping[str, str]) -> list[TableRow]:
-    return [row for row in _pair_values(one, other) if row[1] != row[2]]
+def _select_different(first: Mapping[str, str], second: Mapping[str, str]) -> list[TableRow]:
+    return [row for row in _pair_values(first, second) if row[1] != row[2]]
 
 
 def _download_predictions(client: MlflowClient, run: Run) -> PredictionsById | None:
@@ -156,60 +170,65 @@ def _download_predictions(client: MlflowClient, run: Run) -> PredictionsById | N
 
 
 def _find_changed_images(
-    one: PredictionsById | None, other: PredictionsById | None
+    first: PredictionsById | None, second: PredictionsById | None
 ) -> tuple[list[ChangedImage], list[ChangedImage], int | None]:
-    if one is None or other is None:
+    """Return what the second run gained and lost, and how many test images both runs have."""
+    if first is None or second is None:
         return [], [], None
-    won: list[ChangedImage] = []
+    gained: list[ChangedImage] = []
     lost: list[ChangedImage] = []
-    shared = sorted(one.keys() & other.keys())
+    shared = sorted(first.keys() & second.keys())
     for image_id in shared:
-        (actual, first), (_, second) = one[image_id], other[image_id]
-        if (first == actual) != (second == actual):
-            (lost if first == actual else won).append((image_id, actual, first, second))
-    return won, lost, len(shared)
+        (actual, first_label), (_, second_label) = first[image_id], second[image_id]
+        if (first_label == actual) != (second_label == actual):
+            changed = lost if first_label == actual else gained
+            changed.append((image_id, actual, first_label, second_label))
+    return gained, lost, len(shared)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------
 
-STYLE = """
-body { font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222 }
-h1 { font-size: 1.3em } h2 { font-size: 1.05em; margin-top: 1.8em }
-table { border-collapse: collapse }
-td, th { text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #ddd }
-figure { display: inline-block; margin: .4em .8em .4em 0; font-size: .8em; vertical-align: top; width: 8.5em }
-img { width: 8em; image-rendering: pixelated; background: #eee; display: block }
-"""
+
+def _write_comparison_page(project: Path, result: CompareResult, path: Path) -> None:
+    from imageset.html.page import render_page
+
+    if path.suffix.lower() != ".html" or not path.parent.is_dir():
+        raise UserError(f"{path}: name a file that ends in .html, in a folder that exists")
+    thumbnails = _encode_thumbnails(project, [row[0] for row in result.gained + result.lost])
+    first_id, second_id = result.first_run_id[:SHORT_ID], result.second_run_id[:SHORT_ID]
+    values = {
+        "title": f"{first_id} and {second_id}",
+        "summary": result.format_changed_images(),
+        "first_run_id": first_id,
+        "second_run_id": second_id,
+        "tables": list(result.iter_tables()),
+        "changed": [
+            _describe_changed_images(result.gained, second_id, thumbnails),
+            _describe_changed_images(result.lost, first_id, thumbnails),
+        ],
+    }
+    write_bytes(path, render_page("comparison.html", values))
 
 
-def _write_comparison_page(project: Path, found: CompareResult, page: Path) -> None:
-    if page.suffix.lower() != ".html" or not page.parent.is_dir():
-        raise UserError(f"{page}: name a file that ends in .html, in a folder that exists")
-    thumbnails = _encode_thumbnails(project, [row[0] for row in found.gained + found.lost])
-    heads = f"<tr><th></th><th>{escape(found.first_run_id[:12])}</th><th>{escape(found.second_run_id[:12])}</th></tr>"
-    parts = [f"<h1>{escape(found.first_run_id[:12])} and {escape(found.second_run_id[:12])}</h1><p>{escape(found.format_changed_images())}</p>"]
-    for title, rows in found.iter_tables():
-        cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        parts.append(f"<h2>{escape(title)}</h2><table>{heads}{cells}</table>")
-    for title, changed in ((f"right only in {found.second_run_id[:12]}", found.gained),
-                           (f"right only in {found.first_run_id[:12]}", found.lost)):  # fmt: skip
-        figures = "".join(_render_figure(row, thumbnails.get(row[0])) for row in changed)
-        parts.append(f"<h2>{format_count(len(changed), 'picture')} {escape(title)}</h2>{figures}")
-    head = f"<!doctype html><meta charset=utf-8><title>compare</title><style>{STYLE}</style>"
-    write_text(page, f"{head}{''.join(parts)}\n")
-
-
-def _render_figure(row: ChangedImage, png: bytes | None) -> str:
-    image_id, actual, first, second = row
-    image = f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">' if png else ""
-    return (
-        f"<figure>{image}<figcaption title={escape(image_id)}>{escape(actual)}: first {escape(first)}, "
-        f"then {escape(second)}</figcaption></figure>"
-    )
+def _describe_changed_images(
+    changed: list[ChangedImage], run_id: str, thumbnails: Mapping[str, bytes]
+) -> tuple[str, list[dict[str, Any]]]:
+    title = f"{format_count(len(changed), 'picture')} right only in {run_id}"
+    images = [
+        {
+            "image_id": image_id,
+            "actual": actual,
+            "first": first,
+            "second": second,
+            "image": thumbnails.get(image_id),
+        }
+        for image_id, actual, first, second in changed
+    ]
+    return title, images
 
 
 def _encode_thumbnails(project: Path, image_ids: list[str]) -> dict[str, bytes]:
-    """The pictures as data/normalized has them; none of those that it does not hold (any more)."""
+    """Encode images of data/normalized as PNG files, by image_id; images that it does not hold are left out."""
     import numpy as np
 
     from imageset.html.png import encode_png
@@ -219,10 +238,10 @@ def _encode_thumbnails(project: Path, image_ids: list[str]) -> dict[str, bytes]:
         split = ImageStore.open(project / NORMALIZED).split("test")
     except UserError:
         return {}
-    places = {image_id: place for place, image_id in enumerate(split.image_ids)}
-    here = [image_id for image_id in image_ids if image_id in places]
-    if not here:
+    positions = {image_id: position for position, image_id in enumerate(split.image_ids)}
+    present = [image_id for image_id in image_ids if image_id in positions]
+    if not present:
         return {}
-    images = split.read_batch(np.array([places[one] for one in here]))
-    return {one: encode_png(image[..., 0] if image.shape[2] == 1 else image)
-            for one, image in zip(here, images, strict=True)}  # fmt: skip
+    images = split.read_batch(np.array([positions[image_id] for image_id in present]))
+    return {image_id: encode_png(image[..., 0] if image.shape[2] == 1 else image)
+            for image_id, image in zip(present, images, strict=True)}  # fmt: skip

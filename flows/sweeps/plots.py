@@ -1,4 +1,4 @@
-"""Pictures of a sweep: which values went with which result, and how the best result came about."""
+"""Plots of a sweep: parallel coordinates of values and results, and the optimization history."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ if TYPE_CHECKING:
 def plot_parallel_coordinates(
     ended: Sequence[FrozenTrial], dimensions: Sequence[Dimension], metric: str, best: int
 ) -> bytes:
-    """Parallel coordinates: an axis a key and one for the metric, a line a training, dotted where pruned.
+    """Return a PNG with an axis for each key and one for the metric, and a line for each training.
 
-    Each axis is scaled by what it holds, logarithmically where the space is; the best training is drawn thick.
+    Each axis covers the range of its key, logarithmically where the space is. The best training is drawn thick,
+    pruned ones are dotted.
+
+    Args:
+        ended: the trainings that are complete or pruned.
+        dimensions: the space.
+        metric: name of the metric.
+        best: number of the best training.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    values = [one.value for one in ended if one.value is not None and one.state.name == "COMPLETE"]
-    place = _make_linear_scale(min(values), max(values))
+    values = [trial.value for trial in ended if trial.value is not None and trial.state.name == "COMPLETE"]
+    scale_metric = _make_linear_scale(min(values), max(values))
     scales = [_make_scale(dimension) for dimension in dimensions]
     figure = Figure(figsize=(2.2 * (len(dimensions) + 1) + 1, 4.5), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for one in sorted(ended, key=lambda one: one.number == best):
+    for trial in sorted(ended, key=lambda trial: trial.number == best):
         heights = [
-            scale(one.user_attrs[VALUES_ATTR][dimension.key])
+            scale(trial.user_attrs[VALUES_ATTR][dimension.key])
             for scale, dimension in zip(scales, dimensions, strict=True)
         ]
-        if one.state.name != "COMPLETE" or one.value is None:
+        if trial.state.name != "COMPLETE" or trial.value is None:
             axes.plot(range(len(heights)), heights, color="#aaa", linewidth=0.7, linestyle=":")
             continue
-        height = place(one.value)
-        width, alpha = (3.0, 1.0) if one.number == best else (1.0, 0.7)
+        height = scale_metric(trial.value)
+        width, alpha = (3.0, 1.0) if trial.number == best else (1.0, 0.7)
         axes.plot(
             range(len(heights) + 1),
             [*heights, height],
@@ -48,8 +55,8 @@ def plot_parallel_coordinates(
         )
     for column, (scale, dimension) in enumerate(zip(scales, dimensions, strict=True)):
         _draw_axis(axes, column, [(scale(value), _format_tick(value)) for value in _choose_ticks(dimension)])
-    middle = [min(values) + part * (max(values) - min(values)) for part in (0, 0.5, 1)]
-    _draw_axis(axes, len(dimensions), [(place(value), f"{value:.4g}") for value in middle])
+    ticks = [min(values) + fraction * (max(values) - min(values)) for fraction in (0, 0.5, 1)]
+    _draw_axis(axes, len(dimensions), [(scale_metric(value), f"{value:.4g}") for value in ticks])
     names = [dimension.key.removeprefix("train.").replace(".", ".\n") for dimension in dimensions]
     axes.set_xticks(range(len(names) + 1), [*names, metric], fontsize=8)
     axes.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.2, len(names) + 0.6))
@@ -59,21 +66,27 @@ def plot_parallel_coordinates(
 
 
 def plot_optimization_history(ended: Sequence[FrozenTrial], metric: str, minimize: bool) -> bytes:
-    """The result of each training in the order they were begun, and the best so far."""
+    """Return a PNG with the result of each training in the order of their start, and the best result so far.
+
+    Args:
+        ended: the trainings that are complete or pruned.
+        metric: name of the metric.
+        minimize: whether a lower value is better.
+    """
     from matplotlib.figure import Figure
 
-    whole = [one for one in ended if one.state.name == "COMPLETE"]
-    pruned = [one for one in ended if one.state.name == "PRUNED"]
-    values = [one.value for one in whole if one.value is not None]
+    complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    pruned = [trial for trial in ended if trial.state.name == "PRUNED"]
+    values = [trial.value for trial in complete if trial.value is not None]
     best = list(accumulate(values, min if minimize else max))
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.plot([one.number for one in whole], values, "o", color="#3465a4", label="to its end")
-    axes.step([one.number for one in whole], best, where="post", color="#c4512d", label="best so far")
-    seen = [(one.number, one.intermediate_values[max(one.intermediate_values)]) for one in pruned
-            if one.intermediate_values]  # fmt: skip
-    if seen:
-        axes.plot(*zip(*seen, strict=True), "x", color="#999", label="pruned, as far as it came")
+    axes.plot([trial.number for trial in complete], values, "o", color="#3465a4", label="complete")
+    axes.step([trial.number for trial in complete], best, where="post", color="#c4512d", label="best so far")
+    last_values = [(trial.number, trial.intermediate_values[max(trial.intermediate_values)]) for trial in pruned
+                   if trial.intermediate_values]  # fmt: skip
+    if last_values:
+        axes.plot(*zip(*last_values, strict=True), "x", color="#999", label="pruned, last value")
     axes.set(xlabel="training", ylabel=metric)
     axes.legend(frameon=False)
     return encode_figure(figure)
@@ -86,7 +99,7 @@ def _draw_axis(axes: Any, column: int, ticks: Sequence[tuple[float, str]]) -> No
 
 
 def _make_scale(dimension: Dimension) -> Callable[[Any], float]:
-    """A value of a dimension as a height, 0 to 1."""
+    """Return the function from a value of a dimension to a height from 0 to 1."""
     if dimension.choices:
         num = len(dimension.choices)
         return lambda value: dimension.choices.index(value) / max(1, num - 1)

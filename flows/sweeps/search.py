@@ -1,4 +1,4 @@
-"""The search loop and its MLflow run."""
+"""The search loop of a sweep, its MLflow run, and the best values for params.yaml."""
 
 from __future__ import annotations
 
@@ -35,19 +35,24 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 SWEEPS_DIR = CACHE / "sweep"
-POLL_S = 0.5  # between two looks at the trainings
-MAX_FAILED = 3  # trainings that may fail before one ends well
+POLL_S = 0.5  # pause between two polls of the trainings
+MAX_FAILED = 3  # the sweep ends if as many trainings fail before the first one is complete
 NUM_SHOWN = 10  # trainings in the table
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        run_id: the sweep's own run in MLflow; best_run: that of the best training.
-        changed: the keys of params.yaml that hold another value now.
-        folder: where its pictures lie.
+        run_id: MLflow run of the sweep itself.
+        best_run: MLflow run of the best training.
+        metric: name of the metric that was optimized.
+        value: the best training's value of the metric.
+        values: the best training's values of the space, by key.
+        changed: the keys of params.yaml that now hold another value.
+        folder: where the study and the plots are.
+        num_complete, num_pruned, num_failed: numbers of trainings.
     """
 
     run_id: str
@@ -65,25 +70,39 @@ class SweepResult:
         ended = (
             f"{_format_num_complete(self.num_complete)}, {self.num_pruned:,} pruned, {self.num_failed:,} failed"
         )
-        said = (
-            f"changed in params.yaml: {', '.join(self.changed)}" if self.changed else "params.yaml says so already"
+        changes = (
+            f"changed in params.yaml: {', '.join(self.changed)}"
+            if self.changed
+            else "params.yaml holds these values already"
         )
         return (
-            f"{ended}; best {self.metric} {self.value:.4f} with {format_values(self.values)} (run {self.best_run})\n"
-            f"{said}; `dvc repro` trains it again\n"
+            f"{ended}; best {self.metric} {self.value:.4f} with {format_values(self.values)} "
+            f"(run {self.best_run})\n"
+            f"{changes}; `dvc repro` trains it again\n"
             f"{self.folder / 'parallel_coordinates.png'}, history.png; MLflow run {self.run_id}"
         )
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """Values by the ends of their keys, as far as those tell them apart."""
+    """Return values in one line, each by the last part of its key or, if that is ambiguous, by the whole key."""
     ends = [key.rpartition(".")[2] for key in values]
     names = [end if ends.count(end) == 1 else key for key, end in zip(values, ends, strict=True)]
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.values(), strict=True))
 
 
 def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, str]:
-    """Train, choose, write; without Prefect. Returns a table in Markdown too."""
+    """Run or resume a sweep, without Prefect, and write the best values to params.yaml.
+
+    Args:
+        project: folder of the project.
+        params: the section `sweep`, perhaps with options in place of some values.
+
+    Returns:
+        The result, and a table of the best trainings in Markdown.
+
+    Raises:
+        UserError: a key or a range is wrong, there is no dataset, or no training succeeds.
+    """
     where = f"{project / PARAMS}: sweep"
     studies.check_sweep_params(params, where)
     document = {"train": load_section(project / PARAMS, "train")}
@@ -106,12 +125,12 @@ def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, st
         run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
     counts = [
-        sum(1 for one in study.trials if _classify_trial(one) == state)
+        sum(1 for trial in study.trials if _classify_trial(trial) == state)
         for state in ("complete", "pruned", "failed")
     ]
     values = best.user_attrs[studies.VALUES_ATTR]
     assert best.value is not None
-    swept = SweepResult(
+    result = SweepResult(
         run.run_id,
         best.user_attrs[studies.RUN_ATTR],
         params["metric"],
@@ -121,11 +140,11 @@ def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, st
         folder,
         *counts,
     )
-    return swept, table
+    return result, table
 
 
 class _SearchLoop:
-    """The loop: begins trainings where there are places, tells the study of their epochs, ends some early."""
+    """The loop that starts trainings in free slots, reports their epochs to the study, and prunes some of them."""
 
     def __init__(
         self, project: Path, params: Mapping[str, Any], document: dict[str, Any], dimensions: list[Dimension],
@@ -141,48 +160,55 @@ class _SearchLoop:
         )
 
     def run(self) -> None:
-        """Until there are as many trainings as wanted, or the time is over.
+        """Train until there are `trials` trainings or the time is over.
 
         Raises:
             UserError: the first trainings all failed.
         """
-        present = {one.key: studies.read_value(one.key, self.document) for one in self.dimensions}
-        again = studies.resume_study(self.study, self.dimensions, present)
-        done, wanted = studies.num_finished(self.study), self.params["trials"]
-        before = f", {done:,} of them done before" if done else ""
-        before += f", {again:,} go on" if again else ""
-        if done < wanted:
-            logger.info("sweep: %s, %s at once%s", format_count(wanted, "training"), len(self.slots), before)
+        present = {
+            dimension.key: studies.read_value(dimension.key, self.document) for dimension in self.dimensions
+        }
+        num_resumed = studies.resume_study(self.study, self.dimensions, present)
+        num_done, num_wanted = studies.count_finished(self.study), self.params["trials"]
+        before = f", {num_done:,} of them done before" if num_done else ""
+        before += f", {num_resumed:,} resumed" if num_resumed else ""
+        if num_done < num_wanted:
+            logger.info("sweep: %s, %s at once%s", format_count(num_wanted, "training"), len(self.slots), before)
         limit_min = self.params["timeout_min"]
         deadline = None if limit_min is None else time.monotonic() + 60 * limit_min
         try:
             while True:
                 in_time = deadline is None or time.monotonic() < deadline
-                while in_time and self._find_free_slots() and studies.num_finished(self.study) + len(self.running) < wanted:
+                while in_time and self._find_free_slots() and self._count_started() < num_wanted:
                     self._start_next()
                 if not self.running:
                     return
                 time.sleep(POLL_S)
-                self.running = [one for one in self.running if not self._poll(one)]
+                self.running = [training for training in self.running if not self._poll(training)]
         finally:
-            for one in self.running:  # all are asked before one is waited for
-                one.process.terminate()
-            for one in self.running:
-                subprocesses.stop_process(one.process)
+            for training in self.running:  # all get the signal before the first wait
+                training.process.terminate()
+            for training in self.running:
+                subprocesses.stop_process(training.process)
+
+    def _count_started(self) -> int:
+        return studies.count_finished(self.study) + len(self.running)
 
     def _find_free_slots(self) -> list[int]:
-        return sorted(set(self.slots) - {one.slot for one in self.running})
+        return sorted(set(self.slots) - {training.slot for training in self.running})
 
     def _start_next(self) -> None:
         trial = self.study.ask()
-        values = {one.key: one.suggest(trial) for one in self.dimensions}
+        values = {dimension.key: dimension.suggest(trial) for dimension in self.dimensions}
         trial.set_user_attr(studies.VALUES_ATTR, values)
         number = trial.user_attrs.get(studies.FOLDER_ATTR, trial.number)
         trial.set_user_attr(studies.FOLDER_ATTR, number)
-        if (same := self._find_duplicate(values)) is not None:
-            trial.set_user_attr(studies.RUN_ATTR, same.user_attrs[studies.RUN_ATTR])
-            self.study.tell(trial, same.value)
-            logger.info("sweep: training %s: as training %s: %s", trial.number, same.number, format_values(values))
+        if (earlier := self._find_duplicate(values)) is not None:
+            trial.set_user_attr(studies.RUN_ATTR, earlier.user_attrs[studies.RUN_ATTR])
+            self.study.tell(trial, earlier.value)
+            logger.info(
+                "sweep: training %s: same as training %s: %s", trial.number, earlier.number, format_values(values)
+            )
             return
         document = json.loads(json.dumps(self.document))
         for key, value in values.items():
@@ -198,68 +224,70 @@ class _SearchLoop:
         )
 
     def _find_duplicate(self, values: Values) -> FrozenTrial | None:
-        """A training that ended well with just these values: a second one would be the same, to the last bit."""
-        done = (one for one in self.study.trials if _classify_trial(one) == "complete")
-        return next((one for one in done if one.user_attrs[studies.VALUES_ATTR] == values), None)
+        """Return a complete training with the same values; a second one would give the same model, bit for bit."""
+        complete = (trial for trial in self.study.trials if _classify_trial(trial) == "complete")
+        return next((trial for trial in complete if trial.user_attrs[studies.VALUES_ATTR] == values), None)
 
-    def _poll(self, one: TrialProcess) -> bool:
-        status = one.process.poll()
-        for epoch, value in one.read_new_epochs(self.sweep_run.client, self.metric):
-            one.trial.report(value, epoch)
+    def _poll(self, training: TrialProcess) -> bool:
+        """Report new epochs to the study; return whether the training has ended."""
+        status = training.process.poll()
+        for epoch, value in training.read_new_epochs(self.sweep_run.client, self.metric):
+            training.trial.report(value, epoch)
         if status is None:
-            if one.last_reported_epoch < 0 or not one.trial.should_prune():
+            if training.last_reported_epoch < 0 or not training.trial.should_prune():
                 return False
-            one.pruned_after = one.last_reported_epoch + 1
-            subprocesses.stop_process(one.process)  # by SIGTERM: it closes its MLflow run
-            self._prune(one)
+            training.pruned_after = training.last_reported_epoch + 1
+            subprocesses.stop_process(training.process)  # with SIGTERM: the training closes its MLflow run
+            self._prune(training)
         elif status == 0:
-            self._complete(one)
+            self._complete(training)
         else:
-            self._fail(one, status)
+            self._fail(training, status)
         return True
 
-    def _prune(self, one: TrialProcess) -> None:
+    def _prune(self, training: TrialProcess) -> None:
         from optuna.trial import TrialState
 
-        if one.run_id:
-            one.trial.set_user_attr(studies.RUN_ATTR, one.run_id)
-            self.sweep_run.client.set_tag(one.run_id, tracking_tags.PRUNED_TAG, f"after epoch {one.pruned_after}")
-        self.study.tell(one.trial, state=TrialState.PRUNED)
-        sweeps_trial.remove_trial_folder(one.folder)
-        self._log(one, f"pruned after epoch {one.pruned_after}")
+        if training.run_id:
+            training.trial.set_user_attr(studies.RUN_ATTR, training.run_id)
+            outcome = f"after epoch {training.pruned_after}"
+            self.sweep_run.client.set_tag(training.run_id, tracking_tags.PRUNED_TAG, outcome)
+        self.study.tell(training.trial, state=TrialState.PRUNED)
+        sweeps_trial.remove_trial_folder(training.folder)
+        self._log(training, f"pruned after epoch {training.pruned_after}")
 
-    def _complete(self, one: TrialProcess) -> None:
-        run_id, metrics = sweeps_trial.read_trial_result(one.folder)
+    def _complete(self, training: TrialProcess) -> None:
+        run_id, metrics = sweeps_trial.read_trial_result(training.folder)
         if self.metric not in metrics:
             raise UserError(
-                f"sweep: {self.metric} is not measured on this dataset; there are {', '.join(metrics)}"
+                f"sweep: {self.metric} is not measured on this dataset; give one of {', '.join(metrics)}"
             )
-        one.trial.set_user_attr(studies.RUN_ATTR, run_id)
-        self.study.tell(one.trial, metrics[self.metric])
-        sweeps_trial.remove_trial_folder(one.folder)
+        training.trial.set_user_attr(studies.RUN_ATTR, run_id)
+        self.study.tell(training.trial, metrics[self.metric])
+        sweeps_trial.remove_trial_folder(training.folder)
         best = {self.metric: metrics[self.metric], f"best_{self.metric}": self.study.best_value}
-        self.sweep_run.log_metrics(best, one.trial.number)
-        self._log(one, f"{self.metric} {metrics[self.metric]:.4f}")
+        self.sweep_run.log_metrics(best, training.trial.number)
+        self._log(training, f"{self.metric} {metrics[self.metric]:.4f}")
 
-    def _fail(self, one: TrialProcess, status: int) -> None:
+    def _fail(self, training: TrialProcess, status: int) -> None:
         from optuna.trial import TrialState
 
-        error = one.read_error()
-        one.trial.set_user_attr(studies.ERROR_ATTR, error)
-        self.study.tell(one.trial, state=TrialState.FAIL)
-        sweeps_trial.remove_trial_folder(one.folder)
-        self._log(one, f"failed with status {status}: {error}")
+        error = training.read_error()
+        training.trial.set_user_attr(studies.ERROR_ATTR, error)
+        self.study.tell(training.trial, state=TrialState.FAIL)
+        sweeps_trial.remove_trial_folder(training.folder)
+        self._log(training, f"failed with status {status}: {error}")
         states = [_classify_trial(trial) for trial in self.study.trials]
         if "complete" not in states and states.count("failed") >= min(MAX_FAILED, self.params["trials"]):
-            raise UserError(f"no training ended well: {error}; what they said: {self.folder}/*.log")
+            raise UserError(f"every training failed: {error}; see {self.folder}/*.log")
 
-    def _log(self, one: TrialProcess, what: str) -> None:
-        values = one.trial.user_attrs[studies.VALUES_ATTR]
-        logger.info("sweep: training %s: %s: %s", one.trial.number, what, format_values(values))
+    def _log(self, training: TrialProcess, outcome: str) -> None:
+        values = training.trial.user_attrs[studies.VALUES_ATTR]
+        logger.info("sweep: training %s: %s: %s", training.trial.number, outcome, format_values(values))
 
 
 def _plan_slots(wanted: int | str, num_gpus: int, threads: int | None) -> tuple[int | None, range]:
-    """Threads of a training (None: as params.yaml says) and the places for trainings at the same time."""
+    """Return the CPU threads of each training (None: as in params.yaml) and the slots for trainings."""
     from imageset.executors.base import count_cpus
 
     num = int(wanted) if wanted != "auto" else num_gpus or count_cpus()
@@ -268,20 +296,20 @@ def _plan_slots(wanted: int | str, num_gpus: int, threads: int | None) -> tuple[
 
 
 def _classify_trial(trial: FrozenTrial) -> str:
-    """complete, pruned, failed, or other: it runs, waits, or was under way when a sweep was killed."""
+    """Return complete, pruned, failed, or other: running, waiting, or cut off when a sweep was killed."""
     name = trial.state.name
     if name == "FAIL":
         return "failed" if studies.ERROR_ATTR in trial.user_attrs else "other"
     return {"COMPLETE": "complete", "PRUNED": "pruned"}.get(name, "other")
 
 
-# ---- what stays of it ------------------------------------------------------------------------------------------
+# ---- the MLflow run and the result ------------------------------------------------------------------------------
 
 
 def _open_sweep_run(
     client: MlflowClient, project: Path, name: str, study: Study, params: Mapping[str, Any], folder: Path
 ) -> TrackedRun:
-    """The sweep's own run; that of a sweep that was killed goes on."""
+    """Open the sweep's own MLflow run; a killed sweep resumes its run."""
     from imageset.utils.atomic_write import write_text
     from lightning_modules.tracking.client import ensure_experiment
     from lightning_modules.tracking.run import TrackedRun
@@ -300,22 +328,30 @@ def _open_sweep_run(
 
 
 def close_killed_sweeps(client: MlflowClient, sweeps: Path, current: Path) -> None:
-    """Say KILLED of other sweeps that MLflow takes for running; only one runs in a project."""
+    """Mark runs of other sweeps that MLflow still shows as running as KILLED.
+
+    A project runs one sweep at a time.
+
+    Args:
+        client: MLflow.
+        sweeps: the folder of all sweeps of the project.
+        current: the folder of the sweep that runs.
+    """
     from mlflow.exceptions import MlflowException
 
-    for note in sweeps.glob("*/run_id"):
-        run_id = note.read_text(encoding="utf-8")
+    for path in sweeps.glob("*/run_id"):
+        run_id = path.read_text(encoding="utf-8")
         try:
-            if note.parent != current and client.get_run(run_id).info.status == "RUNNING":
+            if path.parent != current and client.get_run(run_id).info.status == "RUNNING":
                 client.set_terminated(run_id, "KILLED")
         except MlflowException:  # it was deleted
             continue
 
 
 def _write_best_params(project: Path, study: Study) -> tuple[FrozenTrial, list[str]]:
-    """Put the best training's values into params.yaml; returns it and the keys that changed."""
-    if not any(_classify_trial(one) == "complete" for one in study.trials):
-        raise UserError("sweep: no training came to its end, so there is no best one; give it more time or trials")
+    """Write the best training's values to params.yaml; return that training and the keys that changed."""
+    if not any(_classify_trial(trial) == "complete" for trial in study.trials):
+        raise UserError("sweep: no training is complete, so there is no best one; give it more time or trials")
     best = study.best_trial
     values = dict(best.user_attrs[studies.VALUES_ATTR])
     if "threads" in best.user_attrs:
@@ -333,11 +369,11 @@ def _write_best_params(project: Path, study: Study) -> tuple[FrozenTrial, list[s
 def _log_sweep_artifacts(
     run: TrackedRun, study: Study, metric: str, dimensions: list[Dimension], folder: Path
 ) -> str:
-    """The pictures and the table, in the sweep's folder and in its MLflow run; returns the table as Markdown."""
+    """Write the plots and the table to the sweep's folder and its MLflow run; return the table in Markdown."""
     from flows.sweeps.plots import plot_optimization_history, plot_parallel_coordinates
     from imageset.utils.atomic_write import write_bytes
 
-    ended = [one for one in study.trials if _classify_trial(one) in ("complete", "pruned")]
+    ended = [trial for trial in study.trials if _classify_trial(trial) in ("complete", "pruned")]
     best = study.best_trial
     write_bytes(
         folder / "parallel_coordinates.png", plot_parallel_coordinates(ended, dimensions, metric, best.number)
@@ -345,33 +381,33 @@ def _log_sweep_artifacts(
     write_bytes(
         folder / "history.png", plot_optimization_history(ended, metric, study.direction.name == "MINIMIZE")
     )
-    page = _render_sweep_markdown(ended, metric, study.direction.name == "MINIMIZE", dimensions)
-    write_bytes(folder / "sweep.md", page.encode())
+    table = _render_sweep_markdown(ended, metric, study.direction.name == "MINIMIZE", dimensions)
+    write_bytes(folder / "sweep.md", table.encode())
     for name in ("parallel_coordinates.png", "history.png", "sweep.md"):
         run.client.log_artifact(run.run_id, str(folder / name), tracking_tags.SWEEP_FOLDER)
     run.client.set_tag(run.run_id, tracking_tags.BEST_RUN_TAG, best.user_attrs[studies.RUN_ATTR])
     run.log_metrics({f"best_{metric}": study.best_value}, len(study.trials))
-    return page
+    return table
 
 
 def _render_sweep_markdown(
-    ended: list[FrozenTrial], metric: str, smaller: bool, dimensions: list[Dimension]
+    ended: list[FrozenTrial], metric: str, minimize: bool, dimensions: list[Dimension]
 ) -> str:
-    whole = [one for one in ended if _classify_trial(one) == "complete"]
-    whole.sort(key=lambda one: (one.value or 0) if smaller else -(one.value or 0))
-    heads = ["training", metric, *(one.key.removeprefix("train.") for one in dimensions), "MLflow run"]
+    complete = [trial for trial in ended if _classify_trial(trial) == "complete"]
+    complete.sort(key=lambda trial: (trial.value or 0) if minimize else -(trial.value or 0))
+    heads = ["training", metric, *(dimension.key.removeprefix("train.") for dimension in dimensions), "MLflow run"]
     lines = ["# Sweep", "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for one in whole[:NUM_SHOWN]:
+    for trial in complete[:NUM_SHOWN]:
         cells = [
-            one.number,
-            f"{one.value:.4f}",
-            *one.user_attrs[studies.VALUES_ATTR].values(),
-            one.user_attrs[studies.RUN_ATTR],
+            trial.number,
+            f"{trial.value:.4f}",
+            *trial.user_attrs[studies.VALUES_ATTR].values(),
+            trial.user_attrs[studies.RUN_ATTR],
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    pruned = sum(1 for one in ended if _classify_trial(one) == "pruned")
-    return "\n".join([*lines, "", f"{_format_num_complete(len(whole))}, {pruned:,} pruned."]) + "\n"
+    num_pruned = sum(1 for trial in ended if _classify_trial(trial) == "pruned")
+    return "\n".join([*lines, "", f"{_format_num_complete(len(complete))}, {num_pruned:,} pruned."]) + "\n"
 
 
 def _format_num_complete(num: int) -> str:
-    return format_count(num, "training to its end", "trainings to their end")
+    return f"{format_count(num, 'training')} complete"

@@ -1,7 +1,7 @@
-"""What a sweep tries: a space over the keys of `train`, and Optuna's study, which chooses in it and remembers.
+"""The search space of a sweep over keys of `train`, and the Optuna study that chooses values and records results.
 
-The study is an SQLite file, so a sweep that was killed goes on where it stopped. It is another one where anything
-differs that makes two trainings incomparable: the data, the code, the rest of `train`, the space, the metric.
+The study is an SQLite file, so a killed sweep resumes where it stopped. Another study is used if anything differs
+that makes two trainings incomparable: the data, the code, the rest of `train`, the space or the metric.
 """
 
 from __future__ import annotations
@@ -14,21 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.project.paths import PARAMS
+from flows.project.params import SweepMetric, SweepParams, load_stage_params
+from flows.project.paths import PARAMS, read_dataset_name
 from imageset.exceptions import UserError
+from imageset.params import check_given_params, load_section
 from imageset.utils.text import suggest_name
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
 
+METRICS: dict[SweepMetric, Literal["minimize", "maximize"]] = {
+    "val_loss": "minimize",
+    "val_accuracy": "maximize",
+    "val_map": "maximize",
+}
+OPEN_SECTIONS = ("trainer", "init_args")  # sections that accept more keys than params.yaml lists
+SIGNIFICANT_DIGITS = 4  # of the numbers that are tried; params.yaml gets exactly these numbers
+# User attributes of the study and its trials.
+VALUES_ATTR, ERROR_ATTR, FOLDER_ATTR, RUN_ATTR, PARENT_ATTR = "values", "error", "folder", "run", "parent_run"
+
+Values = dict[str, Any]  # dotted key -> value
+
 
 def check_sweep(project: Path, trials: int | None, processes: int | None) -> None:
-    """Raise UserError if params.yaml: sweep is wrong, or there is nothing to train on."""
-    from flows.project.params import load_stage_params
-    from flows.project.paths import read_dataset_name
-    from imageset.params import load_section
-
+    """Raise UserError if the section `sweep` is wrong or there is no dataset to train on."""
     given = {name: value for name, value in (("trials", trials), ("processes", processes)) if value is not None}
     params, where = load_stage_params(project, "sweep") | given, f"{project / PARAMS}: sweep"
     check_sweep_params(params, where)
@@ -36,28 +46,26 @@ def check_sweep(project: Path, trials: int | None, processes: int | None) -> Non
     read_dataset_name(project)
 
 
-METRICS: dict[str, Literal["minimize", "maximize"]] = {
-    "val_loss": "minimize",
-    "val_accuracy": "maximize",
-    "val_map": "maximize",
-}
-PRUNERS = ("median", "hyperband", "none")
-OPEN_SECTIONS = ("trainer", "init_args")  # sections that take more keys than params.yaml spells out
-SIGNIFICANT_DIGITS = 4  # of a number that is tried: what is written into params.yaml is what was trained with
-VALUES_ATTR, ERROR_ATTR, FOLDER_ATTR, RUN_ATTR, PARENT_ATTR = (
-    "values",
-    "error",
-    "folder",
-    "run",
-    "parent_run",
-)  # user attributes
+def check_sweep_params(params: Mapping[str, Any], where: str) -> None:
+    """Raise UserError if a value of the section `sweep`, or of an option in its place, is out of its range.
 
-Values = dict[str, Any]  # dotted key -> value
+    Args:
+        params: the section, or a part of it.
+        where: how messages begin.
+    """
+    check_given_params(params, SweepParams, where)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key of the space: a list of values, or numbers from low to high."""
+    """One key of the space.
+
+    Attributes:
+        key: dotted path into params.yaml, beginning with `train.`.
+        choices: the values to choose from; empty for numbers.
+        low, high: the range of numbers.
+        log: whether numbers are drawn uniformly by their logarithm.
+    """
 
     key: str
     choices: tuple[Any, ...] = ()
@@ -67,20 +75,21 @@ class Dimension:
 
     @property
     def is_integer(self) -> bool:
-        """Whether its numbers are whole ones."""
+        """Whether only whole numbers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def suggest(self, trial: Trial) -> Any:
-        """A value of Optuna's choice."""
+        """Return the value that Optuna chooses for this trial."""
         if self.choices:
-            return json.loads(str(trial.suggest_categorical(self.key, [json.dumps(one) for one in self.choices])))
+            choices = [json.dumps(choice) for choice in self.choices]  # Optuna takes no lists or dictionaries
+            return json.loads(str(trial.suggest_categorical(self.key, choices)))
         if self.is_integer:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
         drawn = trial.suggest_float(self.key, self.low, self.high, log=self.log)
         return min(max(float(f"{drawn:.{SIGNIFICANT_DIGITS}g}"), float(self.low)), float(self.high))
 
     def to_internal(self, value: Any) -> Any:
-        """A value as Optuna keeps it; None if it does not lie in this dimension."""
+        """Return a value as Optuna stores it, or None if it does not lie in this dimension."""
         if self.choices:
             return json.dumps(value) if value in self.choices else None
         fits = isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
@@ -88,15 +97,15 @@ class Dimension:
 
 
 def parse_space(params: Mapping[str, Any], train: Mapping[str, Any], where: str) -> list[Dimension]:
-    """The dimensions that `sweep.space` names.
+    """Return the dimensions of `sweep.space`.
 
     Args:
         params: the section `sweep`.
-        train: the section that its keys lead into.
+        train: the section `train`, which the keys of the space lead into.
         where: how messages begin.
 
     Raises:
-        UserError: a key that `train` has not, or a range or list that is none.
+        UserError: `train` does not have a key, or a range or a list of values is invalid.
     """
     if not isinstance(params["space"], Mapping) or not params["space"]:
         raise UserError(f"{where}.space: name keys of train, each with {{low, high}} or a list of values")
@@ -136,25 +145,11 @@ def _check_key(key: str, train: Mapping[str, Any], where: str) -> None:
         section = section[name]
 
 
-def check_sweep_params(params: Mapping[str, Any], where: str) -> None:
-    """Raises UserError where a value of the section `sweep` is none that it may have."""
-    for name, known in (("metric", tuple(METRICS)), ("pruner", PRUNERS)):
-        if params[name] not in known:
-            raise UserError(f"{where}.{name}: {params[name]!r}: {suggest_name(params[name], known)}")
-    lowest = {"trials": 1, "startup_trials": 1, "warmup_epochs": 0}
-    for name, least in lowest.items():
-        if params[name] < least:
-            raise UserError(f"{where}.{name} is {params[name]}; give {least} or more")
-    processes = params["processes"]
-    if processes != "auto" and (not isinstance(processes, int) or processes < 1):
-        raise UserError(f"{where}.processes is {processes!r}; give auto, or 1 or more")
-
-
 # ---- values in a section ---------------------------------------------------------------------------------------
 
 
 def read_value(key: str, document: Mapping[str, Any]) -> Any:
-    """What stands under a dotted key; None where nothing does."""
+    """Return the value under a dotted key, or None if there is none."""
     for name in key.split("."):
         if not isinstance(document, Mapping) or name not in document:
             return None
@@ -163,7 +158,7 @@ def read_value(key: str, document: Mapping[str, Any]) -> Any:
 
 
 def set_value(key: str, value: Any, document: Any) -> bool:
-    """Let a value stand under a dotted key; True if another one stood there."""
+    """Set the value under a dotted key; return whether it differs from the previous value."""
     *path, last = key.split(".")
     for name in path:
         document = document[name]
@@ -180,10 +175,20 @@ def compute_study_key(
     fingerprint: str, train: Mapping[str, Any], dimensions: list[Dimension], params: Mapping[str, Any],
     code_digest: str,
 ) -> str:  # fmt: skip
-    """SHA-256 of what makes trainings comparable. What is tried counts with its range, not with the value that
-    params.yaml has at the moment: the best one is written there, and the sweep is still the same."""
+    """Return the SHA-256, in hexadecimal digits, of everything that makes trainings comparable.
+
+    A key of the space counts with its range, not with its present value in params.yaml: the sweep writes the best
+    value there and is still the same sweep.
+
+    Args:
+        fingerprint: the dataset's.
+        train: the section `train`.
+        dimensions: the space.
+        params: the section `sweep`.
+        code_digest: of the code of the stage `train`.
+    """
     rest = json.loads(json.dumps({"train": train}))
-    for key in ["train.threads", *(one.key for one in dimensions)]:
+    for key in ["train.threads", *(dimension.key for dimension in dimensions)]:
         section, _, last = key.rpartition(".")
         (read_value(section, rest) or {}).pop(last, None)
     dimension_reprs = [repr(dimension) for dimension in dimensions]
@@ -192,7 +197,13 @@ def compute_study_key(
 
 
 def open_study(folder: Path, params: Mapping[str, Any], max_epochs: int) -> Study:
-    """The study in a folder, made if there is none."""
+    """Return the study in a folder; create it if there is none.
+
+    Args:
+        folder: where study.db lies; created if it is missing.
+        params: the section `sweep`.
+        max_epochs: of a training, for the pruner.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -201,7 +212,7 @@ def open_study(folder: Path, params: Mapping[str, Any], max_epochs: int) -> Stud
         storage=f"sqlite:///{(folder / 'study.db').resolve()}", study_name="sweep", load_if_exists=True,
         direction=METRICS[params["metric"]], pruner=_make_pruner(params, max_epochs),
     )  # fmt: skip
-    # the same seed would draw for the second half of a sweep that was killed what it drew for the first
+    # with the same seed the second half of a killed sweep would repeat the draws of the first
     study.sampler = optuna.samplers.TPESampler(seed=params["seed"] + len(study.trials))
     return study
 
@@ -217,26 +228,34 @@ def _make_pruner(params: Mapping[str, Any], max_epochs: int) -> BasePruner:
 
 
 def resume_study(study: Study, dimensions: list[Dimension], present: Values) -> int:
-    """Ask for the trainings of a sweep that was killed once more, or in a new study first for what params.yaml
-    says at present; returns how many were under way."""
+    """Enqueue the trainings that a killed sweep left unfinished or, in a new study, the values of params.yaml.
+
+    Args:
+        study: the study of the sweep.
+        dimensions: the space.
+        present: the values in params.yaml, by key.
+
+    Returns:
+        The number of unfinished trainings.
+    """
     from optuna.trial import TrialState
 
     stale = study.get_trials(states=(TrialState.RUNNING,))
     for trial in stale:
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params.keys() == {one.key for one in dimensions}:
+        if trial.params.keys() == {dimension.key for dimension in dimensions}:
             study.enqueue_trial(
                 trial.params, user_attrs={FOLDER_ATTR: trial.user_attrs.get(FOLDER_ATTR, trial.number)}
             )
     if not study.trials:
-        known = {one.key: one.to_internal(present[one.key]) for one in dimensions}
-        if None not in known.values():
-            study.enqueue_trial(known)
+        values = {dimension.key: dimension.to_internal(present[dimension.key]) for dimension in dimensions}
+        if None not in values.values():
+            study.enqueue_trial(values)
     return len(stale)
 
 
-def num_finished(study: Study) -> int:
-    """Trainings that came to an end of their own: with a value, pruned, or with an error."""
+def count_finished(study: Study) -> int:
+    """Return the number of trainings that were not cut off: complete, pruned, or failed with an error."""
     from optuna.trial import TrialState
 
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))

@@ -1,4 +1,4 @@
-"""One training of a sweep: a process in a folder of its own, which shares the project's data and its MLflow."""
+"""A single training of a sweep: a process in its own folder that shares the project's data and MLflow."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 
 
 TRAIN_COMMAND = (sys.executable, "-m", "lightning_modules", "fit")
-OWN_FILES = {
-    PARAMS.name,
-    "data",
-    CACHE.name,
-    "mlflow.db",
-    "mlartifacts",
-}  # of the folder; all else is the project's
+# What the folder of a training holds itself; everything else is a link into the project.
+OWN_FILES = {PARAMS.name, "data", CACHE.name, "mlflow.db", "mlartifacts"}
 
 
 @dataclass
@@ -38,43 +33,48 @@ class TrialProcess:
     """A training that runs.
 
     Attributes:
-        slot: the GPU or the place among the processes that it holds.
+        trial: Optuna's trial, which the results are reported to.
+        folder: where the training runs.
+        process: the stage `train`.
+        slot: the GPU or the place among the processes that the training holds.
+        last_reported_epoch: the last epoch that the study knows of; -1 for none.
+        pruned_after: the number of epochs after which the training was pruned; None if it was not.
     """
 
     trial: Trial
     folder: Path
     process: subprocess.Popen[bytes]
     slot: int
-    last_reported_epoch: int = -1  # the last epoch that the study knows of
+    last_reported_epoch: int = -1
     pruned_after: int | None = None
     _run_id: str | None = field(default=None, repr=False)
 
     @property
     def run_id(self) -> str | None:
-        """Its MLflow run, once there is one."""
+        """The id of the training's MLflow run; None until there is one."""
         if self._run_id is None:
-            for note in (self.folder / CACHE / "train").glob("*/run_id"):
-                self._run_id = note.read_text(encoding="utf-8") or None
+            for path in (self.folder / CACHE / "train").glob("*/run_id"):
+                self._run_id = path.read_text(encoding="utf-8") or None
         return self._run_id
 
     def read_new_epochs(self, client: MlflowClient, metric: str) -> list[tuple[int, float]]:
-        """(epoch, value) of those that were logged since the last call."""
+        """Return (epoch, value of the metric) for the epochs that were logged since the last call."""
         if self.run_id is None:
             return []
         history = client.get_metric_history(self.run_id, metric)
-        new = sorted((one.step, one.value) for one in history if one.step > self.last_reported_epoch)
+        new = sorted((point.step, point.value) for point in history if point.step > self.last_reported_epoch)
         self.last_reported_epoch = max([self.last_reported_epoch, *(step for step, _ in new)])
         return new
 
     def read_error(self) -> str:
-        """What it said last, for a training that failed."""
+        """Return the last error message, or the last line, that the training printed."""
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return (own or [line for line in lines if line.strip()] or ["it said nothing"])[-1][:400]
+        return (own or [line for line in lines if line.strip()] or ["it printed nothing"])[-1][:400]
 
     @property
     def log_path(self) -> Path:
-        """What it prints."""
+        """The file with everything that the training prints."""
         return self.folder.with_suffix(".log")
 
 
@@ -82,12 +82,16 @@ def start_trial(
     trial: Trial, folder: Path, project: Path, params: Mapping[str, Any], parent: str, slot: int,
     variables: Mapping[str, str],
 ) -> TrialProcess:  # fmt: skip
-    """Train with these parameters in `folder`; what was begun there goes on.
+    """Start a training in `folder`; a training that was interrupted there resumes.
 
     Args:
-        params: what its params.yaml is to hold.
-        parent: the MLflow run that the training's own run is nested in.
-        variables: of its environment, e.g. which GPU it sees.
+        trial: Optuna's trial.
+        folder: where to train; created if it is missing.
+        project: folder of the project.
+        params: the content of the training's params.yaml.
+        parent: id of the MLflow run that the training's own run is nested in.
+        slot: the GPU or the place among the processes that the training holds.
+        variables: environment variables, e.g. the GPUs that the training sees.
     """
     _link_project(folder, project, params)
     tags = {PARENT_RUN_TAG: parent, TRIAL_TAG: str(trial.number)}
@@ -100,12 +104,12 @@ def start_trial(
 
 
 def _link_project(folder: Path, project: Path, params: Mapping[str, Any]) -> None:
-    """Links to all that the project holds, but for what a training writes and for params.yaml."""
+    """Link to everything in the project, except what a training writes; write params.yaml."""
     import yaml
 
     data = folder / NORMALIZED.parent
     data.mkdir(parents=True, exist_ok=True)
-    shared = [(one, folder / one.name) for one in project.iterdir() if one.name not in OWN_FILES]
+    shared = [(path, folder / path.name) for path in project.iterdir() if path.name not in OWN_FILES]
     for target, link in [*shared, (project / NORMALIZED, folder / NORMALIZED)]:
         if not link.is_symlink():
             link.symlink_to(target.resolve())
@@ -113,23 +117,23 @@ def _link_project(folder: Path, project: Path, params: Mapping[str, Any]) -> Non
 
 
 def read_trial_result(folder: Path) -> tuple[str, dict[str, float]]:
-    """The MLflow run of a training that ended well, and what it reached on the validation split."""
+    """Return the id of a complete training's MLflow run, and its metrics on the validation split."""
     from lightning_modules.bundle import check_bundle
 
-    note = json.loads((folder / CLASSIFIER / "run.json").read_text(encoding="utf-8"))
-    return str(note["run_id"]), dict(check_bundle(folder / CLASSIFIER)[0].metrics)
+    run = json.loads((folder / CLASSIFIER / "run.json").read_text(encoding="utf-8"))
+    return str(run["run_id"]), dict(check_bundle(folder / CLASSIFIER)[0].metrics)
 
 
 def remove_trial_folder(folder: Path) -> None:
-    """Remove what a training that needs nothing of it any more left: its model is MLflow's."""
+    """Remove the folder of a training that has ended; MLflow holds its model."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def list_visible_gpus() -> list[str]:
-    """How CUDA_VISIBLE_DEVICES names the GPUs that this process may use."""
+    """Return the names, as in CUDA_VISIBLE_DEVICES, of the GPUs that this process may use."""
     import torch
 
     if not torch.cuda.is_available():
         return []
-    named = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-    return named or [str(number) for number in range(torch.cuda.device_count())]
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return names or [str(number) for number in range(torch.cuda.device_count())]

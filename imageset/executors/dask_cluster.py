@@ -57,7 +57,7 @@ class DaskExecutor(BaseExecutor):
         self._executor = self._client.get_executor()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run fn(*args) on the cluster; the future raises WorkerDied if the task kills several workers in a row."""
+        """Run fn(*args) on the cluster; the future raises WorkerDied if the task killed several workers."""
         assert not kwargs
         future: Future[Any] = Future()
         dask_future = self._executor.submit(_run_in_dask_worker, fn, args)

@@ -1,8 +1,8 @@
 """The executor that uses processes: a crash or a hang of a decoder costs a single image.
 
 `ProcessExecutor` has threads that each own one `imageset.executors.worker` process. The processes are started by
-exec and import only numpy and Pillow. A program with a single thread, which therefore holds no GPU either, is forked
-instead, in a hundredth of the time.
+exec and import only numpy and Pillow. A program with a single thread, which therefore holds no GPU either, is
+forked instead, in a hundredth of the time.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def run_tasks(
         try:
             return [_wait_for_result(executor, future)]
         except WorkerDied:
-            # One task at a time with no other beside it: all tasks of a Dask worker that dies count as its killers.
+            # One task at a time, with no other beside it: Dask blames every task that a dead worker held.
             _wait_for_all(executor, [pending_future for _, pending_future in pending])
             return [_wait_or_reject(executor, executor.submit(function, single)) for single in split_singles(task)]
 
@@ -160,8 +160,8 @@ def decode_stream(
         workers: number of processes; None or 0 means one for each processor.
         timeout_s: seconds for one image.
 
-    Yields:
-        (key, uint8 (H, W, C)), or (key, Rejected); an image that crashes or hangs its worker gives
+    Returns:
+        An iterator of (key, uint8 (H, W, C)) or (key, Rejected); an image that crashes or hangs its worker gives
         Rejected("crashed") or Rejected("timeout").
     """
     from imageset.decoding.decoder import decode

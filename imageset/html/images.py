@@ -1,4 +1,4 @@
-"""Encode arrays and figures as PNG or JPEG bytes for an HTML page."""
+"""Encode images and figures as PNG bytes for a page."""
 
 import io
 from typing import TYPE_CHECKING
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def enlarge(image: np.ndarray, side_px: int) -> Image.Image:
-    """uint8 (H, W, 1 or 3) -> a square of `side_px`; small pictures keep their pixels visible."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    way = Image.Resampling.NEAREST if max(picture.size) <= side_px else Image.Resampling.LANCZOS
-    return picture.resize((side_px, side_px), way)
+def enlarge(pixels: np.ndarray, side_px: int) -> Image.Image:
+    """Resize uint8 (H, W, 1 or 3) to a square of `side_px`; the pixels of a small image stay visible."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    resampling = Image.Resampling.NEAREST if max(image.size) <= side_px else Image.Resampling.LANCZOS
+    return image.resize((side_px, side_px), resampling)
 
 
-def encode_image(picture: Image.Image) -> bytes:
-    """PNG bytes."""
+def encode_image(image: Image.Image) -> bytes:
+    """Encode an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def encode_figure(figure: "Figure") -> bytes:
-    """PNG bytes of a figure, the same each time."""
+    """Encode a figure as the bytes of a PNG file, without a time stamp."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -51,7 +51,6 @@ def render_page(template: str, values: Mapping[str, Any]) -> bytes:
 def build_environment() -> Environment:
     """Return the Jinja2 environment of all pages: autoescape on, unknown names are errors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only the stages that write a page need it
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(HTML_DIR / "templates"),
@@ -61,7 +60,7 @@ def build_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["style"] = Markup((HTML_DIR / "style.css").read_text(encoding="utf-8"))
+    environment.globals["style"] = (HTML_DIR / "style.css").read_text(encoding="utf-8")
     environment.filters |= {"data_uri": encode_data_uri, "percent": format_percent, "thousands": format_thousands}
     return environment
 

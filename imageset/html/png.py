@@ -1,4 +1,4 @@
-"""Write a plain 8-bit PNG without compression: the same pixels give the same bytes, whatever zlib is installed."""
+"""Encode plain 8-bit PNG files without compression: the same pixels give the same bytes with every zlib."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W) grey or (H, W, 3) RGB -> the bytes of a PNG file."""
+    """Encode uint8 (H, W) grey or (H, W, 3) RGB pixels as the bytes of a PNG file."""
     assert pixels.dtype == np.uint8
     height, width = pixels.shape[:2]
     colour_type = 0 if pixels.ndim == 2 else 2
-    rows = np.zeros((height, 1 + pixels[0].size), np.uint8)  # every row begins with its filter: none
+    rows = np.zeros((height, 1 + pixels[0].size), np.uint8)  # every row begins with its filter, 0: none
     rows[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     return b"".join(
@@ -31,7 +31,7 @@ def _build_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _wrap_uncompressed(data: bytes) -> bytes:
-    """zlib's framing around uncompressed blocks of at most 65,535 bytes."""
+    """Wrap data in zlib's format, as uncompressed blocks of at most 65,535 bytes."""
     starts = range(0, max(1, len(data)), 65535)
     blocks = [data[start : start + 65535] for start in starts]
     framed = [

@@ -1,4 +1,4 @@
-"""Write the tables of a normalized dataset: index.parquet, rejected.parquet, leaks.parquet and dataset.json."""
+"""The writers of index.parquet, rejected.parquet, leaks.parquet and dataset.json of a normalized dataset."""
 
 from __future__ import annotations
 
@@ -18,44 +18,51 @@ import pyarrow.parquet as pq
 from imageset.decoding.decoder import DECODER_VERSION
 from imageset.decoding.spec import DecodeSpec
 from imageset.labels import MULTI_CLASS, MULTI_LABEL, build_label_pairs
-from imageset.normalize.tasks import (
-    DecodedFacts,
-)
+from imageset.normalize.tasks import DecodedFacts
 from imageset.rejections import Rejection, count_reasons
 from imageset.splits.groups import Groups
 from imageset.splits.placement import iter_row_splits
-from imageset.splits.split_rule import (
-    SplitRule,
-)
+from imageset.splits.split_rule import SplitRule
 from imageset.store import format
 from imageset.store.format import SPLITS
-from imageset.utils.arrow import (
-    ROWS_AT_ONCE,
-)
+from imageset.utils.arrow import ROWS_AT_ONCE
 from imageset.utils.atomic_write import BackgroundSync
 
 ROW_GROUP_SIZE = 50_000  # rows of the index
 
 
-# ---- write -----------------------------------------------------------------------------------------------------
-
-
 def iter_index_batches(
-    rows: pa.Table, rule: SplitRule, ties: Groups, facts: DecodedFacts, points: np.ndarray | None
+    rows: pa.Table, rule: SplitRule, groups: Groups, facts: DecodedFacts, hashes: np.ndarray | None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of format.INDEX_SCHEMA."""
+    """Yield the index in batches of format.INDEX_SCHEMA.
+
+    Args:
+        rows: the decoded images, with the columns shard and row of their pixels.
+        rule: the split rule.
+        groups: the groups of the rows.
+        facts: of the same rows.
+        hashes: the result of `compute_split_hashes` for the rows.
+    """
     for start, splits in zip(
-        range(0, len(rows), ROWS_AT_ONCE), iter_row_splits(rows, rule, ties, points), strict=True
+        range(0, len(rows), ROWS_AT_ONCE), iter_row_splits(rows, rule, groups, hashes), strict=True
     ):
-        some = rows.slice(start, ROWS_AT_ONCE)
-        alone = not ties.find_moved(start, len(some)).any()
-        groups: list[str | None] = [None] * len(some) if alone else ties.build_assignments(start, len(some)).groups
-        known = facts.take_rows(np.arange(start, start + len(some)))
-        yield from build_index(some, splits, groups, known).combine_chunks().to_batches()
+        batch = rows.slice(start, ROWS_AT_ONCE)
+        num = len(batch)
+        ungrouped = not groups.find_moved(start, num).any()
+        names: list[str | None] = [None] * num if ungrouped else groups.build_assignments(start, num).groups
+        batch_facts = facts.take_rows(np.arange(start, start + num))
+        yield from build_index(batch, splits, names, batch_facts).combine_chunks().to_batches()
 
 
 def build_index(rows: pa.Table, splits: list[str], groups: list[str | None], facts: DecodedFacts) -> pa.Table:
-    """The table of format.INDEX_SCHEMA."""
+    """Build a table of format.INDEX_SCHEMA.
+
+    Args:
+        rows: images with the columns shard and row of their pixels.
+        splits: the split of each row.
+        groups: the name of each row's group, or None.
+        facts: of the same rows.
+    """
     columns = {name: rows[name] for name in ("image_id", "shard", "row", "label", "time", "uri")}
     columns |= {
         "group": pa.array(groups, pa.string()),
@@ -77,7 +84,7 @@ def _to_list_array(values: np.ndarray) -> pa.Array:
 
 
 def write_index(folder: Path, index: pa.Table, leaks: pa.Table, sync: BackgroundSync) -> None:
-    """Write the index and, where there are some, the leaks."""
+    """Write index.parquet and, if there are leaks, leaks.parquet; start to sync both to disk."""
     for table, name in ((index, format.INDEX_FILE), (leaks, format.LEAKS_FILE)):
         if table is index or len(table):
             pq.write_table(
@@ -90,29 +97,44 @@ def write_index(folder: Path, index: pa.Table, leaks: pa.Table, sync: Background
             sync.submit(folder / name)
 
 
-def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], refused: list[Rejection]) -> None:
-    """Write the refusals and, last, the manifest."""
-    refused = sorted(refused, key=lambda one: (one.uri, one.image_id or ""))
+def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], rejections: list[Rejection]) -> None:
+    """Write rejected.parquet and, last, the manifest."""
+    rejections = sorted(rejections, key=lambda rejection: (rejection.uri, rejection.image_id or ""))
+    names = format.REJECTED_SCHEMA.names
     table = pa.Table.from_pylist(
-        [{field: getattr(one, field) for field in format.REJECTED_SCHEMA.names} for one in refused],
+        [{name: getattr(rejection, name) for name in names} for rejection in rejections],
         format.REJECTED_SCHEMA,
     )
     pq.write_table(table, folder / format.REJECTED_FILE, compression="zstd")
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / format.DATASET_MANIFEST_FILE).write_text(text, encoding="utf-8")  # the folder appears as a whole
+    (folder / format.DATASET_MANIFEST_FILE).write_text(
+        text, encoding="utf-8"
+    )  # its folder is renamed when complete
 
 
 def build_manifest(
     name: str,
     index: pa.Table,
-    refused: list[Rejection],
+    rejections: list[Rejection],
     spec: DecodeSpec,
     rule: SplitRule,
     multi_label: bool,
     fingerprint: Future[str],
 ) -> dict[str, Any]:
-    """What dataset.json says. `counts` are the pictures that bear a class, of which one may bear several."""
-    borne_in: Counter[tuple[str, str]] = Counter()
+    """Build the content of dataset.json.
+
+    `counts` are the images that have a class: an image of a multi-label dataset counts for each of its classes.
+
+    Args:
+        name: the dataset's name.
+        index: the table of format.INDEX_SCHEMA.
+        rejections: all rejected images.
+        spec: the decode parameters.
+        rule: the split rule.
+        multi_label: whether the dataset is multi-label.
+        fingerprint: the future of `compute_fingerprint`.
+    """
+    num_by_split_and_label: Counter[tuple[str, str]] = Counter()
     for batch in index.select(["label", "split"]).to_batches():
         positions, names = build_label_pairs(batch["label"], multi_label)
         splits = batch["split"].take(pa.array(positions))
@@ -122,10 +144,10 @@ def build_manifest(
             .aggregate([([], "count_all")])
         )
         for pair in pairs.to_pylist():
-            borne_in[pair["split"], pair["label"]] += pair["count_all"]
-    classes = sorted({label for _, label in borne_in})
+            num_by_split_and_label[pair["split"], pair["label"]] += pair["count_all"]
+    classes = sorted({label for _, label in num_by_split_and_label})
     mean, std = _compute_channel_stats(index, spec)
-    pictures = _count_values(index["split"])
+    num_by_split = _count_values(index["split"])
     return {
         "format": format.DATASET_FORMAT,
         "name": name,
@@ -133,9 +155,9 @@ def build_manifest(
         "classes": classes,
         "mean": mean,
         "std": std,
-        "counts": {split: {label: borne_in[split, label] for label in classes} for split in SPLITS},
-        "num_pictures": {split: pictures[split] for split in SPLITS},
-        "rejected": count_reasons(refused),
+        "counts": {split: {label: num_by_split_and_label[split, label] for label in classes} for split in SPLITS},
+        "num_pictures": {split: num_by_split[split] for split in SPLITS},
+        "rejected": count_reasons(rejections),
         "decode": spec.to_dict(),
         "decoder": DECODER_VERSION,
         "split": rule.to_dict(),
@@ -144,11 +166,11 @@ def build_manifest(
 
 
 def _count_values(values: pa.ChunkedArray) -> Counter[str]:
-    return Counter({one["values"]: one["counts"] for one in values.value_counts().to_pylist()})
+    return Counter({row["values"]: row["counts"] for row in values.value_counts().to_pylist()})
 
 
 def _compute_channel_stats(index: pa.Table, spec: DecodeSpec) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the training split."""
+    """Compute mean and standard deviation of each channel over the training split."""
     num, totals = 0, np.zeros((2, spec.channels), np.int64)
     for batch in index.select(["split", "sums", "square_sums"]).to_batches():
         training = batch.filter(pc.equal(batch["split"], "train"))  # type: ignore[attr-defined]
@@ -161,11 +183,17 @@ def _compute_channel_stats(index: pa.Table, spec: DecodeSpec) -> tuple[list[floa
 def compute_mean_and_std(
     num_pixels: int, sums: list[int], square_sums: list[int]
 ) -> tuple[list[float], list[float]]:
-    """Per-channel mean and standard deviation in 0..1 from exact whole-number sums over pixels of 0..255."""
+    """Compute mean and standard deviation of each channel, in 0..1, from exact integer sums.
+
+    Args:
+        num_pixels: of each channel.
+        sums: of the pixels 0..255, for each channel.
+        square_sums: of their squares, for each channel.
+    """
     means, stds = [], []
     for total, squares in zip(sums, square_sums, strict=True):
         mean = total / num_pixels
-        variance = (squares * num_pixels - total * total) / num_pixels**2  # exact until the division
+        variance = (squares * num_pixels - total * total) / num_pixels**2  # exact before the division
         means.append(mean / 255)
         stds.append(math.sqrt(variance) / 255)
     return means, stds

@@ -37,7 +37,7 @@ MAX_NAME_CHARS = 90  # of a file name or a note under a thumbnail
 THUMB_PX = 80
 PIXELATED_BELOW_PX = 40  # up to this size images are enlarged pixel by pixel
 SIZE_EDGES_PX = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 1 << 31)
-# Images rejected for these reasons are not decoded again: nothing can be shown, or decoding may kill a worker again.
+# Images rejected for these reasons are not decoded again: there is nothing to show, or it may kill another worker.
 _UNSHOWN_REASONS = frozenset({"empty", "not_an_image", "bomb", "unsupported", "crashed", "timeout"})
 
 
@@ -141,7 +141,9 @@ def _count_sizes(index: pa.Table) -> dict[str, Any]:
     ]
     sizes, firsts, nums = np.unique(widths.astype(np.int64) << 32 | heights, return_index=True, return_counts=True)
     order = np.lexsort((firsts, -nums))[:5]
-    common = zip((sizes[order] >> 32).tolist(), (sizes[order] & 0xFFFFFFFF).tolist(), nums[order].tolist(), strict=True)
+    common = zip(
+        (sizes[order] >> 32).tolist(), (sizes[order] & 0xFFFFFFFF).tolist(), nums[order].tolist(), strict=True
+    )
     return {"rows": rows, "largest": int(counts.max()), "common": list(common)}
 
 
@@ -194,7 +196,9 @@ def _collect_near_duplicates(index: pa.Table, pixels: _PixelReader) -> dict[str,
     firsts, counts = np.unique(anchors[numbers], return_counts=True)
     ends = np.cumsum(counts)
     largest = np.argsort(-counts, kind="stable")[:MAX_GROUPS_SHOWN].tolist()
-    groups = [_collect_group(index, pixels, numbers[ends[group] - counts[group] : ends[group]]) for group in largest]
+    groups = [
+        _collect_group(index, pixels, numbers[ends[group] - counts[group] : ends[group]]) for group in largest
+    ]
     num_more = len(firsts) - len(largest)
     summary = (
         f"{len(numbers):,} pictures in {format_count(len(firsts), 'group')} of look-alikes; "
@@ -219,7 +223,9 @@ def _collect_rejections(
 ) -> list[dict[str, Any]]:
     """Collect the rejected images by reason, with thumbnails of those that can be decoded in part."""
     by_reason: dict[str, list[Rejection]] = {}
-    for rejection in sorted(rejections, key=lambda rejection: (rejection.reason, rejection.image_id or "", rejection.uri)):
+    for rejection in sorted(
+        rejections, key=lambda rejection: (rejection.reason, rejection.image_id or "", rejection.uri)
+    ):
         by_reason.setdefault(rejection.reason, []).append(rejection)
     shown = {reason: rejected[:REJECTED_PER_REASON] for reason, rejected in by_reason.items()}
     image_ids = {
@@ -274,8 +280,8 @@ def _shorten(text: str) -> str:
 
 def _draw_thumbnail(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-    filter = Image.Resampling.NEAREST if pixels.shape[0] <= PIXELATED_BELOW_PX else Image.Resampling.BILINEAR
-    return image.resize((THUMB_PX, THUMB_PX), filter)
+    resampling = Image.Resampling.NEAREST if pixels.shape[0] <= PIXELATED_BELOW_PX else Image.Resampling.BILINEAR
+    return image.resize((THUMB_PX, THUMB_PX), resampling)
 
 
 def _encode_jpeg(image: Image.Image) -> bytes:

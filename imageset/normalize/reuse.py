@@ -1,4 +1,4 @@
-"""The dataset that stands at the place already: what it has decoded need not be decoded again."""
+"""Reuse of the dataset in the output folder: images that it holds need not be decoded again."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ from imageset.store.format import LEAKS_FILE, NPY_HEADER_BYTES, REJECTED_FILE, n
 from imageset.store.reader import ImageStore, read_index
 from imageset.utils.arrow import to_id_words
 
-# Of the index: what is taken over, and what ImageStore.open compares with the manifest.
+# Columns of the index: those that are reused, and those that ImageStore.open compares with the manifest.
 REUSED_COLUMNS = (
     *("image_id", "shard", "row", "label", "split"),
     *("width", "height", "phash", "sums", "square_sums"),
 )
-# Refusals that another look at the same bytes would not change ("unsupported" may: a decoder was installed).
+# Rejections that decoding the same bytes again would not change ("unsupported" may: a decoder may be installed).
 _LASTING_REASONS = frozenset({"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb"})
 
 
 def _open_with_leaks(path: Path) -> ImageStore:
-    """The dataset with what is wanted of its index, and of leaks.parquet: those pixels lie in the shards too."""
+    """Open a dataset; add leaks.parquet to its index, since the pixels of leaks lie in the shards, too."""
     store = ImageStore.open(path, REUSED_COLUMNS)
     if (path / LEAKS_FILE).is_file():
-        both = pa.concat_tables([store.index, read_index(path / LEAKS_FILE, REUSED_COLUMNS)])
-        store.index = both.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
+        merged = pa.concat_tables([store.index, read_index(path / LEAKS_FILE, REUSED_COLUMNS)])
+        store.index = merged.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
     return store
 
 
 class PreviousDataset:
-    """An earlier dataset of the same decoder and decode parameters, or nothing."""
+    """The previous dataset, if it has the same decoder version and decode parameters; else it is empty.
+
+    Args:
+        store: the dataset, or None.
+        spec: the decode parameters of the new dataset.
+    """
 
     def __init__(self, store: ImageStore | None, spec: DecodeSpec) -> None:
         self._store, self._spec = store, spec
@@ -53,7 +58,7 @@ class PreviousDataset:
 
     @classmethod
     def open(cls, path: str | Path, spec: DecodeSpec) -> PreviousDataset:
-        """What can be taken over from the dataset at `path`; nothing where it is broken or decoded otherwise."""
+        """Open the dataset at `path`; it is empty if it is missing, damaged or was decoded differently."""
         try:
             store = _open_with_leaks(Path(path))
             if store.spec != spec or store.manifest.get("decoder") != DECODER_VERSION:
@@ -63,28 +68,28 @@ class PreviousDataset:
             return cls(None, spec)
 
     def find_rows(self, image_ids: pa.ChunkedArray) -> np.ndarray:
-        """int64 (N,): number of each picture's row in the earlier index, -1 where it is new."""
+        """Return int64 (N,): the number of each image's row in the previous index, -1 for a new image."""
         if self._store is None or not len(self._index):
             return np.full(len(image_ids), -1, np.int64)
-        mine = to_id_words(self._index["image_id"])
-        order = np.argsort(mine)
-        places = np.searchsorted(mine, to_id_words(image_ids), sorter=order)
-        rows = order[np.minimum(places, len(order) - 1)]
-        same = np.ones(len(rows), bool)
+        words = to_id_words(self._index["image_id"])
+        order = np.argsort(words)
+        positions = np.searchsorted(words, to_id_words(image_ids), sorter=order)
+        rows = order[np.minimum(positions, len(order) - 1)]
+        matches = np.ones(len(rows), bool)
         for word in range(4):
-            same &= to_id_words(self._index["image_id"], word)[rows] == to_id_words(image_ids, word)
-        return np.where(same, rows, -1)
+            matches &= to_id_words(self._index["image_id"], word)[rows] == to_id_words(image_ids, word)
+        return np.where(matches, rows, -1)
 
     def iter_rejections(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
-        """(position, (reason, detail)) of the pictures that were refused earlier."""
+        """Yield (position, (reason, detail)) of the images that the previous dataset rejected."""
         if self._rejected:
             known = pa.array(list(self._rejected), pa.string())
-            found = pc.is_in(image_ids, value_set=known)  # type: ignore[attr-defined]
-            for position in np.flatnonzero(found.to_numpy()).tolist():
+            was_rejected = pc.is_in(image_ids, value_set=known)  # type: ignore[attr-defined]
+            for position in np.flatnonzero(was_rejected.to_numpy()).tolist():
                 yield position, self._rejected[image_ids[position].as_py()]
 
     def read_facts(self, rows: np.ndarray) -> DecodedFacts:
-        """What is known of rows of the earlier index."""
+        """Return the facts of rows of the previous index."""
         if self._store is None:
             return DecodedFacts.empty(0, self._spec.channels)
         index, channels = self._index, self._store.spec.channels
@@ -96,17 +101,17 @@ class PreviousDataset:
         return DecodedFacts(widths, heights, phashes, sums, square_sums, {}).take_rows(rows)
 
     def link_shard(self, rows: np.ndarray, path: Path) -> bool:
-        """Where these rows are exactly one earlier shard, let it stand at `path` too; else return False."""
+        """Link a previous shard to `path` if these rows are exactly that shard; return whether it was linked."""
         if self._store is None or len(rows) == 0:
             return False
         number = int(self._shards[rows[0]])
-        first, end = np.searchsorted(self._shards, [number, number + 1])  # the index is in the shards' order
+        first, end = np.searchsorted(self._shards, [number, number + 1])  # the index is sorted by shard
         if end - first != len(rows) or (rows != np.arange(first, end)).any():
             return False
         if (self._rows[rows] != np.arange(len(rows))).any():
             return False
         source = self._store.path / name_pixel_shard(number)
-        if len(self._store.shard(number)) != len(rows) or source.is_symlink():
+        if len(self._store.open_shard(number)) != len(rows) or source.is_symlink():
             return False
         try:
             os.link(source, path)
@@ -115,7 +120,13 @@ class PreviousDataset:
         return True
 
     def copy_pixels(self, rows: np.ndarray, path: Path, offsets: np.ndarray) -> None:
-        """Write the pixels of earlier rows into a shard at these offsets."""
+        """Copy the pixels of rows of the previous dataset into a shard.
+
+        Args:
+            rows: numbers in the previous index.
+            path: the shard to write to.
+            offsets: where each image's pixels start in it, in bytes.
+        """
         if self._store is None or len(rows) == 0:
             return
         descriptors = {

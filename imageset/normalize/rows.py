@@ -1,4 +1,4 @@
-"""The rows to decode, completed with group and time."""
+"""The rows to decode, with group and time filled in."""
 
 from __future__ import annotations
 
@@ -13,74 +13,83 @@ from imageset.raw import records as raw_records
 from imageset.rejections import Rejection
 from imageset.splits.duplicates import find_duplicates
 from imageset.splits.groups import add_ages
-from imageset.splits.split_rule import (
-    SplitRule,
-    build_no_match_error,
-    match_uris,
-)
-from imageset.utils.arrow import (
-    iter_slices,
-    take_rows,
-    write_arrow,
-)
+from imageset.splits.split_rule import SplitRule, build_no_match_error, match_uris
+from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.timestamps import parse_time
-
-# ---- read ------------------------------------------------------------------------------------------------------
 
 
 def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Rejection]]:
-    """The pictures to decode, one row for each picture's bytes, in raw order, and what is refused unseen.
+    """Read the images to decode and reject those that need no decoding for it.
 
-    They lie in a file of `folder`.
+    Args:
+        raw_dir: the ingested raw data.
+        rule: the split rule.
+        folder: where the unnamed files of the tables are created.
+
+    Returns:
+        (one row for each distinct image, in raw order, the rejections).
     """
     records = write_arrow(
         fill_group_and_time(raw_records.iter_record_batches(raw_dir), rule), raw_records.RECORDS_SCHEMA, folder
     )
     records = add_ages(records, raw_records.read_first_shards(raw_dir))
-    here = np.flatnonzero(~records["absent"].to_numpy())
-    if len(here) < len(records):
-        records = write_arrow(iter_slices(records, here), records.schema, folder)
-    kept, refused = find_duplicates(records)
+    present = np.flatnonzero(~records["absent"].to_numpy())
+    if len(present) < len(records):
+        records = write_arrow(iter_slices(records, present), records.schema, folder)
+    kept, rejections = find_duplicates(records)
     if rule.by == "time":
-        kept = reject_undated(records, kept, refused)
+        kept = reject_undated(records, kept, rejections)
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
     kept = kept[np.lexsort((offsets, shards))]
     records = records.drop_columns(["absent", "reason", "detail"])
-    return write_arrow(iter_slices(records, kept), records.schema, folder), refused
+    return write_arrow(iter_slices(records, kept), records.schema, folder), rejections
 
 
 def fill_group_and_time(records: Iterable[pa.RecordBatch], rule: SplitRule) -> Iterator[pa.RecordBatch]:
-    """Records with the group and the time that the rule finds in their uris, where the source says none.
+    """Fill in group and time from the uris, by the patterns of the rule, if the source gives none.
+
+    Args:
+        records: the ingested records.
+        rule: the split rule.
+
+    Yields:
+        The records, completed.
 
     Raises:
-        UserError: it finds none in any of them.
+        UserError: a pattern matches no uri at all.
     """
     patterns = {name: pattern for name, pattern in (("group", rule.group), ("time", rule.time)) if pattern}
-    nowhere: dict[str, str] = {}  # where a uri was looked at and nothing found yet: that uri
-    everywhere = set(patterns)
+    examples: dict[str, str] = {}  # by pattern, the first uri that it did not match
+    unmatched = set(patterns)
     for batch in records:
         for name, pattern in patterns.items():
             uris = batch["uri"].to_pylist()
-            found = match_uris(pattern, uris)
-            if any(found):
-                everywhere.discard(name)
+            matches = match_uris(pattern, uris)
+            if any(matches):
+                unmatched.discard(name)
             elif uris:
-                nowhere.setdefault(name, uris[0])
-            values = found if name == "group" else [parse_time(one) for one in found]
+                examples.setdefault(name, uris[0])
+            values = matches if name == "group" else [parse_time(match) for match in matches]
             column = batch.schema.get_field_index(name)
-            both = pc.coalesce(batch[name], pa.array(values, batch.schema.field(name).type))  # type: ignore[attr-defined]
-            batch = batch.set_column(column, batch.schema.field(column), both)
+            filled = pc.coalesce(batch[name], pa.array(values, batch.schema.field(name).type))  # type: ignore[attr-defined]
+            batch = batch.set_column(column, batch.schema.field(column), filled)
         yield batch
     for name in patterns:
-        if name in everywhere and name in nowhere:
-            raise build_no_match_error(patterns[name], nowhere[name], name)
+        if name in unmatched and name in examples:
+            raise build_no_match_error(patterns[name], examples[name], name)
 
 
-def reject_undated(records: pa.Table, kept: np.ndarray, refused: list[Rejection]) -> np.ndarray:
-    """The positions `kept` whose rows have a time, or a split from the source; `refused` gets the others."""
+def reject_undated(records: pa.Table, kept: np.ndarray, rejections: list[Rejection]) -> np.ndarray:
+    """Return the positions whose rows have a time, or a split from the source.
+
+    Args:
+        records: a table with the columns uri, image_id, time and split.
+        kept: positions in it.
+        rejections: the other rows are appended to it.
+    """
     known = (records["time"].is_valid().to_numpy() | records["split"].is_valid().to_numpy())[kept]
     for row in take_rows(records.select(["uri", "image_id"]), kept[~known]).to_pylist():
-        refused.append(
+        rejections.append(
             Rejection(row["uri"], row["image_id"], "undated", "no time; params.yaml: normalize.split.by")
         )
     return kept[known]

@@ -1,4 +1,4 @@
-"""Choose the decode parameters, plan the .npy shards, and decode images into them."""
+"""The choice of the decode parameters, the plan of the .npy shards, and their writer."""
 
 from __future__ import annotations
 
@@ -40,13 +40,10 @@ from imageset.utils.arrow import (
 from imageset.utils.atomic_write import BackgroundSync
 from imageset.utils.progress import Progress
 
-AUTO_SAMPLE = 2000  # pictures whose headers settle `size: auto`
-MAX_PIXEL_SHARD_BYTES = 128 << 20  # of pixels
-BATCH_BYTES = 1 << 20  # of raw data, of one task for a worker
-BATCH_PIXEL_BYTES = 2 << 20
-
-
-# ---- decode ----------------------------------------------------------------------------------------------------
+AUTO_SAMPLE = 2000  # images whose headers determine `size_px: auto`
+MAX_PIXEL_SHARD_BYTES = 128 << 20
+BATCH_BYTES = 1 << 20  # of raw data in a worker's task
+BATCH_PIXEL_BYTES = 2 << 20  # of pixels in a worker's task
 
 
 def choose_decode_spec(
@@ -57,12 +54,21 @@ def choose_decode_spec(
     timeout_s: float,
     progress: Progress,
 ) -> DecodeSpec:
-    """The decode parameters, with `auto` settled by the pictures' headers."""
+    """Return the decode parameters; `auto` is replaced by a choice based on the images' headers.
+
+    Args:
+        params: the section `normalize` of params.yaml.
+        raw_dir: the ingested raw data.
+        rows: the images to decode.
+        executor: reads the headers.
+        timeout_s: seconds for one image.
+        progress: shows the headers that are read.
+    """
     size, channels = params["size_px"], params["channels"]
     if "auto" in (size, channels):
-        found_size, found_channels = _measure_headers(rows, raw_dir, params, executor, timeout_s, progress)
-        size = found_size if size == "auto" else size
-        channels = found_channels if channels == "auto" else channels
+        auto_size, auto_channels = _measure_headers(rows, raw_dir, params, executor, timeout_s, progress)
+        size = auto_size if size == "auto" else size
+        channels = auto_channels if channels == "auto" else channels
     return DecodeSpec(
         size, channels, params["fit"], params["interpolation"], params["max_pixels"], params["fidelity"]
     )
@@ -72,50 +78,63 @@ def _measure_headers(
     rows: pa.Table,
     raw_dir: Path,
     params: Mapping[str, Any],
-    pool: BaseExecutor,
+    executor: BaseExecutor,
     timeout_s: float,
     progress: Progress,
 ) -> tuple[int, int]:
-    """(size in px, channels): the size by the median of a sample, one channel only if every picture is grey.
+    """Return (size in pixels, channels), as the headers suggest.
 
-    The sample is the pictures with the smallest image_ids: as good as random, and the same on every machine.
+    The size follows from the median of a sample; channels is 1 only if every image is grey. The sample is the
+    images with the smallest image_ids: as good as random, and the same on every machine.
     """
     sides: list[int] = []
     progress.begin(total=len(rows), step="reading headers")
-    found_colour = False
+    has_colour = False
     sample = take_rows(rows, np.sort(argsort_image_ids(rows["image_id"])[:AUTO_SAMPLE]))
-    for one in _iter_headers(sample, raw_dir, params, pool, timeout_s):
+    for header in _iter_headers(sample, raw_dir, params, executor, timeout_s):
         progress.advance()
-        if isinstance(one, ImageHeader):
-            sides.append(min(one.width, one.height))
-            found_colour = found_colour or not one.is_grey
-    if params["channels"] == "auto" and not found_colour:
-        for one in _iter_headers(rows, raw_dir, params, pool, timeout_s):
+        if isinstance(header, ImageHeader):
+            sides.append(min(header.width, header.height))
+            has_colour = has_colour or not header.is_grey
+    if params["channels"] == "auto" and not has_colour:
+        for header in _iter_headers(rows, raw_dir, params, executor, timeout_s):
             progress.advance()
-            if isinstance(one, ImageHeader) and not one.is_grey:
-                found_colour = True
+            if isinstance(header, ImageHeader) and not header.is_grey:
+                has_colour = True
                 break
     progress.end()
     median = float(np.median(sides)) if sides else 0.0
     size = next((size for size in AUTO_SIZES_PX if size >= median), AUTO_SIZES_PX[-1])
-    return size, 3 if found_colour else 1
+    return size, 3 if has_colour else 1
 
 
 def _iter_headers(
-    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], pool: BaseExecutor, timeout_s: float
+    rows: pa.Table, raw_dir: Path, params: Mapping[str, Any], executor: BaseExecutor, timeout_s: float
 ) -> Iterator[ImageHeader | Rejected]:
-    work = partial(read_headers, max_pixels=params["max_pixels"])
+    task = partial(read_headers, max_pixels=params["max_pixels"])
     batches = _iter_batches(rows, np.zeros(len(rows), np.int64), raw_dir, "", 0, timeout_s)
-    if pool.remote:
+    if executor.remote:
         batches = map(with_contents, batches)
-    for outcome in run_tasks(pool, work, batches, split_singles=DecodeBatch.split_singles, ahead=CHUNKS_AHEAD * pool.num_workers):
-        for part in outcome:
-            yield from [part] if isinstance(part, Rejected) else part
+    ahead = CHUNKS_AHEAD * executor.num_workers
+    for outcome in run_tasks(executor, task, batches, split_singles=DecodeBatch.split_singles, ahead=ahead):
+        for headers in outcome:
+            yield from [headers] if isinstance(headers, Rejected) else headers
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeContext:
-    """What decoding needs besides the pictures."""
+    """The settings and resources of decoding.
+
+    Attributes:
+        raw_dir: the ingested raw data.
+        folder: of the new dataset.
+        spec: the decode parameters.
+        executor: runs the tasks.
+        timeout_s: seconds for one image.
+        previous: the dataset whose pixels are reused.
+        progress: shows the images that are decoded.
+        sync: writes finished shards to disk.
+    """
 
     raw_dir: Path
     folder: Path
@@ -128,103 +147,129 @@ class DecodeContext:
 
 
 def write_pixel_shards(
-    work: DecodeContext, rows: pa.Table, refused: list[Rejection]
+    context: DecodeContext, rows: pa.Table, rejections: list[Rejection]
 ) -> tuple[pa.Table, DecodedFacts, int]:
-    """Decode every row into shards of pixels, or take it over.
+    """Write the pixels of every row into shards: decoded, or reused from the previous dataset.
 
-    Returns (the rows that are in, with the columns shard and row of the pixels, their facts, how many were
-    decoded); `refused` gets the others.
+    Args:
+        context: the settings and resources.
+        rows: the images to decode, in raw order.
+        rejections: the images that cannot be decoded are appended to it.
+
+    Returns:
+        (the rows that are in the shards, with the columns shard and row of their pixels, their facts, the number
+        of images that were decoded).
     """
-    plan = _plan_shards(rows, work.spec)
-    facts = _allocate_facts(len(rows), work.spec.channels, work.folder)
-    work.progress.begin(total=len(rows))
-    known = work.previous.find_rows(rows["image_id"])
-    facts.rejected.update(work.previous.iter_rejections(rows["image_id"]))
-    over = np.flatnonzero(known >= 0)
-    facts.put_rows(over, work.previous.read_facts(known[over]))
-    to_decode = [_prepare_shard(work, number, known, some, facts.rejected) for number, some in enumerate(plan)]
+    plan = _plan_shards(rows, context.spec)
+    facts = _allocate_facts(len(rows), context.spec.channels, context.folder)
+    context.progress.begin(total=len(rows))
+    known = context.previous.find_rows(rows["image_id"])
+    facts.rejected.update(context.previous.iter_rejections(rows["image_id"]))
+    reused = np.flatnonzero(known >= 0)
+    facts.put_rows(reused, context.previous.read_facts(known[reused]))
+    to_decode = [
+        _prepare_shard(context, number, known, rows_of_shard, facts.rejected)
+        for number, rows_of_shard in enumerate(plan)
+    ]
     batches = (
         batch
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
-        for batch in _iter_shard_batches(work, number, rows, first, todo)
+        for batch in _iter_shard_batches(context, number, rows, first, todo)
     )
-    _decode_batches(work, batches, to_decode, facts)
-    work.progress.end()
+    _decode_batches(context, batches, to_decode, facts)
+    context.progress.end()
     shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     for number, (first, num) in enumerate(plan):
         good = _exclude_rejected(np.arange(num), facts.rejected, first)
-        _close_gaps(work.folder / format.name_pixel_shard(number), good, work.spec)
+        _close_gaps(context.folder / format.name_pixel_shard(number), good, context.spec)
         shards[first + good], positions[first + good] = number, np.arange(len(good))
-    return *_drop_rejected(rows, facts, shards, positions, refused, work.folder), sum(map(len, to_decode))
+    return *_drop_rejected(rows, facts, shards, positions, rejections, context.folder), sum(map(len, to_decode))
 
 
 def _allocate_facts(num: int, channels: int, folder: Path) -> DecodedFacts:
-    """Facts.empty in files of `folder`."""
+    """Return `DecodedFacts.empty`, with arrays in files of `folder`."""
     columns = DecodedFacts.empty(0, channels)[:5]
     return DecodedFacts._make(
-        [*(memmap_zeros((num, *one.shape[1:]), one.dtype.type, folder) for one in columns), {}]
+        [*(memmap_zeros((num, *column.shape[1:]), column.dtype.type, folder) for column in columns), {}]
     )
 
 
-def _exclude_rejected(rows: np.ndarray, refused: Mapping[int, object], first: int) -> np.ndarray:
-    """The rows that are not refused; those are counted from `first`."""
-    return rows[~np.isin(first + rows, np.fromiter(refused, np.int64, len(refused)))] if refused else rows
+def _exclude_rejected(rows: np.ndarray, rejected: Mapping[int, object], first: int) -> np.ndarray:
+    """Return the rows, counted from `first`, that are not rejected."""
+    if not rejected:
+        return rows
+    return rows[~np.isin(first + rows, np.fromiter(rejected, np.int64, len(rejected)))]
 
 
 def _plan_shards(rows: pa.Table, spec: DecodeSpec) -> list[tuple[int, int]]:
-    """(first row, number of rows) of each shard of pixels; a new raw shard begins a new one."""
-    most = max(1, MAX_PIXEL_SHARD_BYTES // int(np.prod(spec.shape)))
+    """Return (first row, number of rows) of each pixel shard; a new raw shard begins a new pixel shard."""
+    max_rows = max(1, MAX_PIXEL_SHARD_BYTES // int(np.prod(spec.shape)))
     raw_shards = rows["shard"].to_numpy()
     starts = np.flatnonzero(np.diff(raw_shards, prepend=-1))
     ends = np.append(starts[1:], len(raw_shards))
     return [
-        (first, min(most, end - first))
+        (first, min(max_rows, end - first))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        for first in range(start, end, most)
+        for first in range(start, end, max_rows)
     ]
 
 
 def _prepare_shard(
-    work: DecodeContext, number: int, known: np.ndarray, some: tuple[int, int], refused: Mapping[int, object]
+    context: DecodeContext,
+    number: int,
+    known: np.ndarray,
+    rows_of_shard: tuple[int, int],
+    rejected: Mapping[int, object],
 ) -> np.ndarray:
-    """Make one shard's file and take over what is known: the rows of the earlier index, -1 where there is none.
+    """Create the file of a pixel shard and copy or link the pixels that can be reused.
 
-    Returns the rows (numbers in `known`) left to decode.
+    Args:
+        context: the settings and resources.
+        number: of the shard.
+        known: for each image the number of its row in the previous index, or -1.
+        rows_of_shard: (first row, number of rows) of the shard.
+        rejected: numbers of images that the previous dataset rejected.
+
+    Returns:
+        int32, the rows (numbers in `known`) that remain to be decoded.
     """
-    first, num = some
-    path = work.folder / format.name_pixel_shard(number)
+    first, num = rows_of_shard
+    path = context.folder / format.name_pixel_shard(number)
     known = known[first : first + num]
-    todo, taken = _exclude_rejected(np.flatnonzero(known < 0), refused, first), np.flatnonzero(known >= 0)
-    work.progress.advance(num - len(todo))
-    if len(todo) == 0 and work.previous.link_shard(known[taken], path):
+    todo, reused = _exclude_rejected(np.flatnonzero(known < 0), rejected, first), np.flatnonzero(known >= 0)
+    context.progress.advance(num - len(todo))
+    if len(todo) == 0 and context.previous.link_shard(known[reused], path):
         return todo
-    _reserve_shard(path, num, work.spec)
-    work.previous.copy_pixels(known[taken], path, format.NPY_HEADER_BYTES + taken * int(np.prod(work.spec.shape)))
+    _reserve_shard(path, num, context.spec)
+    offsets = format.NPY_HEADER_BYTES + reused * int(np.prod(context.spec.shape))
+    context.previous.copy_pixels(known[reused], path, offsets)
     return (first + todo).astype(np.int32)
 
 
-def _reserve_shard(path: Path, num_pictures: int, spec: DecodeSpec) -> None:
+def _reserve_shard(path: Path, num_images: int, spec: DecodeSpec) -> None:
     with path.open("wb") as file:
-        file.write(format.build_npy_header((num_pictures, *spec.shape)))
-        file.truncate(format.NPY_HEADER_BYTES + num_pictures * int(np.prod(spec.shape)))
+        file.write(format.build_npy_header((num_images, *spec.shape)))
+        file.truncate(format.NPY_HEADER_BYTES + num_images * int(np.prod(spec.shape)))
 
 
 def _iter_shard_batches(
-    work: DecodeContext, number: int, rows: pa.Table, first: int, todo: np.ndarray
+    context: DecodeContext, number: int, rows: pa.Table, first: int, todo: np.ndarray
 ) -> Iterator[DecodeBatch]:
-    row_bytes = int(np.prod(work.spec.shape))
+    row_bytes = int(np.prod(context.spec.shape))
     out_offsets = format.NPY_HEADER_BYTES + (todo - first) * row_bytes
-    out_file = str(work.folder / format.name_pixel_shard(number))
+    out_file = str(context.folder / format.name_pixel_shard(number))
     for start in range(0, len(todo), ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
-        part = take_rows(rows.select(["image_id", "shard", "offset", "size"]), todo[some])
-        yield from _iter_batches(part, out_offsets[some], work.raw_dir, out_file, row_bytes, work.timeout_s)
+        batch = slice(start, start + ROWS_AT_ONCE)
+        selected = take_rows(rows.select(["image_id", "shard", "offset", "size"]), todo[batch])
+        yield from _iter_batches(
+            selected, out_offsets[batch], context.raw_dir, out_file, row_bytes, context.timeout_s
+        )
 
 
 def _iter_batches(
     rows: pa.Table, out_offsets: np.ndarray, raw_dir: Path, out_file: str, row_bytes: int, timeout_s: float
 ) -> Iterator[DecodeBatch]:
-    """Cut rows (in raw order) into batches of one raw shard each."""
+    """Split rows, in raw order, into batches of a single raw shard each."""
     shards, offsets, sizes = (rows[column].to_numpy() for column in ("shard", "offset", "size"))
     cost = np.maximum(sizes / BATCH_BYTES, row_bytes / BATCH_PIXEL_BYTES) + 1 / 4096
     number = np.floor(np.cumsum(cost)).astype(np.int64)
@@ -248,42 +293,48 @@ def _to_digests(image_ids: pa.ChunkedArray) -> list[bytes]:
 
 
 def _decode_batches(
-    work: DecodeContext, batches: Iterator[DecodeBatch], to_decode: list[np.ndarray], facts: DecodedFacts
+    context: DecodeContext, batches: Iterator[DecodeBatch], to_decode: list[np.ndarray], facts: DecodedFacts
 ) -> None:
-    """Have the batches decoded; their pictures are the rows `to_decode` of each shard, in order."""
+    """Decode the batches and fill in the facts of their images: the rows `to_decode` of each shard, in order."""
     todo, ends = np.concatenate([*to_decode, np.empty(0, np.int32)]), np.cumsum([*map(len, to_decode)])
     position = 0
-    for part in _iter_decoded_facts(work, batches):
-        rows = todo[position : position + len(part.widths)]
-        facts.put_rows(rows, part)
-        whole = np.flatnonzero((ends > position) & (ends <= position + len(rows)))
+    for batch_facts in _iter_decoded_facts(context, batches):
+        rows = todo[position : position + len(batch_facts.widths)]
+        facts.put_rows(rows, batch_facts)
+        finished = np.flatnonzero((ends > position) & (ends <= position + len(rows)))
         position += len(rows)
-        for number in whole.tolist():
-            work.sync.submit(work.folder / format.name_pixel_shard(number))
-        work.progress.advance(len(rows))
+        for number in finished.tolist():
+            context.sync.submit(context.folder / format.name_pixel_shard(number))
+        context.progress.advance(len(rows))
 
 
-def _iter_decoded_facts(work: DecodeContext, batches: Iterator[DecodeBatch]) -> Iterator[DecodedFacts]:
-    """Have the pixels written; yield the facts of each batch, or of each picture of one that killed its worker."""
-    task: Callable[[DecodeBatch], Any] = partial(decode_batch, spec=work.spec)
-    if work.executor.remote:
-        task, batches = partial(decode_batch_remote, spec=work.spec), map(with_contents, batches)
+def _iter_decoded_facts(context: DecodeContext, batches: Iterator[DecodeBatch]) -> Iterator[DecodedFacts]:
+    """Decode the batches and write their pixels.
+
+    Yields:
+        The facts of each batch, or of each image of a batch that killed its worker.
+    """
+    task: Callable[[DecodeBatch], Any] = partial(decode_batch, spec=context.spec)
+    if context.executor.remote:
+        task, batches = partial(decode_batch_remote, spec=context.spec), map(with_contents, batches)
+    ahead = CHUNKS_AHEAD * context.executor.num_workers
     for outcome in run_tasks(
-        work.executor, task, batches, split_singles=DecodeBatch.split_singles, ahead=CHUNKS_AHEAD * work.executor.num_workers
+        context.executor, task, batches, split_singles=DecodeBatch.split_singles, ahead=ahead
     ):
-        for part in outcome:
-            if isinstance(part, Rejected):
-                yield DecodedFacts.empty(1, work.spec.channels)._replace(rejected={0: (part.reason, part.detail)})
-            elif work.executor.remote:
-                batch, pixels, facts = part
+        for result in outcome:
+            if isinstance(result, Rejected):
+                rejected = {0: (result.reason, result.detail)}
+                yield DecodedFacts.empty(1, context.spec.channels)._replace(rejected=rejected)
+            elif context.executor.remote:
+                batch, pixels, facts = result
                 write_batch(batch, pixels)
                 yield facts
             else:
-                yield part
+                yield result
 
 
 def _close_gaps(path: Path, good: np.ndarray, spec: DecodeSpec) -> None:
-    """Move the pixels of the good rows together where others between them were refused."""
+    """Move the pixels of the good rows together if rows between them were rejected."""
     row_bytes = int(np.prod(spec.shape))
     if path.stat().st_size == format.NPY_HEADER_BYTES + len(good) * row_bytes:
         return
@@ -302,14 +353,14 @@ def _drop_rejected(
     facts: DecodedFacts,
     shards: np.ndarray,
     positions: np.ndarray,
-    refused: list[Rejection],
+    rejections: list[Rejection],
     folder: Path,
 ) -> tuple[pa.Table, DecodedFacts]:
-    """Take the refused rows out; the column `number` then says which rows are left."""
+    """Remove the rejected rows; if there are any, the column `number` holds the earlier numbers of the others."""
     bad = take_rows(rows.select(["uri", "image_id"]), np.fromiter(facts.rejected, np.int64, len(facts.rejected)))
-    refused += [
-        Rejection(row["uri"], row["image_id"], *why)
-        for row, why in zip(bad.to_pylist(), facts.rejected.values(), strict=True)
+    rejections += [
+        Rejection(row["uri"], row["image_id"], *reason_and_detail)
+        for row, reason_and_detail in zip(bad.to_pylist(), facts.rejected.values(), strict=True)
     ]
     rows = rows.drop_columns(["shard", "offset", "size"])
     rows = rows.append_column("shard", pa.array(shards)).append_column("row", pa.array(positions))

@@ -1,4 +1,4 @@
-"""What a worker does: read pictures from a raw shard, decode them, and write them into a shard of pixels."""
+"""The tasks of a decode worker: read images from a raw shard, decode them, and write them into a pixel shard."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from imageset.executors.limits import limit_memory, set_timer
 from imageset.rejections import Rejected
 from imageset.utils.memory import reuse_buffer
 
-READ_BYTES = 256 << 10  # of raw data at a time
-COPY_BELOW_BYTES = 16 << 10  # bytes that are copied sooner than looked at through a view
-GROUP_BYTES = 512 << 10  # of pixels at a time
-FLOATS_AT_ONCE = 1 << 18  # numbers at a time
+READ_BYTES = 256 << 10  # of raw data that are read at once
+COPY_BELOW_BYTES = 16 << 10  # a smaller image is copied: that is faster than decoding it through a view
+GROUP_BYTES = 512 << 10  # of pixels that are written at once
+FLOATS_AT_ONCE = 1 << 18  # numbers that are converted at once
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """Pictures that lie one after the other in one raw shard, and where their pixels go.
+    """Consecutive images of a raw shard, and the place of their pixels.
 
     Attributes:
         raw_file: the raw shard.
-        image_ids: their SHA-256, 32 bytes each.
-        offsets, sizes: of their bytes in the raw shard.
-        out_file: the shard of pixels.
-        out_offsets: where each picture's pixels begin in it.
-        timeout_s: for one picture.
-        contents: their bytes, where the raw shard is out of the worker's reach.
+        image_ids: SHA-256 of each image, 32 bytes.
+        offsets: where the bytes of each image start in the raw shard.
+        sizes: number of bytes of each image.
+        out_file: the pixel shard.
+        out_offsets: where the pixels of each image start in it, in bytes.
+        timeout_s: seconds for one image.
+        contents: the bytes of each image, if the worker cannot read the raw shard.
     """
 
     raw_file: str
@@ -53,29 +54,32 @@ class DecodeBatch:
         return len(self.offsets)
 
     def split_singles(self) -> list[DecodeBatch]:
-        """One batch for each picture."""
+        """Return a batch for each image."""
         return [
             DecodeBatch(
                 self.raw_file,
-                [self.image_ids[one]],
-                [self.offsets[one]],
-                [self.sizes[one]],
+                [self.image_ids[position]],
+                [self.offsets[position]],
+                [self.sizes[position]],
                 self.out_file,
-                [self.out_offsets[one]],
+                [self.out_offsets[position]],
                 self.timeout_s,
-                None if self.contents is None else [self.contents[one]],
+                None if self.contents is None else [self.contents[position]],
             )
-            for one in range(len(self))
+            for position in range(len(self))
         ]
 
 
 class DecodedFacts(NamedTuple):
-    """What is known of N pictures once they are decoded.
+    """The facts of N decoded images.
 
-    widths, heights: int32 (N,), px, of the pictures themselves, 0 where refused.
-    phashes: uint64 (N,).
-    sums, square_sums: int64 (N, C), of the normalized pixels.
-    refused: position -> (reason, detail).
+    Attributes:
+        widths: int32 (N,), in pixels, of the original images, 0 if rejected.
+        heights: likewise.
+        phashes: uint64 (N,), perceptual hashes.
+        sums: int64 (N, C), of the normalized pixels.
+        square_sums: int64 (N, C), of the squares of the normalized pixels.
+        rejected: position -> (reason, detail).
     """
 
     widths: np.ndarray
@@ -87,7 +91,7 @@ class DecodedFacts(NamedTuple):
 
     @classmethod
     def empty(cls, num: int, channels: int) -> DecodedFacts:
-        """Facts of pictures of which nothing is known yet."""
+        """Return the facts of `num` images that are not decoded yet: all zero."""
         return cls(
             np.zeros(num, np.int32),
             np.zeros(num, np.int32),
@@ -98,13 +102,13 @@ class DecodedFacts(NamedTuple):
         )
 
     def put_rows(self, positions: np.ndarray, facts: DecodedFacts) -> None:
-        """Write the facts of some pictures at these positions."""
-        for mine, theirs in zip(self[:5], facts[:5], strict=True):
-            mine[positions] = theirs
-        self.rejected.update((int(positions[one]), why) for one, why in facts.rejected.items())
+        """Write the facts of images to these positions."""
+        for column, values in zip(self[:5], facts[:5], strict=True):
+            column[positions] = values
+        self.rejected.update((int(positions[row]), reason) for row, reason in facts.rejected.items())
 
     def take_rows(self, positions: np.ndarray) -> DecodedFacts:
-        """The facts of the pictures at these positions, none of which is refused."""
+        """Return the facts of the images at these positions, none of which may be rejected."""
         return DecodedFacts(
             self.widths[positions],
             self.heights[positions],
@@ -116,7 +120,7 @@ class DecodedFacts(NamedTuple):
 
 
 def decode_batch(batch: DecodeBatch, spec: DecodeSpec) -> DecodedFacts:
-    """Decode a batch and write its pixels; a picture that cannot be decoded leaves its place empty.
+    """Decode a batch and write its pixels; the place of an image that cannot be decoded holds zeros.
 
     Raises:
         UserError: the raw shard does not hold the bytes that were ingested.
@@ -132,66 +136,74 @@ def decode_batch(batch: DecodeBatch, spec: DecodeSpec) -> DecodedFacts:
 
 
 def decode_batch_remote(batch: DecodeBatch, spec: DecodeSpec) -> tuple[DecodeBatch, np.ndarray, DecodedFacts]:
-    """The same for a batch that carries its bytes; (the batch without them, what write_batch wants, the facts)."""
+    """Decode a batch that carries its bytes, without writing the pixels.
+
+    Returns:
+        (the batch without its bytes, the pixels for `write_batch`, uint8 (N, H, W, C), the facts).
+    """
     facts = DecodedFacts.empty(len(batch), spec.channels)
     pixels = np.empty((len(batch), *spec.shape), np.uint8)
-    for first, some in _iter_decoded_pixels(batch, spec, facts):
-        pixels[first : first + len(some)] = some
+    for first, group in _iter_decoded_pixels(batch, spec, facts):
+        pixels[first : first + len(group)] = group
     return replace(batch, contents=None), pixels, facts
 
 
 def with_contents(batch: DecodeBatch) -> DecodeBatch:
-    """The batch with its bytes, fit to travel to another machine."""
+    """Return the batch with its bytes, for a worker on another machine."""
     return replace(batch, contents=[bytes(data) for data in _iter_contents(batch)])
 
 
 def _iter_decoded_pixels(
     batch: DecodeBatch, spec: DecodeSpec, facts: DecodedFacts
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first, pixels) of some pictures at a time, few enough to stay in the processor's cache.
+    """Decode groups of images that fit into the processor's cache, and fill in their facts.
 
-    The pixels are good until the next are asked for; the facts are filled in.
+    Yields:
+        (number of the first image, pixels uint8 (n, H, W, C)); the pixels are valid until the next step.
     """
     limit_memory(spec.max_pixels)
     row_bytes = int(np.prod(spec.shape))
-    most = min(len(batch), max(1, GROUP_BYTES // row_bytes))
-    room = reuse_buffer(most * row_bytes, "group").reshape(most, *spec.shape)
+    group_size = min(len(batch), max(1, GROUP_BYTES // row_bytes))
+    buffer = reuse_buffer(group_size * row_bytes, "group").reshape(group_size, *spec.shape)
     contents = _iter_contents(batch)
-    for first in range(0, len(batch), most):
-        pixels = room[: len(batch) - first]
+    for first in range(0, len(batch), group_size):
+        pixels = buffer[: len(batch) - first]
         for position, data in enumerate(islice(contents, len(pixels))):
             set_timer(batch.timeout_s)
             try:
-                sides = decode_into(pixels[position], data, spec)
+                size = decode_into(pixels[position], data, spec)
             except Rejected as rejected:
                 facts.rejected[first + position] = rejected.reason, rejected.detail
                 pixels[position] = 0
             else:
-                facts.widths[first + position], facts.heights[first + position] = sides
+                facts.widths[first + position], facts.heights[first + position] = size
         _fill_hashes_and_sums(pixels, facts, first)
         yield first, pixels
     set_timer(0)
 
 
 def read_headers(batch: DecodeBatch, max_pixels: int) -> list[ImageHeader | Rejected]:
-    """Read the headers of a batch."""
+    """Read the headers of a batch; a rejected image has a Rejected in its place."""
     limit_memory(max_pixels)
-    found: list[ImageHeader | Rejected] = []
+    headers: list[ImageHeader | Rejected] = []
     for data in _iter_contents(batch):
         set_timer(batch.timeout_s)
         try:
-            found.append(read_image_header(data, max_pixels))
+            headers.append(read_image_header(data, max_pixels))
         except Rejected as rejected:
-            found.append(rejected)
+            headers.append(rejected)
     set_timer(0)
-    return found
+    return headers
 
 
 def measure_image(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
-    """(width, height, perceptual hash, pixels) of one picture.
+    """Decode a single image.
+
+    Returns:
+        (width and height of the original image in pixels, perceptual hash, pixels uint8 (H, W, C)).
 
     Raises:
-        Rejected: it cannot be decoded.
+        Rejected: the image cannot be decoded.
     """
     limit_memory(spec.max_pixels)
     pixels, width, height = decode_with_size(data, spec)
@@ -199,7 +211,7 @@ def measure_image(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndar
 
 
 def _iter_contents(batch: DecodeBatch) -> Iterator[bytes | memoryview]:
-    """The bytes of each picture, never believed unseen, and good until the next are asked for."""
+    """Yield the bytes of each image after a check of their SHA-256; they are valid until the next step."""
     contents: Iterable[bytes | memoryview] = batch.contents or _iter_raw_bytes(batch)
     for image_id, data in zip(batch.image_ids, contents, strict=True):
         if hashlib.sha256(data).digest() != image_id:
@@ -208,7 +220,7 @@ def _iter_contents(batch: DecodeBatch) -> Iterator[bytes | memoryview]:
 
 
 def _iter_raw_bytes(batch: DecodeBatch) -> Iterator[bytes | memoryview]:
-    """The bytes of each picture, in one go where they lie close together; good until the next are asked for."""
+    """Yield the bytes of each image, read together if close to each other; they are valid until the next step."""
     try:
         descriptor = os.open(batch.raw_file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -223,17 +235,17 @@ def _iter_raw_bytes(batch: DecodeBatch) -> Iterator[bytes | memoryview]:
                 stop += 1
             view = memoryview(reuse_buffer(end - start, "reading"))  # type: ignore[arg-type]
             _pread_into(descriptor, view, start)
-            for one in range(first, stop):
-                offset = batch.offsets[one] - start
-                data = view[offset : offset + batch.sizes[one]]
-                yield data if batch.sizes[one] > COPY_BELOW_BYTES else bytes(data)
+            for position in range(first, stop):
+                offset = batch.offsets[position] - start
+                data = view[offset : offset + batch.sizes[position]]
+                yield data if batch.sizes[position] > COPY_BELOW_BYTES else bytes(data)
             first = stop
     finally:
         os.close(descriptor)
 
 
 def _pread_into(descriptor: int, view: memoryview, offset: int) -> None:
-    """Fill the view as far as the file goes; what is missing is noticed by its SHA-256."""
+    """Fill the view up to the end of the file; the check of the SHA-256 detects missing bytes."""
     while view and (num := os.preadv(descriptor, [view], offset)):
         view, offset = view[num:], offset + num
 
@@ -246,7 +258,7 @@ def _build_corruption_error(batch: DecodeBatch) -> UserError:
 
 
 def write_batch(batch: DecodeBatch, pixels: np.ndarray) -> None:
-    """(N, H, W, C) to their places."""
+    """Write the pixels of a batch, uint8 (N, H, W, C), to their places in the pixel shard."""
     descriptor = os.open(batch.out_file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _write_pixels(descriptor, pixels, batch.out_offsets)
@@ -255,42 +267,42 @@ def write_batch(batch: DecodeBatch, pixels: np.ndarray) -> None:
 
 
 def _write_pixels(descriptor: int, pixels: np.ndarray, offsets: list[int]) -> None:
-    """(N, H, W, C) to these offsets of a file; neighbours in one go."""
+    """Write pixels (N, H, W, C) to these offsets of a file; adjacent images in a single call."""
     if offsets[-1] - offsets[0] == pixels[0].nbytes * (len(pixels) - 1):
         _pwrite_all(descriptor, pixels, offsets[0])
     else:
-        for one, offset in zip(pixels, offsets, strict=True):
-            _pwrite_all(descriptor, one, offset)
+        for image_pixels, offset in zip(pixels, offsets, strict=True):
+            _pwrite_all(descriptor, image_pixels, offset)
 
 
 def _pwrite_all(descriptor: int, pixels: np.ndarray, offset: int) -> None:
-    left = memoryview(pixels.reshape(-1))  # type: ignore[arg-type]
-    while left:
-        num = os.pwrite(descriptor, left, offset)
-        left, offset = left[num:], offset + num
+    remaining = memoryview(pixels.reshape(-1))  # type: ignore[arg-type]
+    while remaining:
+        num = os.pwrite(descriptor, remaining, offset)
+        remaining, offset = remaining[num:], offset + num
 
 
 def _fill_hashes_and_sums(pixels: np.ndarray, facts: DecodedFacts, first: int) -> None:
-    """Fill in hashes and exact sums of the pictures from number `first` on.
+    """Fill in hashes and exact sums of the images from number `first` on.
 
-    Down up to 256 squares a sum is exact in single precision (below 2^24).
+    A sum of up to 256 squares down a column stays below 2^24 and is exact in single precision.
     """
     num, side, _, channels = pixels.shape
     small = side <= MAX_HASHED_SIDE_PX
-    kind = np.float32 if small else np.float64
-    step = max(1, FLOATS_AT_ONCE // pixels[0].size)  # pictures at a time: the floating copy stays in the cache
-    room = reuse_buffer(min(step, num) * pixels[0].size * np.dtype(kind).itemsize, "floats").view(kind)
-    ones = np.ones((1, side), kind)
+    dtype = np.float32 if small else np.float64
+    step = max(1, FLOATS_AT_ONCE // pixels[0].size)  # images at once: the floating-point copy stays in the cache
+    buffer = reuse_buffer(min(step, num) * pixels[0].size * np.dtype(dtype).itemsize, "floats").view(dtype)
+    ones = np.ones((1, side), dtype)
     for start in range(0, num, step):
-        part = pixels[start : start + step]
-        values = room[: part.size].reshape(part.shape)
-        np.copyto(values, part)
-        some = slice(first + start, first + start + len(part))
+        group = pixels[start : start + step]
+        values = buffer[: group.size].reshape(group.shape)
+        np.copyto(values, group)
+        positions = slice(first + start, first + start + len(group))
         waves = transform_columns(values)
-        facts.phashes[some] = hash_waves(waves[:, :-1], channels)
-        rows = values.reshape(len(part), side, -1)  # (n, S, S*C)
-        facts.sums[some] = _sum_by_channel(waves[:, -1:] if small else ones @ rows, channels)
-        facts.square_sums[some] = _sum_by_channel(ones @ np.multiply(rows, rows, out=rows), channels)
+        facts.phashes[positions] = hash_waves(waves[:, :-1], channels)
+        rows = values.reshape(len(group), side, -1)  # (n, S, S*C)
+        facts.sums[positions] = _sum_by_channel(waves[:, -1:] if small else ones @ rows, channels)
+        facts.square_sums[positions] = _sum_by_channel(ones @ np.multiply(rows, rows, out=rows), channels)
     for position in facts.rejected:
         if position >= first:
             for column in facts[:5]:
@@ -298,11 +310,11 @@ def _fill_hashes_and_sums(pixels: np.ndarray, facts: DecodedFacts, first: int) -
 
 
 def _sum_by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
-    """(n, 1, S*C) -> float64 (n, C)."""
+    """Sum interleaved channels: (n, 1, S*C) -> float64 (n, C)."""
     return np.asarray(sums[:, 0].astype(np.float64) @ _build_channel_matrix(sums.shape[2], channels))
 
 
 @lru_cache(maxsize=8)
 def _build_channel_matrix(num: int, channels: int) -> np.ndarray:
-    """float64 (num, channels): 1 where a number of interleaved pixels belongs to a channel."""
+    """Return float64 (num, channels): 1 if an interleaved value belongs to the channel, else 0."""
     return np.tile(np.eye(channels), (num // channels, 1))

@@ -1,7 +1,7 @@
-"""Pictures inside zip and tar archives, read member by member: nothing is ever extracted.
+"""Zip and tar archives as a source, read member by member: nothing is extracted to the disk.
 
-The labels come from the folders inside (one a class, with or without train|val|test above and one common folder
-around), or, WebDataset-style, from the `.cls` or `.json` member that shares a picture's name.
+The labels come from the folders inside (one per class, with or without train|val|test above and one common folder
+around), or, WebDataset-style, from the `.cls` or `.json` member with the same name as an image.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from imageset.exceptions import UserError
 from imageset.rejections import Rejected
 from imageset.sources.base import PathLabel, SourceImage, count_image, describe_source, format_passed_over, slugify
 from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES
-from imageset.sources.layouts import LAYOUT_FILES as LAYOUT_NOTES
-from imageset.sources.layouts import MAX_LAYOUT_FILE_BYTES, detect_layout, guess_split_from_path
+from imageset.sources.layouts import LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES, detect_layout, guess_split_from_path
 
 ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DAMAGE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
@@ -31,108 +30,118 @@ _MAX_LABEL_BYTES = 1 << 20
 
 
 class ArchiveMember(NamedTuple):
-    """A regular file in an archive; `open` gives its bytes while the archive stands at it."""
+    """A regular file in an archive; `open` returns its stream while the iteration is at this member."""
 
     name: str
     open: Callable[[], IO[bytes] | None]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive."""
+    """Return whether the path is a file with the extension of an archive."""
     return path.is_file() and path.name.lower().endswith(ARCHIVE_EXTENSIONS)
 
 
 def open_archive(path: Path, *, require_classes: bool = True) -> ArchiveSource:
-    """The source of one archive."""
+    """Open one archive as a source."""
     return ArchiveSource(
-        [(path.name, path)], label=str(path), name=slugify(_strip_extension(path.name)), require_classes=require_classes
+        [(path.name, path)],
+        label=str(path),
+        name=slugify(_strip_extension(path.name)),
+        require_classes=require_classes,
     )
 
 
 class ArchiveSource:
-    """The pictures of one archive, or of several that are one dataset (WebDataset's shards).
+    """The images of one archive, or of several that are one dataset (WebDataset's shards).
 
     Args:
-        files: (name among the others, where it lies). Of several, a picture's uri begins with the name, and the
-            name tells the split where the folders inside do not: train/shard-000.tar, imagenet-val-000.tar.
-        shown: what messages call them.
+        files: (name, path) of each archive. If there are several, an image's uri begins with the name, and the
+            name gives the split if the folders inside do not: train/shard-000.tar, imagenet-val-000.tar.
+        label: name of the source in messages.
+        name: slug that becomes the dataset's name.
+        require_classes: raise UserError if nothing can be learned from the source.
     """
 
     kind = "archive"
     multi_label = False
 
-    def __init__(self, files: Sequence[tuple[str, Path]], *, label: str, name: str, require_classes: bool = True) -> None:
+    def __init__(
+        self, files: Sequence[tuple[str, Path]], *, label: str, name: str, require_classes: bool = True
+    ) -> None:
         self.label, self.name = label, name
         self._files = list(files)
         self.passed_over: Counter[str] = Counter()
-        self._notes: dict[str, str] = {}  # label by the picture's uri without its ending
+        self._member_labels: dict[str, str] = {}  # label by the image's uri without its extension
         texts: dict[str, bytes] = {}
-        names = list(self._list(texts))
+        names = list(self._list_images(texts))
         self._layout = detect_layout(label, [member for _, member in names], texts, skip_common_folders=True)
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        unplaced = self._layout.skip_cause
-        self._num = sum(count_image(self, self._place(file, member), unplaced) for file, member in names)
-        self.problem = self._problem()
+        skip_cause = self._layout.skip_cause
+        self._num = sum(
+            count_image(self, self._parse_member_path(file, member), skip_cause) for file, member in names
+        )
+        self.problem = self._find_problem()
         if require_classes and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file, path in self._files:
             for member in iter_members(path, Counter()):
-                place = self._place(file, member.name) if _is_image(member.name) else None
-                if place is not None:
-                    uri = self._uri(file, member.name)
-                    yield SourceImage(uri, place.label, None, place.split, partial(read_member, member))
+                path_label = self._parse_member_path(file, member.name) if _is_image(member.name) else None
+                if path_label is not None:
+                    uri = self._build_uri(file, member.name)
+                    yield SourceImage(uri, path_label.label, None, path_label.split, partial(read_member, member))
 
     def __len__(self) -> int:
         return self._num
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         archives = f"{len(self._files):,} archives" if len(self._files) > 1 else ""
         return describe_source(self, self.label, "; ".join(filter(None, (archives, self._layout.note))))
 
-    def _list(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
-        """The (archive, name) of the pictures; what notes say is kept, and what texts a layout is told by."""
+    def _list_images(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
+        """Yield (archive, member) of the images; store labels in `_member_labels`, layout files in `texts`."""
         for file, path in self._files:
             for member in iter_members(path, self.passed_over):
-                stem, ending = posixpath.splitext(self._uri(file, member.name))
+                stem, extension = posixpath.splitext(self._build_uri(file, member.name))
                 if _is_image(member.name):
                     yield file, member.name
-                elif ending.lower() in _LABEL_EXTENSIONS:
-                    label = _parse_label(read_member(member, _MAX_LABEL_BYTES), ending.lower())
+                elif extension.lower() in _LABEL_EXTENSIONS:
+                    label = _parse_label(read_member(member, _MAX_LABEL_BYTES), extension.lower())
                     if label is not None:
-                        self._notes[stem] = label
-                elif (text := posixpath.basename(member.name)) in LAYOUT_NOTES:
-                    texts[text] = read_member(member, MAX_LAYOUT_FILE_BYTES)
+                        self._member_labels[stem] = label
+                elif (name := posixpath.basename(member.name)) in LAYOUT_FILES:
+                    texts[name] = read_member(member, MAX_LAYOUT_FILE_BYTES)
                 else:
                     self.passed_over["files of other kinds"] += 1
 
-    def _uri(self, file: str, member: str) -> str:
+    def _build_uri(self, file: str, member: str) -> str:
         return member if len(self._files) == 1 else f"{file}/{member}"
 
-    def _place(self, file: str, member: str) -> PathLabel | None:
-        place = self._layout.parse_path(member)
-        if self._notes:
-            label = self._notes.get(posixpath.splitext(self._uri(file, member))[0])
-            place = PathLabel(label, place.split if place else None)
-        if place and place.split is None and len(self._files) > 1:
-            place = place._replace(split=guess_split_from_path(file))
-        return place
+    def _parse_member_path(self, file: str, member: str) -> PathLabel | None:
+        path_label = self._layout.parse_path(member)
+        if self._member_labels:
+            label = self._member_labels.get(posixpath.splitext(self._build_uri(file, member))[0])
+            path_label = PathLabel(label, path_label.split if path_label else None)
+        if path_label and path_label.split is None and len(self._files) > 1:
+            path_label = path_label._replace(split=guess_split_from_path(file))
+        return path_label
 
-    def _problem(self) -> str | None:
+    def _find_problem(self) -> str | None:
         if not self._num:
             return f"{self.label}: holds no pictures{format_passed_over(self.passed_over)}"
         if len(self.classes) < 2:
-            found = f"a single class '{next(iter(self.classes))}'" if self.classes else "no class folders"
-            return f"{self.label}: {found}; at least two are needed to learn a difference"
+            classes = f"a single class '{next(iter(self.classes))}'" if self.classes else "no class folders"
+            return f"{self.label}: {classes}; at least two are needed to learn a difference"
         return None
 
 
 def _strip_extension(name: str) -> str:
-    for ending in sorted(ARCHIVE_EXTENSIONS, key=len, reverse=True):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
+    for extension in sorted(ARCHIVE_EXTENSIONS, key=len, reverse=True):
+        if name.lower().endswith(extension):
+            return name[: -len(extension)]
     return name
 
 
@@ -141,7 +150,15 @@ def _is_image(name: str) -> bool:
 
 
 def iter_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
-    """Every regular file of an archive, in its order; UserError where the archive is damaged."""
+    """Yield the regular files of an archive, in its order.
+
+    Args:
+        path: the archive.
+        passed_over: counts the members that are not yielded, by cause.
+
+    Raises:
+        UserError: the archive is damaged or encrypted.
+    """
     try:
         if path.name.lower().endswith(".zip"):
             yield from _iter_zip_members(path, passed_over)
@@ -150,14 +167,14 @@ def iter_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMembe
     except _DAMAGE_ERRORS as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise UserError(f"{path}: damaged archive: {error}; fetch it again") from None
+        raise UserError(f"{path}: damaged archive: {error}; download it again") from None
 
 
 def _iter_zip_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.flag_bits & 1:
-                raise UserError(f"{path}: is encrypted; unpack it yourself and give the folder")
+                raise UserError(f"{path}: the archive is encrypted; unpack it yourself and give the folder")
             if not info.is_dir() and _is_wanted(info.filename, passed_over):
                 yield ArchiveMember(info.filename.lstrip("/"), partial(archive.open, info))
 
@@ -165,7 +182,7 @@ def _iter_zip_members(path: Path, passed_over: Counter[str]) -> Iterator[Archive
 def _iter_tar_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
     with tarfile.open(path) as archive:
         for info in archive:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member in memory
+            archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every member in memory
             if info.isdir():
                 continue
             if not info.isreg():
@@ -175,18 +192,22 @@ def _iter_tar_members(path: Path, passed_over: Counter[str]) -> Iterator[Archive
 
 
 def _is_wanted(name: str, passed_over: Counter[str]) -> bool:
-    parts = set(name.split("/")) - {"."}
-    if ".." in parts:
+    names = set(name.split("/")) - {"."}
+    if ".." in names:
         passed_over["names that lead out of the archive"] += 1
         return False
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    if hidden:
+    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in names)
+    if is_hidden:
         passed_over["hidden"] += 1
-    return not hidden
+    return not is_hidden
 
 
 def read_member(member: ArchiveMember, limit: int = MAX_IMAGE_BYTES) -> bytes:
-    """The member's bytes, never more than the limit whatever the archive announces."""
+    """Return a member's bytes, whatever size the archive announces.
+
+    Raises:
+        Rejected: "undecodable", the member is damaged; "bomb", it has more than `limit` bytes.
+    """
     try:
         stream = member.open()
         data = b"" if stream is None else stream.read(limit + 1)
@@ -197,13 +218,13 @@ def read_member(member: ArchiveMember, limit: int = MAX_IMAGE_BYTES) -> bytes:
     return data
 
 
-def _parse_label(data: bytes, ending: str) -> str | None:
+def _parse_label(data: bytes, extension: str) -> str | None:
     try:
         text = data.decode().strip()
-        if ending == ".cls":
+        if extension == ".cls":
             return text or None
-        note = json.loads(text)
-        found = next((note[key] for key in ("label", "cls", "class") if key in note), None)
-        return None if found is None else str(found)
+        fields = json.loads(text)
+        label = next((fields[key] for key in ("label", "cls", "class") if key in fields), None)
+        return None if label is None else str(label)
     except (ValueError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""The Source protocol, SourcePicture, and helpers that every source shares."""
+"""The Source protocol, SourceImage, and helpers that all sources share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from imageset.utils.text import format_class_count, format_count
 
 
 class PathLabel(NamedTuple):
-    """What a picture's place says of it."""
+    """The label and the split that an image's path gives; None if the path gives none."""
 
     label: str | None
     split: str | None
 
 
-SINGULAR_CAUSES = {"files of other kinds": "file of another kind"}  # of what is passed over
-MAX_CLASSES_DESCRIBED = 12  # no more are named one by one
+SINGULAR_CAUSES = {"files of other kinds": "file of another kind"}  # of files that are passed over
+MAX_CLASSES_DESCRIBED = 12  # with more classes, their names are left out
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One picture of a source, its bytes not yet read; `time` is when it was taken, UTC without a zone.
+    """One image of a source; its bytes are not read yet.
 
-    `read()` returns the bytes; it raises Rejected("unreadable" | "bomb") when the file may not be read or is far
-    too large, and OSError when reading fails in a way that trying again may cure.
+    Attributes:
+        uri: name of the image, unique in its source.
+        label: its label, or None.
+        group: images of a group stay in one split; None: no group.
+        split: the split that the source gives, or None.
+        read: returns the bytes. It raises Rejected("unreadable" | "bomb") if the file cannot be read or is far too
+            large, and OSError if reading fails with an error that may be transient.
+        time: when the image was taken, UTC without a zone, or None.
     """
 
     uri: str
@@ -41,16 +47,16 @@ class SourceImage:
 
 
 class Source(Protocol):
-    """What ingest needs to know about a source.
+    """The interface of a source, as an ingest uses it.
 
     Attributes:
         name: slug of the folder's (or the set's) name; becomes the dataset's name.
         kind: "folder", "archive", "table", "idx", "cifar", "public" or "digits".
-        multi_label: whether a picture's label is a set of names (imageset.labels).
-        passed_over: how many files were not taken for pictures, by cause.
-        classes: number of pictures of each class (of each label name).
-        splits: number of pictures of each split that the source itself makes.
-        problem: why nothing can be learned from it, or None.
+        multi_label: whether an image's label is a set of names (imageset.labels).
+        passed_over: number of files that are not images, by cause.
+        classes: number of images of each class (of each label name).
+        splits: number of images of each split that the source itself defines.
+        problem: why nothing can be learned from the source, or None.
     """
 
     name: str
@@ -66,17 +72,26 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def describe(self) -> str:
-        """One line: what was understood."""
+        """Return one line that describes the source as it was understood."""
         ...
 
 
 def slugify(name: str) -> str:
-    """A name for a dataset or a model: lower case, digits and dashes ("My Flowers" -> "my-flowers")."""
+    """Return a name for a dataset or a model: lower case, digits and dashes ("My Flowers" -> "my-flowers")."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
 
 
 def count_image(source: Source, path_label: PathLabel | None, cause: str) -> bool:
-    """Count a picture by its place; False where it is passed over."""
+    """Count an image by the label and split of its path.
+
+    Args:
+        source: its `classes` and `splits`, or its `passed_over`, are updated.
+        path_label: the label and split; None: the image is passed over.
+        cause: the cause under which it is passed over.
+
+    Returns:
+        Whether the image belongs to the source.
+    """
     if path_label is None:
         source.passed_over[cause] += 1
         return False
@@ -86,7 +101,7 @@ def count_image(source: Source, path_label: PathLabel | None, cause: str) -> boo
 
 
 def describe_source(source: Source, label: str, note: str = "") -> str:
-    """One line: what was understood of a source."""
+    """Return one line that describes a source: its images, classes, splits, a note, and files passed over."""
     kinds = format_class_count(len(source.classes), source.multi_label)
     text = f"{label}: {format_count(len(source), 'picture')} in {kinds}"
     if 0 < len(source.classes) <= MAX_CLASSES_DESCRIBED:
@@ -103,10 +118,10 @@ def describe_source(source: Source, label: str, note: str = "") -> str:
 
 
 def format_passed_over(passed_over: Mapping[str, int]) -> str:
-    """ ", passed over: ..." or nothing."""
+    """Return "; passed over: ..." with the numbers of files by cause, or an empty string."""
     if not passed_over:
         return ""
-    said = (
+    counts = (
         format_count(num, SINGULAR_CAUSES.get(cause, cause), cause) for cause, num in sorted(passed_over.items())
     )
-    return "; passed over: " + ", ".join(said)
+    return "; passed over: " + ", ".join(counts)

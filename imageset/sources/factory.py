@@ -1,4 +1,4 @@
-"""Open a source: decide which kind of source a path, a URL or a name is. No other module knows all kinds."""
+"""Opening of sources: decide which kind of source a path, a URL or a name is. No other module knows all kinds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from imageset.utils.progress import Progress
 def open_source(
     spec: str | os.PathLike[str], *, require_classes: bool = True, progress: Progress | None = None
 ) -> Source:
-    """Understand a source by its path, its URL, or its name ("sklearn://digits", "torchvision://FashionMNIST").
+    """Open a source by its path, its URL, or its name ("sklearn://digits", "torchvision://FashionMNIST").
 
-    `require_classes=False` also takes what nothing can be learned from, such as a single class, in order to look at it.
-    `progress` hears of what has to be fetched first.
+    Args:
+        spec: the path, URL or name.
+        require_classes: raise UserError if nothing can be learned from the source, such as a single class; False
+            opens it all the same, with the reason in `problem`.
+        progress: reports downloads.
 
     Raises:
-        UserError: it does not exist, or nothing to learn from is in it.
-        ConnectionError: a remote one does not answer, or breaks off again and again.
+        UserError: the source does not exist, or nothing can be learned from it.
+        ConnectionError: a remote source does not answer, or every attempt to read it failed.
     """
     text = os.fspath(spec)
     if "://" in text:
@@ -38,7 +41,7 @@ def open_source(
 
         if is_pattern(text):
             return open_pattern(text, require_classes=require_classes)
-        raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder a class")
+        raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder per class")
     return open_path(path, require_classes=require_classes)
 
 
@@ -52,17 +55,21 @@ def _open_url(text: str, require_classes: bool, progress: Progress | None) -> So
 
         return open_torchvision_set(text)
     if text.startswith("file://"):
-        path, _, said = text.removeprefix("file://").removeprefix("localhost").partition("?")
+        path, _, query = text.removeprefix("file://").removeprefix("localhost").partition("?")
         if not path.startswith("/"):
-            raise UserError(f"{text}: names another machine; a file here is file:///folder/name")
-        return open_source(unquote(path) + (f"?{said}" if said else ""), require_classes=require_classes)
+            raise UserError(f"{text}: names another machine; the URL of a local file is file:///folder/name")
+        return open_source(unquote(path) + (f"?{query}" if query else ""), require_classes=require_classes)
     from imageset.sources.remote.source import open_remote
 
     return open_remote(text, open_path, require_classes=require_classes, progress=progress)
 
 
 def check_url(url: str) -> None:
-    """Raise UserError if a URL cannot be a source, without fetching the data behind it."""
+    """Check that a URL can be a source, without downloading the data behind it.
+
+    Raises:
+        UserError: it cannot.
+    """
     if url.startswith("torchvision://"):
         from imageset.sources.benchmark_sets.torchvision_sets import check_torchvision_set
 
@@ -74,7 +81,11 @@ def check_url(url: str) -> None:
 
 
 def open_path(path: Path, *, require_classes: bool = True) -> Source:
-    """Understand a folder or a file of this machine that is no table."""
+    """Open a local folder, or a local file that is not a table, as a source.
+
+    Raises:
+        UserError: it is not a source, or nothing can be learned from it.
+    """
     from imageset.sources.archive import is_archive, open_archive
     from imageset.sources.benchmark_sets.cifar import find_cifar
     from imageset.sources.benchmark_sets.idx import IdxSource, is_idx
@@ -88,9 +99,9 @@ def open_path(path: Path, *, require_classes: bool = True) -> Source:
         return open_archive(path, require_classes=require_classes)
     if not path.is_dir():
         raise UserError(
-            f"{path}: not a folder; give a folder that holds one sub-folder a class, a zip or tar "
+            f"{path}: not a folder; give a folder that holds one sub-folder per class, a zip or tar "
             "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
         )
-    if not any(find_images(path)) and (several := open_sharded_folder(path, require_classes=require_classes)):
-        return several
+    if not any(find_images(path)) and (sharded := open_sharded_folder(path, require_classes=require_classes)):
+        return sharded
     return open_folder(path, require_classes=require_classes)

@@ -1,8 +1,7 @@
-"""Where labelled pictures come from: folders, archives, tables, IDX and CIFAR files, by path, URL or name.
+"""Folders of images as a source: one sub-folder per class, perhaps within train, val and test folders.
 
-`open_source` looks at a source once, cheaply, and either understands it (`describe()` echoes what was understood)
-or raises UserError. Iterating then yields one SourcePicture after another, always in the same order. A source is
-only ever read.
+Opening a source reads it once, cheaply, and either understands it (`describe()` tells how) or raises UserError.
+Iterating over it yields SourceImages, always in the same order. A source is only read, never changed.
 """
 
 from __future__ import annotations
@@ -23,11 +22,9 @@ from imageset.sources.layouts import (
     detect_layout,
 )
 
-# ---- one sub-folder a class ------------------------------------------------------------------------------------
-
 
 def open_folder(path: Path, *, require_classes: bool = True) -> FolderSource:
-    """The pictures of a folder, sub-folders included."""
+    """Open a folder, sub-folders included, as a source."""
     passed_over: Counter[str] = Counter()
     files = list(find_images(path, passed_over))
     name = slugify(path.resolve().name)
@@ -37,13 +34,16 @@ def open_folder(path: Path, *, require_classes: bool = True) -> FolderSource:
 
 
 class FolderSource:
-    """Pictures in one sub-folder a class, or in train|val|test folders that each hold one sub-folder a class.
+    """Images in one sub-folder per class, or in train|val|test folders that each hold one sub-folder per class.
 
     Args:
-        shown: what messages call it.
-        files: its pictures, each with `uri` and `read`, in a fixed order.
-        notes: small text files of it (imageset.sources.layouts.LAYOUT_FILES).
-        path: the folder itself where it is one of this machine; then empty class folders are complained about.
+        label: name of the source in messages.
+        name: slug that becomes the dataset's name.
+        files: the images, each with `uri` and `read`, in a fixed order.
+        passed_over: number of files that are not images, by cause.
+        layout_files: content by name of the small text files in `imageset.sources.layouts.LAYOUT_FILES`.
+        path: the folder itself if it is a local one; then empty class folders are a problem.
+        require_classes: raise UserError if nothing can be learned from the source.
     """
 
     kind = "folder"
@@ -64,9 +64,9 @@ class FolderSource:
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
         self._layout = detect_layout(label, [file.uri for file in files], layout_files, skip_common_folders=False)
-        unplaced = self._layout.skip_cause
-        self._files = [file for file in files if count_image(self, self._layout.parse_path(file.uri), unplaced)]
-        self.problem = self._problem(path)
+        skip_cause = self._layout.skip_cause
+        self._files = [file for file in files if count_image(self, self._layout.parse_path(file.uri), skip_cause)]
+        self.problem = self._find_problem(path)
         if require_classes and self.problem:
             raise UserError(self.problem)
 
@@ -79,14 +79,15 @@ class FolderSource:
         return len(self._files)
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         return describe_source(self, self.label, self._layout.note)
 
-    def _problem(self, path: Path | None) -> str | None:
-        """Why nothing can be learned from this folder, or None."""
+    def _find_problem(self, path: Path | None) -> str | None:
+        """Return why nothing can be learned from this folder, or None."""
         if not self._files:
             return (
                 f"{self.label}: holds no pictures{format_passed_over(self.passed_over)}; "
-                "give a folder that holds one sub-folder a class"
+                "give a folder that holds one sub-folder per class"
             )
         folders = _list_visible_folders(path) if path else []
         top = {file.uri.split("/")[0] for file in self._files}
@@ -97,7 +98,7 @@ class FolderSource:
             )
         if not self.classes:
             return (
-                f"{self.label}: the pictures lie in no class folder; move them into one sub-folder a class"
+                f"{self.label}: the pictures are in no class folder; move them into one sub-folder per class"
                 f"{_hint_at_table(path)}"
             )
         if len(self.classes) < 2:
@@ -108,22 +109,22 @@ class FolderSource:
         return None
 
     def _is_known(self, folder: str) -> bool:
-        """Whether a folder without pictures is no class: ImageNet's notes lie in it, or pictures passed over."""
+        """Return whether a folder without images is no class: it holds ImageNet's text files or skipped images."""
         passed_over = folder.lower() in SPLIT_BY_FOLDER and self.passed_over[self._layout.skip_cause]
         return bool(self._layout.note or passed_over)
 
 
 def _read_layout_files(path: Path) -> dict[str, bytes]:
-    """The small text files of a folder that tell its layout."""
-    notes = {}
-    for note in LAYOUT_FILES:
+    """Read the small text files of a folder that define its layout."""
+    contents = {}
+    for name in LAYOUT_FILES:
         for folder in LAYOUT_FILE_FOLDERS:
-            file = path / folder / note
-            if note in notes or file.is_symlink() or not file.is_file():
+            file = path / folder / name
+            if name in contents or file.is_symlink() or not file.is_file():
                 continue
             if file.stat().st_size <= MAX_LAYOUT_FILE_BYTES:
-                notes[note] = read_file(file)
-    return notes
+                contents[name] = read_file(file)
+    return contents
 
 
 def _hint_at_nested_folder(path: Path | None, folders: list[str]) -> str:
@@ -132,8 +133,8 @@ def _hint_at_nested_folder(path: Path | None, folders: list[str]) -> str:
 
 
 def _hint_at_table(path: Path | None) -> str:
-    endings = (".csv", ".tsv", ".jsonl")
-    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in endings) if path else []
+    extensions = (".csv", ".tsv", ".jsonl")
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in extensions) if path else []
     return f", or give the table that names them (did you mean {tables[0]}?)" if tables else ""
 
 

@@ -1,11 +1,11 @@
-"""Pictures named by tables: CSV, TSV, JSON lines or Parquet, with Hugging Face's image Parquet among them.
+"""Tables as a source: CSV, TSV, JSON lines or Parquet, Hugging Face's image Parquet included.
 
-The columns are guessed by their names and can be said: `table.csv?path=file&label=breed&split=fold&group=dog`,
-`?label=tags&separator=;` or `?labels=cat,dog,cow` where a picture bears several labels (imageset.sources.columns).
+The columns are guessed by their names and can be given: `table.csv?path=file&label=breed&split=fold&group=dog`,
+and `?label=tags&separator=;` or `?labels=cat,dog,cow` for multi-label images (imageset.sources.columns).
 
-A path in a table leads below the table's own folder or nowhere: never up, never to another place, and never to a
-URL, since whoever wrote the table would then choose what this machine asks for. Behind a URL the same holds: the
-pictures lie below the table (imageset.sources.remote.source).
+Only files below the table's own folder are read: no parent folder, no other path, and no URL, since the author of
+the table could then choose what this machine requests. The same holds for a table behind a URL: its images are
+below it (imageset.sources.remote.source).
 """
 
 from __future__ import annotations
@@ -38,27 +38,29 @@ _ROWS_AT_ONCE = 64
 
 
 def is_table(spec: str) -> bool:
-    """Whether the source is a table (perhaps with its columns said after a question mark)."""
+    """Return whether a source is a table, perhaps with its columns after a question mark."""
     path = Path(spec.partition("?")[0]).expanduser()
     return path.name.lower().endswith(TABLE_EXTENSIONS) and path.is_file()
 
 
 def open_table(spec: str, *, require_classes: bool = True) -> TableSource:
-    """The source "table.csv" or "table.csv?label=breed&..."."""
-    text, _, said = spec.partition("?")
+    """Open "table.csv" or "table.csv?label=breed&..." as a source."""
+    text, _, query = spec.partition("?")
     path = Path(text).expanduser()
-    return TableSource([path], label=text, name=slugify(path.stem), query=said, require_classes=require_classes)
+    return TableSource([path], label=text, name=slugify(path.stem), query=query, require_classes=require_classes)
 
 
 class TableSource:
-    """Tables of the same columns whose rows are pictures: paths below the table's folder, or the bytes themselves.
+    """Tables with the same columns whose rows are images: paths below the table's folder, or the bytes themselves.
 
     Args:
-        files: one table or several; a split in their own names (train-00000-of-00002.parquet) holds where no
-            column says one.
-        shown: what messages call them.
-        said: roles of columns, as in a URL's query.
-        below: reads what a table names; None: a file below the table's folder.
+        files: one table or several. If there is no column of splits, the split is taken from the name of the file
+            (train-00000-of-00002.parquet).
+        label: name of the source in messages.
+        name: slug that becomes the dataset's name.
+        query: roles of columns, as in a URL's query.
+        require_classes: raise UserError if nothing can be learned from the source.
+        read_image: reads an image by the path in the table; None: reads a file below the table's folder.
     """
 
     kind = "table"
@@ -74,14 +76,14 @@ class TableSource:
         read_image: Callable[[str], bytes] | None = None,
     ) -> None:
         self.label, self.name = label, name
-        self._files, self._below = list(files), read_image
+        self._files, self._read_image = list(files), read_image
         self.passed_over: Counter[str] = Counter()
         schema = _read_common_schema(self._files)
         roles = dict(parse_qsl(query, keep_blank_values=True))
         self._columns = choose_columns(label, schema.names, roles)
         try:
             self._labels, self.problem = (
-                choose_label_reader(label, schema, self._columns, roles, self._distinct),
+                choose_label_reader(label, schema, self._columns, roles, self._collect_distinct),
                 None,
             )
         except UserError as error:
@@ -91,92 +93,103 @@ class TableSource:
         self.multi_label = self._labels.multi_label
         labels: Counter[str | None] = Counter()
         self.splits: Counter[str] = Counter()
-        roles_read = ("split",) if self._labels.columns else ("path", "split")  # no column at all has no rows
-        for file, batch in self._batches(*roles_read, labels=True):
+        roles_read = (
+            ("split",) if self._labels.columns else ("path", "split")
+        )  # with no column at all there are no rows
+        for file, batch in self._iter_batches(*roles_read, labels=True):
             labels.update(map(self._labels.read, batch))
-            self.splits.update(split for split in (self._split(row, file) for row in batch) if split is not None)
+            self.splits.update(
+                split for split in (self._find_split(row, file) for row in batch) if split is not None
+            )
         self._num = labels.total()
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
-        self.problem = self.problem or self._problem()
+        self.problem = self.problem or self._find_problem()
         if require_classes and self.problem:
             raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
-        for file, batch in self._batches("path", "split", "group", "time", labels=True):
+        for file, batch in self._iter_batches("path", "split", "group", "time", labels=True):
             for row in batch:
-                uri, read = self._picture(row, numbers[file], file)
-                group = row.get(self._columns["group"] or "")
-                named = None if group is None else str(group)
+                uri, read = self._build_reader(row, numbers[file], file)
+                value = row.get(self._columns["group"] or "")
+                group = None if value is None else str(value)
                 time = parse_time(row.get(self._columns["time"] or ""))
-                yield SourceImage(uri, self._labels.read(row), named, self._split(row, file), read, time)
+                yield SourceImage(uri, self._labels.read(row), group, self._find_split(row, file), read, time)
                 numbers[file] += 1
 
     def __len__(self) -> int:
         return self._num
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
-        extra = f"columns {columns}" + (f"; {self._labels.note}" if self._labels.note else "")
-        return describe_source(self, self.label, extra)
+        note = f"columns {columns}" + (f"; {self._labels.note}" if self._labels.note else "")
+        return describe_source(self, self.label, note)
 
-    def _batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-        """Some rows at a time with the columns of these roles, and the file they stand in."""
-        wanted = [self._columns[role] for role in roles] + list(self._labels.columns if labels else ())
+    def _iter_batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+        """Yield a file and some of its rows, with the columns of these roles and, if `labels`, of the labels."""
+        names = [self._columns[role] for role in roles] + list(self._labels.columns if labels else ())
         for file in self._files:
-            for batch in _iter_table_batches(file, list(dict.fromkeys(name for name in wanted if name))):
+            for batch in _iter_table_batches(file, list(dict.fromkeys(name for name in names if name))):
                 yield file, batch.to_pylist()
 
-    def _distinct(self, column: str) -> set[Any]:
+    def _collect_distinct(self, column: str) -> set[Any]:
         values: set[Any] = set()
         for file in self._files:
             for batch in _iter_table_batches(file, [column]):
                 values.update(batch.column(0).unique().to_pylist())
         return values
 
-    def _split(self, row: Mapping[str, Any], file: Path) -> str | None:
+    def _find_split(self, row: Mapping[str, Any], file: Path) -> str | None:
         column = self._columns["split"]
         if column is None:
-            several = len(self._files) > 1 or "-of-" in file.stem
-            return guess_split_from_path(file.name) or guess_split_from_path(file.parent.name) if several else None
+            is_shard = len(self._files) > 1 or "-of-" in file.stem
+            return (
+                guess_split_from_path(file.name) or guess_split_from_path(file.parent.name) if is_shard else None
+            )
         return SPLIT_BY_FOLDER.get(str(row[column] or "").lower())
 
-    def _picture(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
+    def _build_reader(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
         value = row[self._columns["path"] or ""]
-        place = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
+        row_name = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
             data, name = value.get("bytes"), value.get("path")
             if data is not None:
-                return f"{place}/{name or 'picture'}", partial(bytes, data)
+                return f"{row_name}/{name or 'picture'}", partial(bytes, data)
             value = name
         if isinstance(value, bytes):
-            return f"{place}/picture", partial(bytes, value)
+            return f"{row_name}/picture", partial(bytes, value)
         if not value:
-            return f"{place}/picture", _raise_no_file
+            return f"{row_name}/picture", _raise_no_file
         return _display_path(str(value)), partial(
-            self._below or partial(_read_below_folder, file.parent), str(value)
+            self._read_image or partial(_read_below_folder, file.parent), str(value)
         )
 
-    def _problem(self) -> str | None:
+    def _find_problem(self) -> str | None:
         if not self._num:
             return f"{self.label}: holds no rows"
         if self._num_kinds < 2:
             column = ", ".join(self._labels.columns)
-            found = f"{format_count(len(self.classes), 'class', 'classes')} in the column '{column}'"
+            labels = f"{format_count(len(self.classes), 'class', 'classes')} in the column '{column}'"
             if self.multi_label:
-                found = f"all pictures bear the same labels ({', '.join(self.classes) or 'none'})"
-            return f"{self.label}: {found}; at least two are needed to learn a difference"
+                labels = f"all pictures have the same labels ({', '.join(self.classes) or 'none'})"
+            return f"{self.label}: {labels}; at least two are needed to learn a difference"
         return None
 
 
 def _read_below_folder(folder: Path, name: str) -> bytes:
-    """Read a file that the table names, only below the table's own folder."""
+    """Read a file below the table's own folder.
+
+    Raises:
+        Rejected: the path is a URL, is outside the folder, or does not exist.
+    """
     if "://" in name:
-        raise Rejected("unreadable", "a URL: a table names files below its own folder, nothing else is fetched")
+        raise Rejected("unreadable", "a URL: only files below the table's folder are read")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise Rejected("unreadable", "lies outside the table's folder")
+        raise Rejected("unreadable", "is outside the table's folder")
     try:
         return read_file(path)
     except (FileNotFoundError, IsADirectoryError):
@@ -184,7 +197,7 @@ def _read_below_folder(folder: Path, name: str) -> bytes:
 
 
 def _display_path(name: str) -> str:
-    """A row's path; of an address, which is refused, without its credentials."""
+    """Return a row's path; a URL, which is rejected later, without its credentials."""
     try:
         return mask_url(name)
     except UserError:
@@ -198,10 +211,10 @@ def _raise_no_file() -> bytes:
 def _read_common_schema(files: Sequence[Path]) -> pa.Schema:
     schema = _read_schema(files[0])
     for file in files[1:]:
-        other = _read_schema(file)
-        if other.names != schema.names:
+        file_schema = _read_schema(file)
+        if file_schema.names != schema.names:
             raise UserError(
-                f"{file}: has the columns {', '.join(other.names)}, but {files[0].name} has "
+                f"{file}: has the columns {', '.join(file_schema.names)}, but {files[0].name} has "
                 f"{', '.join(schema.names)}; give tables of one kind"
             )
     return schema
@@ -227,7 +240,7 @@ def _iter_table_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBat
 
 
 def _read_text_table(path: Path) -> pa.Table:
-    """CSV, TSV or JSON lines; every cell of the first two as text, so that class 007 stays 007."""
+    """Read CSV, TSV or JSON lines; cells of CSV and TSV stay text, so that class 007 stays 007."""
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return pa.json.read_json(path)

@@ -1,4 +1,4 @@
-"""What is refused by comparing records, without a look at pixels: twins, quarrels over a label, no label."""
+"""Rejections found by comparing records, without pixels: exact duplicates, label conflicts, missing labels."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from imageset.utils.arrow import take_rows, to_id_words
 
 
 def find_duplicates(records: pa.Table) -> tuple[np.ndarray, list[Rejection]]:
-    """Return (positions of the rows to keep, refusals of the others).
+    """Find the rows to keep and reject the others.
 
-    `records` has the columns image_id, uri, label, split, reason and detail. Of rows with the same bytes one is
-    kept: the one that came in the test split, else in validation, else the first by uri; none where their labels
-    (or, where a picture has several, their sets of labels) disagree. The others are refused as "duplicate", or as
-    "leak" where the source put them into another split.
+    Of rows with the same bytes a single row is kept: the row of the test split, else of validation, else the first
+    by uri; none if their labels (for a multi-label dataset, their sets of labels) differ. The others are rejected
+    as "duplicate", or as "leak" if the source put them into another split.
+
+    Args:
+        records: a table with the columns image_id, uri, label, split, reason and detail.
+
+    Returns:
+        (int64 positions of the rows to keep in ascending order, the rejections of the others).
     """
-    refused = _list_already_rejected(records)
+    rejections = _list_already_rejected(records)
     known, labelled = (records[column].is_valid().to_numpy() for column in ("image_id", "label"))
     single = known & labelled & _are_unique(records["image_id"])
-    positions = [np.flatnonzero(single)]
-    unsure = np.flatnonzero(known & ~single)
-    rows = take_rows(records.select(["image_id", "uri", "label", "split"]), unsure).to_pylist()
-    together: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    for position, row in zip(unsure.tolist(), rows, strict=True):
-        together.setdefault(row["image_id"], []).append((position, row))
-    for same in together.values():
-        positions.append(np.array(_choose_one(same, refused), np.int64))
-    return np.sort(np.concatenate(positions)), refused
+    kept = [np.flatnonzero(single)]
+    ambiguous = np.flatnonzero(known & ~single)
+    rows = take_rows(records.select(["image_id", "uri", "label", "split"]), ambiguous).to_pylist()
+    rows_by_id: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for position, row in zip(ambiguous.tolist(), rows, strict=True):
+        rows_by_id.setdefault(row["image_id"], []).append((position, row))
+    for copies in rows_by_id.values():
+        kept.append(np.array(_choose_copy(copies, rejections), np.int64))
+    return np.sort(np.concatenate(kept)), rejections
 
 
 def _are_unique(image_ids: pa.ChunkedArray) -> np.ndarray:
-    """bool (N,): that no other has the same image_id; by 64 bits of it, so that it may be False without one."""
+    """Return bool (N,): whether no other row has the same image_id.
+
+    Only 64 bits of the image_id are compared: the result may be False for a unique image_id, too.
+    """
     values = to_id_words(image_ids)
-    in_order = np.sort(values)
-    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    del in_order
-    if not len(several):
+    ordered = np.sort(values)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not len(repeated):
         return np.ones(len(values), bool)
-    return several[np.minimum(np.searchsorted(several, values), len(several) - 1)] != values
+    return repeated[np.minimum(np.searchsorted(repeated, values), len(repeated) - 1)] != values
 
 
 def _list_already_rejected(records: pa.Table) -> list[Rejection]:
@@ -50,17 +58,17 @@ def _list_already_rejected(records: pa.Table) -> list[Rejection]:
     return [Rejection(**row) for row in rows.to_pylist()]
 
 
-def _choose_one(same: list[tuple[int, dict[str, Any]]], refused: list[Rejection]) -> list[int]:
-    """The position to keep of rows with the same bytes (or none); the others are refused."""
+def _choose_copy(copies: list[tuple[int, dict[str, Any]]], rejections: list[Rejection]) -> list[int]:
+    """Return the position to keep of rows with the same bytes, or none; append the rejections of the others."""
     labelled = []
-    for position, row in same:
+    for position, row in copies:
         if row["label"] is None:
-            refused.append(_build_rejection(row, "unlabelled", "lies in no class folder"))
+            rejections.append(_build_rejection(row, "unlabelled", "lies in no class folder"))
         else:
             labelled.append((position, row))
     labels = sorted({row["label"] for _, row in labelled})
     if len(labels) > 1:
-        refused += [
+        rejections += [
             _build_rejection(
                 row, "label_conflict", f"the same bytes are labelled {' and '.join(map(_display_label, labels))}"
             )
@@ -68,12 +76,12 @@ def _choose_one(same: list[tuple[int, dict[str, Any]]], refused: list[Rejection]
         ]
         return []
     labelled.sort(key=_rank_row)
-    refused += [_reject_copy(labelled[0][1], row) for _, row in labelled[1:]]
+    rejections += [_reject_copy(labelled[0][1], row) for _, row in labelled[1:]]
     return [position for position, _ in labelled[:1]]
 
 
 def _display_label(label: str) -> str:
-    return label or "with nothing"  # a picture may bear none of several labels
+    return label or "with nothing"  # an image of a multi-label dataset may have no label
 
 
 def _reject_copy(kept: dict[str, Any], row: dict[str, Any]) -> Rejection:
@@ -83,8 +91,8 @@ def _reject_copy(kept: dict[str, Any], row: dict[str, Any]) -> Rejection:
     return _build_rejection(row, "leak", f"{detail} of the {kept['split']} split")
 
 
-def _rank_row(one: tuple[int, dict[str, Any]]) -> tuple[int, str]:
-    row = one[1]
+def _rank_row(numbered_row: tuple[int, dict[str, Any]]) -> tuple[int, str]:
+    row = numbered_row[1]
     return {"test": 0, "val": 1}.get(row["split"], 2), row["uri"]
 
 

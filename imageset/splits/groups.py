@@ -1,12 +1,12 @@
-"""Which pictures belong together: the source's own groups, and near duplicates; and where that crosses splits.
+"""Groups of images that belong together: the source's own groups and near duplicates.
 
-What is promised, once a picture is in a dataset, whatever others come or go:
-- By hash, a picture that is alone or in a group that the source names stays in its split, always.
-- A cluster of look-alikes goes where its eldest goes: the picture of the earliest ingest, among those the one with
-  the smallest image_id. So a newcomer follows those that were there. A picture of a cluster can move only when the
-  eldest leaves the source, or when a newcomer resembles two clusters and so makes them one.
-- By time, a group of the source goes where its eldest goes: of the earliest ingest the picture taken first, be it
-  still in the source or not. A cluster of look-alikes likewise, among those still there.
+Guarantees for an image in a dataset, whichever images are added to or removed from the source:
+- By hash, an image that is ungrouped or in a group of the source always stays in its split.
+- A group of near duplicates has the split of its anchor image: of the images of the earliest ingest, the one with
+  the smallest image_id. A new image therefore follows the images that were there before. An image of such a group
+  can move only when the anchor leaves the source, or when a new image resembles two groups and so merges them.
+- By time, a group of the source has the split of its anchor: of the images of the earliest ingest, the one taken
+  first, even if it has left the source since. A group of near duplicates likewise, among the images in the source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from imageset.utils.arrow import iter_slices, take_rows, to_id_words, to_strings
 
 
 def group_by_name(names: pa.ChunkedArray) -> np.ndarray:
-    """int32 (N,): for each picture the number of the first one with the same name; its own where it has none."""
+    """Return int32 (N,): for each image the number of the first image with the same group name.
+
+    It is the image's own number if it has no name.
+    """
     numbers = np.arange(len(names), dtype=np.int32)
     named = np.flatnonzero(names.is_valid().to_numpy())
     if not len(named):
@@ -40,12 +43,13 @@ def group_by_name(names: pa.ChunkedArray) -> np.ndarray:
 
 
 class GroupAssignment(NamedTuple):
-    """For each of some pictures.
+    """The values that determine the splits of several images, one entry for each.
 
-    groups: the name of its group, or None.
-    source_groups: the same where the source named it: such a group hashes by its name.
-    keys: the image_id whose hash places it: its own, or that of its cluster's eldest.
-    times: datetime64[us], the time that places it: its own, or that of its group's eldest.
+    Attributes:
+        groups: the name of the image's group, or None.
+        source_groups: the name if the source gave it, else None; the hash of such a group is that of its name.
+        hash_keys: the image_id whose hash determines the split: the image's own, or that of its anchor.
+        times: datetime64[us], the time that determines the split: the image's own, or that of its anchor.
     """
 
     groups: list[str | None]
@@ -56,15 +60,15 @@ class GroupAssignment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """For each of N pictures, in raw order.
+    """The groups of N images, in raw order.
 
     Attributes:
-        rows: their table, with the columns image_id and group (of the source).
-        leaders: int32 (N,), number of the first picture of its group, its own where it is alone.
-        eldest: int32 (N,), number of the eldest picture of its group, its own where it is alone.
-        tied: bool (N,), whether it is not alone.
-        near: bool (N,), whether it is tied only because it looks like others.
-        times: datetime64[us] (N,), the time that places it: its own, or that of its group's eldest.
+        rows: the table of the images, with the columns image_id and group (of the source).
+        leaders: int32 (N,), number of the first image of the group; the image's own if it is ungrouped.
+        anchors: int32 (N,), number of the anchor image of the group; the image's own if it is ungrouped.
+        is_grouped: bool (N,), whether the group has several images.
+        is_near_duplicate: bool (N,), whether the image is grouped only because it looks like others.
+        times: datetime64[us] (N,), the time that determines the split: the image's own, or that of its anchor.
     """
 
     rows: pa.Table
@@ -75,25 +79,30 @@ class Groups:
     times: np.ndarray
 
     @property
-    def num_near(self) -> int:
-        """How many pictures are tied only because they look alike."""
+    def num_near_duplicates(self) -> int:
+        """The number of images that are grouped only because they look alike."""
         return int(self.is_near_duplicate.sum())
 
     def find_moved(self, first: int, num: int) -> np.ndarray:
-        """Which of so many pictures from `first` on are placed by something else than their own bytes."""
+        """Return bool (num,): whether something else than the image's own bytes determines its split.
+
+        Args:
+            first: number of the first image.
+            num: number of images.
+        """
         return self.is_grouped[first : first + num] | self.rows["group"].slice(first, num).is_valid().to_numpy()
 
     def build_assignments(self, first: int, num: int) -> GroupAssignment:
-        """What places the pictures from `first` on, `num` of them."""
-        keys, source_groups = _list_ids_and_groups(self.rows.slice(first, num))
+        """Return the values that determine the splits of `num` images from number `first` on."""
+        hash_keys, source_groups = _list_ids_and_groups(self.rows.slice(first, num))
         groups = list(source_groups)
-        tied = np.flatnonzero(self.is_grouped[first : first + num])
-        eldest, which = np.unique(self.anchors[first + tied], return_inverse=True)
-        ids, names = _list_ids_and_groups(take_rows(self.rows, eldest))
-        for number, old in zip(tied.tolist(), which.tolist(), strict=True):
-            source_groups[number], keys[number] = names[old], ids[old]
-            groups[number] = names[old] or f"near-{ids[old][:16]}"
-        return GroupAssignment(groups, source_groups, keys, self.times[first : first + num])
+        grouped = np.flatnonzero(self.is_grouped[first : first + num])
+        anchors, positions = np.unique(self.anchors[first + grouped], return_inverse=True)
+        ids, names = _list_ids_and_groups(take_rows(self.rows, anchors))
+        for number, position in zip(grouped.tolist(), positions.tolist(), strict=True):
+            source_groups[number], hash_keys[number] = names[position], ids[position]
+            groups[number] = names[position] or f"near-{ids[position][:16]}"
+        return GroupAssignment(groups, source_groups, hash_keys, self.times[first : first + num])
 
 
 def _list_ids_and_groups(rows: pa.Table) -> tuple[list[str], list[str | None]]:
@@ -101,88 +110,102 @@ def _list_ids_and_groups(rows: pa.Table) -> tuple[list[str], list[str | None]]:
 
 
 def build_groups(rows: pa.Table, phashes: np.ndarray, max_bits: int | None, folder: Path) -> Groups:
-    """Tie pictures of the same source group and, with max_bits, near duplicates; `folder` holds their pixels.
+    """Group images of the same source group and, with `max_bits`, near duplicates.
 
-    `rows` has the columns image_id, group, shard and row (of the pixels), ingest (int32, in which the picture
-    came), and since_ingest and since (datetime64[us]): of the eldest of the source's group, by with_ages.
+    Args:
+        rows: a table with the columns image_id, group, shard and row (of the pixels), and those of `add_ages`.
+        phashes: uint64 (N,).
+        max_bits: the bits in which the hashes of near duplicates differ at most; None: they are not looked for.
+        folder: holds the shards of pixels.
     """
     leaders = group_by_name(rows["group"])
     if max_bits is not None:
         leaders = group_near_duplicates(phashes, max_bits, _PixelComparer(rows, folder), leaders)
     leaders = leaders.astype(np.int32)
-    tied = (np.bincount(leaders, minlength=len(leaders)) > 1)[leaders]
+    is_grouped = (np.bincount(leaders, minlength=len(leaders)) > 1)[leaders]
     ids, named = rows["image_id"], rows["group"].is_valid().to_numpy()
-    eldest = _find_anchors(
-        leaders, tied, rows["ingest"].to_numpy(), *(partial(_read_id_word, ids, word) for word in range(4))
+    anchors = _find_anchors(
+        leaders, is_grouped, rows["ingest"].to_numpy(), *(partial(_read_id_word, ids, word) for word in range(4))
     )
     since = rows["since"].to_numpy()
-    times = since[_find_anchors(leaders, tied, rows["since_ingest"].to_numpy(), _to_sortable(since))]
-    return Groups(rows.select(["image_id", "group"]), leaders, eldest, tied, tied & ~named[eldest], times)
+    times = since[_find_anchors(leaders, is_grouped, rows["since_ingest"].to_numpy(), _to_sortable(since))]
+    return Groups(
+        rows.select(["image_id", "group"]), leaders, anchors, is_grouped, is_grouped & ~named[anchors], times
+    )
 
 
 def add_ages(records: pa.Table, first_shards: list[int]) -> pa.Table:
-    """Add the columns ingest, since_ingest and since (see tie) to records, which hold absent pictures too."""
+    """Add the columns ingest, since_ingest and since to records.
+
+    ingest (int32) is the number of the ingest that added the image; since_ingest (int32) and since
+    (datetime64[us]) are the ingest and the time of the anchor of the source's group.
+
+    Args:
+        records: a table with the columns time, shard and group, including images that have left the source.
+        first_shards: the number of the first raw shard of each ingest.
+    """
     times = records["time"].to_numpy()
     shards = records["shard"].fill_null(0).to_numpy()
     ingests = (np.searchsorted(first_shards, shards, side="right") - 1).astype(np.int32)
     dated = np.where(np.isnat(times), np.iinfo(np.int32).max, ingests)
     if records["group"].null_count < len(records):
         leaders = group_by_name(records["group"])
-        eldest = _find_anchors(leaders, records["group"].is_valid().to_numpy(), dated, _to_sortable(times))
-        dated, times = dated[eldest], times[eldest]
+        anchors = _find_anchors(leaders, records["group"].is_valid().to_numpy(), dated, _to_sortable(times))
+        dated, times = dated[anchors], times[anchors]
     for name, values in (("ingest", ingests), ("since_ingest", dated), ("since", times)):
         records = records.append_column(name, pa.array(values))
     return records
 
 
 def _find_anchors(
-    leaders: np.ndarray, tied: np.ndarray, *keys: np.ndarray | Callable[[np.ndarray], np.ndarray]
+    leaders: np.ndarray, is_grouped: np.ndarray, *keys: np.ndarray | Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """int32 (N,): for each position that of its group's eldest, the one with the smallest keys.
+    """Return int32 (N,): for each position that of its group's anchor, which has the smallest keys.
 
-    Its own where it is not `tied`. A key is an array (N,), or gives the values at positions.
+    A position that is not grouped is its own anchor. A key is an array (N,) or a function of positions that
+    returns their values.
     """
-    eldest = np.arange(len(leaders), dtype=np.int32)
-    left = np.flatnonzero(tied).astype(np.int32)
+    anchors = np.arange(len(leaders), dtype=np.int32)
+    candidates = np.flatnonzero(is_grouped).astype(np.int32)
     for key in keys:
-        values = key(left) if callable(key) else key[left]
-        least = np.full(len(leaders), np.iinfo(values.dtype).max, values.dtype)
-        np.minimum.at(least, leaders[left], values)
-        left = left[values == least[leaders[left]]]
+        values = key(candidates) if callable(key) else key[candidates]
+        smallest = np.full(len(leaders), np.iinfo(values.dtype).max, values.dtype)  # by leader
+        np.minimum.at(smallest, leaders[candidates], values)
+        candidates = candidates[values == smallest[leaders[candidates]]]
     first = np.empty(len(leaders), np.int32)  # by leader
-    first[leaders[left[::-1]]] = left[::-1]
-    eldest[tied] = first[leaders[tied]]
-    return eldest
+    first[leaders[candidates[::-1]]] = candidates[::-1]
+    anchors[is_grouped] = first[leaders[is_grouped]]
+    return anchors
 
 
 def _read_id_word(image_ids: pa.ChunkedArray, word: int, positions: np.ndarray) -> np.ndarray:
-    """id_words of the pictures at these positions."""
+    """Return `to_id_words` of the images at these positions."""
     table = pa.table([image_ids], ["image_id"])
-    words = [to_id_words(pa.chunked_array([some["image_id"]]), word) for some in iter_slices(table, positions)]
+    words = [to_id_words(pa.chunked_array([batch["image_id"]]), word) for batch in iter_slices(table, positions)]
     return np.concatenate([np.empty(0, np.uint64), *words])
 
 
 def _to_sortable(times: np.ndarray) -> np.ndarray:
-    """int64: the times as numbers, what is not known last."""
+    """Return the times as int64 numbers; unknown times sort last."""
     return np.where(np.isnat(times), np.iinfo(np.int64).max, times.astype("datetime64[us]").view(np.int64))
 
 
 class _PixelComparer:
-    """Compares the pixels of pairs of rows."""
+    """A callable that compares the pixels of pairs of rows."""
 
     def __init__(self, rows: pa.Table, folder: Path) -> None:
         self._shards, self._rows = rows["shard"].to_numpy(), rows["row"].to_numpy()
         self._folder = folder
         self._maps: dict[int, np.ndarray] = {}
 
-    def __call__(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return are_alike(self._pixels(one), self._pixels(other))
+    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return are_alike(self._read_pixels(left), self._read_pixels(right))
 
-    def _pixels(self, numbers: np.ndarray) -> np.ndarray:
-        pixels = [self._shard(int(self._shards[number]))[self._rows[number]] for number in numbers.tolist()]
+    def _read_pixels(self, numbers: np.ndarray) -> np.ndarray:
+        pixels = [self._open_shard(int(self._shards[number]))[self._rows[number]] for number in numbers.tolist()]
         return np.stack(pixels)
 
-    def _shard(self, number: int) -> np.ndarray:
+    def _open_shard(self, number: int) -> np.ndarray:
         if number not in self._maps:
             self._maps[number] = np.load(self._folder / name_pixel_shard(number), mmap_mode="r")
         return self._maps[number]

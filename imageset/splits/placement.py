@@ -1,4 +1,4 @@
-"""Assign a split to every row, and check that no split is empty and no class is alone."""
+"""The assignment of a split to every row, and checks that no split is empty and there are several classes."""
 
 from __future__ import annotations
 
@@ -11,78 +11,89 @@ import pyarrow as pa
 
 from imageset.exceptions import UserError
 from imageset.splits.groups import Groups
-from imageset.splits.split_rule import (
-    SplitRule,
-    assign_splits,
-    hash_to_unit_interval,
-)
+from imageset.splits.split_rule import SplitRule, assign_splits, hash_to_unit_interval
 from imageset.store.format import SPLITS
-from imageset.utils.arrow import (
-    ROWS_AT_ONCE,
-    memmap_zeros,
-    take_rows,
-    to_strings,
-)
+from imageset.utils.arrow import ROWS_AT_ONCE, memmap_zeros, take_rows, to_strings
 from imageset.utils.text import format_class_count, format_count
 
 EARLY_CHECK_ROWS = 1000
 HASHES_AT_ONCE = 500
 
 
-# ---- split -----------------------------------------------------------------------------------------------------
-
-
 def assign_row_splits(rows: pa.Table, rule: SplitRule) -> list[str]:
-    """The split of every row."""
-    image_ids, groups, made = (to_strings(rows[column]) for column in ("image_id", "group", "split"))
-    return assign_splits(image_ids, groups, made, rule, rows["since"].to_numpy())  # type: ignore[arg-type]
+    """Return the split of every row, from its own columns alone."""
+    image_ids, groups, given_splits = (to_strings(rows[column]) for column in ("image_id", "group", "split"))
+    return assign_splits(image_ids, groups, given_splits, rule, rows["since"].to_numpy())  # type: ignore[arg-type]
 
 
 def compute_split_hashes(image_ids: pa.ChunkedArray, rule: SplitRule, folder: Path) -> np.ndarray | None:
-    """What split_rule.hash_to_unit_interval says of each picture by its own bytes, in a file of `folder`; None by time.
+    """Compute the split hash of each image from its own bytes into an array on disk.
 
-    For a thread beside others: it lets them go on after every few pictures.
+    Runs in a background thread and yields to other threads after every HASHES_AT_ONCE images.
+
+    Args:
+        image_ids: of the images.
+        rule: the split rule.
+        folder: where the unnamed file of the array is created.
+
+    Returns:
+        float64 (N,) as of `hash_to_unit_interval`; None for a time-based split.
     """
     if rule.by == "time":
         return None
-    points = memmap_zeros(len(image_ids), np.float64, folder)
-    for start in range(0, len(points), HASHES_AT_ONCE):
-        some = to_strings(image_ids.slice(start, HASHES_AT_ONCE))
-        points[start : start + len(some)] = hash_to_unit_interval(some, [None] * len(some), rule.seed)  # type: ignore[arg-type]
+    hashes = memmap_zeros(len(image_ids), np.float64, folder)
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        ids = to_strings(image_ids.slice(start, HASHES_AT_ONCE))
+        hashes[start : start + len(ids)] = hash_to_unit_interval(ids, [None] * len(ids), rule.seed)  # type: ignore[arg-type]
         time.sleep(0)
-    return points
+    return hashes
 
 
 def iter_row_splits(
-    rows: pa.Table, rule: SplitRule, ties: Groups, points: np.ndarray | None = None
+    rows: pa.Table, rule: SplitRule, groups: Groups, hashes: np.ndarray | None = None
 ) -> Iterator[list[str]]:
-    """The splits of the rows, ROWS_AT_ONCE at a time; `points` are those of points_alone."""
+    """Yield the splits of the rows, ROWS_AT_ONCE at a time.
+
+    Args:
+        rows: a table with the column split (of the source).
+        rule: the split rule.
+        groups: the groups of the rows.
+        hashes: the result of `compute_split_hashes`, if known.
+    """
     source_splits = rows["split"].unique().to_pylist()
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        made = to_strings(rows["split"].slice(start, ROWS_AT_ONCE))
-        if points is None:
-            some = ties.build_assignments(start, len(made))
-            yield assign_splits(some.hash_keys, some.source_groups, made, rule, some.times, source_splits)
+        given_splits = to_strings(rows["split"].slice(start, ROWS_AT_ONCE))
+        num = len(given_splits)
+        if hashes is None:
+            batch = groups.build_assignments(start, num)
+            yield assign_splits(
+                batch.hash_keys, batch.source_groups, given_splits, rule, batch.times, source_splits
+            )
             continue
-        known, moved = points[start : start + len(made)].copy(), np.flatnonzero(ties.find_moved(start, len(made)))
+        batch_hashes, moved = hashes[start : start + num].copy(), np.flatnonzero(groups.find_moved(start, num))
         if len(moved):
-            some = ties.build_assignments(start, len(made))
-            keys, groups = ([values[one] for one in moved.tolist()] for values in (some.hash_keys, some.source_groups))
-            known[moved] = hash_to_unit_interval(keys, groups, rule.seed)  # type: ignore[arg-type]
-        yield assign_splits([], [], made, rule, None, source_splits, known)
+            batch = groups.build_assignments(start, num)
+            keys, names = (
+                [values[number] for number in moved.tolist()] for values in (batch.hash_keys, batch.source_groups)
+            )
+            batch_hashes[moved] = hash_to_unit_interval(keys, names, rule.seed)  # type: ignore[arg-type]
+        yield assign_splits([], [], given_splits, rule, None, source_splits, batch_hashes)
 
 
 def check_splits_early(rows: pa.Table, rule: SplitRule) -> None:
-    """check_splits before anything is decoded; where a few rows go into every split no others are asked."""
-    some = take_rows(rows, np.arange(0, len(rows), max(1, len(rows) // EARLY_CHECK_ROWS)))
-    if set(assign_row_splits(some, rule)) < set(SPLITS) or len(some["label"].unique()) < 2:
+    """Run `check_splits` before anything is decoded.
+
+    If a sample of the rows fills every split, the others are not examined.
+    """
+    sample = take_rows(rows, np.arange(0, len(rows), max(1, len(rows) // EARLY_CHECK_ROWS)))
+    if set(assign_row_splits(sample, rule)) < set(SPLITS) or len(sample["label"].unique()) < 2:
         check_splits(rows, set(assign_row_splits(rows, rule)))
 
 
 def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
-    """Raise UserError when there are no pictures, a single class, or a split that is not among `splits`."""
+    """Raise UserError if there are no images, a single class, or a split that is not among `splits`."""
     if not len(rows):
-        raise UserError("no pictures are left to make a dataset of; see why with `convoy check FOLDER`")
+        raise UserError("no pictures are left for the dataset; `convoy check FOLDER` shows why")
     classes = rows["label"].unique().to_pylist()
     if len(classes) < 2:
         raise UserError(
@@ -96,11 +107,20 @@ def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
             )
 
 
-def warn_small_classes(counts: Mapping[str, Mapping[str, int]], least: int) -> list[str]:
-    """A warning for the classes that are learned but have fewer than `least` test pictures."""
-    small = [f"{label} {num}" for label, num in counts["test"].items() if num < least and counts["train"][label]]
+def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -> list[str]:
+    """Return a warning if classes with training images have too few test images.
+
+    Args:
+        counts: number of images by split and class.
+        min_test: the number of test images that a class should have at least.
+    """
+    small = [
+        f"{label} {num}" for label, num in counts["test"].items() if num < min_test and counts["train"][label]
+    ]
     if not small:
         return []
-    shown = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-    kinds = format_class_count(len(small), multi_label=False)
-    return [f"fewer than {format_count(least, 'test picture')} in {kinds}: {shown}; their accuracy says little"]
+    examples = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
+    classes = format_class_count(len(small), multi_label=False)
+    return [
+        f"fewer than {format_count(min_test, 'test picture')} in {classes}: {examples}; their accuracy says little"
+    ]

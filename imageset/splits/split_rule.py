@@ -1,8 +1,8 @@
-"""A split that stays: each picture's place depends on its own group or identity, never on its neighbours.
+"""A stable split: the split of an image depends on its own group or identity, never on other images.
 
-By hash: the salted hash of a picture's group, else of its bytes, says where it goes. By time: two fixed dates cut
-the pictures into train, val and test. Either way a picture stays where it is when others come or go; what exactly
-is promised for groups is said in imageset.splits.groups.
+By hash: the salted hash of the image's group, else of its bytes, determines the split. By time: two fixed dates
+divide the images into train, val and test. Either way an image keeps its split when others are added or removed;
+imageset.splits.groups states the guarantees for groups.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ _PARAMS_KEY = "params.yaml: normalize.split"
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """How pictures are divided.
+    """The rule by which images are split.
 
     Attributes:
         seed: the salt of the hash.
-        val, test: fractions of the pictures, by hash.
+        val: by hash: fraction of the images for validation.
+        test: by hash: fraction of the images for testing.
         by: "hash" or "time".
-        val_from, test_from: by time: pictures from here on are for validation, and from there on for testing.
-        group: regular expression over the uri whose first group names the picture's group, where the source names
-            none.
-        time: the same for the time, where the source says none.
+        val_from: by time: images from this time on are for validation.
+        test_from: by time: images from this time on are for testing.
+        group: regular expression for the uri; its first group is the name of the image's group if the source
+            gives none.
+        time: the same for the time if the source gives none.
     """
 
     seed: int
@@ -58,7 +60,7 @@ class SplitRule:
         dates = [_parse_cut_date(name, getattr(self, name)) for name in ("val_from", "test_from")]
         if self.by == "hash" and any(dates):
             raise UserError(
-                f"{_PARAMS_KEY}: val_from and test_from are for `by: time`; remove them, or say by: time"
+                f"{_PARAMS_KEY}: val_from and test_from are for `by: time`; remove them, or set by: time"
             )
         if self.by == "time":
             if None in dates:
@@ -72,13 +74,13 @@ class SplitRule:
 
     @property
     def cut_times(self) -> np.ndarray:
-        """datetime64[us] (2,): where validation and testing begin."""
+        """The times at which validation and testing begin, datetime64[us] (2,)."""
         return np.array([parse_time(self.val_from), parse_time(self.test_from)], "datetime64[us]")
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary, for JSON, without what is not set."""
-        every = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in every.items() if value is not None}
+        """Return a plain dictionary, for JSON, without the values that are None."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_pattern(name: str, pattern: str | None) -> None:
@@ -90,26 +92,28 @@ def _check_pattern(name: str, pattern: str | None) -> None:
         raise UserError(f"{_PARAMS_KEY}.{name}: not a regular expression: {error}: {pattern!r}") from None
     if num_groups < 1:
         raise UserError(
-            f"{_PARAMS_KEY}.{name}: {pattern!r} holds no group; put brackets around the part that counts"
+            f"{_PARAMS_KEY}.{name}: {pattern!r} holds no group; put parentheses around the part to use"
         )
 
 
 def _parse_cut_date(name: str, value: object) -> datetime | None:
     if isinstance(value, date):
-        raise UserError(f"{_PARAMS_KEY}.{name}: put the date in quotes ('{value}'); DVC takes no date without")
-    found = parse_time(value)
-    if value is not None and found is None:
+        raise UserError(
+            f"{_PARAMS_KEY}.{name}: put the date in quotes ('{value}'); DVC accepts no dates without them"
+        )
+    parsed = parse_time(value)
+    if value is not None and parsed is None:
         raise UserError(f"{_PARAMS_KEY}.{name}: not a date: {value!r}; write it like '2024-01-31'")
-    return found
+    return parsed
 
 
 def match_uris(pattern: str, uris: Iterable[str]) -> list[str | None]:
-    """What the pattern's first group finds in each uri."""
+    """Return the match of the pattern's first group in each uri, or None."""
     return [match[1] if match else None for match in map(re.compile(pattern).search, uris)]
 
 
 def build_no_match_error(pattern: str, example: str, name: str) -> UserError:
-    """What is said where found_in_uris finds nothing in any uri."""
+    """Return the error for a pattern of `match_uris` that matches no uri at all."""
     return UserError(f"{_PARAMS_KEY}.{name}: {pattern!r} is found in no uri, e.g. not in {example!r}")
 
 
@@ -122,14 +126,21 @@ def assign_splits(
     source_splits: Collection[str | None] | None = None,
     hashes: np.ndarray | None = None,
 ) -> list[str]:
-    """Return the split of every picture: by the hash of its group, else of its bytes, or by its time.
+    """Return the split of every image: by the hash of its group, else of its bytes, or by its time.
 
-    `times` is datetime64[us] (N,), the same throughout a group; NaT goes to train. A split that the source came
-    with is respected. A source that was divided into train and test only has its validation split cut from train
-    (and likewise a missing test split); its test pictures stay. `source_splits` are the splits of the whole
-    source, where `made` is only a part of it; `points` what points_of says of the pictures, where that is known.
+    A split given by the source is kept. If the source is divided into train and test only, the validation split is
+    taken from train (and likewise a missing test split); its test images stay.
+
+    Args:
+        image_ids: of the images.
+        groups: the name of each image's group, or None.
+        given_splits: the split of each image in the source, or None.
+        rule: the split rule.
+        times: datetime64[us] (N,), the same throughout a group; NaT goes to train.
+        source_splits: the splits of the whole source, if the images are only a part of it.
+        hashes: float64 (N,), the result of `hash_to_unit_interval`, if known.
     """
-    whole = set(given_splits) if source_splits is None else source_splits
+    all_splits = set(given_splits) if source_splits is None else source_splits
     if rule.by == "time":
         in_val, in_test = _split_by_time(times, rule)
     else:
@@ -137,19 +148,20 @@ def assign_splits(
             hash_to_unit_interval(image_ids, groups, rule.seed) if hashes is None else hashes, rule
         )
     chosen = np.full(len(given_splits), "train", dtype="<U5")
-    if "val" not in whole:
+    if "val" not in all_splits:
         chosen[in_val] = "val"
-    if "test" not in whole:
+    if "test" not in all_splits:
         chosen[in_test] = "test"
     if not any(given_splits):
         return chosen.tolist()
     return [
-        split if split in ("val", "test") else place for split, place in zip(given_splits, chosen.tolist(), strict=True)
+        given if given in ("val", "test") else split
+        for given, split in zip(given_splits, chosen.tolist(), strict=True)
     ]
 
 
-def _split_by_hash(points: np.ndarray, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
-    return (points >= rule.test) & (points < rule.test + rule.val), points < rule.test
+def _split_by_hash(hashes: np.ndarray, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
+    return (hashes >= rule.test) & (hashes < rule.test + rule.val), hashes < rule.test
 
 
 def _split_by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarray, np.ndarray]:
@@ -159,10 +171,10 @@ def _split_by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarra
 
 
 def hash_to_unit_interval(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:
-    """float64 (N,) in [0, 1): where the salted hash puts each picture."""
-    sha256, alone, together = hashlib.sha256, f"{seed}\0image\0".encode(), f"{seed}\0group\0".encode()
+    """Return float64 (N,) in [0, 1): the salted hash of each image's group, else of its image_id."""
+    sha256, image_salt, group_salt = hashlib.sha256, f"{seed}\0image\0".encode(), f"{seed}\0group\0".encode()
     digests = [
-        sha256(alone + image_id.encode() if group is None else together + group.encode()).digest()[:8]
+        sha256(image_salt + image_id.encode() if group is None else group_salt + group.encode()).digest()[:8]
         for image_id, group in zip(image_ids, groups, strict=True)
     ]
     return np.frombuffer(b"".join(digests), ">u8").astype(np.float64) / 2**64

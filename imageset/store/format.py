@@ -1,4 +1,4 @@
-"""The files of data/normalized: names, schemas, the splits, and the fixed header of a .npy shard."""
+"""The files of data/normalized: names, schemas, splits, and the fixed header of a .npy shard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SPLITS = ("train", "val", "test")
 
 DATASET_FORMAT = "convoy-imageset-1"
 DATASET_MANIFEST_FILE, INDEX_FILE, REJECTED_FILE = "dataset.json", "index.parquet", "rejected.parquet"
-LEAKS_FILE = "leaks.parquet"  # only where there are some
-NPY_HEADER_BYTES = 128  # numpy's header, padded so that the pixels always begin here
+LEAKS_FILE = "leaks.parquet"  # exists only if there are leaks
+NPY_HEADER_BYTES = 128  # numpy's header, padded so that the pixels always start here
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -29,12 +29,12 @@ INDEX_SCHEMA = pa.schema(
         ("label", pa.string()),
         ("split", pa.string()),
         ("group", pa.string()),
-        ("time", pa.timestamp("us")),  # when it was taken, UTC; null where nobody says
+        ("time", pa.timestamp("us")),  # when the image was taken, UTC; null if unknown
         ("uri", pa.string()),
-        ("width", pa.int32()),  # px, of the picture itself
+        ("width", pa.int32()),  # pixels, of the original image
         ("height", pa.int32()),
         ("phash", pa.uint64()),
-        ("sums", pa.list_(pa.int64())),  # of the normalized pixels, per channel
+        ("sums", pa.list_(pa.int64())),  # of the normalized pixels, for each channel
         ("square_sums", pa.list_(pa.int64())),
     ]
 )
@@ -49,12 +49,12 @@ REJECTED_SCHEMA = pa.schema(
 
 
 def name_pixel_shard(number: int) -> str:
-    """The file name of a shard of pixels."""
+    """Return the file name of a pixel shard."""
     return f"images-{number:05d}.npy"
 
 
 def build_npy_header(shape: tuple[int, ...]) -> bytes:
-    """numpy's header for uint8 C-order pixels of this shape, padded to HEADER_BYTES."""
+    """Return numpy's header for uint8 pixels of this shape in C order, padded to NPY_HEADER_BYTES."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     text = buffer.getvalue()[10:].rstrip()
@@ -63,9 +63,15 @@ def build_npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def compute_fingerprint(index: pa.Table, spec: DecodeSpec, multi_label: bool = False) -> str:
-    """SHA-256 over the (image_id, label, split, group) sorted by image_id, the decode parameters and the format.
+    """Compute the SHA-256 of a dataset's content.
 
-    The same pictures give the same fingerprint whatever their order, and whoever decoded them.
+    It covers image_id, label, split and group of all rows, sorted by image_id, the decode parameters and the
+    format. The same images give the same fingerprint in any order and with any executor.
+
+    Args:
+        index: a table with the columns image_id, label, split and group.
+        spec: the decode parameters.
+        multi_label: whether the dataset is multi-label.
     """
     head = [DATASET_FORMAT, spec.to_dict(), *([MULTI_LABEL] if multi_label else [])]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())

@@ -1,10 +1,10 @@
-"""The normalized dataset on disk: written once, opened whole or not at all, read through a memory map.
+"""The reader of a normalized dataset, which is written once, validated when opened, and read through a memory map.
 
-images-00000.npy ...  uint8 (n, H, W, C), numpy's own format
-index.parquet         one row a picture (INDEX_SCHEMA)
-rejected.parquet      one row a refused picture (REJECTED_SCHEMA)
-leaks.parquet         rows like the index's, of pictures that were dropped as leaks: decoded once, in no split
-dataset.html          the dataset for a person (imageset.normalize.dataset_page)
+images-00000.npy ...  uint8 (n, H, W, C), in numpy's format
+index.parquet         one row for each image (INDEX_SCHEMA)
+rejected.parquet      one row for each rejected image (REJECTED_SCHEMA)
+leaks.parquet         rows as in the index, for images that were dropped as leaks: decoded, but in no split
+dataset.html          the page that shows the dataset (imageset.normalize.dataset_page)
 dataset.json          the manifest, written last
 """
 
@@ -36,10 +36,17 @@ from imageset.utils.text import format_count
 
 
 def read_index(path: Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Table:
-    """These columns of INDEX_SCHEMA; `time` is null in a table that was written before there were times.
+    """Read columns of an index.
+
+    Args:
+        path: index.parquet or leaks.parquet.
+        columns: names in INDEX_SCHEMA; `time` is null if the table was written before that column existed.
 
     Raises:
-        OSError, KeyError, ValueError, pa.ArrowException: there is none, or it is damaged.
+        OSError: the file is missing or cannot be read.
+        KeyError: a column is missing.
+        ValueError: the file is damaged.
+        pa.ArrowException: the file is damaged.
     """
     table = pq.ParquetFile(path).read(list(columns))
     if "time" in columns and "time" not in table.column_names:
@@ -48,17 +55,20 @@ def read_index(path: Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Ta
 
 
 class ImageStore:
-    """A normalized dataset, opened for reading; safe to pickle into other processes.
+    """A normalized dataset, opened for reading; it can be pickled and sent to other processes.
 
     Attributes:
         path: the folder.
+        manifest: the content of dataset.json.
         name: the dataset's name.
-        classes: class names; a label is a position in here.
-        multi_label: whether a picture may bear several of the classes, or none.
-        mean, std: per channel, of the training split, pixels taken as 0..1.
-        spec: how every picture was decoded.
-        fingerprint: identity of the dataset (see fingerprint()).
-        counts: number of pictures of each split.
+        classes: class names; a label is a position in this tuple.
+        multi_label: whether an image may have several of the classes, or none.
+        mean: for each channel, of the training split, with pixels scaled to 0..1.
+        std: likewise.
+        spec: the parameters by which every image was decoded.
+        fingerprint: identity of the dataset (see format.compute_fingerprint).
+        counts: number of images in each split.
+        index: the table of the images.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], index: pa.Table) -> None:
@@ -71,18 +81,20 @@ class ImageStore:
         self.spec = DecodeSpec.from_dict(manifest["decode"])
         self.fingerprint: str = manifest["fingerprint"]
         self.multi_label: bool = manifest.get("task", MULTI_CLASS) == MULTI_LABEL
-        self.counts: dict[str, int] = _num_images_by_split(manifest)
+        self.counts: dict[str, int] = _count_images_by_split(manifest)
         self.index = index
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
     def open(cls, path: str | Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> ImageStore:
-        """Open and check what can be checked without reading pixels.
+        """Open a dataset and validate everything that can be validated without reading pixels.
 
-        `columns` are those of the index that are read; image_id, shard, row, label and split must be among them.
+        Args:
+            path: the folder.
+            columns: the columns of the index to read; they include image_id, shard, row, label and split.
 
         Raises:
-            UserError: there is no dataset, or it is not whole; names the file and the way out.
+            UserError: the dataset is missing or incomplete; the message names the file and the remedy.
         """
         path = Path(path)
         try:
@@ -109,40 +121,38 @@ class ImageStore:
         return store
 
     def split(self, name: str) -> StoreSplit:
-        """The pictures of "train", "val" or "test"."""
+        """Return the images of "train", "val" or "test"."""
         if name not in SPLITS:
             raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
         return StoreSplit(self, self.index.filter(pc.equal(self.index["split"], name)))  # type: ignore[attr-defined]
 
-    def shard(self, number: int) -> np.ndarray:
-        """The pixels of one shard as a read-only memory map, uint8 (n, H, W, C)."""
+    def open_shard(self, number: int) -> np.ndarray:
+        """Return the pixels of a shard as a read-only memory map, uint8 (n, H, W, C)."""
         if number not in self._maps:
             self._maps[number] = np.load(self.path / name_pixel_shard(number), mmap_mode="r", allow_pickle=False)
         return self._maps[number]
 
     def _check(self) -> None:
         counts = self.index["split"].value_counts().to_pylist()
-        if {one["values"]: one["counts"] for one in counts} != {s: n for s, n in self.counts.items() if n}:
-            raise _build_broken_error(
-                self.path / INDEX_FILE, f"its rows do not agree with {DATASET_MANIFEST_FILE}"
-            )
+        if {row["values"]: row["counts"] for row in counts} != {s: n for s, n in self.counts.items() if n}:
+            raise _build_broken_error(self.path / INDEX_FILE, f"its rows do not match {DATASET_MANIFEST_FILE}")
         _, names = build_label_pairs(self.index["label"].unique(), self.multi_label)
         if not set(names.to_pylist()) <= set(self.classes):
             raise _build_broken_error(
-                self.path / INDEX_FILE, f"holds labels that {DATASET_MANIFEST_FILE} does not know"
+                self.path / INDEX_FILE, f"holds labels that are missing from {DATASET_MANIFEST_FILE}"
             )
         shards, rows = self.index["shard"].to_numpy(), self.index["row"].to_numpy()
-        numbers, which = np.unique(shards, return_inverse=True)
+        numbers, positions = np.unique(shards, return_inverse=True)
         first, last = np.full(len(numbers), np.iinfo(np.int32).max), np.full(len(numbers), -1)
-        np.minimum.at(first, which, rows)
-        np.maximum.at(last, which, rows)
-        for number, *ends in zip(numbers.tolist(), first.tolist(), last.tolist(), strict=True):
-            self._check_shard(number, *ends)
+        np.minimum.at(first, positions, rows)
+        np.maximum.at(last, positions, rows)
+        for number, first_row, last_row in zip(numbers.tolist(), first.tolist(), last.tolist(), strict=True):
+            self._check_shard(number, first_row, last_row)
 
     def _check_shard(self, number: int, first_row: int, last_row: int) -> None:
         path = self.path / name_pixel_shard(number)
         try:
-            pixels = self.shard(number)
+            pixels = self.open_shard(number)
         except FileNotFoundError:
             raise _build_broken_error(path, "missing") from None
         except (ValueError, OSError, EOFError):
@@ -153,7 +163,7 @@ class ImageStore:
             )
         if first_row < 0 or last_row >= len(pixels):
             raise _build_broken_error(
-                path, f"holds {format_count(len(pixels), 'picture')}, {INDEX_FILE} points to number {last_row:,}"
+                path, f"holds {format_count(len(pixels), 'picture')}, {INDEX_FILE} refers to number {last_row:,}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -161,7 +171,12 @@ class ImageStore:
 
 
 class StoreSplit:
-    """One split of a store: positions 0..len-1 in a fixed order."""
+    """A split of a dataset: images at positions 0..len-1 in a fixed order.
+
+    Attributes:
+        store: the dataset.
+        rows: the rows of its index.
+    """
 
     def __init__(self, store: ImageStore, rows: pa.Table) -> None:
         self.store = store
@@ -174,7 +189,7 @@ class StoreSplit:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """int64 (n,): positions in store.classes; uint8 (n, C) of 0 and 1 where a picture may bear several."""
+        """The labels: int64 (n,), positions in store.classes; for multi-label uint8 (n, classes) of 0 and 1."""
         positions, names = build_label_pairs(self.rows["label"], self.store.multi_label)
         classes = pc.index_in(names, value_set=pa.array(self.store.classes, pa.string()))  # type: ignore[attr-defined]
         numbers = classes.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -186,33 +201,40 @@ class StoreSplit:
 
     @cached_property
     def image_ids(self) -> list[str]:
-        """SHA-256 of each picture's own bytes."""
+        """The SHA-256 of each image's original bytes."""
         return self.rows["image_id"].to_pylist()
 
     @cached_property
     def uris(self) -> list[str]:
-        """Where each picture lay in its source."""
+        """The place of each image in its source."""
         return self.rows["uri"].to_pylist()
 
     def read_batch(self, positions: np.ndarray) -> np.ndarray:
-        """Cut pictures out of the memory map: positions (B,) -> uint8 (B, H, W, C), in the order asked for."""
+        """Copy images out of the memory map.
+
+        Args:
+            positions: integers (B,).
+
+        Returns:
+            uint8 (B, H, W, C), in the order of `positions`.
+        """
         positions = np.asarray(positions)
         shards, rows = self._shards[positions], self._rows[positions]
         if len(shards) and (shards == shards[0]).all():
-            return np.asarray(self.store.shard(int(shards[0]))[rows])
+            return np.asarray(self.store.open_shard(int(shards[0]))[rows])
         batch = np.empty((len(positions), *self.store.spec.shape), np.uint8)
         for shard in np.unique(shards):
-            here = shards == shard
-            batch[here] = self.store.shard(int(shard))[rows[here]]
+            in_shard = shards == shard
+            batch[in_shard] = self.store.open_shard(int(shard))[rows[in_shard]]
         return batch
 
 
-def _num_images_by_split(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Pictures of each split; datasets made before there were several labels a picture count by class alone."""
+def _count_images_by_split(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of images of each split; manifests older than multi-label datasets count by class only."""
     if "num_pictures" in manifest:
         return {split: int(manifest["num_pictures"][split]) for split in SPLITS}
     return {split: sum(manifest["counts"][split].values()) for split in SPLITS}
 
 
-def _build_broken_error(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; make the dataset again with `dvc repro -f normalize`")
+def _build_broken_error(path: Path, problem: str) -> UserError:
+    return UserError(f"{path}: {problem}; make the dataset again with `dvc repro -f normalize`")

@@ -17,8 +17,8 @@ class Progress:
         progress.begin(total=1797)
         progress.advance(64)
 
-    In a terminal this is a tqdm bar. Elsewhere it prints lines such as "normalize: 1,200/1,797 pictures (67%)", the
-    first line after a few seconds, so that quick work prints nothing.
+    In a terminal this is a tqdm bar. Elsewhere it prints lines such as "normalize: 1,200/1,797 pictures (67%)",
+    the first line after a few seconds, so that quick work prints nothing.
 
     Args:
         name: printed before each number.

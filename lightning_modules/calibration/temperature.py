@@ -1,4 +1,4 @@
-"""How sure a network may say it is: one temperature, fitted on the validation split, and how far off it then is.
+"""Temperature scaling: calibrate a network's probabilities with one number, fitted on the validation split.
 
 Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", 2017,
 arXiv:1706.04599 (temperature scaling, reliability diagrams, expected calibration error).
@@ -6,15 +6,15 @@ arXiv:1706.04599 (temperature scaling, reliability diagrams, expected calibratio
 
 import numpy as np
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = (
-    0.05,
-    20.0,
-)  # a temperature beyond these says that there was nothing to fit it on
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # only a split without information would lead beyond these
 NUM_BISECTIONS = 40
 
 
 def to_probabilities(logits: np.ndarray, temperature: float, multi_label: bool) -> np.ndarray:
-    """Logits (n, C) -> probabilities float32 (n, C): softmax of each row; for `multi_label` each one's sigmoid."""
+    """Return calibrated probabilities, float32 (n, C), of logits (n, C).
+
+    They are the softmax of each row; for `multi_label` the sigmoid of each logit.
+    """
     scaled = logits.astype(np.float64) / temperature
     if multi_label:
         return _sigmoid(scaled).astype(np.float32)
@@ -22,20 +22,20 @@ def to_probabilities(logits: np.ndarray, temperature: float, multi_label: bool) 
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that gives the validation split the smallest negative log-likelihood.
+    """Return the temperature with the smallest negative log-likelihood on the validation split.
 
-    That likelihood is convex in 1 / temperature, so halving the range of its slope's sign finds the minimum. As
-    in Platt's scaling a label counts (n + 1) / (n + 2), not 1: a network that makes no mistake on a small split
-    would otherwise be called infinitely sure.
+    The negative log-likelihood is convex in 1 / temperature, so bisection on the sign of its slope finds the
+    minimum. As in Platt scaling a label counts (n + 1) / (n + 2), not 1: a network without mistakes on a small
+    split would otherwise become infinitely confident.
+
+    Source of the smoothed labels: J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
 
     Args:
         logits: float (n, C).
-        labels: int (n,): positions of the classes; or 0 and 1 (n, C), several labels a picture.
+        labels: int (n,), positions of the classes; multi-label: 0 and 1 (n, C).
 
     Returns:
-        0.05 to 20; 1 where there are no pictures.
-
-    Source of the smoothed labels: J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+        0.05 to 20; 1 if there are no images.
     """
     if not len(logits):
         return 1.0

@@ -1,7 +1,8 @@
-"""Metrics of pictures that may bear several labels, as functions of how often each picture counts.
+"""Metrics of multi-label predictions for the comparison of two models.
 
-Each takes labels (N, K) of 0 and 1, probabilities (N, K), and what was said, bool (N, K), and returns a function
-of weights (B, N) that gives values (B,); see `comparison`, whose metrics of one class a picture bear these names.
+Each takes labels (N, K) of 0 and 1, probabilities (N, K) and predicted labels, bool (N, K), and returns a function
+of weights (B, N) that gives values (B,). The metrics of the same names in `multiclass_metrics` are for one class
+an image.
 """
 
 from collections.abc import Callable
@@ -12,47 +13,47 @@ from lightning_modules.evaluation import metrics
 from lightning_modules.evaluation.metrics import MIN_PROBABILITY, NUM_ECE_BINS, WeightedMetric
 
 
-def accuracy(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The share of pictures of which the whole set is right (subset accuracy)."""
-    hit = (said == (labels > 0)).all(axis=1).astype(np.float64)
+def accuracy(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the share of images whose whole set of labels is correct (subset accuracy)."""
+    hit = (predicted == (labels > 0)).all(axis=1).astype(np.float64)
     return lambda weights: np.asarray(weights @ hit / weights.sum(1))
 
 
-def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The mean over the labels of average precision."""
+def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the mean average precision over the labels."""
     return metrics.weighted_mean_ap(labels > 0, probabilities)
 
 
-def macro_recall(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The mean over the labels of recall."""
-    return _make_averaged_metric("macro_recall", labels, said)
+def macro_recall(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the mean recall over the labels."""
+    return _make_averaged_metric("macro_recall", labels, predicted)
 
 
-def macro_f1(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The mean over the labels of F1."""
-    return _make_averaged_metric("macro_f1", labels, said)
+def macro_f1(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the mean F1 over the labels."""
+    return _make_averaged_metric("macro_f1", labels, predicted)
 
 
-def micro_f1(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """F1 of all labels taken together."""
-    return _make_averaged_metric("micro_f1", labels, said)
+def micro_f1(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the F1 of all labels taken together."""
+    return _make_averaged_metric("micro_f1", labels, predicted)
 
 
-def log_loss(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The mean over pictures and labels of -log(probability of what is so), in nats."""
+def log_loss(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the mean over images and labels of -log(probability of the true state), in nats."""
     true = np.where(labels > 0, probabilities, 1 - probabilities.astype(np.float64))
     loss = -np.log(np.clip(true, MIN_PROBABILITY, 1)).mean(axis=1)
     return lambda weights: np.asarray(weights @ loss / weights.sum(1))
 
 
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    """The expected calibration error over all labels of all pictures, in NUM_BINS bins of probability."""
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    """Return the expected calibration error over all labels of all images, in NUM_ECE_BINS bins of probability."""
     num, num_labels = labels.shape
     bins = np.clip((probabilities * NUM_ECE_BINS).astype(int), 0, NUM_ECE_BINS - 1)
-    places = bins + NUM_ECE_BINS * np.arange(num)[:, None]
-    gaps = np.bincount(places.ravel(), (probabilities - labels).ravel(), minlength=num * NUM_ECE_BINS)
-    of_picture = gaps.reshape(num, NUM_ECE_BINS) / num_labels
-    return lambda weights: np.asarray(np.abs(weights @ of_picture).sum(1) / weights.sum(1))
+    cells = bins + NUM_ECE_BINS * np.arange(num)[:, None]
+    gaps = np.bincount(cells.ravel(), (probabilities - labels).ravel(), minlength=num * NUM_ECE_BINS)
+    image_gaps = gaps.reshape(num, NUM_ECE_BINS) / num_labels
+    return lambda weights: np.asarray(np.abs(weights @ image_gaps).sum(1) / weights.sum(1))
 
 
 MULTILABEL_METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, np.ndarray], WeightedMetric], float]] = {
@@ -66,8 +67,8 @@ MULTILABEL_METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, np.ndarray
 }
 
 
-def _make_averaged_metric(name: str, labels: np.ndarray, said: np.ndarray) -> WeightedMetric:
-    given = labels > 0
-    counts = [matrix.astype(np.float64) for matrix in (given & said, given, said)]
-    mean = metrics.micro_average if name.startswith("micro") else metrics.macro_average
-    return lambda weights: mean(*(weights @ one for one in counts))[name]
+def _make_averaged_metric(name: str, labels: np.ndarray, predicted: np.ndarray) -> WeightedMetric:
+    actual = labels > 0
+    counts = [matrix.astype(np.float64) for matrix in (actual & predicted, actual, predicted)]
+    average = metrics.micro_average if name.startswith("micro") else metrics.macro_average
+    return lambda weights: average(*(weights @ matrix for matrix in counts))[name]

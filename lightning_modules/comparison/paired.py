@@ -1,7 +1,7 @@
-"""Two models on the same test pictures: which is better, by how much, and how sure that is.
+"""Paired comparison of two models on the same test images: differences of metrics and their intervals.
 
-Everything here is numbers in, numbers out. What is drawn again in the bootstrap is the group, not the picture: the
-pictures of a group resemble each other, and counted one by one they would make every interval too narrow.
+All functions are pure. The bootstrap resamples groups, not images: the images of a group resemble each other, and
+resampling them separately would make every interval too narrow.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ import numpy as np
 
 from imageset.exceptions import UserError
 from lightning_modules.comparison import multilabel_metrics
-from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS, Metric, is_correct
+from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS, is_correct
 from lightning_modules.evaluation.bootstrap import resample_weights
+from lightning_modules.evaluation.metrics import WeightedMetric
 
-_CELLS_AT_ONCE = 1 << 18  # numbers resampled at once: what a processor's cache holds
+_MAX_WEIGHTS_IN_CACHE = 1 << 18  # weights that are computed at once; they fit in a processor's cache
 
 
 @dataclass(frozen=True)
 class PairedPredictions:
-    """Newcomer and champion on the same N test pictures.
+    """Predictions of candidate and champion on the same N test images.
 
     Attributes:
-        labels: int (N,), positions in `classes`; or 0 and 1 (N, K), where a picture may bear several.
-        candidate, champion: probabilities float (N, K) over `classes`; a picture that a model could not read, and a
-            class that it does not know, has zeros.
+        labels: int (N,), positions in `classes`; multi-label: 0 and 1 (N, K).
+        candidate: probabilities of the candidate, float (N, K) over `classes`; zeros for an image that the model
+            could not read and for a class that it does not know.
+        champion: likewise, of the champion.
         classes: K names.
-        groups: int (N,), equal for pictures that belong together.
-        candidate_predicted, champion_predicted: which labels each says, bool (N, K), where a picture may bear several.
+        groups: int (N,), equal for images that belong together.
+        candidate_predicted: multi-label: the labels that the candidate predicts, bool (N, K).
+        champion_predicted: multi-label: the labels that the champion predicts, bool (N, K).
     """
 
     labels: np.ndarray
@@ -46,41 +49,56 @@ class PairedPredictions:
         assert self.candidate.shape == self.champion.shape == (len(self.labels), len(self.classes))
         assert len(self.groups) == len(self.labels) > 0
 
-    def make_metrics(self, metric: str) -> tuple[Metric, Metric, float]:
-        """A metric of the candidate and of the champion, and 1 if more of it is better, else -1."""
+    def make_metrics(self, metric: str) -> tuple[WeightedMetric, WeightedMetric, float]:
+        """Return a metric of the candidate and of the champion, and 1 if higher is better, else -1."""
         if self.candidate_predicted is None or self.champion_predicted is None:
             make, sign = MULTICLASS_METRICS[metric]
             return make(self.labels, self.candidate), make(self.labels, self.champion), sign
-        of_sets, sign = multilabel_metrics.MULTILABEL_METRICS[metric]
-        new = of_sets(self.labels, self.candidate, self.candidate_predicted)
-        return new, of_sets(self.labels, self.champion, self.champion_predicted), sign
+        make_multilabel, sign = multilabel_metrics.MULTILABEL_METRICS[metric]
+        candidate = make_multilabel(self.labels, self.candidate, self.candidate_predicted)
+        return candidate, make_multilabel(self.labels, self.champion, self.champion_predicted), sign
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """int64 (N,): the groups numbered from 0."""
+        """The groups numbered from 0, int64 (N,)."""
         return np.unique(self.groups, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
 class GainEstimate:
-    """A difference candidate - champion, signed so that more is better, and its interval."""
+    """A metric of candidate and champion, with the interval of the gain.
+
+    Attributes:
+        candidate: the candidate's value.
+        champion: the champion's value.
+        low: lower end of the interval of the gain.
+        high: upper end of the interval of the gain.
+        sign: 1 if higher values are better, else -1.
+    """
 
     candidate: float
     champion: float
     low: float
     high: float
+    sign: float = 1.0
 
     @property
     def gain(self) -> float:
-        """How much better the candidate is on these pictures."""
+        """The improvement of the candidate on these images; above 0 is better."""
         return self.sign * (self.candidate - self.champion)
-
-    sign: float = 1.0
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The recall of one class under both models, and the probability of such a fall by chance alone."""
+    """The recall of one class under both models.
+
+    Attributes:
+        name: of the class.
+        num_test: the number of its test images.
+        candidate: the candidate's recall.
+        champion: the champion's recall.
+        p_value: the probability that the recall falls at least as far by chance alone.
+    """
 
     name: str
     num_test: int
@@ -90,73 +108,90 @@ class ClassChange:
 
 
 def compare_paired(
-    trial: PairedPredictions, metric: str, confidence: float, num_resamples: int, seed: int = 0
+    predictions: PairedPredictions, metric: str, confidence: float, num_resamples: int, seed: int = 0
 ) -> GainEstimate:
-    """The paired difference in a metric with its percentile bootstrap interval (Efron & Tibshirani, 1993).
+    """Compute the paired difference of a metric with its percentile bootstrap interval (Efron & Tibshirani, 1993).
 
     Args:
-        metric: a key of METRICS; of `multilabel_metrics.MULTILABEL_METRICS` where a picture may bear several labels.
+        predictions: of both models.
+        metric: a key of MULTICLASS_METRICS; for multi-label predictions of MULTILABEL_METRICS.
         confidence: of the two-sided interval, e.g. 0.95.
-        num_resamples: how often the test pictures are drawn again.
+        num_resamples: how often the test images are resampled.
+        seed: of the resampling.
     """
-    new, old, sign = trial.make_metrics(metric)
-    whole = np.ones((1, len(trial.labels)))
-    drawn = [sign * (new(weights) - old(weights)) for weights in iter_resamples(trial, num_resamples, seed)]
+    candidate, champion, sign = predictions.make_metrics(metric)
+    resamples = iter_resamples(predictions, num_resamples, seed)
+    gains = [sign * (candidate(weights) - champion(weights)) for weights in resamples]
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail])
-    return GainEstimate(float(new(whole)[0]), float(old(whole)[0]), float(low), float(high), sign)
+    low, high = np.percentile(np.concatenate(gains), [tail, 100 - tail])
+    ones = np.ones((1, len(predictions.labels)))
+    return GainEstimate(float(candidate(ones)[0]), float(champion(ones)[0]), float(low), float(high), sign)
 
 
-def iter_resamples(trial: PairedPredictions, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each picture was drawn, float64 (B, N), some resamples at a time: groups with replacement."""
-    for weights in resample_weights(trial.clusters, num_resamples, seed, _CELLS_AT_ONCE):
+def iter_resamples(predictions: PairedPredictions, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each image is in each resample, float64 (B, N), B resamples at a time.
+
+    Groups are drawn with replacement.
+    """
+    for weights in resample_weights(predictions.clusters, num_resamples, seed, _MAX_WEIGHTS_IN_CACHE):
         yield weights.astype(np.float64)
 
 
-def compute_class_changes(trial: PairedPredictions) -> list[ClassChange]:
-    """The recall of each class, or label, that has test pictures.
+def compute_class_changes(predictions: PairedPredictions) -> list[ClassChange]:
+    """Compute the change of recall of each class, or label, that has test images.
 
-    `chance` is that of the one-sided sign test over groups: how probable as many losses are if each change were a
-    toss of a coin. A class of few pictures proves little.
+    The p-value is that of the one-sided sign test over groups: the probability of at least as many losses if each
+    change were a toss of a fair coin. It is large for a class of few images.
     """
     changes = []
-    for name, here, now, was in _iter_recalls(trial):
-        if here.any():
-            step = now[here].astype(int) - was[here]
-            net = np.bincount(np.unique(trial.clusters[here], return_inverse=True)[1], step)
-            chance = sign_test(int((net < 0).sum()), int((net > 0).sum()))
-            changes.append(ClassChange(name, int(here.sum()), now[here].mean(), was[here].mean(), chance))
+    for name, has_label, candidate, champion in _iter_recalls(predictions):
+        if has_label.any():
+            step = candidate[has_label].astype(int) - champion[has_label]
+            net = np.bincount(np.unique(predictions.clusters[has_label], return_inverse=True)[1], step)
+            p_value = sign_test(int((net < 0).sum()), int((net > 0).sum()))
+            recalls = candidate[has_label].mean(), champion[has_label].mean()
+            changes.append(ClassChange(name, int(has_label.sum()), *recalls, p_value))
     return changes
 
 
-def _iter_recalls(trial: PairedPredictions) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Each class, which pictures bear it, and of which of these candidate and champion say it: bool (N,) each."""
-    if trial.candidate_predicted is None or trial.champion_predicted is None:
-        now, was = is_correct(trial.labels, trial.candidate), is_correct(trial.labels, trial.champion)
-        for number, name in enumerate(trial.classes):
-            yield name, trial.labels == number, now, was
+def _iter_recalls(predictions: PairedPredictions) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield each class, which images have it, and for which of them each model predicts it.
+
+    Yields:
+        The name, and bool (N,) each: has the label, the candidate predicts it, the champion predicts it.
+    """
+    if predictions.candidate_predicted is None or predictions.champion_predicted is None:
+        labels = predictions.labels
+        correct = is_correct(labels, predictions.candidate), is_correct(labels, predictions.champion)
+        for number, name in enumerate(predictions.classes):
+            yield name, labels == number, *correct
     else:
-        for number, name in enumerate(trial.classes):
-            said = trial.candidate_predicted[:, number], trial.champion_predicted[:, number]
-            yield name, trial.labels[:, number] > 0, *said
+        for number, name in enumerate(predictions.classes):
+            predicted = predictions.candidate_predicted[:, number], predictions.champion_predicted[:, number]
+            yield name, predictions.labels[:, number] > 0, *predicted
 
 
 def sign_test(num_losses: int, num_gains: int) -> float:
-    """The probability of `num_losses` or more heads in that many tosses of a fair coin."""
+    """Return the probability of `num_losses` or more heads in `num_losses + num_gains` tosses of a fair coin."""
     tosses = num_losses + num_gains
     return sum(comb(tosses, heads) for heads in range(num_losses, tosses + 1)) / 2**tosses
 
 
 def check_metric(name: str, where: str, multi_label: bool | None) -> None:
-    """Raise UserError if there is no such metric, or none for pictures of that kind (None: not known yet)."""
+    """Raise UserError if there is no such metric, or none for this kind of dataset.
+
+    Args:
+        name: of the metric.
+        where: the file and key that name it, for the message.
+        multi_label: whether the dataset is multi-label; None if that is not known yet.
+    """
     from imageset.utils.text import suggest_name
 
-    if name not in MULTICLASS_METRICS.keys() | multilabel_metrics.MULTILABEL_METRICS.keys():
-        raise UserError(
-            f"{where}: no metric '{name}'; {suggest_name(name, {**MULTICLASS_METRICS, **multilabel_metrics.MULTILABEL_METRICS})}"
-        )
+    known = {**MULTICLASS_METRICS, **multilabel_metrics.MULTILABEL_METRICS}
+    if name not in known:
+        raise UserError(f"{where}: no metric '{name}'; {suggest_name(name, known)}")
     if multi_label is False and name not in MULTICLASS_METRICS:
         raise UserError(
-            f"{where}: '{name}' is for pictures that bear several labels, the dataset has one a picture; "
-            f"give {', '.join(MULTICLASS_METRICS)}"
+            f"{where}: '{name}' is for multi-label datasets, this dataset has one label a picture; "
+            f"use {', '.join(MULTICLASS_METRICS)}"
         )

@@ -1,137 +1,116 @@
-"""The page about a batch: what moved, by how much, and the pictures that show it best."""
+"""Render the drift page of a batch: what moved, by how much, and the images that show it best."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imageset.html import page
+from imageset.html.page import Figure, render_page
 from lightning_modules.drift.detector import STATISTICS, DriftParams, DriftResult
 from lightning_modules.features.reference_sample import ImageSample
 
 if TYPE_CHECKING:
     from lightning_modules.drift.detector import DriftCheck
 
-CHECK_TITLES = {"features": "what the network sees", "classes": "predicted classes", "confidence": "how sure it is",
+CHECK_TITLES = {"features": "what the network sees", "classes": "predicted classes", "confidence": "confidence",
          "brightness": "brightness", "contrast": "contrast", "short_side_px": "short side, px",
-         "rejected": "cannot be read", "abstained": "no answer"}  # fmt: skip
+         "rejected": "cannot be read", "abstained": "no prediction"}  # fmt: skip
 NUM_BINS = 32
+LOG_SCALE_RATIO = 20  # positive numbers that span more than this are binned on a logarithmic scale
 MAX_CLASSES = 12  # that changed most
-THUMBNAIL_PX, LOSSLESS_PX = 192, 64  # of a picture on the page; a smaller one stays as it is, without loss
+THUMBNAIL_PX, LOSSLESS_PX = 192, 64  # larger images become JPEG thumbnails, others PNG files with enlarged pixels
 
 
 def render_drift_page(
     title: str, lead: str, reference: ImageSample, batch: ImageSample, result: DriftResult, params: DriftParams,
     classes: Sequence[str], images: Sequence[tuple[np.ndarray, str]], training_images: Sequence[np.ndarray],
 ) -> bytes:  # fmt: skip
-    """The whole page.
+    """Render the page as an HTML document.
 
     Args:
-        pictures: uint8 (H, W, C) and a caption, the most typical of the batch first.
-        of_training: some pictures of the reference, uint8 (H, W, C).
+        title: the heading.
+        lead: one line under it.
+        reference: the sample of the training's validation images.
+        batch: the sample of the batch; it may be empty.
+        result: the comparison of the two.
+        params: the parameters of that comparison.
+        classes: names, as in the bundle.
+        images: uint8 (H, W, C) and a caption, the most typical of the batch first.
+        training_images: some images of the reference, uint8 (H, W, C).
     """
-    sections = [_render_checks(result, params)]
-    if images:
-        sections.append(_render_images(images, training_images, result.drifted))
-    if len(batch):
-        sections += [_render_statistics(reference, batch, result), _render_classes(reference, batch, classes)]
-    return page.render_page(title, lead, sections)
+    values = {
+        "title": title,
+        "lead": lead,
+        "checks": [_describe_check(check) for check in result.checks],
+        "moved": [CHECK_TITLES[name] for name in result.moved_checks],
+        "alpha": params.alpha,
+        "permutations": params.permutations,
+        "drifted": result.drifted,
+        "figures": [Figure(_encode_thumbnail(image), caption) for image, caption in images],
+        "training_figures": [Figure(_encode_thumbnail(image), "") for image in training_images],
+        "statistics": _compare_statistics(reference, batch, result) if len(batch) else None,
+        "classes": _compare_classes(reference, batch, classes) if len(batch) else None,
+    }
+    return render_page("drift.html", values)
 
 
-def _render_checks(found: DriftResult, rules: DriftParams) -> str:
-    moved = ", ".join(CHECK_TITLES[name] for name in found.moved_checks)
-    verdict = f"Moved: {moved}." if moved else "Nothing moved beyond chance."
-    lines = [
-        ([CHECK_TITLES[check.name], _format_p_value(check.adjusted), check.said], check.moved)
-        for check in found.checks
+def _describe_check(check: DriftCheck) -> dict[str, Any]:
+    p = _format_p_value(check.adjusted)
+    return {"title": CHECK_TITLES[check.name], "p": p, "text": check.said, "moved": check.moved}
+
+
+def _compare_statistics(reference: ImageSample, batch: ImageSample, result: DriftResult) -> list[dict[str, Any]]:
+    checks = {check.name: check for check in result.checks}
+    return [
+        {"title": CHECK_TITLES[name], "moved": checks[name].moved}
+        | _compute_histograms(getattr(reference, name), getattr(batch, name))
+        for name in STATISTICS
+        if name in checks
     ]
-    how = (
-        f"p is the chance of a difference as large as this one between pictures of one source, corrected (Holm) "
-        f"for {len(lines)} comparisons; at or below {rules.alpha:g} counts as moved. What the network sees and "
-        f"the classes: up to {rules.permutations:,} permutations; numbers: Kolmogorov-Smirnov; shares: Fisher."
-    )
-    return page.render_section(
-        "What moved", verdict, page.render_table(("", "p", "here and in training"), lines), page.render_note(how)
-    )
 
 
-def _render_images(
-    pictures: Sequence[tuple[np.ndarray, str]], of_training: Sequence[np.ndarray], drifted: bool
-) -> str:
-    what = (
-        "To the network these look most like the batch and least like the pictures that it was trained on."
-        if drifted
-        else "No drift; these are the ones that look least like the pictures that the network was trained on."
-    )
-    parts = [
-        page.render_row(
-            [page.render_figure(_encode_thumbnail(image), caption) for image, caption in pictures], small=True
-        )
-    ]
-    if of_training:
-        figures = [page.render_figure(_encode_thumbnail(image), "") for image in of_training]
-        parts += [page.render_heading("some of training"), page.render_row(figures, small=True)]
-    return page.render_section("Most typical of the batch", what, *parts)
-
-
-def _render_statistics(reference: ImageSample, batch: ImageSample, found: DriftResult) -> str:
-    check_of = {check.name: check for check in found.checks}
-    parts = []
-    for name in STATISTICS:
-        if name in check_of:
-            parts += [
-                page.render_heading(_format_heading(check_of[name])),
-                _render_histogram(getattr(reference, name), getattr(batch, name)),
-            ]
-    what = "Grey: the pictures of training. Line: this batch. Each is as high as its highest bar."
-    return page.render_section("Numbers of the pictures", what, *parts)
-
-
-def _format_heading(check: DriftCheck) -> str:
-    return f"{CHECK_TITLES[check.name]}{', moved' if check.moved else ''}"
-
-
-def _render_histogram(before: np.ndarray, now: np.ndarray) -> str:
+def _compute_histograms(before: np.ndarray, now: np.ndarray) -> Mapping[str, Any]:
+    """Compute the shares of two samples in the same bins; None for both if all numbers are equal."""
     both = np.concatenate([before, now]).astype(np.float64)
     low, high = float(both.min()), float(both.max())
+    edges = {"low": _format_number(low), "high": _format_number(high)}
     if high <= low:
-        return page.render_note(f"all are {_format_number(low)}")
-    far = low > 0 and high / low > 20
-    scale = np.log if far else np.asarray
-    edges = np.linspace(scale(low), scale(high), NUM_BINS + 1)
-    shares = [np.histogram(scale(one.astype(np.float64)), edges)[0] / len(one) for one in (before, now)]
-    return page.render_histograms(shares[0], shares[1], (_format_number(low), _format_number(high)))
+        return edges | {"before": None, "now": None}
+    scale = np.log if low > 0 and high / low > LOG_SCALE_RATIO else np.asarray
+    bins = np.linspace(scale(low), scale(high), NUM_BINS + 1)
+    shares = [
+        (np.histogram(scale(sample.astype(np.float64)), bins)[0] / len(sample)).tolist()
+        for sample in (before, now)
+    ]
+    return edges | {"before": shares[0], "now": shares[1]}
 
 
-def _render_classes(reference: ImageSample, batch: ImageSample, classes: Sequence[str]) -> str:
+def _compare_classes(
+    reference: ImageSample, batch: ImageSample, classes: Sequence[str]
+) -> list[tuple[str, float, float]]:
+    """Return the classes that changed most, with their shares of the reference and of the batch."""
     before = np.bincount(reference.classes, minlength=len(classes)) / len(reference)
     now = np.bincount(batch.classes, minlength=len(classes)) / len(batch)
-    most = np.argsort(-np.abs(now - before), kind="stable")[:MAX_CLASSES]
-    parts = []
-    for i in most.tolist():
-        parts += [
-            page.render_heading(classes[i]),
-            page.render_bars([("training", float(before[i])), ("here", float(now[i]))]),
-        ]
-    return page.render_section("Predicted classes", "Shares of the pictures; those that changed most.", *parts)
+    order = np.argsort(-np.abs(now - before), kind="stable")[:MAX_CLASSES]
+    return [(classes[i], float(before[i]), float(now[i])) for i in order.tolist()]
 
 
-def _encode_thumbnail(image: np.ndarray) -> bytes:
-    """A picture, uint8 (H, W, C), as a small file: PNG, or JPEG where it is large."""
+def _encode_thumbnail(pixels: np.ndarray) -> bytes:
+    """Encode an image, uint8 (H, W, C), as a small file: PNG, or JPEG if the image is large."""
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    if max(picture.size) <= LOSSLESS_PX:
-        times = THUMBNAIL_PX // max(picture.size)
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-        picture.save(buffer, "PNG")
+    if max(image.size) <= LOSSLESS_PX:
+        factor = THUMBNAIL_PX // max(image.size)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        image.save(buffer, "PNG")
     else:
-        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        picture.save(buffer, "JPEG", quality=80)
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 

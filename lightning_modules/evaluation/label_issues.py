@@ -1,8 +1,8 @@
-"""Pictures whose label is probably wrong, for a person to look at: a table that `convoy ingest` reads back.
+"""Label issues: images whose label is probably wrong, as a table for review that `convoy ingest` can read.
 
 Source: C. Northcutt, L. Jiang, I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021,
-arXiv:1911.00068, as cleanlab implements it. It wants probabilities of pictures that the network was not trained
-on: those of the validation and test splits are; training pictures would take a training for each fold.
+arXiv:1911.00068, as cleanlab implements it. The method needs probabilities of images that the network was not
+trained on, so it covers the validation and test splits; training images would need a training for each fold.
 """
 
 import csv
@@ -18,45 +18,47 @@ ISSUE_COLUMNS = ("path", "label", "suggested", "probability", "split", "image_id
 
 
 def rank_label_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Positions of pictures whose label is probably wrong, the most suspicious first.
+    """Return the positions of images whose label is probably wrong, the most suspicious first.
 
     Args:
-        labels: int (n,), or 0 and 1 (n, C) where a picture bears several.
-        probabilities: float (n, C), of a network that was not trained on these pictures.
+        labels: int (n,); multi-label: 0 and 1 (n, C).
+        probabilities: float (n, C), of a network that was not trained on these images.
     """
     if not len(labels):
         return np.empty(0, np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with few pictures: there is nothing to do about it here
+        warnings.simplefilter("ignore")  # about classes with few images: nothing can be done about them here
         if labels.ndim == 2:
             from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
 
-            varied = labels.any(axis=0) & ~labels.all(axis=0)  # from the others there is nothing to learn
-            given = [np.flatnonzero(row).tolist() for row in labels[:, varied]]
-            wrong = find_multilabel_issues_per_class(
-                given, probabilities[:, varied], filter_by="low_self_confidence", n_jobs=1
+            varied = labels.any(axis=0) & ~labels.all(axis=0)  # the other labels are constant
+            label_lists = [np.flatnonzero(row).tolist() for row in labels[:, varied]]
+            is_issue = find_multilabel_issues_per_class(
+                label_lists, probabilities[:, varied], filter_by="low_self_confidence", n_jobs=1
             )
-            found = np.flatnonzero(np.any(wrong, axis=1))
-            found = found[
-                np.argsort(thresholds.compute_confidence(probabilities, labels > 0)[found], kind="stable")
-            ]
+            positions = np.flatnonzero(np.any(is_issue, axis=1))
+            confidence = thresholds.compute_confidence(probabilities, labels > 0)[positions]
+            positions = positions[np.argsort(confidence, kind="stable")]
         else:
             from cleanlab.filter import find_label_issues
 
-            found = find_label_issues(
+            positions = find_label_issues(
                 labels,
                 probabilities,
                 filter_by="low_self_confidence",
                 return_indices_ranked_by="self_confidence",
                 n_jobs=1,
             )
-    return np.asarray(found, np.int64)
+    return np.asarray(positions, np.int64)
 
 
 def format_label_issues(rows: Sequence[tuple[str, str, str, float, str, str]]) -> bytes:
-    """The table: where the picture lay, the label it bears, the one that the network suggests, the probability
-    that the network gives to the label it bears (of several, to the least likely of them to be there or not, as
-    it is said), its split, its id. `convoy ingest` takes `path` and `label`."""
+    """Format the table of label issues as CSV; `convoy ingest` reads its columns `path` and `label`.
+
+    Args:
+        rows: of each image: its path, its label, the label that the network suggests, the probability of its label
+            (multi-label: that of the least probable of its decisions), its split and its id.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(ISSUE_COLUMNS)

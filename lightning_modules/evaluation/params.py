@@ -1,46 +1,46 @@
 """The section `evaluate` of params.yaml."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
-from imageset.exceptions import UserError
-from imageset.params import check_keys, load_section
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from imageset.params import ParamsModel, RangeMessage, check_params, load_section
 from lightning_modules.evaluation.bootstrap import Bootstrap
 
-# What the stage reads beside Lightning's own sections.
-KNOWN_PARAMS = {
-    "slices": list,
-    "smallest_slice": int,
-    "reliability_bins": int,
-    "worst_mistakes": int,
-    "bootstrap": {"resamples": int, "level": float, "seed": int},
-}
+LEVEL_MESSAGE = RangeMessage(" is {value}; give a level between 0 and 1")
 
 
-@dataclass(frozen=True)
-class EvaluationParams:
-    """How to judge; see params.yaml: evaluate."""
+class BootstrapParams(ParamsModel, Bootstrap):
+    """Confidence intervals by resampling the test images."""
 
-    slices: list[str]
-    smallest_slice: int
-    reliability_bins: int
-    worst_mistakes: int
-    bootstrap: Bootstrap
+    resamples: int = Field(ge=1, description="How many times the test images are drawn again.")
+    level: Annotated[float, LEVEL_MESSAGE] = Field(gt=0, lt=1, description="Confidence level of the intervals.")
+    seed: int = Field(description="Seed of the draws.")
+
+
+class EvaluationParams(ParamsModel):
+    """How a bundle is evaluated: the keys that the stage reads beside those of LightningCLI."""
+
+    slices: list[str] = Field(
+        description="Columns of index.parquet by whose values accuracy is reported; size: the short side."
+    )
+    smallest_slice: int = Field(ge=1, description="A slice with fewer images than this is marked as small.")
+    reliability_bins: int = Field(ge=1, description="Number of bins of the calibration error.")
+    worst_mistakes: int = Field(ge=0, description="Number of images in the gallery of the worst mistakes.")
+    bootstrap: BootstrapParams = Field(description="Confidence intervals by resampling the test images.")
 
     @classmethod
-    def from_params_file(cls, path: Path) -> "EvaluationParams":
-        """The stage's own keys of params.yaml.
+    def from_params_file(cls, path: Path) -> EvaluationParams:
+        """Return the stage's own keys of a params.yaml.
 
         Raises:
-            UserError: one is missing, of another type, or out of its range.
+            UserError: a key is missing, or a value has another type or is out of its range.
         """
         section = {name: value for name, value in load_section(path, "evaluate").items() if name in KNOWN_PARAMS}
-        check_keys(section, KNOWN_PARAMS, f"{path}: evaluate")
-        settings = cls(**{**section, "bootstrap": Bootstrap(**section["bootstrap"])})
-        at_least = {"smallest_slice": 1, "reliability_bins": 1, "worst_mistakes": 0}
-        for name, least in at_least.items():
-            if section[name] < least:
-                raise UserError(f"{path}: evaluate.{name} is {section[name]}; give {least} or more")
-        if settings.bootstrap.resamples < 1 or not 0 < settings.bootstrap.level < 1:
-            raise UserError(f"{path}: evaluate.bootstrap: give 1 or more resamples, and a level between 0 and 1")
-        return settings
+        return check_params(section, cls, f"{path}: evaluate")
+
+
+KNOWN_PARAMS = frozenset(EvaluationParams.model_fields)  # all other keys of the section are LightningCLI's

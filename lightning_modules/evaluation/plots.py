@@ -1,4 +1,4 @@
-"""Pictures of a test as PNG: the confusion matrix, the reliability diagram, the worst mistakes."""
+"""Plot the results of a test as PNG files: confusion matrix, reliability diagram, galleries of mistakes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ TILE_PX, TEXT_PX, GAP_PX, TILES_PER_ROW = 96, 12, 10, 10
 
 
 def plot_confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
-    """The confusion matrix as a picture: colour = share of the true class, number = pictures."""
+    """Plot the confusion matrix: colours are shares of the true class, numbers count images."""
     title = f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right"
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     return _plot_table(confusion, share, classes, classes, ("predicted", "actual"), title)
@@ -22,65 +22,68 @@ def plot_confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> byte
 def plot_label_tables(
     counts: np.ndarray, co_counts: np.ndarray, num_labelled: np.ndarray, labels: Sequence[str]
 ) -> bytes:
-    """Labels of pictures that may bear several, as two tables.
+    """Plot the predictions of a multi-label model as two tables.
 
     Args:
-        counts: int (C, 4): of each label how often it was rightly said, wrongly said, missed, rightly left out.
-        together: int (C, C): row = label a picture bears, column = label that was said of it.
-        num_borne: int (C,): pictures that bear each label.
+        counts: int (C, 4): for each label its true positives, false positives, false negatives, true negatives.
+        co_counts: int (C, C): images that have the row's label and for which the column's label was predicted.
+        num_labelled: int (C,): images that have each label.
+        labels: C names.
     """
     from matplotlib.figure import Figure
 
     side = min(24.0, 2.5 + 0.45 * len(labels))
     figure = Figure(figsize=(max(4.5, 0.4 * side + 3) + max(side, 4.0), side + 0.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(4, max(4, len(labels))))
-    columns = ("rightly said", "wrongly said", "missed", "rightly not said")
+    columns = ("true positive", "false positive", "false negative", "true negative")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     _draw_table(left, counts, share, labels, columns, ("", "label"), f"{int(counts[0].sum())} test pictures")
     share = co_counts / np.maximum(num_labelled[:, None], 1)
-    _draw_table(right, co_counts, share, labels, labels, ("said", "borne"), "said of those that bear a label")
+    _draw_table(
+        right, co_counts, share, labels, labels, ("predicted", "actual"), "predictions for pictures with a label"
+    )
     return encode_figure(figure)
 
 
 def plot_reliability(before: ReliabilityBins, after: ReliabilityBins, temperature: float) -> bytes:
-    """How often the network was right, by how sure it was, before and after temperature scaling."""
+    """Plot accuracy over confidence, before and after temperature scaling."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     titles = (f"as trained, ECE {before.ece:.3f}", f"temperature {temperature:.2f}, ECE {after.ece:.3f}")
     for axes, bins, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
-        there = bins.count > 0
+        filled = bins.count > 0
         width = 1 / len(bins.count)
-        axes.bar((np.arange(len(there)) + 0.5) * width, bins.count / bins.count.max(), width, color="#e3e8ee")
+        axes.bar((np.arange(len(filled)) + 0.5) * width, bins.count / bins.count.max(), width, color="#e3e8ee")
         axes.plot([0, 1], [0, 1], color="#888", linewidth=1)
-        axes.plot(bins.confidence[there], bins.accuracy[there], "o-", color="#3465a4", markersize=4)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="how sure", ylabel="how often right", title=title)
+        axes.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#3465a4", markersize=4)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", title=title)
         axes.set_aspect("equal")
     return encode_figure(figure)
 
 
 def draw_gallery(images: np.ndarray, captions: Sequence[Sequence[str]]) -> bytes:
-    """Pictures in rows of ten, each with lines of text under it; without pictures one line that says so.
+    """Draw images in rows of ten with lines of text under each; without images, the line "no mistakes".
 
     Args:
         images: uint8 (n, H, W, 1 or 3).
-        captions: of each picture, equally many lines.
+        captions: the lines under each image, equally many for all.
     """
     font = _load_font()
     lines = max((len(caption) for caption in captions), default=1)
     step = TILE_PX + GAP_PX, TILE_PX + GAP_PX + lines * (TEXT_PX + 3)
     across, down = min(TILES_PER_ROW, max(4, len(images))), max(1, -(-len(images) // TILES_PER_ROW))
-    page = Image.new("RGB", (across * step[0] + GAP_PX, down * step[1] + GAP_PX), "white")
-    pen = ImageDraw.Draw(page)
+    gallery = Image.new("RGB", (across * step[0] + GAP_PX, down * step[1] + GAP_PX), "white")
+    pen = ImageDraw.Draw(gallery)
     if not len(images):
         pen.text((GAP_PX, GAP_PX), "no mistakes", fill="black", font=font)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = GAP_PX + number % TILES_PER_ROW * step[0], GAP_PX + number // TILES_PER_ROW * step[1]
-        page.paste(enlarge(image, TILE_PX), (left, top))
+        gallery.paste(enlarge(image, TILE_PX), (left, top))
         for row, text in enumerate(caption):
-            place = (left, top + TILE_PX + 2 + row * (TEXT_PX + 3))
-            pen.text(place, _truncate(text, font, TILE_PX), fill="black", font=font)
-    return encode_image(page)
+            position = (left, top + TILE_PX + 2 + row * (TEXT_PX + 3))
+            pen.text(position, _truncate(text, font, TILE_PX), fill="black", font=font)
+    return encode_image(gallery)
 
 
 def _plot_table(
@@ -119,11 +122,11 @@ def _draw_table(
 
 
 def _escape_dollars(name: str) -> str:
-    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
+    return name.replace("$", r"\$")  # matplotlib reads text between dollar signs as a formula
 
 
 def _load_font() -> Any:
-    """The font that comes with matplotlib: it knows more alphabets than Pillow's own."""
+    """Load the font that comes with matplotlib: it has more alphabets than Pillow's own."""
     import matplotlib
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", TEXT_PX)

@@ -1,4 +1,4 @@
-"""What is to be said of a model after its test: every number of metrics.json and every file of the report."""
+"""The evaluation report: every number of metrics.json and every file of `data/models/report/`."""
 
 import csv
 import io
@@ -23,8 +23,14 @@ from lightning_modules.evaluation.slices import Slice, compute_slices
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """One split and what the network said of it: logits float32 (n, C), in the split's order; the bundle's
-    temperature, and its thresholds where a picture may bear several labels."""
+    """A split and the network's outputs on it.
+
+    Attributes:
+        split: images and labels.
+        logits: float32 (n, C), in the split's order.
+        temperature: of the bundle.
+        thresholds: of the bundle, if it is multi-label.
+    """
 
     split: StoreSplit
     logits: np.ndarray
@@ -33,20 +39,22 @@ class ScoredSplit:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
         return self.split.store.classes
 
     @property
     def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
         return self.split.store.multi_label
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """float32 (n, C), calibrated."""
+        """The calibrated probabilities, float32 (n, C)."""
         return calibration_temperature.to_probabilities(self.logits, self.temperature, self.multi_label)
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class, int64 (n,); or with several labels a picture those from their thresholds on, bool (n, C)."""
+        """The predicted classes, int64 (n,); multi-label: the labels at or above their thresholds, bool (n, C)."""
         if self.multi_label:
             return thresholds.apply_thresholds(
                 self.probabilities, self.thresholds or [thresholds.DEFAULT_THRESHOLD] * len(self.classes)
@@ -55,19 +63,24 @@ class ScoredSplit:
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """float32 (n,): the probability of what is said, of several labels that of the least sure decision."""
+        """The probability of each prediction, float32 (n,); multi-label: that of the least confident decision."""
         if self.multi_label:
             return thresholds.compute_confidence(self.probabilities, self.predicted)
         return self.probabilities.max(axis=1)
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """bool (n,): whether a picture's class, or each of its labels, was said as it is."""
-        same = np.asarray(self.predicted == self.split.labels)
-        return np.asarray(same.all(axis=1)) if self.multi_label else same
+        """Whether each prediction is correct, bool (n,); multi-label: whether all labels of the image are."""
+        is_same = np.asarray(self.predicted == self.split.labels)
+        return np.asarray(is_same.all(axis=1)) if self.multi_label else is_same
 
     def compute_reliability(self, temperature: float, num_bins: int) -> calibration_reliability.ReliabilityBins:
-        """How often it was right by how sure it was; of several labels each is a prediction of its own."""
+        """Group the predictions into bins of confidence; multi-label: each label is a prediction of its own.
+
+        Args:
+            temperature: divisor of the logits.
+            num_bins: the number of bins.
+        """
         probabilities = calibration_temperature.to_probabilities(self.logits, temperature, self.multi_label)
         if self.multi_label:
             return calibration_reliability.compute_reliability(
@@ -75,50 +88,54 @@ class ScoredSplit:
             )
         return calibration_reliability.compute_reliability(probabilities.max(axis=1), self.correct, num_bins)
 
-    def format_labels(self, row: np.ndarray | int) -> str:
-        """One picture's class, or its labels, in words."""
+    def format_labels(self, label: np.ndarray | int) -> str:
+        """Format the class, or the labels, of one image as text.
+
+        Args:
+            label: int, the position of the class; multi-label: 0 and 1 (C,).
+        """
         if self.multi_label:
-            return thresholds.join_labels(self.classes, np.asarray(row))
-        return self.classes[int(row)]
+            return thresholds.join_labels(self.classes, np.asarray(label))
+        return self.classes[int(label)]
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """metrics.json, and the files of the report by name."""
+    """The content of metrics.json, and the files of the report by name."""
 
     metrics: dict[str, Any]
     files: dict[str, bytes]
 
-    def summary(self) -> str:
-        """What a person wants to know first."""
+    def summarize(self) -> str:
+        """Return the most important metrics as a line of text."""
         test = self.metrics["test"]
-        parts = [f"test accuracy {test['accuracy']:.4f} ({self._interval('accuracy')})"]
+        phrases = [f"test accuracy {test['accuracy']:.4f} ({self._format_interval('accuracy')})"]
         if "map" in test:
-            parts.insert(0, f"test mAP {test['map']:.4f} ({self._interval('map')})")
-        parts += [f"test loss {test['loss']:.4f}", f"calibration error {test['ece']:.4f}"]
-        return f"{', '.join(parts)} over {format_count(self.metrics['num_test'], 'picture')}"
+            phrases.insert(0, f"test mAP {test['map']:.4f} ({self._format_interval('map')})")
+        phrases += [f"test loss {test['loss']:.4f}", f"calibration error {test['ece']:.4f}"]
+        return f"{', '.join(phrases)} over {format_count(self.metrics['num_test'], 'picture')}"
 
-    def _interval(self, name: str) -> str:
+    def _format_interval(self, name: str) -> str:
         interval = self.metrics["interval"][name]
         return f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 
-def evaluate_split(test: ScoredSplit, val: ScoredSplit, settings: EvaluationParams) -> EvaluationReport:
-    """Measure the test split; likely label errors are looked for in the validation split too.
+def evaluate_split(test: ScoredSplit, val: ScoredSplit, params: EvaluationParams) -> EvaluationReport:
+    """Measure the test split, and look for label issues in both splits.
 
-    `metrics["test"]` has yet to get what Lightning measured.
+    Lightning's own metrics, accuracy and loss, are yet to be added to `metrics["test"]`.
     """
-    measured = (measure_multilabel if test.multi_label else measure_multiclass)(test, settings.bootstrap)
-    before = test.compute_reliability(1.0, settings.reliability_bins)
-    after = test.compute_reliability(test.temperature, settings.reliability_bins)
+    measured = (measure_multilabel if test.multi_label else measure_multiclass)(test, params.bootstrap)
+    before = test.compute_reliability(1.0, params.reliability_bins)
+    after = test.compute_reliability(test.temperature, params.reliability_bins)
     measured["test"] |= {"ece": after.ece, "ece_uncalibrated": before.ece, "temperature": test.temperature}
-    parts = compute_slices(
-        test.split.rows, test.correct, settings.slices, settings.smallest_slice, settings.bootstrap.level
+    slices = compute_slices(
+        test.split.rows, test.correct, params.slices, params.smallest_slice, params.bootstrap.level
     )
     issues = collect_label_issues([test, val])
     metrics = {
         **measured,
-        "slices": summarize_slices(parts, settings.slices),
+        "slices": summarize_slices(slices, params.slices),
         "label_issues": len(issues),
         "num_test": len(test.split),
     }
@@ -128,175 +145,173 @@ def evaluate_split(test: ScoredSplit, val: ScoredSplit, settings: EvaluationPara
         "reliability.csv": format_reliability(after),
         "reliability_uncalibrated.csv": format_reliability(before),
         "reliability.png": plots.plot_reliability(before, after, test.temperature),
-        "worst_mistakes.png": draw_worst_mistakes(test, settings.worst_mistakes),
-        "slices.csv": format_slices(parts),
+        "worst_mistakes.png": draw_worst_mistakes(test, params.worst_mistakes),
+        "slices.csv": format_slices(slices),
         "label_issues.csv": format_label_issues(issues),
     }
     return EvaluationReport(metrics, files)
 
 
-def measure_multiclass(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any]:
-    """The numbers of pictures with one class each; `test`, each class's own, and `interval`."""
-    labels, classes = seen.split.labels, seen.classes
-    confusion = metrics.confusion_matrix(labels, seen.predicted, len(classes))
-    own = metrics.compute_class_rates(confusion, classes)
-    of_class = labels[:, None] == np.arange(len(classes))
-    own["auroc"] = metrics.compute_per_class(metrics.auroc, of_class, seen.probabilities, classes)
-    sums = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    test = {name: float(value) for name, value in metrics.macro_average(*sums).items()}
-    test |= metrics.average_over_classes("macro_auroc", own["auroc"])
-    flags = {"accuracy": seen.correct}
+def measure_multiclass(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Compute the metrics of single-label predictions: `test`, those of each class, and `interval`."""
+    labels, classes = scored.split.labels, scored.classes
+    confusion = metrics.confusion_matrix(labels, scored.predicted, len(classes))
+    class_metrics = metrics.compute_class_rates(confusion, classes)
+    has_class = labels[:, None] == np.arange(len(classes))
+    class_metrics["auroc"] = metrics.compute_per_class(metrics.auroc, has_class, scored.probabilities, classes)
+    counts = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    test = {name: float(value) for name, value in metrics.macro_average(*counts).items()}
+    test |= metrics.average_over_classes("macro_auroc", class_metrics["auroc"])
+    flags = {"accuracy": scored.correct}
     if len(classes) > 5:
-        flags["top_5_accuracy"] = metrics.is_top_k_correct(labels, seen.logits, 5)
+        flags["top_5_accuracy"] = metrics.is_top_k_correct(labels, scored.logits, 5)
         test["top_5_accuracy"] = float(flags["top_5_accuracy"].mean())
 
-    def again(weights: np.ndarray) -> dict[str, np.ndarray]:
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         num = len(classes)
-        right = sum_by_key(weights * seen.correct, labels, num)
-        drawn = metrics.macro_average(
-            right, sum_by_key(weights, labels, num), sum_by_key(weights, seen.predicted, num)
+        correct = sum_by_key(weights * scored.correct, labels, num)
+        averages = metrics.macro_average(
+            correct, sum_by_key(weights, labels, num), sum_by_key(weights, scored.predicted, num)
         )
-        return drawn | {name: weights @ flag / weights.sum(axis=1) for name, flag in flags.items()}
+        return averages | {name: weights @ flag / weights.sum(axis=1) for name, flag in flags.items()}
 
-    return {"test": test, **own, "interval": compute_intervals(seen, bootstrap, again)}
+    return {"test": test, **class_metrics, "interval": compute_intervals(scored, bootstrap, measure)}
 
 
-def measure_multilabel(seen: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any]:
-    """The numbers of pictures that bear several labels, or none.
+def measure_multilabel(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Compute the metrics of multi-label predictions: `test`, those of each label, and `interval`.
 
-    `accuracy` is that of whole sets, as scikit-learn's accuracy_score has it (subset accuracy, exact match);
-    `hamming_loss` the share of all decisions that are wrong; `map` the mean over the labels of average precision.
+    `accuracy` is that of whole sets, like scikit-learn's accuracy_score (subset accuracy, exact match);
+    `hamming_loss` is the share of all decisions that are wrong; `map` is the mean average precision over the
+    labels.
     """
-    labels, said, names = seen.split.labels > 0, seen.predicted, seen.classes
-    sums = (labels & said).sum(axis=0), labels.sum(axis=0), said.sum(axis=0)
-    own = metrics.compute_rates(*sums, names)
-    own["auroc"] = metrics.compute_per_class(metrics.auroc, labels, seen.probabilities, names)
-    own["average_precision"] = metrics.compute_per_class(
-        metrics.average_precision, labels, seen.probabilities, names
+    labels, predicted, names = scored.split.labels > 0, scored.predicted, scored.classes
+    counts = (labels & predicted).sum(axis=0), labels.sum(axis=0), predicted.sum(axis=0)
+    class_metrics = metrics.compute_rates(*counts, names)
+    class_metrics["auroc"] = metrics.compute_per_class(metrics.auroc, labels, scored.probabilities, names)
+    class_metrics["average_precision"] = metrics.compute_per_class(
+        metrics.average_precision, labels, scored.probabilities, names
     )
-    mean_precision = metrics.weighted_mean_ap(labels, seen.probabilities)
-    off = (labels != said).mean(axis=1)
+    mean_ap = metrics.weighted_mean_ap(labels, scored.probabilities)
+    error_share = (labels != predicted).mean(axis=1)
 
-    def again(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sums, num = (weights @ (labels & said), weights @ labels, weights @ said), weights.sum(axis=1)
-        drawn = {"accuracy": weights @ seen.correct / num, "hamming_loss": weights @ off / num}
-        return (
-            drawn | {"map": mean_precision(weights)} | metrics.macro_average(*sums) | metrics.micro_average(*sums)
-        )
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        counts, num = (weights @ (labels & predicted), weights @ labels, weights @ predicted), weights.sum(axis=1)
+        values = {"accuracy": weights @ scored.correct / num, "hamming_loss": weights @ error_share / num}
+        averages = metrics.macro_average(*counts) | metrics.micro_average(*counts)
+        return values | {"map": mean_ap(weights)} | averages
 
-    test = {name: float(value[0]) for name, value in again(np.ones((1, len(labels)), np.int64)).items()}
-    test |= metrics.average_over_classes("macro_auroc", own["auroc"])
-    return {"test": test, **own, "interval": compute_intervals(seen, bootstrap, again)}
-
-
-def compute_intervals(seen: ScoredSplit, bootstrap: Bootstrap, again: Any) -> dict[str, dict[str, float]]:
-    """{name: {"low", "high"}}; pictures of one group are drawn together."""
-    units = assign_resampling_units(seen.split.rows["group"].to_pylist())
-    found = bootstrap.compute_intervals(units, again)
-    return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
+    test = {name: float(value[0]) for name, value in measure(np.ones((1, len(labels)), np.int64)).items()}
+    test |= metrics.average_over_classes("macro_auroc", class_metrics["auroc"])
+    return {"test": test, **class_metrics, "interval": compute_intervals(scored, bootstrap, measure)}
 
 
-def collect_label_issues(parts: Iterable[ScoredSplit]) -> list[tuple[str, str, str, float, str, str]]:
-    """The rows of `label_issues.format_label_issues`: pictures of these splits whose label is probably wrong, worst first."""
-    seen = [one for one in parts if len(one.split)]
-    labels = np.concatenate([one.split.labels for one in seen])
-    probabilities = np.concatenate([one.probabilities for one in seen])
-    places = [(one, i) for one in seen for i in range(len(one.split))]
+def compute_intervals(scored: ScoredSplit, bootstrap: Bootstrap, measure: Any) -> dict[str, dict[str, float]]:
+    """Compute bootstrap intervals, {name: {"low", "high"}}; images of one group are resampled together.
+
+    Args:
+        scored: the split.
+        bootstrap: parameters of the bootstrap.
+        measure: computes metrics {name: values (B,)} from weights (B, n).
+    """
+    units = assign_resampling_units(scored.split.rows["group"].to_pylist())
+    intervals = bootstrap.compute_intervals(units, measure)
+    return {name: {"low": low, "high": high} for name, (low, high) in intervals.items()}
+
+
+def collect_label_issues(splits: Iterable[ScoredSplit]) -> list[tuple[str, str, str, float, str, str]]:
+    """Return the rows of `label_issues.format_label_issues` for images of these splits, the worst first."""
+    filled = [scored for scored in splits if len(scored.split)]
+    labels = np.concatenate([scored.split.labels for scored in filled])
+    probabilities = np.concatenate([scored.probabilities for scored in filled])
+    places = [(scored, i) for scored in filled for i in range(len(scored.split))]
     rows = []
     for position in rank_label_issues(labels, probabilities):
-        one, i = places[position]
-        split, given = one.split, one.split.labels[i]
-        row = one.probabilities[i]
-        least = float(thresholds.compute_confidence(row, given > 0) if one.multi_label else row[int(given)])
-        name = str(split.rows["split"][i])
-        rows.append(
-            (
-                split.uris[i],
-                one.format_labels(given),
-                one.format_labels(one.predicted[i]),
-                least,
-                name,
-                split.image_ids[i],
-            )
+        scored, i = places[position]
+        split, label = scored.split, scored.split.labels[i]
+        row = scored.probabilities[i]
+        probability = float(
+            thresholds.compute_confidence(row, label > 0) if scored.multi_label else row[int(label)]
         )
+        names = scored.format_labels(label), scored.format_labels(scored.predicted[i])
+        rows.append((split.uris[i], *names, probability, str(split.rows["split"][i]), split.image_ids[i]))
     return rows
 
 
-def summarize_slices(parts: Sequence[Slice], columns: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """{column: {value: {"accuracy", "low", "high", "num", and "small": 1 where there are too few}}}."""
-    numbers: dict[str, dict[str, dict[str, float]]] = {column: {} for column in columns}
-    for one in parts:
-        entry = {"accuracy": one.accuracy, "low": one.low, "high": one.high, "num": one.num}
-        numbers[one.column][one.value] = entry | ({"small": 1} if one.small else {})
-    return numbers
+def summarize_slices(slices: Sequence[Slice], columns: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {column: {value: {"accuracy", "low", "high", "num", and "small": 1 for a small slice}}}."""
+    summary: dict[str, dict[str, dict[str, float]]] = {column: {} for column in columns}
+    for row in slices:
+        entry = {"accuracy": row.accuracy, "low": row.low, "high": row.high, "num": row.num}
+        summary[row.column][row.value] = entry | ({"small": 1} if row.small else {})
+    return summary
 
 
-def format_predictions(seen: ScoredSplit) -> bytes:
-    """One row a test picture; the columns `actual` and `predicted` feed DVC's confusion plot. Where a picture may
-    bear several labels, the probability of each follows."""
-    each = [f"probability of {name}" for name in seen.classes] if seen.multi_label else []
-    rows = zip(seen.split.image_ids, seen.split.labels, seen.predicted, seen.confidence, strict=True)
-    return format_csv(
-        ["image_id", "actual", "predicted", "probability", *each],
-        (
-            [
-                name,
-                seen.format_labels(label),
-                seen.format_labels(said),
-                f"{sure:.6f}",
-                *(f"{p:.6f}" for p in all_of[: len(each)]),
-            ]
-            for (name, label, said, sure), all_of in zip(rows, seen.probabilities, strict=True)
-        ),
-    )
+def format_predictions(scored: ScoredSplit) -> bytes:
+    """Format the predictions as CSV, a row for each test image.
+
+    The columns `actual` and `predicted` feed DVC's confusion plot. For multi-label predictions the probability of
+    each label follows.
+    """
+    columns = [f"probability of {name}" for name in scored.classes] if scored.multi_label else []
+    rows = []
+    for i, image_id in enumerate(scored.split.image_ids):
+        actual, predicted = scored.split.labels[i], scored.predicted[i]
+        numbers = scored.confidence[i], *scored.probabilities[i, : len(columns)]
+        names = scored.format_labels(actual), scored.format_labels(predicted)
+        rows.append([image_id, *names, *(f"{number:.6f}" for number in numbers)])
+    return format_csv(["image_id", "actual", "predicted", "probability", *columns], rows)
 
 
-def plot_confusion(seen: ScoredSplit) -> bytes:
-    """The confusion matrix; of several labels a picture a row for each of its own two by two, and which labels are
-    said of pictures that bear another."""
-    if not seen.multi_label:
-        confusion = metrics.confusion_matrix(seen.split.labels, seen.predicted, len(seen.classes))
-        return plots.plot_confusion_matrix(confusion, seen.classes)
-    labels, said = seen.split.labels > 0, seen.predicted
-    cells = (labels & said, ~labels & said, labels & ~said, ~labels & ~said)
+def plot_confusion(scored: ScoredSplit) -> bytes:
+    """Plot the confusion matrix as a PNG file.
+
+    For multi-label predictions the plot has two tables: a row for each label with its own two-by-two matrix, and
+    the labels that are predicted for the images of each label.
+    """
+    if not scored.multi_label:
+        confusion = metrics.confusion_matrix(scored.split.labels, scored.predicted, len(scored.classes))
+        return plots.plot_confusion_matrix(confusion, scored.classes)
+    labels, predicted = scored.split.labels > 0, scored.predicted
+    cells = (labels & predicted, ~labels & predicted, labels & ~predicted, ~labels & ~predicted)
     counts = np.stack([cell.sum(axis=0) for cell in cells], axis=1)
-    together = labels.T.astype(np.int64) @ said
-    return plots.plot_label_tables(counts, together, labels.sum(axis=0), seen.classes)
+    co_counts = labels.T.astype(np.int64) @ predicted
+    return plots.plot_label_tables(counts, co_counts, labels.sum(axis=0), scored.classes)
 
 
-def draw_worst_mistakes(seen: ScoredSplit, most: int) -> bytes:
-    """The mistakes that the network was surest of, each with what it is and what was said how surely."""
-    wrong = np.flatnonzero(~seen.correct)
-    off = seen.probabilities
-    if seen.multi_label:  # of the decisions that were wrong, how far the probability was off
-        off = abs(off - seen.split.labels) * (seen.predicted != seen.split.labels)
-    chosen = wrong[np.argsort(-off.max(axis=1)[wrong], kind="stable")][:most]
+def draw_worst_mistakes(scored: ScoredSplit, max_images: int) -> bytes:
+    """Draw the most confident mistakes as a PNG file, with true label, prediction and probability."""
+    wrong = np.flatnonzero(~scored.correct)
+    errors = scored.probabilities
+    if scored.multi_label:  # of the wrong decisions, how far the probability is from the label
+        errors = abs(errors - scored.split.labels) * (scored.predicted != scored.split.labels)
+    chosen = wrong[np.argsort(-errors.max(axis=1)[wrong], kind="stable")][:max_images]
     captions = []
     for i in chosen:
-        what = int(off[i].argmax())
-        is_so = f"is {seen.format_labels(seen.split.labels[i]) or '(none)'}"
-        captions.append((is_so, f"{seen.classes[what]} {seen.probabilities[i, what]:.2f}"))
-    images = seen.split.read_batch(chosen) if len(chosen) else np.empty((0, 1, 1, 1), np.uint8)
+        worst = int(errors[i].argmax())
+        actual = f"is {scored.format_labels(scored.split.labels[i]) or '(none)'}"
+        captions.append((actual, f"{scored.classes[worst]} {scored.probabilities[i, worst]:.2f}"))
+    images = scored.split.read_batch(chosen) if len(chosen) else np.empty((0, 1, 1, 1), np.uint8)
     return plots.draw_gallery(images, captions)
 
 
 def format_reliability(bins: calibration_reliability.ReliabilityBins) -> bytes:
-    """One row a bin that holds pictures, for DVC's plot."""
+    """Format reliability bins as CSV for DVC's plot, a row for each bin that is not empty."""
     rows = zip(bins.confidence, bins.accuracy, bins.count, strict=True)
     return format_csv(["confidence", "accuracy", "count"], ([f"{c:.6f}", f"{a:.6f}", n] for c, a, n in rows if n))
 
 
-def format_slices(parts: Sequence[Slice]) -> bytes:
-    """One row a slice."""
+def format_slices(slices: Sequence[Slice]) -> bytes:
+    """Format slices as CSV, a row for each slice."""
     rows = (
-        [one.column, one.value, one.num, *(f"{x:.6f}" for x in (one.accuracy, one.low, one.high)), int(one.small)]
-        for one in parts
+        [row.column, row.value, row.num, *(f"{x:.6f}" for x in (row.accuracy, row.low, row.high)), int(row.small)]
+        for row in slices
     )
     return format_csv(["column", "value", "num", "accuracy", "low", "high", "small"], rows)
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """A table as CSV."""
+    """Format a table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""Where a model is weaker: its accuracy over parts of the test split, by any column of the dataset's index."""
+"""Slices of the test split by any column of the dataset's index, to find where a model is weaker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
 from lightning_modules.evaluation.bootstrap import compute_wilson_interval
 
-SIZE_COLUMN = "size"  # not a column: the short side of the picture as it came
-NUM_BINS = 4  # of a column of numbers
+SIZE_COLUMN = "size"  # not a column of the index: the short side of the original image
+NUM_BINS = 4  # bins of a column of numbers
 MISSING_VALUE = "(none)"
-MAX_VALUES = 20  # values of a column of words; the others are one slice
+MAX_VALUES = 20  # values of a column of text; all others together are one slice
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One part of the test split, and the accuracy on it with its interval."""
+    """A part of the test split, and the accuracy on it with its interval."""
 
     column: str
     value: str
@@ -27,17 +27,17 @@ class Slice:
     accuracy: float
     low: float
     high: float
-    small: bool  # too few pictures to lean on
+    small: bool  # too few images for a reliable accuracy
 
 
 def list_slice_columns(index: pa.Table) -> list[str]:
-    """What `evaluate.slices` may name: `size`, and the columns that hold one number or one word a picture."""
+    """Return the names that `evaluate.slices` may hold: `size`, and the columns of single numbers or texts."""
     plain = [field.name for field in index.schema if not pa.types.is_nested(field.type)]
     return [SIZE_COLUMN, *plain]
 
 
 def check_slice_columns(columns: Sequence[str], index: pa.Table) -> None:
-    """Raise UserError for a column that there is not."""
+    """Raise UserError for a column that the index does not have."""
     known = list_slice_columns(index)
     for column in columns:
         if column not in known:
@@ -47,29 +47,33 @@ def check_slice_columns(columns: Sequence[str], index: pa.Table) -> None:
 def compute_slices(
     rows: pa.Table, correct: np.ndarray, columns: Sequence[str], min_size: int, level: float
 ) -> list[Slice]:
-    """The accuracy on each slice, columns in the order given; a column with one value only says nothing.
+    """Compute the accuracy on each slice; a column with a single value has no slices.
 
     Args:
         rows: the test split's rows of the index.
-        right: bool (n,).
+        correct: bool (n,), whether each prediction is correct.
         columns: see `list_slice_columns`.
-        smallest: a slice of fewer pictures is marked `small`.
+        min_size: a slice of fewer images is marked `small`.
         level: of the intervals (Wilson's).
+
+    Returns:
+        The slices by column, in the order of `columns`; in each column the small slices last, and otherwise the
+        lowest accuracy first.
     """
-    found = []
+    slices = []
     for column in columns:
         values = _assign_slices(rows, column)
         for value in dict.fromkeys(values) if len(set(values)) > 1 else ():
-            here = correct[np.array([one == value for one in values])]
-            low, high = compute_wilson_interval(int(here.sum()), len(here), level)
-            found.append(
-                Slice(column, value, len(here), float(here.mean()), low, high, small=len(here) < min_size)
+            hits = correct[np.array([row_value == value for row_value in values])]
+            low, high = compute_wilson_interval(int(hits.sum()), len(hits), level)
+            slices.append(
+                Slice(column, value, len(hits), float(hits.mean()), low, high, small=len(hits) < min_size)
             )
-    return sorted(found, key=lambda one: (columns.index(one.column), one.small, one.accuracy, one.value))
+    return sorted(slices, key=lambda row: (columns.index(row.column), row.small, row.accuracy, row.value))
 
 
 def _assign_slices(rows: pa.Table, column: str) -> list[str]:
-    """The slice that each picture belongs to."""
+    """Return the name of the slice that each image belongs to."""
     if column == SIZE_COLUMN:
         sides = np.minimum(rows["width"].to_numpy(), rows["height"].to_numpy())
         return _bin_values(sides, "{:,} to {:,} px")
@@ -78,20 +82,20 @@ def _assign_slices(rows: pa.Table, column: str) -> list[str]:
         numbers = values.cast(pa.float64()).to_numpy()  # null becomes NaN
         if len(np.unique(numbers)) > NUM_BINS:
             return _bin_values(numbers, "{:g} to {:g}")
-    words = pc.cast(values, pa.string()).to_pylist()
-    named = [MISSING_VALUE if word is None else word for word in words]
-    names, counts = np.unique(named, return_counts=True)
-    kept = set(names[np.argsort(-counts, kind="stable")[:MAX_VALUES]].tolist())
-    return [word if word in kept else "(others)" for word in named]
+    texts = pc.cast(values, pa.string()).to_pylist()
+    filled = [MISSING_VALUE if text is None else text for text in texts]
+    names, counts = np.unique(filled, return_counts=True)
+    frequent = set(names[np.argsort(-counts, kind="stable")[:MAX_VALUES]].tolist())
+    return [text if text in frequent else "(others)" for text in filled]
 
 
 def _bin_values(values: np.ndarray, text: str) -> list[str]:
-    """Numbers in bins of about equally many pictures, named by their smallest and largest."""
+    """Group numbers into bins of about equal size, named by their smallest and largest number."""
     missing = np.isnan(values)
     edges = np.unique(np.quantile(values[~missing], np.arange(1, NUM_BINS) / NUM_BINS))
-    places = np.where(missing, -1, np.searchsorted(edges, values, side="left"))
+    bins = np.where(missing, -1, np.searchsorted(edges, values, side="left"))
     names = {-1: MISSING_VALUE}
-    for place in np.unique(places[~missing]).tolist():
-        here = values[places == place]
-        names[place] = text.format(here.min().item(), here.max().item())
-    return [names[place] for place in places.tolist()]
+    for number in np.unique(bins[~missing]).tolist():
+        members = values[bins == number]
+        names[number] = text.format(members.min().item(), members.max().item())
+    return [names[number] for number in bins.tolist()]

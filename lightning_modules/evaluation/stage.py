@@ -1,4 +1,4 @@
-"""The stage `evaluate`: the trained bundle on the test split; numbers, pictures, and both into MLflow."""
+"""The stage `evaluate`: test the trained bundle, write metrics and report, and log both to MLflow."""
 
 import json
 from pathlib import Path
@@ -23,18 +23,19 @@ from lightning_modules.tracking.metric_logging import (
     open_training_run,
     to_metric_name,
 )
+from lightning_modules.tracking.tags import REPORT_FOLDER
 from lightning_modules.training.cli import build_stage
 
 
 class BundleClassifier(Classifier):
-    """A trained bundle as a LightningModule that only tests, and keeps the logits.
+    """A trained bundle as a LightningModule that can only be tested, and that keeps the logits.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the folder of the bundle.
     """
 
     def __init__(self, bundle: str) -> None:
-        super(Classifier, self).__init__()
+        super(Classifier, self).__init__()  # skips Classifier.__init__, which would build a network to train
         self.bundle = Bundle.load(bundle)
         self.folder = Path(bundle)
         self.normalize = Normalize(self.bundle.info.mean, self.bundle.info.std)
@@ -43,51 +44,53 @@ class BundleClassifier(Classifier):
         self.logits: dict[str, list[Tensor]] = {"test": [], "val": []}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the metrics of a test batch, and keep its logits."""
         images, labels = batch
         logits = self(images)
         self._log_metrics("test", logits, labels)
         self.logits["test"].append(logits.float().cpu())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Keep the logits of a validation batch."""
         self.logits["val"].append(self(batch[0]).float().cpu())
 
     def to_scored_split(self, name: str, split: StoreSplit) -> ScoredSplit:
-        """What it said of a split, in the split's order."""
+        """Return a split with the logits that were kept for it, in the split's order."""
         rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
         info = self.bundle.info
         return ScoredSplit(split, torch.cat(rows).numpy(), info.temperature, info.thresholds)
 
 
 def evaluate(project: Path) -> None:
-    """Test the bundle and write metrics.json and `data/models/report/`.
+    """Test the bundle, and write metrics.json and `data/models/report/`.
 
     Raises:
-        UserError: a wrong setting, no bundle, or one whose classes are not those of the dataset.
+        UserError: a parameter is invalid, or there is no bundle with the classes of the dataset.
     """
     path = project / "params.yaml"
-    settings = EvaluationParams.from_params_file(path)
+    params = EvaluationParams.from_params_file(path)
     cli = build_stage("evaluate", BundleClassifier, ImageDataModule, path, stage_keys=KNOWN_PARAMS)
     model, store = cli.model, cli.datamodule.store
-    check_slice_columns(settings.slices, store.index)
+    check_slice_columns(params.slices, store.index)
     check_bundle_fits(model, store)
     cli.trainer.test(model, cli.datamodule, verbose=False)
     values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     cli.trainer.validate(model, cli.datamodule, verbose=False)
 
-    seen = {name: model.seen(name, store.split(name)) for name in ("test", "val")}
-    verdict = evaluate_split(seen["test"], seen["val"], settings)
-    lightnings = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
-    verdict.metrics["test"] = lightnings | verdict.metrics["test"]
-    report = project / "data" / "models" / "report"
-    for name, content in verdict.files.items():
-        write_bytes(report / name, content)
-    write_bytes(project / "metrics.json", (json.dumps(verdict.metrics, indent=2, allow_nan=False) + "\n").encode())
-    log_report(project, model.folder, verdict, report)
-    print(f"evaluate: {verdict.summary()}; metrics.json and {report.relative_to(project)} written", flush=True)
+    scored = {name: model.to_scored_split(name, store.split(name)) for name in ("test", "val")}
+    report = evaluate_split(scored["test"], scored["val"], params)
+    lightning_metrics = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
+    report.metrics["test"] = lightning_metrics | report.metrics["test"]
+    folder = project / "data" / "models" / "report"
+    for name, content in report.files.items():
+        write_bytes(folder / name, content)
+    write_bytes(project / "metrics.json", (json.dumps(report.metrics, indent=2, allow_nan=False) + "\n").encode())
+    log_report(project, model.folder, report, folder)
+    print(f"evaluate: {report.summarize()}; metrics.json and {folder.relative_to(project)} written", flush=True)
 
 
 def check_bundle_fits(model: BundleClassifier, store: ImageStore) -> None:
-    """Raise UserError for a dataset of other classes than the bundle's, or without test pictures."""
+    """Raise UserError if the dataset has other classes than the bundle, or no test images."""
     if model.multi_label != store.multi_label:
         kinds = ("one label a picture", "several labels a picture")
         raise UserError(
@@ -103,20 +106,26 @@ def check_bundle_fits(model: BundleClassifier, store: ImageStore) -> None:
         raise UserError(f"{store.path}: no test pictures; raise normalize.split.test in params.yaml")
 
 
-def log_report(project: Path, bundle: Path, verdict: EvaluationReport, report: Path) -> None:
-    """The test metrics and the report, into the MLflow run of the training.
+def log_report(project: Path, bundle: Path, report: EvaluationReport, folder: Path) -> None:
+    """Log the test metrics and the files of the report to the MLflow run of the training.
+
+    Args:
+        project: the project's folder.
+        bundle: the folder of the bundle.
+        report: the metrics, and the names of the files.
+        folder: holds the files.
 
     Raises:
-        UserError: MLflow does not have that run (any more).
+        UserError: MLflow does not have that run, or has it no longer.
     """
     run = open_training_run(project, bundle)
-    log_final_metrics(run, flatten_metrics(verdict.metrics))
-    log_artifacts(run, [report / name for name in verdict.files], "report")
+    log_final_metrics(run, flatten_metrics(report.metrics))
+    log_artifacts(run, [folder / name for name in report.files], REPORT_FOLDER)
     run.detach()
 
 
 def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """metrics.json with MLflow's flat names: `test_accuracy`, `test_accuracy_low`, `recall_CLASS`, ..."""
+    """Return the content of metrics.json by MLflow's flat names: `test_accuracy_low`, `recall_CLASS`, ..."""
     numbers: dict[str, float] = {f"test_{name}": value for name, value in metrics["test"].items()}
     for name, interval in metrics["interval"].items():
         numbers |= {f"test_{name}_{end}": value for end, value in interval.items()}
@@ -124,7 +133,7 @@ def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
         numbers |= {f"{name}_{to_metric_name(label)}": value for label, value in metrics.get(name, {}).items()}
     for column, values in metrics["slices"].items():
         numbers |= {
-            f"slice_{to_metric_name(column)}_{to_metric_name(value)}": one["accuracy"]
-            for value, one in values.items()
+            f"slice_{to_metric_name(column)}_{to_metric_name(value)}": entry["accuracy"]
+            for value, entry in values.items()
         }
     return numbers | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}

@@ -1,10 +1,11 @@
-"""What a filter looks for: a picture that is changed, step by step, until the filter answers strongly.
+"""Activation maximization: images that are changed step by step until a filter responds strongly.
 
 Source: D. Erhan, Y. Bengio, A. Courville, P. Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009
 (activation maximisation); C. Olah, A. Mordvintsev, L. Schubert, "Feature Visualization", Distill 2017 (jitter and
-smoothed gradients keep it from ending in noise).
+smoothed gradients keep the image from ending in noise).
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,75 +13,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEP_SIZE, JITTER = 0.15, 1 / 16  # of a pixel's range, roughly; part of the side
+STEP_SIZE, JITTER = 0.15, 1 / 16  # of a pixel's range, roughly; share of the side
 
 
 class _LayerReached(Exception):
-    """The layer has answered; what comes after it need not run."""
+    """Stops a forward pass once the layer's output is known."""
 
 
 def maximize_activation(
     network: nn.Module, layer: nn.Module, filters: list[int], shape: tuple[int, int, int], normalize: Any,
     steps: int, seed: int,
 ) -> np.ndarray:  # fmt: skip
-    """A picture for each filter that excites it most, uint8 (len(filters), H, W, C).
+    """Make an image for each filter that excites it most.
 
     Args:
         network: in evaluation mode.
-        layer: a convolution of it.
+        layer: a convolution of the network.
         filters: numbers of its output channels.
-        shape: (C, H, W) of the pictures.
+        shape: (C, H, W) of the images.
         normalize: has `mean` and `std` (1, C, 1, 1), in units of 0..1.
         steps: of gradient ascent.
-        seed: of the grey noise that it starts from, and of the jitter.
+        seed: of the grey noise that the images start from, and of the jitter.
+
+    Returns:
+        uint8 (len(filters), H, W, C).
     """
-    draws = torch.Generator().manual_seed(seed)
-    free = 0.1 * torch.randn((1, *shape), generator=draws)
-    free = free.repeat(len(filters), 1, 1, 1).requires_grad_()  # through a sigmoid: always a picture
-    places = torch.arange(len(filters))
+    generator = torch.Generator().manual_seed(seed)
+    free = 0.1 * torch.randn((1, *shape), generator=generator)
+    free = free.repeat(len(filters), 1, 1, 1).requires_grad_()  # through a sigmoid: always an image
+    rows = torch.arange(len(filters))
     for step in range(steps):
         x = (torch.sigmoid(free) - normalize.mean) / normalize.std
-        answer = _forward_to_layer(network, layer, _jitter(x, draws))[places, filters]  # (len(filters), h, w)
+        response = _forward_to_layer(network, layer, _jitter(x, generator))[rows, filters]  # (len(filters), h, w)
         if step == 0:
-            usual = answer.detach().std(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-        strength = F.softplus(answer / usual).square().mean(dim=(1, 2))  # few strong answers beat many weak ones
+            usual = response.detach().std(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+        # The square makes a few strong responses count for more than many weak ones.
+        strength = F.softplus(response / usual).square().mean(dim=(1, 2))
         (gradient,) = torch.autograd.grad(strength.sum(), free)
-        way = _blur(gradient)
-        free.data += STEP_SIZE * way / way.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+        direction = _blur(gradient)
+        free.data += STEP_SIZE * direction / direction.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
         free.data -= free.data.mean(dim=(2, 3), keepdim=True)  # as much light as dark: a pattern, not brightness
     pixels = torch.sigmoid(free).detach().permute(0, 2, 3, 1)
     return (pixels * 255).round().to(torch.uint8).numpy()
 
 
 def top_activations(maps: Tensor, count: int) -> list[int]:
-    """Which filters of a layer tell most in a picture: numbers of the channels of (C, H, W) that vary most."""
+    """Return the numbers of the `count` channels of feature maps (C, H, W) that vary most, in increasing order."""
     order = torch.argsort(maps.std(dim=(1, 2)), descending=True, stable=True)
     return sorted(order[:count].tolist())
 
 
 def _forward_to_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    caught: list[Tensor] = []
+    """Return a layer's output; the layers after it do not run."""
+    outputs: list[Tensor] = []
 
-    def catch(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        caught.append(output)
+    def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs.append(output)
         raise _LayerReached
 
-    handle = layer.register_forward_hook(catch)
+    handle = layer.register_forward_hook(keep_output)
     try:
-        network(x)
-    except _LayerReached:
-        pass
+        with suppress(_LayerReached):
+            network(x)
     finally:
         handle.remove()
-    return caught[0]
+    return outputs[0]
 
 
-def _jitter(x: Tensor, draws: torch.Generator) -> Tensor:
+def _jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     reach = max(1, round(x.shape[-1] * JITTER))
-    down, right = torch.randint(-reach, reach + 1, (2,), generator=draws).tolist()
+    down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     return x.roll((down, right), dims=(2, 3))
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Each pixel averaged with its neighbours: what changes from pixel to pixel is mostly noise."""
+    """Average each pixel with its neighbours: differences from pixel to pixel are mostly noise."""
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

@@ -1,4 +1,4 @@
-"""What a network does to a picture, layer by layer: each convolution, activation and pooling that runs."""
+"""Record the feature maps of a network: the output of each convolution, activation and pooling that runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from lightning_modules.networks.lenet import ScaledTanh, Subsample, TableConv
 
 LayerKind = Literal["convolution", "activation", "pooling"]
 
-# What torch calls them, also where a network calls the function and has no module for it.
+# By torch's function names, because a network may call a function and have no module for it.
 KIND_BY_FUNCTION: dict[str, LayerKind] = {
     "conv2d": "convolution",
     **dict.fromkeys(("relu", "relu_", "relu6", "leaky_relu", "elu", "silu", "gelu", "mish", "hardswish", "tanh"),
                     "activation"),
     **dict.fromkeys(("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"), "pooling"),
 }  # fmt: skip
-# Modules of ours that are one step as a whole.
+# Our own modules that count as one layer each.
 COMPOSITE_MODULES: dict[type[nn.Module], tuple[LayerKind, str]] = {
     TableConv: ("convolution", "conv2d"),
     ScaledTanh: ("activation", "tanh"),
@@ -30,11 +30,11 @@ COMPOSITE_MODULES: dict[type[nn.Module], tuple[LayerKind, str]] = {
 
 @dataclass(frozen=True)
 class LayerActivation:
-    """One layer's answer to one picture.
+    """The output of one layer for one image.
 
     Attributes:
         kind: of the layer.
-        function: torch's name for what it does.
+        function: the name of the torch function that ran.
         module: the layer itself, or the innermost module that called the function.
         maps: float32 (C, H, W).
     """
@@ -46,11 +46,12 @@ class LayerActivation:
 
 
 class ActivationTrace(TorchFunctionMode):
-    """Records the steps of one forward pass, and counts its multiply-adds.
+    """Records the layers of one forward pass and counts its multiply-adds.
 
     Attributes:
-        steps: those with maps of more than one pixel, in the order in which they ran.
+        activations: outputs with maps of more than one pixel, in the order in which the layers ran.
         macs: multiply-adds of convolutions and linear layers.
+        module_stack: the modules that are running, the innermost last.
     """
 
     def __init__(self) -> None:
@@ -63,17 +64,17 @@ class ActivationTrace(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name in ("conv2d", "linear"):
-            self.macs += result.numel() * args[1][0].numel()  # (out, in, k, k): products that make one number
+            self.macs += result.numel() * args[1][0].numel()  # weight (out, in, k, k): products for one number
         if name in KIND_BY_FUNCTION and not any(type(module) in COMPOSITE_MODULES for module in self.module_stack):
             self._record(KIND_BY_FUNCTION[name], name.rstrip("_"), result)
         return result
 
     def push_module(self, module: nn.Module, inputs: Any) -> None:
-        """Forward pre-hook of every module."""
+        """Note that a module starts; the forward pre-hook of every module."""
         self.module_stack.append(module)
 
     def pop_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Forward hook of every module."""
+        """Note that a module ends; the forward hook of every module."""
         if type(module) in COMPOSITE_MODULES:
             self._record(*COMPOSITE_MODULES[type(module)], output)
         self.module_stack.pop()
@@ -82,55 +83,60 @@ class ActivationTrace(TorchFunctionMode):
         if not isinstance(result, Tensor) or result.ndim != 4 or result[0, 0].numel() == 1:
             return
         maps = result[0].detach().float().clone()
-        if not (self.activations and torch.equal(self.activations[-1].maps, maps)):  # a pooling to the size that is there
+        # A pooling to the present size changes nothing and is left out.
+        if not (self.activations and torch.equal(self.activations[-1].maps, maps)):
             self.activations.append(LayerActivation(kind, function, self.module_stack[-1], maps))
 
 
 @torch.no_grad()
 def trace_activations(network: nn.Module, x: Tensor) -> ActivationTrace:
-    """Run one picture (1, C, H, W) through a network and record what each layer makes of it."""
-    record = ActivationTrace()
+    """Run one image (1, C, H, W) through a network and record the output of each layer."""
+    trace = ActivationTrace()
     handles = [hook for module in network.modules() for hook in (
-        module.register_forward_pre_hook(record.push_module), module.register_forward_hook(record.pop_module),
+        module.register_forward_pre_hook(trace.push_module), module.register_forward_hook(trace.pop_module),
     )]  # fmt: skip
     try:
-        with record:
+        with trace:
             network(x)
     finally:
         for handle in handles:
             handle.remove()
-    return record
+    return trace
 
 
-def select_layers(steps: Sequence[LayerActivation], max_layers: int) -> list[LayerActivation]:
-    """At most so many steps, from first to last: a convolution always with the activation and pooling after it."""
+def select_layers(layers: Sequence[LayerActivation], max_layers: int) -> list[LayerActivation]:
+    """Select at most `max_layers` layers, spread from first to last.
+
+    A convolution is always selected with the activation and the pooling after it, unless a single such block is
+    longer than `max_layers`.
+    """
     blocks: list[list[LayerActivation]] = []
-    for step in steps:
-        if step.kind == "convolution" or not blocks:
+    for layer in layers:
+        if layer.kind == "convolution" or not blocks:
             blocks.append([])
-        blocks[-1].append(step)
+        blocks[-1].append(layer)
     for count in range(len(blocks), 0, -1):
-        chosen = [step for place in pick_evenly(len(blocks), count) for step in blocks[place]]
+        chosen = [layer for position in pick_evenly(len(blocks), count) for layer in blocks[position]]
         if len(chosen) <= max_layers:
             return chosen
-    return list(steps[:max_layers])
+    return list(layers[:max_layers])
 
 
-def find_convolutions(steps: Sequence[LayerActivation]) -> list[nn.Module]:
-    """The convolutions whose maps have more than one pixel, in order, each once."""
+def find_convolutions(layers: Sequence[LayerActivation]) -> list[nn.Module]:
+    """Return the convolutions whose maps have more than one pixel, in order and without repetition."""
     kinds = (nn.Conv2d, TableConv)
-    found = [step.module for step in steps if step.kind == "convolution" and isinstance(step.module, kinds)]
-    return list(dict.fromkeys(found))
+    modules = [layer.module for layer in layers if layer.kind == "convolution" and isinstance(layer.module, kinds)]
+    return list(dict.fromkeys(modules))
 
 
 def read_first_filters(network: nn.Module) -> np.ndarray:
-    """The filters of the first convolution, float32 (F, channels, k, k)."""
+    """Return the filters of the first convolution, float32 (F, channels, k, k)."""
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     return first.weight.detach().float().cpu().numpy()
 
 
 def pick_evenly(num: int, count: int) -> list[int]:
-    """`count` of the positions 0..num-1, spread evenly, first and last among them."""
+    """Return `count` of the positions 0..num-1, spread evenly; the first and the last are among them."""
     if count == 1:
         return [0]
     return sorted({round(i * (num - 1) / (count - 1)) for i in range(count)})

@@ -11,17 +11,15 @@ from lightning_modules.bundle import Bundle
 from lightning_modules.calibration import temperature, thresholds
 from lightning_modules.explain import activations
 from lightning_modules.explain.activations import ActivationTrace
-from lightning_modules.explain.attribution import (  # fmt: skip
-    make_predict_proba,
-)
+from lightning_modules.explain.attribution import make_predict_proba
 from lightning_modules.networks.preprocessing import Normalize
 
-MAX_MAXIMIZATION_PX = 96  # of the pictures that are made to excite a filter
-IMAGES_PER_BATCH = 32  # pictures that go through the network together
+MAX_MAXIMIZATION_PX = 96  # side of the images that are made to excite a filter
+IMAGES_PER_BATCH = 32
 
 
 class InstrumentedModel:
-    """A bundle's network, ready to be looked into: on the CPU, in evaluation mode, nothing done in place."""
+    """A copy of a bundle's network to observe: on the CPU, in evaluation mode, without in-place operations."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.info, self.spec = bundle.info, bundle.spec
@@ -34,35 +32,38 @@ class InstrumentedModel:
         self.predict_proba = make_predict_proba(self.network, bundle.info.temperature, self.multi_label)
 
     def preprocess(self, images: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, C) -> what the network sees, float32 (N, C, H, W)."""
+        """Return images uint8 (N, H, W, C) as the network's input, float32 (N, C, H, W)."""
         x: Tensor = self.normalize(torch.from_numpy(np.require(images, requirements=("C", "W"))))
         return x.contiguous()
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) -> float32 (N, num_classes), calibrated."""
-        parts = [
+        """Return the calibrated probabilities of images: uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        batches = [
             self.network(self.preprocess(images[i : i + IMAGES_PER_BATCH]))
             for i in range(0, len(images), IMAGES_PER_BATCH)
         ]
-        logits = torch.cat(parts).float().numpy()
+        logits = torch.cat(batches).float().numpy()
         return temperature.to_probabilities(logits, self.info.temperature, self.multi_label)
 
     def choose_targets(self, probabilities: np.ndarray) -> list[int]:
-        """The classes that are asked about: the best one; of several labels those that are said, the surest first,
-        and the likeliest where none is."""
+        """Return the classes to attribute, for probabilities (num_classes,).
+
+        That is the likeliest class. For a multi-label model it is every predicted label, the likeliest first, or
+        the likeliest label if none is predicted.
+        """
         order = (-probabilities).argsort(kind="stable").tolist()
         if self.info.thresholds is None:
             return order[:1]
-        said = thresholds.apply_thresholds(probabilities, self.info.thresholds)
-        return [i for i in order if said[i]] or order[:1]
+        predicted = thresholds.apply_thresholds(probabilities, self.info.thresholds)
+        return [i for i in order if predicted[i]] or order[:1]
 
     def trace(self, image: np.ndarray) -> ActivationTrace:
-        """What each layer makes of one picture, uint8 (H, W, C)."""
+        """Record the output of each layer for one image, uint8 (H, W, C)."""
         return activations.trace_activations(self.network, self.preprocess(image[None]))
 
     def maximization_px(self) -> int:
-        """The side of the pictures that are made to excite a filter: small, where the network takes small ones."""
+        """Return the side of images made to excite a filter: at most 96 px if the network accepts such images."""
         if self.spec.size <= MAX_MAXIMIZATION_PX:
             return self.spec.size
         try:

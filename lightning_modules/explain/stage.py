@@ -1,4 +1,4 @@
-"""The stage: read, decode, split, write."""
+"""Write the explain page: of a trained model and its test images, or of one image."""
 
 import csv
 from pathlib import Path
@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from imageset.exceptions import UserError
-from imageset.html import page
-from imageset.params import load_params
+from imageset.html.page import render_page
 from imageset.store.reader import ImageStore, StoreSplit
 from imageset.utils.atomic_write import replace_folder, write_bytes
 from lightning_modules.bundle import Bundle
 from lightning_modules.explain.activations import ActivationTrace
-from lightning_modules.explain.attribution import ShiftCurve  # fmt: skip
+from lightning_modules.explain.attribution import ShiftCurve
 from lightning_modules.explain.instrumentation import InstrumentedModel
-from lightning_modules.explain.params import KNOWN_PARAMS, ComputeBudget
+from lightning_modules.explain.params import ComputeBudget, load_explain_params
 from lightning_modules.explain.sections import (
     ExplainPage,
     add_activation_maximization,
@@ -28,73 +27,90 @@ from lightning_modules.tracking.tags import EXPLAIN_FOLDER, REPORT_FOLDER
 
 
 def explain(project: Path) -> None:
-    """Write `data/models/report/what_the_network_sees.html` and the PNGs in `data/models/report/sees/`.
+    """Write `data/models/report/what_the_network_sees.html` and the PNG files in `data/models/report/sees/`.
 
     Raises:
-        UserError: a wrong setting, no bundle, no dataset, or one that was not evaluated.
+        UserError: a setting is wrong, or there is no bundle, no dataset or no evaluation of the bundle.
     """
-    params = load_params(project / "params.yaml", "explain", KNOWN_PARAMS)
+    params = load_explain_params(project / "params.yaml")
     bundle = Bundle.load(project / params["bundle"])
     test = ImageStore.open(project / params["store"]).split("test")
     report_folder = project / "data" / "models" / "report"
     right, wrong = rank_test_predictions(report_folder / "predictions.csv", test)
-    eye = InstrumentedModel(bundle)
+    model = InstrumentedModel(bundle)
     example = int((right or wrong)[0])
     image = test.read_batch(np.array([example]))[0]
-    traced, effort = plan_budget(eye, image, params)
+    trace, budget = plan_budget(model, image, params)
 
-    report = ExplainPage([], {})
-    name = f"{bundle.info.dataset['name']}, {bundle.info.network['class_path'].rpartition('.')[-1]}"
-    add_image_sections(report, eye, image, f"test picture {test.uris[example]}", traced, effort)
-    add_activation_maximization(report, eye, traced, effort)
-    chosen = {"right": right[: effort.answers], "wrong": wrong[: effort.answers]}
-    add_grad_cam_examples(report, eye, traced, test, chosen)
-    add_shift_curve(report, eye, test.read_batch(np.arange(len(test))[:: -(-len(test) // effort.shifted)]))
+    page = ExplainPage()
+    add_image_sections(page, model, image, f"test picture {test.uris[example]}", trace, budget)
+    add_activation_maximization(page, model, trace, budget)
+    chosen = {"right": right[: budget.answers], "wrong": wrong[: budget.answers]}
+    add_grad_cam_examples(page, model, trace, test, chosen)
+    add_shift_curve(page, model, test.read_batch(np.arange(len(test))[:: -(-len(test) // budget.shifted)]))
 
-    lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     with replace_folder(report_folder / "sees") as folder:
-        for file, content in report.files.items():
-            (folder / file).write_bytes(content)
-        (folder / "shift.csv").write_text(format_shift_curve(report.shift_curve), encoding="utf-8")
+        for name, content in page.files.items():
+            (folder / name).write_bytes(content)
+        (folder / "shift.csv").write_text(format_shift_curve(page.shift_curve), encoding="utf-8")
+    name = f"{bundle.info.dataset['name']}, {bundle.info.network['class_path'].rpartition('.')[-1]}"
+    lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     html = report_folder / "what_the_network_sees.html"
-    write_bytes(html, page.render_page(f"What the network sees: {name}", lead, report.sections))
+    write_bytes(html, render_explain_page(f"What the network sees: {name}", lead, page))
     run = open_training_run(project, project / params["bundle"])
     log_artifacts(run, [html], REPORT_FOLDER)
     log_artifacts(run, (report_folder / "sees").iterdir(), EXPLAIN_FOLDER)
-    kept = report.shift_curve.kept_share if report.shift_curve else 0.0
-    log_final_metrics(run, {"shift_kept": kept})
+    kept_share = page.shift_curve.kept_share if page.shift_curve else 0.0
+    log_final_metrics(run, {"shift_kept": kept_share})
     run.detach()
     print(f"explain: {html.relative_to(project)} written; moved by up to a tenth of the side, pictures keep "
-          f"{kept:.1%} of the probability", flush=True)  # fmt: skip
+          f"{kept_share:.1%} of the probability", flush=True)  # fmt: skip
 
 
 def explain_image(
-    bundle: Bundle, image: np.ndarray, name: str, model: str, params: dict[str, Any]
+    bundle: Bundle, image: np.ndarray, name: str, model_name: str, params: dict[str, Any]
 ) -> tuple[bytes, tuple[str, float]]:
-    """The page for one picture, uint8 (H, W, C) as the bundle decodes it; what is said of it, and how surely."""
-    eye = InstrumentedModel(bundle)
-    traced, effort = plan_budget(eye, image, params)
-    report = ExplainPage([], {})
-    add_image_sections(report, eye, image, name, traced, effort)
-    add_shift_curve(report, eye, image[None])
-    html = page.render_page(
-        f"{name}, seen by {model}", "One picture on its way through the network.", report.sections
+    """Explain the prediction for one image, uint8 (H, W, C) as the bundle decodes it.
+
+    Returns:
+        The page, and the predicted label with its probability.
+    """
+    model = InstrumentedModel(bundle)
+    trace, budget = plan_budget(model, image, params)
+    page = ExplainPage()
+    add_image_sections(page, model, image, name, trace, budget)
+    add_shift_curve(page, model, image[None])
+    html = render_explain_page(
+        f"{name}, seen by {model_name}", "One picture on its way through the network.", page
     )
-    return html, bundle.info.to_prediction(eye.probabilities(image[None])[0])
+    return html, bundle.info.to_prediction(model.probabilities(image[None])[0])
+
+
+def render_explain_page(title: str, lead: str, page: ExplainPage) -> bytes:
+    """Render the page as an HTML document."""
+    return render_page("explain.html", {"title": title, "lead": lead, **page.sections})
 
 
 def plan_budget(
-    eye: InstrumentedModel, image: np.ndarray, params: dict[str, Any]
+    model: InstrumentedModel, image: np.ndarray, params: dict[str, Any]
 ) -> tuple[ActivationTrace, ComputeBudget]:
-    """One pass through the network, and what the budget allows after it."""
-    traced = eye.trace(image)
-    share = (eye.maximization_px() / eye.spec.size) ** 2
+    """Run one image through the network, and compute what the budget allows after that."""
+    trace = model.trace(image)
+    share = (model.maximization_px() / model.spec.size) ** 2
     budget = params["budget_gmacs"] * 1e9
-    return traced, ComputeBudget.from_params(params).fit_to_budget(traced.macs, int(traced.macs * share), budget)
+    return trace, ComputeBudget.from_params(params).fit_to_budget(trace.macs, int(trace.macs * share), budget)
 
 
 def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list[int]]:
-    """Positions of test pictures that were named rightly (a middling sure one first), and wrongly (surest first).
+    """Rank the test images by the confidence of their prediction.
+
+    Args:
+        path: predictions.csv of the stage `evaluate`.
+        test: the test split.
+
+    Returns:
+        Positions of the correct predictions, one of middling confidence first, and of the wrong ones, the most
+        confident first.
 
     Raises:
         UserError: the bundle was not evaluated, or on another dataset.
@@ -106,8 +122,8 @@ def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list
         raise UserError(f"{path}: {error.strerror}; run `dvc repro`") from error
     if [row["image_id"] for row in rows] != test.image_ids or not rows:
         raise UserError(f"{path}: not of the test pictures in {test.store.path}; run `dvc repro`")
-    sure = [float(row["probability"]) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: -sure[i])
+    confidence = [float(row["probability"]) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -confidence[i])
     right = [i for i in order if rows[i]["actual"] == rows[i]["predicted"]]
     wrong = [i for i in order if rows[i]["actual"] != rows[i]["predicted"]]
     middle = len(right) // 2
@@ -115,6 +131,6 @@ def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list
 
 
 def format_shift_curve(curve: ShiftCurve | None) -> str:
-    """One row a distance, for DVC's plot."""
+    """Format the curve as CSV for DVC's plot, one row for each distance."""
     rows = zip(curve.distances_px, curve.probability, strict=True) if curve else ()
     return "distance_px,probability\n" + "".join(f"{d},{p:.6f}\n" for d, p in rows)

@@ -1,4 +1,4 @@
-"""Extract the input of a network's last layer: the features of an image."""
+"""Extraction of features: the input of a network's last layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from lightning_modules.scoring import PyTorchEngine
 
 
 class FeatureExtractor:
-    """A bundle's network, and what its last layer sees; without a layer that gives the logits, the logits."""
+    """A bundle's network that returns features beside logits.
+
+    If no layer of the network gives the logits, the features are the logits.
+
+    Args:
+        bundle: the bundle whose network is run.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.engine = PyTorchEngine(bundle)
@@ -23,26 +29,30 @@ class FeatureExtractor:
             self.head = None
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (N, H, W, C) -> float32 (N, features) and logits (N, num_classes).
+        """Return features, float32 (N, num_features), and logits (N, num_classes) of images, uint8 (N, H, W, C).
 
-        Where the last layer is a convolution, its input is averaged over all places.
+        If the last layer is a convolution, its input is averaged over all positions.
         """
-        seen: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if self.head else None
+        captured: list[Tensor] = []
+        hook = (
+            self.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+            if self.head
+            else None
+        )
         try:
             logits = self.engine.logits(images)
         finally:
             if hook is not None:
                 hook.remove()
-        if not seen:
+        if not captured:
             return logits, logits
-        vectors = seen[-1].float()
+        vectors = captured[-1].float()
         vectors = vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors.flatten(1)
         return vectors.cpu().numpy(), logits
 
 
 def embed(bundle: Bundle, images: np.ndarray) -> np.ndarray:
-    """What the network's last layer sees, each of length 1: uint8 (N, H, W, C) -> float32 (N, features)."""
+    """Return the features of images, uint8 (N, H, W, C), scaled to length 1: float32 (N, num_features)."""
     vectors, _ = FeatureExtractor(bundle)(images)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12))

@@ -1,8 +1,8 @@
-"""What a model saw when it was trained, number by number: what later pictures are compared with.
+"""The reference sample of a bundle: statistics of images at training time, for comparison with later images.
 
-`reference.safetensors` lies in the bundle and holds a sample of the validation pictures: what the network's head
-sees of each, the class it says and how sure it is, how bright and how large the picture is; and how many of the
-dataset's pictures were refused. Validation pictures, because a network is surer of those it has learnt from.
+The bundle's `reference.safetensors` holds a sample of the validation images: of each the features, the predicted
+class and the confidence, brightness, contrast and size; and the number of the dataset's images that were rejected.
+Validation images are used because a network is more confident about images that it was trained on.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
 
-OBSERVE_BATCH_SIZE = 32  # pictures
-# Reasons that an answer may have too: what is wrong with the file, not with the dataset.
+OBSERVE_BATCH_SIZE = 32  # images
+# Reasons that concern the file, not the dataset; they occur when a model predicts, too.
 FILE_REJECTION_REASONS = ("empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported",
-               "unreadable", "crashed", "timeout")  # fmt: skip
+                          "unreadable", "crashed", "timeout")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Some pictures as numbers; row i of each array is picture i. None: not known.
+    """Statistics of a sample of images; row i of each array belongs to image i. None: not known.
 
     Attributes:
-        classes: int64 (n,): the likeliest class, as its position in the bundle's classes.
-        confidence: float32 (n,): that class's probability, calibrated; of several labels a picture the probability
-            of its least sure decision.
-        features: float32 (n, d): what the network's head sees.
-        brightness, contrast: float32 (n,): mean and deviation of all pixels and channels, 0 to 1.
-        short_side_px: int64 (n,): of the picture as it came.
+        classes: int64 (n,): the most probable class, as its position in the bundle's classes.
+        confidence: float32 (n,): that class's calibrated probability; multi-label: the probability of the least
+            confident decision.
+        rejected: int64 (2,): the number of images that could not be read, and the number of all images.
+        features: float32 (n, d): the input of the network's last layer.
+        brightness: float32 (n,): mean of all pixels and channels, 0 to 1.
+        contrast: float32 (n,): standard deviation of all pixels and channels, 0 to 1.
+        short_side_px: int64 (n,): of the original image.
         image_id: uint8 (n, 32).
-        rejected: int64 (2,): pictures that could not be read, and all there were.
     """
 
     classes: np.ndarray
@@ -55,25 +56,25 @@ class ImageSample:
         return len(self.classes)
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
+        """Serialize the sample as a safetensors file."""
         from safetensors.numpy import save
 
-        there = {field.name: getattr(self, field.name) for field in fields(self)}
-        return save({name: np.ascontiguousarray(value) for name, value in there.items() if value is not None})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return save({name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageSample:
-        """The inverse of `to_bytes`; what a later version keeps beside it is passed over.
+        """Deserialize a sample; arrays that only a later version knows are ignored.
 
         Raises:
-            UserError: it is no such file.
+            UserError: the data are not such a file.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         try:
-            found = load(data)
-            return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
+            arrays = load(data)
+            return cls(**{field.name: arrays[field.name] for field in fields(cls) if field.name in arrays})
         except (SafetensorError, TypeError) as error:
             raise UserError(
                 f"{REFERENCE_FILE}: not a reference ({error}); train again with `dvc repro -f train`"
@@ -81,28 +82,33 @@ class ImageSample:
 
 
 def make_reference_sample(bundle: Bundle, store: ImageStore, num_images: int) -> ImageSample:
-    """The reference of a bundle, from at most `num_pictures` pictures of the validation split.
+    """Make the reference sample of a bundle from at most `num_images` images of the validation split.
 
-    They are the first by image_id, a hash, so as good as drawn by lot.
+    They are the first by image_id, which is a hash, so the choice is as good as random.
     """
     split = store.split("val")
     chosen = np.argsort(np.array(split.rows["image_id"].to_pylist()))[:num_images]
     rows = split.rows.take(chosen)
     short_side = np.minimum(rows["width"].to_numpy(), rows["height"].to_numpy())
     starts = range(0, len(chosen), OBSERVE_BATCH_SIZE)
-    seen = observe_images(bundle, (split.read_batch(chosen[i : i + OBSERVE_BATCH_SIZE]) for i in starts))
-    refused = sum(store.manifest["rejected"].get(reason, 0) for reason in FILE_REJECTION_REASONS)
-    ids = b"".join(bytes.fromhex(one) for one in rows["image_id"].to_pylist())
+    observed = observe_images(bundle, (split.read_batch(chosen[i : i + OBSERVE_BATCH_SIZE]) for i in starts))
+    num_rejected = sum(store.manifest["rejected"].get(reason, 0) for reason in FILE_REJECTION_REASONS)
+    ids = b"".join(bytes.fromhex(hex_id) for hex_id in rows["image_id"].to_pylist())
     return ImageSample(
-        rejected=np.array([refused, sum(store.counts.values()) + refused]),
+        rejected=np.array([num_rejected, sum(store.counts.values()) + num_rejected]),
         short_side_px=short_side.astype(np.int64),
         image_id=np.frombuffer(ids, np.uint8).reshape(-1, 32),
-        **seen,
+        **observed,
     )
 
 
 def observe_images(bundle: Bundle, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """What is seen of decoded pictures, uint8 (B, H, W, C) at a time: the arrays of a Sample that pixels give."""
+    """Return the arrays of an `ImageSample` that derive from pixels, by name.
+
+    Args:
+        bundle: predicts and extracts features.
+        batches: decoded images, uint8 (B, H, W, C) each.
+    """
     from lightning_modules.calibration.temperature import to_probabilities
     from lightning_modules.calibration.thresholds import apply_thresholds, compute_confidence
     from lightning_modules.features.extractor import FeatureExtractor
@@ -111,23 +117,23 @@ def observe_images(bundle: Bundle, batches: Iterable[np.ndarray]) -> dict[str, n
     columns: dict[str, list[np.ndarray]] = {name: [] for name, _ in _iter_empty_columns(len(bundle.info.classes))}
     for images in batches:
         features, logits = network(images)
-        sure = to_probabilities(logits, bundle.info.temperature, bundle.info.multi_label)
+        probabilities = to_probabilities(logits, bundle.info.temperature, bundle.info.multi_label)
         pixels = images.reshape(len(images), -1)
         columns["features"].append(features)
-        columns["classes"].append(sure.argmax(axis=1))
+        columns["classes"].append(probabilities.argmax(axis=1))
         thresholds = bundle.info.thresholds
-        best = (
-            sure.max(axis=1)
+        confidence = (
+            probabilities.max(axis=1)
             if thresholds is None
-            else compute_confidence(sure, apply_thresholds(sure, thresholds))
+            else compute_confidence(probabilities, apply_thresholds(probabilities, thresholds))
         )
-        columns["confidence"].append(best)
+        columns["confidence"].append(confidence)
         columns["brightness"].append(pixels.mean(axis=1, dtype=np.float64) / 255)
         columns["contrast"].append(pixels.std(axis=1, dtype=np.float64) / 255)
     empty = dict(_iter_empty_columns(len(bundle.info.classes)))
     return {
-        name: np.concatenate(parts).astype(empty[name].dtype) if parts else empty[name]
-        for name, parts in columns.items()
+        name: np.concatenate(arrays).astype(empty[name].dtype) if arrays else empty[name]
+        for name, arrays in columns.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Which engines and precisions this machine has, and their versions."""
+"""Availability of engines and precisions on this machine, and their versions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 
-# ---- what there is here ----------------------------------------------------------------------------------------
-
 
 def describe_unavailability(name: str, precision: str) -> str | None:
-    """Why an engine cannot run in a precision on this machine, or None if it can."""
+    """Return why an engine cannot run in a precision on this machine, or None if it can.
+
+    Args:
+        name: of the engine: "pytorch", "onnxruntime" or "openvino".
+        precision: "fp32", "bf16" or "int8".
+    """
     packages = {"onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino",)}.get(name, ())
     if name == "openvino" and precision == "int8":
         packages = ("openvino", "nncf")
     for package in packages:
         if find_spec(package) is None:
             extra = "onnx" if name == "onnxruntime" else "openvino"
-            return f"{package} is not installed (pip install 'convoy[{extra}]')"
+            return f"{package} is not installed (pip install -e '.[{extra}]')"
     if name != "pytorch" and torch.cuda.is_available():
         return "there is a GPU, which only pytorch uses here"
     if precision == "bf16" and not has_bf16():
@@ -32,7 +35,7 @@ def describe_unavailability(name: str, precision: str) -> str | None:
 
 
 def has_bf16() -> bool:
-    """Whether bf16 is faster than fp32 here: a GPU that has it, or a CPU with AVX512_BF16 or AMX."""
+    """Return whether bf16 is faster than fp32 here: a GPU with bf16, or a CPU with AVX512_BF16 or AMX."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
@@ -43,20 +46,20 @@ def has_bf16() -> bool:
 
 
 def list_package_versions(name: str, precision: str) -> dict[str, str]:
-    """The packages whose versions may change what an engine answers."""
+    """Return the versions of the packages that may change an engine's predictions, by package."""
     packages = {"onnxruntime": ["onnxruntime"], "openvino": ["openvino"]}.get(name, [])
     packages = ["torch", *packages, *(["nncf"] if precision == "int8" else [])]
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    return found
+            versions[package] = "none"
+    return versions
 
 
 def import_openvino() -> Any:
-    """The package, without its telemetry, which sends events unless one has opted out."""
+    """Import OpenVINO without its telemetry, which sends events unless the user has opted out."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as package
 

@@ -1,4 +1,7 @@
-"""Pictures decoded and classified by the workers of a cluster: bytes travel there, and probabilities back."""
+"""Decode and classify images on the workers of a Dask cluster.
+
+Image bytes travel to the workers, probabilities travel back.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,29 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Hashable)
 
-_scorers: dict[str, tuple[Bundle, Scorer]] = {}  # in a worker: what it was given to classify with
+_scorers: dict[str, tuple[Bundle, Scorer]] = {}  # in a worker: prepared bundles by digest
 
 
 def score_on_cluster(
     cluster: DaskExecutor, bundle: Bundle, items: Iterable[tuple[K, bytes]], engine: Engine, timeout_s: float
 ) -> Iterator[ScoreResult[K]]:
-    """What `stream.score_stream` yields, in the same order; a worker that dies costs one picture at most.
+    """Yield the results of `stream.score_stream`, in the same order; a worker that dies costs at most one image.
+
+    Args:
+        cluster: the cluster that decodes and classifies.
+        bundle: the bundle to classify with; it is sent to every worker.
+        items: (key, file bytes); read as needed, never all at once.
+        engine: the engine that would run here; only PyTorch on a CPU runs on the workers.
+        timeout_s: time after which the decoding of an image is given up.
+
+    Yields:
+        One result for each item.
 
     Raises:
         UserError: the workers cannot run the engine that runs here.
     """
     if engine.name != "pytorch" or engine.batch_size is None:
-        raise UserError("on a cluster pictures are classified by PyTorch on CPUs; add --engine pytorch")
+        raise UserError("a cluster classifies pictures with PyTorch on CPUs only; add --engine pytorch")
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(Path(folder), bundle.info, bundle.network)
         files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS_FILE, MANIFEST_FILE)}
@@ -49,17 +62,19 @@ def score_on_cluster(
             yield [data for _, data in chunk]
 
     work = partial(classify_chunk, bundle.digest, timeout_s)
-    for outcome in run_tasks(cluster, work, chunks(), split_singles=_split_singles, ahead=CHUNKS_AHEAD * cluster.num_workers):
-        results = [one for part in outcome for one in ([part] if isinstance(part, Rejected) else part)]
-        for key, one in zip(keys.popleft(), results, strict=True):
-            if isinstance(one, Rejected):
-                yield ScoreResult(key, None, one.reason, one.detail)
+    ahead = CHUNKS_AHEAD * cluster.num_workers
+    for outcome in run_tasks(cluster, work, chunks(), split_singles=_split_singles, ahead=ahead):
+        # An outcome holds lists of results, and a single rejection for an image whose worker died.
+        results = [result for part in outcome for result in ([part] if isinstance(part, Rejected) else part)]
+        for key, result in zip(keys.popleft(), results, strict=True):
+            if isinstance(result, Rejected):
+                yield ScoreResult(key, None, result.reason, result.detail)
             else:
-                yield ScoreResult(key, one)
+                yield ScoreResult(key, result)
 
 
 def prepare_worker(digest: str, files: dict[str, bytes]) -> None:
-    """In a worker: make a bundle ready."""
+    """Load a bundle in a worker, from the contents of its files by name."""
     import torch
 
     torch.set_num_threads(1)
@@ -71,12 +86,23 @@ def prepare_worker(digest: str, files: dict[str, bytes]) -> None:
 
 
 def classify_chunk(digest: str, timeout_s: float, chunk: list[bytes]) -> list[np.ndarray | Rejected]:
-    """In a worker: probabilities float32 (num_classes,) of each picture, or why there are none."""
+    """Decode and classify images in a worker that `prepare_worker` has prepared.
+
+    Args:
+        digest: of the bundle.
+        timeout_s: time after which the decoding of an image is given up.
+        chunk: the bytes of image files.
+
+    Returns:
+        Probabilities, float32 (num_classes,), or the rejection of each image.
+    """
     bundle, scorer = _scorers[digest]
     decoded: list[np.ndarray | Rejected] = map_with_timeout(partial(decode, spec=bundle.spec), chunk, timeout_s)
     images = [image for image in decoded if not isinstance(image, Rejected)]
     starts = range(0, len(images), CPU_BATCH_SIZE)
-    rows = iter([row for i in starts for row in scorer.score_padded(images[i : i + CPU_BATCH_SIZE], CPU_BATCH_SIZE)])
+    rows = iter(
+        [row for i in starts for row in scorer.score_padded(images[i : i + CPU_BATCH_SIZE], CPU_BATCH_SIZE)]
+    )
     return [image if isinstance(image, Rejected) else next(rows) for image in decoded]
 
 

@@ -1,8 +1,8 @@
-"""Which engine runs a bundle on this machine, in which precision: the fastest one that was seen to be right.
+"""Select the engine and the precision that run a bundle on this machine: the fastest that pass a validation.
 
-In fp32 every engine must give PyTorch's probabilities to MAX_DIFFERENCE. A faster precision must name the same
-class for nearly all validation pictures, and may lose next to no accuracy on them. What was decided is kept beside
-the converted network, for this bundle, this machine and these packages.
+In fp32 every engine must reproduce PyTorch's probabilities to within MAX_DIFFERENCE. A faster precision must
+predict the same class for nearly all validation images, and may lose almost no accuracy on them. The decision is
+stored beside the converted network, for this bundle, this machine and these packages.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ AUTO = "auto"
 ENGINES = ("openvino", "onnxruntime", "pytorch")  # the fastest first, as measured by benchmarks/predict.py
 PRECISIONS = ("int8", "bf16", "fp32")
 MAX_DIFFERENCE = 1e-3  # of a probability in fp32, from PyTorch's
-MAX_COMPARED = 64  # pictures on which that is looked at
-MAX_CHECKED = 1000  # validation pictures on which a faster precision is judged
+MAX_COMPARED = 64  # images on which fp32 engines are compared
+MAX_CHECKED = 1000  # validation images on which a faster precision is validated
 
 
 @dataclass(frozen=True)
 class AgreementLimits:
-    """What a faster precision must keep of fp32 on the validation split.
+    """Limits on how far a faster precision may deviate from fp32 on the validation split.
 
     Attributes:
-        min_agreement: part of the pictures for which both name the same class.
-        max_accuracy_loss: part of the pictures, e.g. 0.003 for 0.3 points.
+        min_agreement: share of the images for which both predict the same class.
+        max_accuracy_loss: as a share of the images, e.g. 0.003 for 0.3 points.
     """
 
     min_agreement: float
@@ -59,93 +59,103 @@ def select_engine(
     limits: AgreementLimits,
     folder: Path,
 ) -> tuple[Engine, dict[str, Any]]:
-    """An engine that is right, and what is known about it: "engine", "precision", "versions", "seen", "refused".
+    """Select an engine for a bundle; reuse the decision if there is one.
 
     Args:
-        engine, precision: of ENGINES and PRECISIONS, or "auto".
-        validation: the validation split that the bundle was trained beside; None: there is none here.
-        folder: where converted networks and decisions are kept.
+        bundle: the bundle to run.
+        engine: one of ENGINES, or "auto".
+        precision: one of PRECISIONS, or "auto".
+        validation: the validation split of the bundle's training; None if it is not on this machine.
+        limits: what a faster precision must satisfy.
+        folder: holds converted networks and decisions.
+
+    Returns:
+        The engine and the decision: "engine", "precision", "versions", "seen" (the result of the validation), and
+        "refused" (the combinations that were rejected, each with the reason).
 
     Raises:
-        UserError: what was asked for is not to be had here, or is not right; says why.
+        UserError: the request is unknown, unavailable on this machine, or fails the validation; names the reasons.
     """
-    for asked, known in ((engine, ENGINES), (precision, PRECISIONS)):
-        if asked not in (AUTO, *known):
-            raise UserError(f"predict: {asked!r}: {suggest_name(asked, (AUTO, *known))}")
-    place = folder / f"{_hash_bundle(bundle)}-{_hash_machine()}"
-    path, request = place / "engine.json", json.dumps([engine, precision, vars(limits), len(validation or ())])
-    decided = _read_decisions(path)
-    if request in decided:
-        found = decided[request]
-        return make_engine(bundle, found["engine"], found["precision"], place, validation), found
-    made, found = _try_engines(bundle, engine, precision, _EngineValidator(bundle, validation, limits), place)
-    write_text(path, json.dumps(decided | {request: found}, indent=1, sort_keys=True) + "\n")
-    return made, found
+    for requested, known in ((engine, ENGINES), (precision, PRECISIONS)):
+        if requested not in (AUTO, *known):
+            raise UserError(f"predict: {requested!r}: {suggest_name(requested, (AUTO, *known))}")
+    engine_folder = folder / f"{_hash_bundle(bundle)}-{_hash_machine()}"
+    path = engine_folder / "engine.json"
+    request = json.dumps([engine, precision, vars(limits), len(validation or ())])
+    decisions = _read_decisions(path)
+    if request in decisions:
+        decision = decisions[request]
+        return make_engine(bundle, decision["engine"], decision["precision"], engine_folder, validation), decision
+    validator = _EngineValidator(bundle, validation, limits)
+    selected, decision = _try_engines(bundle, engine, precision, validator, engine_folder)
+    write_text(path, json.dumps(decisions | {request: decision}, indent=1, sort_keys=True) + "\n")
+    return selected, decision
 
 
 def _try_engines(
-    bundle: Bundle, engine: str, precision: str, judge: _EngineValidator, place: Path
+    bundle: Bundle, engine: str, precision: str, validator: _EngineValidator, folder: Path
 ) -> tuple[Engine, dict[str, Any]]:
-    refused: dict[str, str] = {}
-    for wanted in PRECISIONS if precision == AUTO else (precision,):
+    rejected: dict[str, str] = {}
+    for tried in PRECISIONS if precision == AUTO else (precision,):
         for name in ENGINES if engine == AUTO else (engine,):
-            why = describe_unavailability(name, wanted) or judge.describe_missing_data(wanted)
-            if why is None:
+            reason = describe_unavailability(name, tried) or validator.describe_missing_data(tried)
+            if reason is None:
                 try:
-                    made = make_engine(bundle, name, wanted, place, judge.validation)
-                    right, seen = judge.validate(made)
-                except Exception as error:  # whatever a converter raises, each has exceptions of its own
-                    right, seen = False, f"cannot run this network ({type(error).__name__})"
-                if right:
-                    return made, {
-                        "engine": name, "precision": wanted, "versions": list_package_versions(name, wanted), "seen": seen,
-                        "refused": refused,
+                    candidate = make_engine(bundle, name, tried, folder, validator.validation)
+                    passes, result = validator.validate(candidate)
+                except Exception as error:  # each converter has exceptions of its own
+                    passes, result = False, f"cannot run this network ({type(error).__name__})"
+                if passes:
+                    return candidate, {
+                        "engine": name, "precision": tried, "versions": list_package_versions(name, tried),
+                        "seen": result, "refused": rejected,
                     }  # fmt: skip
-                why = seen
-            refused[f"{name} {wanted}"] = why
-    reasons = "; ".join(f"{one}: {why}" for one, why in refused.items())
+                reason = result
+            rejected[f"{name} {tried}"] = reason
+    reasons = "; ".join(f"{combination}: {reason}" for combination, reason in rejected.items())
     raise UserError(f"--engine {engine} --precision {precision}: {reasons}")
 
 
 class _EngineValidator:
-    """Compares engines with PyTorch in fp32."""
+    """Comparison of engines with PyTorch in fp32."""
 
     def __init__(self, bundle: Bundle, validation: StoreSplit | None, limits: AgreementLimits) -> None:
         self.bundle, self.validation, self.limits = bundle, validation, limits
         self._reference: dict[int, np.ndarray] = {}
 
     def describe_missing_data(self, precision: str) -> str | None:
-        """Why a precision cannot be judged here, or None."""
+        """Return why a precision cannot be validated here, or None if it can."""
         if precision != "fp32" and not self.validation:
-            return "the validation pictures that it must be judged on are not here"
+            return "needs the validation pictures, which are not on this machine"
         return None
 
     def validate(self, engine: Engine) -> tuple[bool, str]:
-        """Whether an engine is right, and what was seen."""
+        """Return whether an engine passes, and the result of the comparison as text."""
         return self._check_same(engine) if engine.precision == "fp32" else self._check_agreement(engine)
 
     def _check_same(self, engine: Engine) -> tuple[bool, str]:
         if engine.name == "pytorch":
             return True, "is the reference"
-        difference = float(np.abs(self._probabilities(engine, MAX_COMPARED) - self._expected_probabilities(MAX_COMPARED)).max())
+        expected = self._expected_probabilities(MAX_COMPARED)
+        difference = float(np.abs(self._predict_proba(engine, MAX_COMPARED) - expected).max())
         return difference <= MAX_DIFFERENCE, f"probabilities differ from PyTorch's by up to {difference:.0e}"
 
     def _check_agreement(self, engine: Engine) -> tuple[bool, str]:
         assert self.validation is not None
-        ours, theirs = (self._predict(one) for one in (self._probabilities(engine, MAX_CHECKED),
-                                                    self._expected_probabilities(MAX_CHECKED)))  # fmt: skip
-        labels = self.validation.labels[: len(ours)]
-        agreement = _compute_agreement(ours, theirs)
-        accuracy, expected = _compute_agreement(ours, labels), _compute_agreement(theirs, labels)
-        right = agreement >= self.limits.min_agreement
-        right = right and accuracy >= expected - self.limits.max_accuracy_loss - 1e-9
-        return right, (
-            f"agrees with fp32 on {agreement:.2%} of {len(ours):,} validation pictures, "
-            f"accuracy {accuracy:.4f} (fp32 {expected:.4f})"
+        predicted = self._predict(self._predict_proba(engine, MAX_CHECKED))
+        predicted_fp32 = self._predict(self._expected_probabilities(MAX_CHECKED))
+        labels = self.validation.labels[: len(predicted)]
+        agreement = _compute_agreement(predicted, predicted_fp32)
+        accuracy, accuracy_fp32 = _compute_agreement(predicted, labels), _compute_agreement(predicted_fp32, labels)
+        passes = agreement >= self.limits.min_agreement
+        passes = passes and accuracy >= accuracy_fp32 - self.limits.max_accuracy_loss - 1e-9
+        return passes, (
+            f"agrees with fp32 on {agreement:.2%} of {len(predicted):,} validation pictures, "
+            f"accuracy {accuracy:.4f} (fp32 {accuracy_fp32:.4f})"
         )
 
     def _predict(self, probabilities: np.ndarray) -> np.ndarray:
-        """The class, int (n,), or with several labels a picture their set, bool (n, num_classes)."""
+        """Return the classes, int (n,), or in a multi-label dataset the sets of labels, bool (n, num_classes)."""
         thresholds = self.bundle.info.thresholds
         return (
             probabilities.argmax(1)
@@ -155,26 +165,26 @@ class _EngineValidator:
 
     def _expected_probabilities(self, num: int) -> np.ndarray:
         if num not in self._reference:
-            self._reference[num] = self._probabilities(PyTorchEngine(self.bundle), num)
+            self._reference[num] = self._predict_proba(PyTorchEngine(self.bundle), num)
         return self._reference[num]
 
-    def _probabilities(self, engine: Engine, num: int) -> np.ndarray:
+    def _predict_proba(self, engine: Engine, num: int) -> np.ndarray:
         with engine.open_streams() as streams:
-            logits = np.concatenate(list(streams.map(engine.logits, self._batches(num))))
+            logits = np.concatenate(list(streams.map(engine.logits, self._iter_batches(num))))
         return temperature.to_probabilities(logits, self.bundle.info.temperature, self.bundle.info.multi_label)
 
-    def _batches(self, num: int) -> Iterator[np.ndarray]:
-        """The first validation pictures, or noise where there are none, some at a time."""
+    def _iter_batches(self, num: int) -> Iterator[np.ndarray]:
+        """Return batches of the first `num` validation images, or of noise if there are none."""
         if self.validation:
             ends = range(0, min(num, len(self.validation)), 8)
             return (self.validation.read_batch(np.arange(i, min(i + 8, num, len(self.validation)))) for i in ends)
-        draw = np.random.default_rng(0)
-        return (draw.integers(0, 256, (8, *self.bundle.spec.shape), np.uint8) for _ in range(0, num, 8))
+        rng = np.random.default_rng(0)
+        return (rng.integers(0, 256, (8, *self.bundle.spec.shape), np.uint8) for _ in range(0, num, 8))
 
 
-def _compute_agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """The part of the pictures of which both say the same: all of a row where there are several labels."""
-    return float((one == other).reshape(len(one), -1).all(axis=1).mean())
+def _compute_agreement(predicted: np.ndarray, expected: np.ndarray) -> float:
+    """Return the share of the images with equal rows: the class, or all labels in a multi-label dataset."""
+    return float((predicted == expected).reshape(len(predicted), -1).all(axis=1).mean())
 
 
 def _hash_bundle(bundle: Bundle) -> str:
@@ -182,11 +192,11 @@ def _hash_bundle(bundle: Bundle) -> str:
 
 
 def _hash_machine() -> str:
-    """What decides how fast and how right engines are: processor, GPU, and the packages."""
+    """Return a hash of all that decides how fast and how accurate engines are: processor, GPU and packages."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    said = [platform.machine(), _read_cpu_flags(), count_cpus(), device, list_package_versions("openvino", "int8"),
-            list_package_versions("onnxruntime", "fp32")]  # fmt: skip
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+    packages = [list_package_versions("openvino", "int8"), list_package_versions("onnxruntime", "fp32")]
+    facts = [platform.machine(), _read_cpu_flags(), count_cpus(), device, *packages]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 def _read_cpu_flags() -> str:
@@ -199,7 +209,7 @@ def _read_cpu_flags() -> str:
 
 def _read_decisions(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        decisions: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return decisions

@@ -1,7 +1,7 @@
-"""What runs a bundle's network: PyTorch, ONNX Runtime or OpenVINO; each gives the logits of the same pictures.
+"""Engines that run a bundle's network: ONNX Runtime and OpenVINO beside PyTorch, interchangeable.
 
-On a CPU every engine runs small batches in as many streams of one thread as there are processors: a batch stays
-in the caches, and no thread waits for another one that a decoding process has put aside.
+On a CPU every engine runs small batches in as many single-threaded streams as there are processors: a batch stays
+in the caches, and no thread waits for another thread that a decoding process has displaced.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class OnnxRuntimeEngine:
         )
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        """Return the logits, float32 (N, num_classes), of images, uint8 (N, H, W, C)."""
         logits: np.ndarray = self.session.run(None, {"images": images})[0]
         return logits
 
     def open_streams(self) -> ThreadPoolExecutor:
-        """One thread for each stream."""
+        """Return a pool with a thread for each stream."""
         return ThreadPoolExecutor(self.num_streams)
 
 
@@ -61,7 +61,7 @@ class OpenVinoEngine:
 
     def __init__(self, folder: Path, precision: str) -> None:
         self.precision, self.num_streams = precision, count_cpus()
-        self._own = local()
+        self._own = local()  # of each thread: its inference request
         self._model = import_openvino().Core().compile_model(
             folder / "model.xml", "CPU",
             {
@@ -71,36 +71,37 @@ class OpenVinoEngine:
         )  # fmt: skip
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) -> float32 (N, num_classes)."""
+        """Return the logits, float32 (N, num_classes), of images, uint8 (N, H, W, C)."""
         if not hasattr(self._own, "request"):
             self._own.request = self._model.create_infer_request()
-        answer = self._own.request.infer({0: np.ascontiguousarray(images)})
-        return np.array(answer[0], np.float32)
+        outputs = self._own.request.infer({0: np.ascontiguousarray(images)})
+        return np.array(outputs[0], np.float32)
 
     def open_streams(self) -> ThreadPoolExecutor:
-        """One thread for each stream, with a request of its own."""
+        """Return a pool with a thread for each stream; each thread has its own inference request."""
         return ThreadPoolExecutor(self.num_streams)
-
-
-# ---- making them -----------------------------------------------------------------------------------------------
 
 
 def make_engine(
     bundle: Bundle, name: str, precision: str, folder: Path, validation: StoreSplit | None = None
 ) -> Engine:
-    """An engine for a bundle. What it is converted to is kept in `folder`, and taken from there the next time.
+    """Make an engine for a bundle, and convert the network unless it was converted before.
 
     Args:
-        validation: pictures from which int8 measures its ranges.
+        bundle: the bundle to run.
+        name: of the engine: "pytorch", "onnxruntime" or "openvino".
+        precision: "fp32", "bf16" or "int8".
+        folder: holds the converted networks.
+        validation: images from which int8 measures its ranges.
     """
     if name == "pytorch":
         return PyTorchEngine(bundle, precision)
-    place = folder / f"{name}-{'int8' if precision == 'int8' else 'fp32'}"
-    if not place.is_dir():
-        with replace_folder(place) as fresh, warnings.catch_warnings():
+    converted = folder / f"{name}-{'int8' if precision == 'int8' else 'fp32'}"
+    if not converted.is_dir():
+        with replace_folder(converted) as fresh, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if name == "onnxruntime":
                 export_onnx(bundle, fresh)
             else:
                 export_openvino(bundle, fresh, validation if precision == "int8" else None)
-    return OnnxRuntimeEngine(place) if name == "onnxruntime" else OpenVinoEngine(place, precision)
+    return OnnxRuntimeEngine(converted) if name == "onnxruntime" else OpenVinoEngine(converted, precision)

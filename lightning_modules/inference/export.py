@@ -1,4 +1,4 @@
-"""ONNX export, OpenVINO conversion, int8 quantization."""
+"""Export of a bundle's network to ONNX and OpenVINO, and quantization to int8."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from imageset.store.reader import StoreSplit
 
 
-ONNX_OPSET = 17  # of ONNX
-MAX_CALIBRATION_IMAGES = 300  # pictures from which the ranges of int8 are measured; NNCF's own default
+ONNX_OPSET = 17
+MAX_CALIBRATION_IMAGES = 300  # images from which the ranges of int8 are measured; NNCF's own default
 
 
 def _make_example_batch(bundle: Bundle) -> Tensor:
@@ -29,12 +29,13 @@ def _make_example_batch(bundle: Bundle) -> Tensor:
 
 
 def export_onnx(bundle: Bundle, folder: Path) -> None:
+    """Write the network, its normalization included, to `model.onnx` in `folder`."""
     module = ModelWithPreprocessing(bundle).cpu().eval()
     torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", _export_adaptive_pool, ONNX_OPSET)
     try:
         torch.onnx.export(
-            module, (_make_example_batch(bundle),), str(folder / "model.onnx"), dynamo=False, opset_version=ONNX_OPSET,
-            input_names=["images"], output_names=["logits"],
+            module, (_make_example_batch(bundle),), str(folder / "model.onnx"), dynamo=False,
+            opset_version=ONNX_OPSET, input_names=["images"], output_names=["logits"],
             dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
         )  # fmt: skip
     finally:
@@ -42,7 +43,10 @@ def export_onnx(bundle: Bundle, folder: Path) -> None:
 
 
 def _export_adaptive_pool(graph: Any, x: Any, grid: Any) -> Any:
-    """Adaptive pooling as two products with matrices of averages: PyTorch's exporter knows only whole windows."""
+    """Express adaptive average pooling as two matrix products.
+
+    PyTorch's exporter knows only windows of equal size.
+    """
     height, width = x.type().varyingSizes()[-2:]
     rows, columns = grid.node().t("value").tolist()
     if (rows, columns) == (1, 1):
@@ -54,7 +58,7 @@ def _export_adaptive_pool(graph: Any, x: Any, grid: Any) -> Any:
 
 
 def _make_averaging_matrix(num: int, length: int) -> Tensor:
-    """(num, length): row i averages the places from floor(i length / num) to ceil((i + 1) length / num)."""
+    """Return (num, length): row i averages positions floor(i length / num) to ceil((i + 1) length / num)."""
     matrix = torch.zeros(num, length)
     for i in range(num):
         first, end = i * length // num, -(-(i + 1) * length // num)
@@ -63,6 +67,13 @@ def _make_averaging_matrix(num: int, length: int) -> Tensor:
 
 
 def export_openvino(bundle: Bundle, folder: Path, calibration: StoreSplit | None) -> None:
+    """Write the network, its normalization included, to `model.xml` and `model.bin` in `folder`.
+
+    Args:
+        bundle: the bundle to convert.
+        folder: an existing folder.
+        calibration: images from which the ranges of int8 are measured; None for a network in fp32.
+    """
     ov = import_openvino()
     module = ModelWithPreprocessing(bundle).cpu().eval()
     model = ov.convert_model(module, example_input=_make_example_batch(bundle), input=[-1, *bundle.spec.shape])
@@ -72,15 +83,15 @@ def export_openvino(bundle: Bundle, folder: Path, calibration: StoreSplit | None
 
 
 def _quantize(model: Any, calibration: StoreSplit) -> Any:
-    """NNCF's post-training quantization: weights and activations in int8, ranges from validation pictures."""
-    os.environ.setdefault("NNCF_CI", "1")  # its telemetry stays off
+    """Quantize weights and activations to int8 with NNCF; the ranges come from validation images."""
+    os.environ.setdefault("NNCF_CI", "1")  # keeps NNCF's telemetry off
     import logging
 
     with redirect_stdout(sys.stderr if sys.stderr.isatty() else Path(os.devnull).open("w")):
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # looks for a GPU on the way
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about a missing GPU
         import nncf
 
         nncf.set_log_level(logging.ERROR)
         images = calibration.read_batch(np.arange(min(len(calibration), MAX_CALIBRATION_IMAGES)))
-        pictures = [images[n : n + 1] for n in range(len(images))]
-        return nncf.quantize(model, nncf.Dataset(pictures), subset_size=len(pictures))
+        batches = [images[n : n + 1] for n in range(len(images))]
+        return nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))

@@ -1,4 +1,4 @@
-"""How long bundles take for a picture, measured beside each other."""
+"""Latency of bundles, measured beside each other."""
 
 import time
 from collections.abc import Sequence
@@ -12,18 +12,23 @@ from lightning_modules.scoring import Scorer
 
 
 def measure_latency_ms(bundles: Sequence[Bundle], images: Sequence[bytes], rounds: int = 5) -> list[float]:
-    """Milliseconds a picture for each bundle, decoded in one thread: the quickest of some rounds.
+    """Return the milliseconds that each bundle takes for an image, decoding included: the fastest of all rounds.
 
-    They take turns, so that what else the machine does hits all alike.
+    The bundles take turns, so that other load on the machine affects all of them alike.
+
+    Args:
+        bundles: the bundles to measure.
+        images: the bytes of image files; decoded in one thread.
+        rounds: how often each bundle classifies all images, after a round that warms up the caches.
     """
     scorers = [Scorer(bundle) for bundle in bundles]
-    quickest = [float("inf")] * len(bundles)
-    for _ in range(rounds + 1):  # one more: the first finds caches cold
+    fastest_s = [float("inf")] * len(bundles)
+    for _ in range(rounds + 1):
         for number, (scorer, bundle) in enumerate(zip(scorers, bundles, strict=True)):
             begin = time.perf_counter()
             scorer.probabilities(np.stack([_decode_or_blank(data, bundle) for data in images]))
-            quickest[number] = min(quickest[number], time.perf_counter() - begin)
-    return [1000 * seconds / len(images) for seconds in quickest]
+            fastest_s[number] = min(fastest_s[number], time.perf_counter() - begin)
+    return [1000 * seconds / len(images) for seconds in fastest_s]
 
 
 def _decode_or_blank(data: bytes, bundle: Bundle) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Picture bytes in, probabilities out; decoding runs beside the network."""
+"""Decode and classify a stream of images; decoding runs in parallel with the network."""
 
 from __future__ import annotations
 
@@ -33,16 +33,21 @@ def score_stream(
     engine: Engine | None = None,
     dask_cluster: DaskExecutor | None = None,
 ) -> Iterator[ScoreResult[K]]:
-    """Decode and classify pictures; one result for each, in the order they came. A picture's probabilities are
-    the same to the last bit whichever pictures are scored with it.
+    """Decode and classify images.
+
+    An image's probabilities are the same to the last bit whichever images are scored with it.
 
     Args:
+        bundle: the bundle to classify with.
         items: (key, file bytes); read as needed, never all at once.
-        batch_size: pictures that go through a GPU together; a CPU takes as many as suit its caches.
-        workers: processes that decode; None: one a processor.
-        timeout_s: a picture that takes longer to decode is given up.
-        engine: what runs the network; None: PyTorch.
-        cluster: whose workers decode and run the network in our place.
+        batch_size: images that go through a GPU together; a CPU takes as many as suit its caches.
+        num_workers: processes that decode; None for one a processor.
+        timeout_s: time after which the decoding of an image is given up.
+        engine: the engine that runs the network; None for PyTorch.
+        dask_cluster: a cluster whose workers decode and run the network instead of this machine.
+
+    Yields:
+        One result for each item, in the order of the items.
     """
     if dask_cluster is not None:
         from lightning_modules.inference.dask_workers import score_on_cluster
@@ -50,23 +55,23 @@ def score_stream(
         yield from score_on_cluster(dask_cluster, bundle, items, engine or PyTorchEngine(bundle), timeout_s)
         return
     scorer = Scorer(bundle, engine)
-    num_at_once = scorer.engine.batch_size or batch_size
+    batch_size = scorer.engine.batch_size or batch_size
     decoded = iter(decode_stream(items, bundle.spec, workers=num_workers, timeout_s=timeout_s))
-    under_way: deque[tuple[list[DecodedImage[K]], Future[np.ndarray] | None]] = deque()
+    pending: deque[tuple[list[DecodedImage[K]], Future[np.ndarray] | None]] = deque()
     with scorer.engine.open_streams() as streams:
-        while batch := list(islice(decoded, num_at_once)):
-            under_way.append((batch, _submit_batch(streams, scorer, batch, num_at_once)))
-            if len(under_way) > 2 * scorer.engine.num_streams:
-                yield from _collect_results(*under_way.popleft())
-        while under_way:
-            yield from _collect_results(*under_way.popleft())
+        while batch := list(islice(decoded, batch_size)):
+            pending.append((batch, _submit_batch(streams, scorer, batch, batch_size)))
+            if len(pending) > 2 * scorer.engine.num_streams:
+                yield from _collect_results(*pending.popleft())
+        while pending:
+            yield from _collect_results(*pending.popleft())
 
 
 def _submit_batch(
-    streams: ThreadPoolExecutor, scorer: Scorer, batch: list[DecodedImage[K]], num_at_once: int
+    streams: ThreadPoolExecutor, scorer: Scorer, batch: list[DecodedImage[K]], batch_size: int
 ) -> Future[np.ndarray] | None:
     images = [image for _, image in batch if not isinstance(image, Rejected)]
-    return streams.submit(scorer.score_padded, images, num_at_once) if images else None
+    return streams.submit(scorer.score_padded, images, batch_size) if images else None
 
 
 def _collect_results(batch: list[DecodedImage[K]], future: Future[np.ndarray] | None) -> Iterator[ScoreResult[K]]:

@@ -1,4 +1,4 @@
-"""Convolutional networks; each takes `(in_channels, num_classes)` first and returns logits."""
+"""Convolutional networks; each takes `(in_channels, num_classes)` as its first arguments and returns logits."""
 
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.networks.lenet import LeNet5

@@ -1,4 +1,4 @@
-"""The plain convolutional network: convolution, ReLU, pooling, fully connected layers, softmax."""
+"""A plain convolutional network: convolution, ReLU, pooling, fully connected layers, softmax."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,9 +14,9 @@ PoolKind = Literal["max", "avg", "sum"]
 
 
 class Pool(nn.Module):
-    """Spatial pooling over windows that do not overlap: their largest value, their mean or their sum.
+    """Spatial pooling over windows that do not overlap: the maximum, the mean or the sum of each.
 
-    A feature map smaller than the window is passed on as it is.
+    A feature map that is smaller than the window is returned unchanged.
     """
 
     def __init__(self, kind: PoolKind, window: int) -> None:
@@ -25,7 +25,7 @@ class Pool(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H // window, W // window)."""
+        """Pool (N, C, H, W) to (N, C, H // window, W // window)."""
         if min(x.shape[-2:]) < self.window:
             return x
         if self.kind == "max":
@@ -33,27 +33,31 @@ class Pool(nn.Module):
         return F.avg_pool2d(x, self.window, divisor_override=1 if self.kind == "sum" else None)
 
     def extra_repr(self) -> str:
+        """Return the arguments for the printed network."""
         return f"{self.kind}, window={self.window}"
 
 
 class ConvNet(nn.Module):
-    """Convolution, ReLU and pooling, as often as there are `filters`; then fully connected layers.
+    """A block of convolution, ReLU and pooling for each entry of `filters`, then fully connected layers.
 
-    By its plain name it is the network that params.yaml spells out.
+    Its defaults are the network that params.yaml spells out.
 
     Args:
         in_channels: 1 or 3.
-        num_classes: how many logits come out.
+        num_classes: number of logits.
         filters: number of filters of each convolution.
-        kernel_size, stride, padding: one number for all convolutions (px), or a list with one for each.
+        kernel_size: of the convolutions, in px: one number for all, or a list with one for each.
+        stride: of the convolutions, in px, likewise.
+        padding: of the convolutions, in px, likewise.
         pool: `max`, `avg` or `sum` over windows of `pool_window` px after each ReLU.
-        grid: the last feature maps are averaged to `grid` x `grid`, so pictures of any size fit.
+        pool_window: side of the windows, in px.
+        grid: the last feature maps are averaged to `grid` x `grid`, so images of any size fit.
         hidden: widths of the fully connected layers before the last one.
-        dropout: part of the hidden activations set to zero in training.
+        dropout: share of the hidden activations that is set to zero in training.
         batch_norm: normalize each feature map over the batch, between convolution and ReLU.
 
     Raises:
-        UserError: lists of different lengths, or an unknown kind of pooling.
+        UserError: a list has another length than `filters`, or the kind of pooling is unknown.
     """
 
     def __init__(
@@ -80,39 +84,41 @@ class ConvNet(nn.Module):
         paddings = _expand_per_layer("padding", padding, len(filters))
 
         layers: list[nn.Module] = []
-        for (before, after), kernel, step, zeros in zip(pairwise(widths), kernels, strides, paddings, strict=True):
-            layers.append(nn.Conv2d(before, after, kernel, step, zeros, bias=not batch_norm))
+        for (num_in, num_out), size, step, pad in zip(pairwise(widths), kernels, strides, paddings, strict=True):
+            layers.append(nn.Conv2d(num_in, num_out, size, step, pad, bias=not batch_norm))
             if batch_norm:
-                layers.append(nn.BatchNorm2d(after))
+                layers.append(nn.BatchNorm2d(num_out))
             layers += [nn.ReLU(), Pool(pool, pool_window)]
         self.features = nn.Sequential(*layers)
         self.grid = Grid(grid)
 
         head: list[nn.Module] = []
         sizes = [widths[-1] * grid * grid, *hidden]
-        for before, after in pairwise(sizes):
-            head += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        for num_in, num_out in pairwise(sizes):
+            head += [nn.Linear(num_in, num_out), nn.ReLU(), nn.Dropout(dropout)]
         self.classifier = nn.Sequential(*head, nn.Linear(sizes[-1], num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        """Compute logits (N, num_classes) from images (N, in_channels, H, W)."""
         x = self.features(x)  # (N, filters[-1], h, w)
         x = self.grid(x).flatten(1)  # (N, filters[-1] * grid * grid)
         return self.classifier(x)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
+        """Compute the softmax of the logits (N, num_classes) from images (N, in_channels, H, W)."""
         return torch.softmax(self(x), dim=1)
 
 
 class Grid(nn.AdaptiveAvgPool2d):
-    """Adaptive average pooling that leaves maps alone which have that size already: PyTorch would copy them, and
-    copy their gradient, for a twentieth of the step."""
+    """Adaptive average pooling that returns maps of the right size unchanged.
+
+    PyTorch would copy them and their gradient, which takes a twentieth of the step.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, grid, grid)."""
-        as_wanted = not torch.jit.is_tracing() and tuple(x.shape[-2:]) == (self.output_size, self.output_size)
-        return x if as_wanted else super().forward(x)
+        """Average (N, C, H, W) to (N, C, grid, grid)."""
+        has_size = not torch.jit.is_tracing() and tuple(x.shape[-2:]) == (self.output_size, self.output_size)
+        return x if has_size else super().forward(x)
 
 
 def _expand_per_layer(name: str, value: int | list[int], count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Make_network, check_network."""
+"""Construction of a network from its specification, and a check that it fits the dataset."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int) -> "nn.Module":
     """Build a network from {"class_path", "init_args"}.
 
+    Args:
+        network: class path and arguments of the network.
+        in_channels: 1 or 3.
+        num_classes: number of logits.
+
     Raises:
-        UserError: there is no such class or function.
+        UserError: there is no such class or function, or it returns no torch.nn.Module.
     """
     from torch import nn
 
@@ -29,10 +34,15 @@ def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int)
 
 
 def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes: int) -> None:
-    """Show a network two empty pictures of (H, W, C), so that one that does not fit them fails here.
+    """Run a network on two empty images, so that a network that does not fit the dataset fails before training.
+
+    Args:
+        network: the network.
+        shape: (H, W, C) of the images.
+        num_classes: number of logits.
 
     Raises:
-        UserError: it does not take them, or does not return (N, num_classes).
+        UserError: the network fails for such images, or does not return (N, num_classes).
     """
     import torch
 
@@ -40,7 +50,9 @@ def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes
     training = network.training
     try:
         with torch.no_grad():
-            logits = network.eval().forward(torch.zeros(2, channels, height, width))  # forward: not yet compiled
+            logits = network.eval().forward(
+                torch.zeros(2, channels, height, width)
+            )  # forward() skips the compilation
     except UserError:
         raise
     except Exception as error:
@@ -50,5 +62,5 @@ def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes
         ) from error
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"model.network: it returns {found} for 2 pictures, not their logits (2, {num_classes})")
+        actual = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"model.network: it returns {actual} for 2 pictures, not their logits (2, {num_classes})")

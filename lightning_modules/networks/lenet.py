@@ -1,8 +1,8 @@
 """LeNet-5: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
 
-As in the paper: 32x32 pictures, the scaled tanh, subsampling with a trained coefficient and bias, and the
-table that says which maps of S2 each map of C3 sees. Not as in the paper: the last layer is linear with
-softmax (there: distances to fixed 7x12 drawings of the digits), and colour pictures are taken too.
+As in the paper: 32x32 images, the scaled tanh, subsampling with a trained coefficient and bias, and the table of
+the maps of S2 that each map of C3 reads. Not as in the paper: the last layer is linear with softmax (the paper
+uses distances to fixed 7x12 drawings of the digits), and colour images are accepted too.
 """
 
 import torch
@@ -19,15 +19,15 @@ C3_INPUTS = (
 
 
 class ScaledTanh(nn.Module):
-    """A tanh(S a) with A = 1.7159 and S = 2/3, the paper's squashing function."""
+    """The squashing function of the paper: A tanh(S a) with A = 1.7159 and S = 2/3."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same shape, within (-1.7159, 1.7159)."""
+        """Apply the function element by element; the result is within (-1.7159, 1.7159)."""
         return 1.7159 * torch.tanh(x * (2 / 3))
 
 
 class Subsample(nn.Module):
-    """The sum of each 2x2 window, times a trained coefficient, plus a trained bias, one of each a map."""
+    """The sum of each 2x2 window times a trained coefficient plus a trained bias, one of both for each map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,26 +35,31 @@ class Subsample(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H // 2, W // 2)."""
+        """Subsample (N, C, H, W) to (N, C, H // 2, W // 2)."""
         return F.avg_pool2d(x, 2, divisor_override=1) * self.coefficient + self.bias
 
 
 class TableConv(nn.Module):
-    """C3: 5x5 convolutions, each over its own choice of input maps; 1,516 parameters."""
+    """The layer C3: 5x5 convolutions, each over the input maps of its row in C3_INPUTS; 1,516 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maps = nn.ModuleList(nn.Conv2d(len(inputs), 1, 5) for inputs in C3_INPUTS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 6, H, W) -> (N, 16, H - 4, W - 4)."""
-        return torch.cat([conv(x[:, list(ins)]) for conv, ins in zip(self.maps, C3_INPUTS, strict=True)], 1)
+        """Convolve (N, 6, H, W) to (N, 16, H - 4, W - 4)."""
+        return torch.cat([conv(x[:, list(inputs)]) for conv, inputs in zip(self.maps, C3_INPUTS, strict=True)], 1)
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 for 1 or 3 channels: 60,000 trained parameters up to F6 for grey pictures, and the last layer.
+    """LeNet-5 for 1 or 3 channels: 60,000 trained parameters up to F6 for grey images, and the last layer.
 
-    The maps before C5 are averaged to 5x5 (nothing changes for 32x32), so pictures of any size from 16 px fit.
+    The maps before C5 are averaged to 5x5, which changes nothing for 32x32 images, so images of any size from
+    16 px fit.
+
+    Args:
+        in_channels: 1 or 3.
+        num_classes: number of logits.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -75,9 +80,9 @@ class LeNet5(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(120, 84), ScaledTanh(), nn.Linear(84, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        """Compute logits (N, num_classes) from images (N, in_channels, H, W)."""
         return self.classifier(self.features(x).flatten(1))
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
+        """Compute the softmax of the logits (N, num_classes) from images (N, in_channels, H, W)."""
         return torch.softmax(self(x), dim=1)

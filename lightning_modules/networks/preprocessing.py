@@ -1,4 +1,4 @@
-"""The layer that turns uint8 images into normalized floats."""
+"""The layer that converts uint8 images to normalized floats."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Bytes to what a network sees: uint8 (N, H, W, C) -> float32 (N, C, H, W), mean 0 and deviation 1.
+    """Normalization of uint8 (N, H, W, C) to float32 (N, C, H, W) with mean 0 and standard deviation 1.
 
     Args:
-        mean, std: of each channel, in units of 0..1.
+        mean: of each channel, in units of 0..1.
+        std: standard deviation of each channel, in units of 0..1.
     """
 
     mean: Tensor
@@ -19,14 +20,14 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        spread = [value or 1.0 for value in std]  # all pixels alike: nothing to bring to deviation 1
+        spread = [value or 1.0 for value in std]  # 0 if all pixels are equal: they are only shifted
         self.register_buffer("std", torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> float32 (N, C, H, W), kept in channels-last order in memory.
+        """Normalize uint8 (N, H, W, C) to float32 (N, C, H, W) in channels-last memory order.
 
-        As rows of W C numbers: over three channels alone a processor's wide registers would stay empty. What is
-        traced for another runtime is the plain arithmetic, which that runtime joins by itself.
+        The arithmetic runs over rows of W x C numbers, since three channels alone do not fill a processor's vector
+        registers. For another runtime the plain arithmetic is traced, which that runtime fuses itself.
         """
         if torch.jit.is_tracing():
             return (scale_to_unit(images) - self.mean) / self.std
@@ -39,5 +40,5 @@ class Normalize(nn.Module):
 
 
 def scale_to_unit(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, C) -> float32 (N, C, H, W) from 0 to 1, kept in channels-last order in memory."""
+    """Convert uint8 (N, H, W, C) to float32 (N, C, H, W) from 0 to 1, in channels-last memory order."""
     return images.permute(0, 3, 1, 2).float() / 255

@@ -1,6 +1,6 @@
-"""Trained weights to begin with: read without unpickling, fitted to the network, or refused with the reason.
+"""Pretrained weights: read without unpickling and loaded into a network, or rejected with the reason.
 
-Each kind of source comes with the mean and deviation of the pictures its weights have seen.
+Weights of each source come with the mean and standard deviation of the images that they were trained on.
 """
 
 import hashlib
@@ -22,22 +22,22 @@ StateDict = Mapping[str, Tensor]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
 
 IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# torchvision's GoogLeNet and Inception were ported with the scale -1 to 1 of their first authors.
+# torchvision's GoogLeNet and Inception keep the scale -1 to 1 of their original authors.
 INCEPTION_STATISTICS: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-WRAPPER_PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # what trainers put before the names of weights
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # where a checkpoint keeps them
+WRAPPER_PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # trainers and torch.compile prepend them
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys of a checkpoint that hold the weights
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Trained weights.
+    """Pretrained weights and the data they were trained on.
 
     Attributes:
-        name: as it stands in params.yaml.
-        state: weights by name.
+        name: the value of `model.weights` in params.yaml.
+        state: name -> weights.
         digest: SHA-256 of the weights.
-        statistics: of the pictures they were trained on.
-        classes: which the head tells apart, where that is known.
+        statistics: mean and standard deviation of the images that the weights were trained on.
+        classes: classes of the head, if they are known.
     """
 
     name: str
@@ -50,17 +50,17 @@ class PretrainedWeights:
 def read_weights(
     weights: str, network: Mapping[str, Any], load_registered: Callable[[str], "Bundle"]
 ) -> PretrainedWeights:
-    """Read weights from where `model.weights` says.
+    """Read the weights that `model.weights` names.
 
     Args:
         weights: `DEFAULT` (torchvision's download), `models:/NAME@ALIAS` or `models:/NAME/VERSION` (MLflow), or
             the path of a .safetensors file or of a state dict that torch.save wrote (.pth, .pt).
-        network: {"class_path", "init_args"} of the network they are for.
-        load_registered: loads the bundle of a `models:/` URI; `tracking.model_download.load_bundle`, which this
+        network: {"class_path", "init_args"} of the network that receives the weights.
+        load_registered: loads the bundle of a `models:/` URI: `tracking.model_download.load_bundle`, which this
             package cannot import.
 
     Raises:
-        UserError: there is no such thing, or it is no state dict.
+        UserError: there are no such weights, or the file holds no state dict.
     """
     if weights.startswith("models:/"):
         return _read_registered(weights, load_registered)
@@ -78,15 +78,21 @@ def read_weights(
 
 
 def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Sequence[str]) -> str:
-    """Give the network the source's weights; its head stays new where it has other classes.
+    """Load pretrained weights into a network; its head stays new if the classes differ.
 
-    A first convolution over grey gets the sum of the filters for three channels: it sees what they saw.
+    A first convolution over one channel receives the sum of the filters for three channels, so it computes what
+    they compute for three equal channels.
+
+    Args:
+        network: the network; it is unchanged if an error is raised.
+        weights: the pretrained weights.
+        classes: names of the network's classes.
 
     Returns:
-        One line that says what was done.
+        A line that describes what was loaded.
 
     Raises:
-        UserError: a weight is missing, not known, or of another shape; nothing was changed.
+        UserError: a weight is missing, unexpected, or of a different shape.
     """
     own = network.state_dict()
     given = _match_names(weights.state, own)
@@ -96,38 +102,41 @@ def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Seq
     if first in given and own[first].shape[1] == 1 and given[first].shape[1] == 3:
         given[first] = given[first].sum(1, keepdim=True)  # (F, 3, k, k) -> (F, 1, k, k)
 
-    parts = [name for name in own if name.startswith(f"{head}.")]
-    same = all(name in given and given[name].shape == own[name].shape for name in parts)
-    same = same and weights.classes in (None, tuple(classes))
-    if not same:
-        there = given[f"{head}.weight"].shape[0] if f"{head}.weight" in given else "no"
+    head_names = [name for name in own if name.startswith(f"{head}.")]
+    keeps_head = all(name in given and given[name].shape == own[name].shape for name in head_names)
+    keeps_head = keeps_head and weights.classes in (None, tuple(classes))
+    if not keeps_head:
+        num_given = given[f"{head}.weight"].shape[0] if f"{head}.weight" in given else "no"
         given = {name: value for name, value in given.items() if not name.startswith(f"{head}.")}
-        given |= {name: own[name] for name in parts}
+        given |= {name: own[name] for name in head_names}
     for name, value in own.items():
-        if name.endswith("num_batches_tracked"):  # older files have no such counter
+        if name.endswith("num_batches_tracked"):  # older files lack this counter
             given.setdefault(name, value)
     _check_fits(weights.name, given, own)
     network.load_state_dict(given)
-    if same:
+    if keeps_head:
         return f"weights: {weights.name}, the head included"
-    return f"weights: {weights.name}; its head '{head}' for {there} classes gave way to one for {len(classes)}"
+    return (
+        f"weights: {weights.name}; its head '{head}' for {num_given} classes was replaced by a new one for "
+        f"{len(classes)}"
+    )
 
 
 def find_head(network: nn.Module, num_classes: int) -> str:
-    """The name of the last layer, the one that gives the logits.
+    """Return the name of the last layer, which returns the logits.
 
     Raises:
-        UserError: no linear layer or convolution gives as many numbers as there are classes.
+        UserError: no linear layer or convolution has `num_classes` outputs.
     """
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     for name, layer in reversed(layers):
         if (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels) == num_classes:
             return name
-    raise UserError(f"model.network: no layer gives the {num_classes} logits, so it has no head to replace")
+    raise UserError(f"model.network: no layer returns {num_classes} logits, so it has no head to replace")
 
 
 def list_backbone_layers(network: nn.Module, num_classes: int) -> list[nn.Module]:
-    """The layers that have weights of their own, in their order, without the head."""
+    """List the layers that have weights of their own, in the order of the network, without the head."""
     head = find_head(network, num_classes)
     return [
         layer for name, layer in network.named_modules()
@@ -136,7 +145,7 @@ def list_backbone_layers(network: nn.Module, num_classes: int) -> list[nn.Module
 
 
 def adapt_statistics(statistics: Statistics, channels: int) -> Statistics:
-    """Mean and deviation for pictures of that many channels; grey gets the mean of the colours'."""
+    """Return the mean and standard deviation for `channels` channels; one channel gets the mean over three."""
     mean, std = statistics
     if len(mean) == channels:
         return statistics
@@ -174,7 +183,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_state_dict(path: Path, data: bytes) -> StateDict:
-    """The tensors in a file; nothing in it is run."""
+    """Read the tensors in a file; no code in it is executed."""
     import io
 
     try:
@@ -182,20 +191,20 @@ def _parse_state_dict(path: Path, data: bytes) -> StateDict:
             from safetensors.torch import load as load_safetensors
 
             return dict(load_safetensors(data))
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a broken file makes it raise
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds of errors for a damaged file
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"model.weights: {path}: not a state dict of tensors ({reason})") from error
     for key in STATE_DICT_KEYS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
     if (
-        not isinstance(found, Mapping)
-        or not all(isinstance(value, Tensor) for value in found.values())
-        or not found
+        not isinstance(state, Mapping)
+        or not all(isinstance(value, Tensor) for value in state.values())
+        or not state
     ):
-        raise UserError(f"model.weights: {path}: holds {type(found).__name__}, not a state dict of tensors")
-    return found
+        raise UserError(f"model.weights: {path}: holds {type(state).__name__}, not a state dict of tensors")
+    return state
 
 
 def _hash_state_dict(state: StateDict) -> str:
@@ -207,37 +216,38 @@ def _hash_state_dict(state: StateDict) -> str:
 
 
 def _match_names(given: StateDict, own: StateDict) -> dict[str, Tensor]:
-    """The given weights under the names of ours, whatever either side's wrapper puts before them."""
+    """Rename the given weights to the network's names, ignoring the wrapper prefixes of both."""
 
-    def bare(name: str) -> str:
+    def strip_prefixes(name: str) -> str:
         while prefix := next((p for p in WRAPPER_PREFIXES if name.startswith(p)), ""):
             name = name.removeprefix(prefix)
         return name
 
-    ours = {bare(name): name for name in own}
-    return {ours.get(bare(name), bare(name)): value for name, value in given.items()}
+    own_names = {strip_prefixes(name): name for name in own}
+    bare_names = {name: strip_prefixes(name) for name in given}
+    return {own_names.get(bare_names[name], bare_names[name]): value for name, value in given.items()}
 
 
 def _is_auxiliary(name: str) -> bool:
-    """Whether the weight belongs to a classifier that GoogLeNet and Inception have for training alone."""
+    """Return whether the weight belongs to an auxiliary classifier of GoogLeNet or Inception."""
     return any(part in ("aux1", "aux2", "AuxLogits") for part in name.split("."))
 
 
 def _find_first_conv_weight(network: nn.Module) -> str:
-    """The name of the first convolution's weights; empty where there is no convolution."""
+    """Return the name of the first convolution's weights; empty if there is no convolution."""
     return next((f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), "")
 
 
-def _check_fits(source: str, given: StateDict, own: StateDict) -> None:
+def _check_fits(weights_name: str, given: StateDict, own: StateDict) -> None:
     shapes = [
-        f"{name} is {list(given[name].shape)} there and {list(own[name].shape)} here"
+        f"{name} is {list(given[name].shape)}, the network has {list(own[name].shape)}"
         for name in own if name in given and given[name].shape != own[name].shape
     ]  # fmt: skip
-    wrong = {
+    problems = {
         "missing": [name for name in own if name not in given],
-        "not known here": [name for name in given if name not in own],
-        "of another shape": shapes,
+        "unexpected": [name for name in given if name not in own],
+        "of a different shape": shapes,
     }
-    said = [f"{len(names)} {what} ({', '.join(names[:2])})" for what, names in wrong.items() if names]
-    if said:
-        raise UserError(f"model.weights: {source} does not fit model.network: {'; '.join(said)}")
+    messages = [f"{len(names)} {kind} ({', '.join(names[:2])})" for kind, names in problems.items() if names]
+    if messages:
+        raise UserError(f"model.weights: {weights_name} does not fit model.network: {'; '.join(messages)}")

@@ -1,12 +1,12 @@
-"""`model.network` as a user writes it: a name, a name with arguments, or a class path.
+"""Network specifications in `model.network`: a name, a name with arguments, or a class path.
 
     network: resnet18                                   # torchvision's, by name
     network: timm/resnet26d                             # timm's, by name
-    network: LeNet5                                     # our own
+    network: LeNet5                                     # Convoy's
     network: {class_path: ConvNet, init_args: {filters: [16, 32]}}
     network: {class_path: my_package.MyNet, init_args: {width: 3}}
 
-A class path is that of a class or function that takes `(in_channels, num_classes)` first and returns an nn.Module.
+A class path names a class or function that takes `(in_channels, num_classes)` first and returns an nn.Module.
 """
 
 import importlib
@@ -22,10 +22,10 @@ OWN_NETWORKS = ("ConvNet", "LeNet5", "SpeedNet", "TimmNet", "TorchvisionNet")
 
 
 def parse_network_spec(network: Any) -> dict[str, Any]:
-    """The full form {"class_path", "init_args"} of what stands in `model.network`.
+    """Return the value of `model.network` in its full form {"class_path", "init_args"}.
 
     Raises:
-        UserError: neither a name nor a class path, or a name that nobody has.
+        UserError: the value is neither a name nor a class path, or no network has that name.
     """
     if isinstance(network, str):
         network = {"class_path": network}
@@ -46,30 +46,30 @@ def parse_network_spec(network: Any) -> dict[str, Any]:
 
 
 def import_network(class_path: str) -> Callable[..., Any]:
-    """The class or function of that path.
+    """Import the class or function at a class path.
 
     Raises:
-        UserError: there is none, or it does not take (in_channels, num_classes) first.
+        UserError: it cannot be imported, or it does not take (in_channels, num_classes) first.
     """
     module_name, _, name = class_path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        network = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"network {class_path!r} cannot be imported: {error}") from error
-    if not callable(found) or len(list_dataset_arguments(found)) < 2:
+    if not callable(network) or len(list_dataset_arguments(network)) < 2:
         raise UserError(f"network {class_path!r} does not take (in_channels, num_classes) first")
-    return found
+    return network
 
 
 def list_dataset_arguments(network: Callable[..., Any]) -> list[str]:
-    """The names of the first two arguments, which the dataset gives: in_channels and num_classes."""
+    """List the names of the first two arguments, in_channels and num_classes, which the dataset provides."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(network).parameters.values()
     return [p.name for p in parameters if p.kind in positional and p.default is p.empty][:2]
 
 
 def resolve_stem(network: Mapping[str, Any], side_px: int) -> dict[str, Any]:
-    """The network with `stem: auto` decided for pictures of that side, see `torchvision_nets.choose_stem`."""
+    """Replace `stem: auto` by the stem for images of `side_px`, see `torchvision_nets.choose_stem`."""
     from lightning_modules.networks.torchvision_nets import choose_stem
 
     arguments = dict(network["init_args"])

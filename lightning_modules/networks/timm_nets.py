@@ -1,4 +1,4 @@
-"""The networks of timm by name, where timm is installed: `pip install 'convoy[timm]'`."""
+"""The networks of timm by name. They need the package timm: `pip install -e '.[timm]'`."""
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,17 @@ from lightning_modules.networks.torchvision_nets import Stem, apply_small_stem
 
 
 class TimmNet(nn.Module):
-    """A network of timm with weights drawn at random; nothing is downloaded.
+    """A network of timm with random weights; nothing is downloaded.
 
     Args:
         in_channels: 1 or 3.
-        num_classes: how many logits come out.
-        name: as in timm.list_models(): `resnet26d`, `efficientnet_b0`, ...
-        stem: `standard`, `small` or `auto`, by the same rule as for torchvision's, see `torchvision_nets.apply_small_stem`.
+        num_classes: number of logits.
+        name: a name of timm.list_models(): `resnet26d`, `efficientnet_b0`, ...
+        stem: `standard`, `small` or `auto`, by the same rule as for torchvision's networks, see
+            `torchvision_nets.apply_small_stem`.
 
     Raises:
-        UserError: timm is not installed, it has no such network, or there is no such stem.
+        UserError: timm is not installed, or it has no such network, or there is no such stem.
 
     Source: timm, https://huggingface.co/docs/timm
     """
@@ -33,12 +34,12 @@ class TimmNet(nn.Module):
             apply_small_stem(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        """Compute logits (N, num_classes) from images (N, in_channels, H, W)."""
         logits: Tensor = self.network(x)
         return logits
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> softmax of the logits (N, num_classes); each row sums to 1."""
+        """Compute the softmax of the logits (N, num_classes) from images (N, in_channels, H, W)."""
         return torch.softmax(self(x), dim=1)
 
 
@@ -46,7 +47,7 @@ def _build(name: str, in_channels: int, num_classes: int) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise UserError(f"the network timm/{name} needs timm: pip install 'convoy[timm]'") from None
+        raise UserError(f"the network timm/{name} needs timm: pip install -e '.[timm]'") from None
     if not timm.is_model(name):
         raise UserError(f"timm has no network {name!r}; {_suggest_name(name, timm.list_models())}")
     network: nn.Module = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)

@@ -227,7 +227,7 @@ class ResumableCheckpoint(Checkpoint):
 
     def _restore_sums(self, trainer: pl.Trainer) -> None:
         """Add the restored sums to Lightning's, which are empty until the first batch of a process."""
-        # private API of pytorch_lightning (_results) and torchmetrics (_computed), read in 2.6.6 and 1.9.0
+        # private API: pytorch_lightning (_results) and torchmetrics (_computed), read in 2.6.6 and 1.9.0
         for name, metric in trainer.fit_loop.epoch_loop._results.items():
             if name in self.restored_sums:
                 value, weight = self.restored_sums.pop(name)

@@ -68,9 +68,8 @@ class StageParser(LightningArgumentParser):
         if misfit := re.match(
             r"(.+?): Does not validate .*?Subtypes: \[(.+?)\] Errors: .*Given value: (.*)$", text
         ):
-            extra = (
-                "auto, " if misfit[1] == "trainer.precision" else ""
-            )  # build_stage replaces auto before Lightning
+            # build_stage replaces `auto` before Lightning sees the precision
+            extra = "auto, " if misfit[1] == "trainer.precision" else ""
             return f"{misfit[1]}: {misfit[3]!r} does not fit; expected {extra}{_format_types(misfit[2])}"
         if missing := re.match(r"(.+?): Type .* callable class: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
             return f"{missing[1]}.class_path: {missing[3]!r} cannot be used: {missing[2]}"
@@ -182,7 +181,7 @@ def complete_network_spec(network: Any, stage: str) -> dict[str, Any]:
 
 
 def choose_precision(accelerator: str | None) -> str:
-    """Return the value for `precision: auto`: bf16-mixed if the GPU or the CPU has bf16 in hardware, else 32-true."""
+    """Return the precision for `auto`: bf16-mixed if the GPU or the CPU has bf16 in hardware, else 32-true."""
     if accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif accelerator in (None, "auto", "cpu"):

@@ -47,8 +47,8 @@ def apply_torchrun_env(trainer: Mapping[str, Any]) -> dict[str, Any]:
             isinstance(value, list) and len(value) == num_local
         ):
             raise UserError(
-                f"params.yaml: train: trainer.{key} is {value}, but torchrun started {num_local} processes on each "
-                f"of {num_nodes} machines; make the numbers agree"
+                f"params.yaml: train: trainer.{key} is {value}, but torchrun started {num_local} processes on "
+                f"each of {num_nodes} machines; make the numbers agree"
             )
         if not isinstance(value, list):
             options[key] = started
@@ -146,9 +146,7 @@ def watch_ranks(trainer: pl.Trainer) -> WatchedLauncher | None:
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return None
     if trainer.num_nodes == 1 and sys.platform == "linux":
-        os.environ.setdefault(
-            "GLOO_SOCKET_IFNAME", "lo"
-        )  # local only; the host's name need not resolve
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # local only; the host's name need not resolve
     if launcher.cluster_environment.creates_processes_externally or trainer.local_rank:
         return None
     # private API of pytorch_lightning, read in 2.6.6

@@ -49,6 +49,7 @@ from lightning_modules.training.distributed import (
     watch_ranks,
 )
 from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
+from lightning_modules.training.params import check_train_params
 from lightning_modules.training.unfinished_training import RunState, compute_training_key
 
 NUM_WHITENING_IMAGES = 2048  # images that a first layer is computed from, see networks.speednet
@@ -79,13 +80,8 @@ def fit(project: Path) -> None:
     keep_large_blocks()
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = to_plain_config(cli.config)
-    if config["reference_pictures"] < 1:
-        raise UserError(
-            f"params.yaml: train: reference_pictures is {config['reference_pictures']}; give 1 or more"
-        )
+    check_train_params(config)
     if config["threads"] is not None:
-        if config["threads"] < 1:
-            raise UserError(f"params.yaml: train: threads is {config['threads']}; give 1 or more, or null")
         torch.set_num_threads(config["threads"])
     store: ImageStore = cli.datamodule.store
     prepare_training(cli, config, store, project)

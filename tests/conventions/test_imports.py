@@ -5,7 +5,8 @@ from tests.helpers.project import ROOT
 
 
 def test_importing_what_every_command_needs_loads_nothing_heavy_and_writes_nothing(tmp_path):
-    heavy = ["torch", "torchvision", "pytorch_lightning", "mlflow", "prefect", "dvc", "sklearn", "matplotlib"]
+    heavy = ["torch", "torchvision", "pytorch_lightning", "mlflow", "prefect", "dvc", "sklearn", "matplotlib",
+             "jinja2"]  # fmt: skip
     code = (
         "import sys, flows.__main__\n"
         "import imageset.normalize.stage, imageset.sources.factory, imageset.store.reader\n"

@@ -1,6 +1,7 @@
 """Stages: dvc.yaml lists the code that decides a stage's result, all of it and nothing else."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,24 @@ def find_reached(entry_points: list[str]) -> set[str]:
         reached[module] = path
         waiting += iter_imported(ast.parse(path.read_text(encoding="utf-8")))
     files = {path for path in reached.values() if path.read_text(encoding="utf-8").strip()}
-    return {path.relative_to(ROOT).as_posix() for path in files}
+    return {path.relative_to(ROOT).as_posix() for path in files | find_templates(files)}
+
+
+def find_templates(files: set[Path]) -> set[Path]:
+    """Return the templates that code names, those that they name in turn, and the style sheet of all pages."""
+    page = ROOT / "imageset/html/page.py"
+    if page not in files:
+        return set()
+    texts = [node.value for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+    folder, found = page.parent / "templates", {page.parent / "style.css"}
+    waiting = [folder / text for text in texts if re.fullmatch(r"\w+\.html", text)]
+    while waiting:
+        path = waiting.pop()
+        if path.is_file() and path not in found:
+            found.add(path)
+            waiting += [folder / name for name in re.findall(r'"(\w+\.html)"', path.read_text(encoding="utf-8"))]
+    return found
 
 
 def read_stages() -> dict[str, dict]:

@@ -47,7 +47,7 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     wrong = [
         line
         for line in report_status(project).splitlines()
-        if re.match(r"wrong +the full check of 20.* found: ", line)
+        if re.match(r"problems +the full check of 20.* found: ", line)
     ]
     assert len(wrong) == 4 and f"data/raw/{shard.name} has changed" in wrong[0]
 

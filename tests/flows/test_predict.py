@@ -1,11 +1,23 @@
+import os
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from flows import monitor as monitor_flow
+from flows import predict as predict_flow
+from flows.monitoring.drift_check import MonitorResult, check_monitor
 from flows.predict import collect_precision_tags
+from flows.prediction.table_writer import check_prediction
 from flows.project.paths import read_dataset_name
+from flows.promotion import model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
+from imageset.sources import files
+from tests.helpers.images import write_digit_images
+from tests.helpers.models import make_untrained_bundle
+from tests.helpers.project import ROOT
 
 
 def test_the_version_carries_what_was_seen_of_a_faster_precision_and_says_it_once():
@@ -40,3 +52,61 @@ def test_a_broken_dataset_is_named(tmp_path, text):
 def test_without_a_dataset_the_way_to_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="convoy run FOLDER"):
         read_dataset_name(Path(tmp_path))
+
+
+@pytest.fixture
+def listings(monkeypatch):
+    """The folders that a command lists, in order."""
+    folders: list[str] = []
+    list_folder = files._list_folder
+
+    def counting(folder, *arguments):
+        folders.append(os.fsdecode(folder))
+        return list_folder(folder, *arguments)
+
+    monkeypatch.setattr(files, "_list_folder", counting)
+    return folders
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model in place of the registry's, and a project without servers."""
+    bundle, version = make_untrained_bundle(tmp_path), Version("digits", 1, "")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for module, task in ((predict_flow, "predict_source"), (monitor_flow, "compare_source")):
+        monkeypatch.setattr(module, "find_project", lambda: tmp_path)
+        monkeypatch.setattr(module, "read_dataset_name", lambda project: "digits")
+        monkeypatch.setattr(module, task, getattr(module, task).fn)
+    monkeypatch.setattr(predict_flow, "find_model", lambda name, project: version)
+    monkeypatch.setattr(monitor_flow, "find_champion", lambda name, project: version)
+    monkeypatch.setattr(predict_flow.concurrency, "acquire_limits", lambda *names: nullcontext())
+    monkeypatch.setattr(predict_flow.artifacts, "publish_markdown", lambda *arguments: None)
+    monkeypatch.setattr(model_registry, "connect_registry", lambda project: None)
+    monkeypatch.setattr(model_registry, "load_version_bundle", lambda version: bundle)
+    monkeypatch.setattr(model_registry, "set_version_tags", lambda *arguments: None)
+    return bundle
+
+
+def test_a_prediction_lists_its_folder_once(model, listings, tmp_path):
+    source = write_digit_images(tmp_path / "pictures", classes="01", num_each=3)
+    out = tmp_path / "out.parquet"
+    check_prediction(str(source), str(out))  # the command does, before it starts a server
+    options = {"engine": "pytorch", "precision": "fp32", "review": 2, "tag": "xmp"}
+    result = predict_flow.predict.fn(str(source), str(out), **options)
+    assert (result.num_rows, result.num_errors) == (6, 0)
+    assert len(list((tmp_path / "out.review" / "pictures").iterdir())) == 2
+    assert len(list((tmp_path / "out.tagged").rglob("*.png"))) == 6
+    assert sorted(listings) == [str(source), str(source / "0"), str(source / "1")]
+
+
+def test_a_comparison_lists_its_folder_once(model, listings, tmp_path, monkeypatch):
+    source = write_digit_images(tmp_path / "pictures", classes="01", num_each=3)
+
+    def read_everything(source, rows, images, *arguments):
+        assert [row["uri"] for row in rows] == [image.uri for image, _ in images]
+        return MonitorResult(source, None)
+
+    monkeypatch.setattr(monitor_flow, "check_batch", read_everything)
+    check_monitor(str(source), None)  # the command does, before it starts a server
+    monitor_flow.monitor.fn(str(source))
+    assert sorted(listings) == [str(source), str(source / "0"), str(source / "1")]

@@ -58,7 +58,7 @@ def predict(folder: Path, new_only: bool) -> str:
     """What `convoy predict` does after it has found the model."""
     bundle = make_untrained_bundle(folder)
     answers = Predictor(
-        bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, workers=1
+        bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, num_workers=1
     )
     parts, pictures = answers.open_cache(folder / "parts"), open_images(str(folder / "pictures"))
     with parts.cache_lock(on_busy=lambda: None):

@@ -36,7 +36,7 @@ def test_a_check_accounts_for_every_picture_and_writes_nothing(tmp_path: Path) -
         "bee/0001.png": "label_conflict",
     }
     assert (report.num_pictures, report.num_sound, report.classes) == (43, 39, {"ant": 20, "bee": 19})
-    assert report.stop_reason is None and "convoy run would take it" in report.to_text()
+    assert report.stop_reason is None and "convoy run would accept it" in report.to_text()
     assert snapshot(tmp_path) == before
 
 
@@ -63,7 +63,7 @@ def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
     ingest_source(source, tmp_path / "raw")
     summary = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     assert report.run_splits == summary.counts
-    assert report.to_text().endswith("convoy run would take it: train 21, val 8, test 11")
+    assert report.to_text().endswith("convoy run would accept it: train 21, val 8, test 11")
     assert json.loads(json.dumps(report.to_dict()))["run_splits"] == summary.counts
 
 

@@ -77,7 +77,7 @@ def test_every_way_to_say_several_labels_is_understood_alike(smears: Any, how: s
     assert source.multi_label and source.classes == counts
     numbers = ", ".join(f"{cell} {counts[cell]}" for cell in CELLS)
     assert f"364 pictures in 3 labels ({numbers})" in source.describe()
-    assert "several labels a picture" in source.describe()
+    assert "multi-label" in source.describe()
     assert ("guessed" in source.describe()) == (how != "lists")
 
 

@@ -58,7 +58,7 @@ def draw_operation(name: str, amount: float) -> tuple[torch.Tensor, torch.Tensor
     return op, torch.full((len(IMAGES),), amount)
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "nothing"])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "identity"])
 def test_every_operation_changes_pictures_and_leaves_values_between_0_and_1(name):
     op, amount = draw_operation(name, 0.7)
     out = _apply_colour(_apply_geometric(IMAGES, [(op, amount)]), op, amount)
@@ -67,7 +67,7 @@ def test_every_operation_changes_pictures_and_leaves_values_between_0_and_1(name
 
 
 def test_the_operation_nothing_changes_nothing():
-    op, amount = draw_operation("nothing", 1.0)
+    op, amount = draw_operation("identity", 1.0)
     assert torch.allclose(_apply_colour(_apply_geometric(IMAGES, [(op, amount)]), op, amount), IMAGES, atol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_a_shift_by_the_grid_moves_by_that_part_of_the_side():
 def test_a_turn_keeps_lengths_in_pictures_that_are_not_square():
     image = torch.zeros(1, 1, 61, 121)
     image[..., 30, 30:91] = 1.0  # a line of 61 px through the centre
-    out = _apply_geometric(image, [(torch.tensor([OPERATIONS.index("turn")]), torch.tensor([1.0]))])[0, 0]
+    out = _apply_geometric(image, [(torch.tensor([OPERATIONS.index("rotate")]), torch.tensor([1.0]))])[0, 0]
     rows, columns = torch.nonzero(out > 0.3, as_tuple=True)
     length = torch.hypot((rows.max() - rows.min()).float(), (columns.max() - columns.min()).float())
     assert length == pytest.approx(60, abs=2)

@@ -44,7 +44,7 @@ def test_a_field_that_only_a_later_convoy_knows_is_named(bundle_folder):
     manifest = json.loads(path.read_text())
     manifest["info"]["mood"] = "good"
     path.write_text(json.dumps(manifest | {"sha256": hash_manifest(manifest)}))
-    with pytest.raises(UserError, match="says mood, which only a later Convoy understands"):
+    with pytest.raises(UserError, match="contains mood, which only a later Convoy understands"):
         Bundle.load(bundle_folder)
 
 

@@ -149,7 +149,7 @@ def test_of_several_labels_smoothing_takes_half_of_itself_from_yes_and_gives_it_
 @pytest.mark.parametrize(("on", "left_alone"), [(False, True), (True, False)])
 def test_weight_decay_leaves_norms_and_biases_alone_unless_told(on, left_alone):
     model = classifier(decay_norm_and_bias=on)
-    optimizer = make_sgd(model.parameter_groups())
+    optimizer = make_sgd(model.build_parameter_groups())
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decays) == len(list(model.network.parameters()))
     norm = model.network.features[1]

@@ -106,8 +106,8 @@ def test_all_ranks_have_as_many_batches_and_no_picture_is_seen_twice(count, seed
 
 def test_a_rank_with_one_picture_more_counts_as_much_more():
     ranks = [BatchSampler(13, 4, seed=None, rank=rank, num_ranks=2) for rank in range(2)]
-    assert [rank.rank_share(0) for rank in ranks] == [1, 1]
-    assert [rank.rank_share(1) for rank in ranks] == [2 * 2 / 5, 2 * 3 / 5]
+    assert [rank.compute_rank_share(0) for rank in ranks] == [1, 1]
+    assert [rank.compute_rank_share(1) for rank in ranks] == [2 * 2 / 5, 2 * 3 / 5]
 
 
 def test_the_balanced_sampler_draws_all_classes_alike_by_seed_and_epoch():

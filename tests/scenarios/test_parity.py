@@ -83,7 +83,8 @@ def odd(tmp_path_factory, empty_mlflow_db) -> Path:
 def test_a_picture_is_predicted_the_same_everywhere(odd, tmp_path, monkeypatch):
     import mlflow
 
-    from flows.predict import PredictExtras, answer
+    from flows.predict import predict_source
+    from flows.prediction.options import PredictOptions
     from flows.project.params import load_stage_params
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -95,7 +96,7 @@ def test_a_picture_is_predicted_the_same_everywhere(odd, tmp_path, monkeypatch):
     note = json.loads((odd / "data/models/classifier/run.json").read_text())
     version = model_registry.register_model(client, "odd", note["run_id"], note["model_uri"])
     params = load_stage_params(odd, "predict") | {"engine": "pytorch", "precision": "fp32"}
-    answer.fn(str(odd / "odd/test"), str(tmp_path / "out.parquet"), version, odd, params, PredictExtras(), False)
+    predict_source.fn(PredictOptions(str(odd / "odd/test"), tmp_path / "out.parquet"), version, odd, params)
     predicted = {row["image_id"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
 
     files = [path for path in sorted((odd / "odd/test").rglob("*")) if path.is_file()]

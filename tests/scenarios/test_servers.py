@@ -148,7 +148,7 @@ def test_status_names_what_serves_and_the_servers(real):
     said = real.call("status").stdout
     assert "serving   digits version 1 since" in said
     assert f"servers   MLflow {real.servers.mlflow_url}, Prefect {real.servers.prefect_url}" in said
-    assert "pipeline" in said and "completed" in said and "wrong     nothing" in said
+    assert "pipeline" in said and "completed" in said and "problems  none" in said
 
 
 def test_a_server_that_is_away_or_refuses_is_one_line_and_status_2(real):
@@ -334,5 +334,5 @@ def test_a_prefect_server_that_dies_during_a_run_costs_no_work_and_the_end_is_on
     real.servers.wait_for_prefect()
     again = real.call("run")
     assert again.returncode == 0, again.stdout
-    assert "ended while Prefect's server was gone and is closed as crashed" in again.stdout
+    assert "ended after its Prefect server was gone and is closed as crashed" in again.stdout
     assert "RUNNING" not in real.states().values()

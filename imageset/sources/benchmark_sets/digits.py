@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that ship inside scikit-learn: real pictures that need no download."""
+"""The 1,797 handwritten digits that ship with scikit-learn: real images that need no download."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ def load_digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_digits(spec: str) -> DigitsSource:
-    """The source "sklearn://digits"."""
+    """Open "sklearn://digits" as a source.
+
+    Raises:
+        UserError: any other name.
+    """
     if spec != "sklearn://digits":
         raise UserError(f"{spec}: unknown; the set that ships with scikit-learn is sklearn://digits")
     return DigitsSource()
 
 
 class DigitsSource:
-    """scikit-learn's digits, straight from memory."""
+    """The digits of scikit-learn, from memory."""
 
     name = kind = "digits"
     multi_label = False
@@ -55,13 +59,17 @@ class DigitsSource:
         return len(self._labels)
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         return describe_source(self, "sklearn://digits")
 
 
 def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:
-    """Write the digits as PNG files: one folder a class under `dest`, every tenth, unlabelled, to `inbox`.
+    """Write the digits as PNG files: one folder per class under `dest`, every tenth, unlabelled, to `inbox`.
 
-    Files that are already there with the right bytes are left alone. Returns (written, skipped).
+    Files that exist with the same bytes are not written again.
+
+    Returns:
+        (number of files written, number of files skipped).
     """
     pixels, labels = load_digit_images()
     num_written = 0
@@ -78,5 +86,5 @@ def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:
 def _write_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)  # no fsync: 1,797 of them would take longer than everything else
+    temporary.write_bytes(data)  # no fsync: for 1,797 files it takes longer than everything else
     os.replace(temporary, path)

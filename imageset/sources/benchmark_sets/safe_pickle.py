@@ -1,10 +1,9 @@
-"""Read CIFAR's Python files, which are pickles, without unpickling.
+"""A reader for CIFAR's Python files, which are pickles, without unpickling.
 
-A pickle is a program for a small machine, and Python's own machine calls whatever the program names. This one
-walks the same opcodes (pickletools knows them) and can build dict, list, tuple, str, bytes, numbers, None and
-arrays of plain numbers; of the functions a program may name it knows three (numpy's array, numpy's dtype, and the
-codec that Python 3 writes bytes with), does their work itself, and calls nothing. Anything else is refused before
-it could mean something.
+A pickle is a program for a small machine, and Python's own machine calls every function that the program names.
+This reader interprets the same opcodes (from pickletools) and can build dict, list, tuple, str, bytes, numbers,
+None and arrays of plain numbers. It knows three functions (numpy's array, numpy's dtype, and the codec that Python 3
+writes bytes with), does their work itself, and calls nothing that a pickle names. Anything else is an error.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 
 
 class UnsafePickle(ValueError):
-    """The pickle is damaged, or asks for something other than plain data."""
+    """The pickle is damaged, or is more than plain data."""
 
 
 class _PendingArray:
-    """An array that is being built: numpy's pickles make an empty one and tell it its state afterwards."""
+    """An array under construction: numpy's pickles create an empty array and set its state afterwards."""
 
     value: np.ndarray | None = None
 
@@ -48,17 +47,19 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
 def read_plain_pickle(data: bytes) -> dict[str, Any]:
-    """The dict in a pickle of protocol 2 or below: arrays, lists and plain values; Python 2's texts come as bytes.
+    """Read the dict in a pickle of protocol 2 or below: arrays, lists and plain values.
+
+    The strings of Python 2 become bytes.
 
     Raises:
-        NotPlain: it is damaged, or asks for anything but plain data.
+        UnsafePickle: the pickle is damaged, or is more than plain data.
     """
     machine = _PickleMachine()
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return _collect_result(machine.pop())
-            machine.do(opcode.name, argument)
+            machine.execute(opcode.name, argument)
     except UnsafePickle:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
@@ -67,18 +68,29 @@ def read_plain_pickle(data: bytes) -> dict[str, Any]:
 
 
 class _PickleMachine:
-    """The stack, and what was put aside."""
+    """The machine that a pickle is a program for.
+
+    Attributes:
+        stack: the values since the last mark.
+        below: the stacks before each mark.
+        memo: stored values by number.
+    """
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # what lay on the stack before each mark
+        self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
     def pop(self) -> Any:
+        """Remove and return the top of the stack."""
         return self.stack.pop()
 
-    def do(self, name: str, argument: Any) -> None:
-        """One opcode; those that are not named here are refused."""
+    def execute(self, name: str, argument: Any) -> None:
+        """Execute one opcode.
+
+        Raises:
+            UnsafePickle: plain data does not need the opcode.
+        """
         stack = self.stack
         if name in _PUSH:
             stack.append(argument)
@@ -106,15 +118,15 @@ class _PickleMachine:
                 num = int(name[-1])
                 self.stack[-num:] = [tuple(self.stack[-num:])]
             case "TUPLE" | "LIST" | "DICT":
-                items = self._since_mark()  # self.stack is another one from here
+                items = self._pop_since_mark()  # this replaces self.stack
                 self.stack.append(
                     tuple(items) if name == "TUPLE" else items if name == "LIST" else _build_dict(items)
                 )
             case "APPEND" | "APPENDS":
-                items = self._since_mark() if name == "APPENDS" else [self.stack.pop()]
+                items = self._pop_since_mark() if name == "APPENDS" else [self.stack.pop()]
                 _expect_type(self.stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS":
-                items = self._since_mark() if name == "SETITEMS" else [self.stack.pop(-2), self.stack.pop()]
+                items = self._pop_since_mark() if name == "SETITEMS" else [self.stack.pop(-2), self.stack.pop()]
                 _expect_type(self.stack[-1], dict).update(_build_dict(items))
             case "REDUCE":
                 arguments, function = self.stack.pop(), self.stack.pop()
@@ -123,16 +135,16 @@ class _PickleMachine:
                 state = self.stack.pop()
                 _set_state(self.stack[-1], state)
             case _:
-                raise UnsafePickle(f"it asks for {name}, which plain data does not need")
+                raise UnsafePickle(f"it uses the opcode {name}, which plain data does not need")
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
         return items
 
 
 def _resolve_global(name: str) -> str:
     if name not in _ALLOWED_GLOBALS:
-        raise UnsafePickle(f"it names {name.replace(' ', '.')}, which is not plain data; nothing of it was run")
+        raise UnsafePickle(f"it names {name.replace(' ', '.')}, which is not plain data; none of it was executed")
     return f"function {_ALLOWED_GLOBALS[name]}"
 
 
@@ -146,30 +158,30 @@ def _call_allowed(function: Any, arguments: Any) -> Any:
     raise UnsafePickle(f"it calls {function}, which is not plain data")
 
 
-def _set_state(thing: Any, state: Any) -> None:
-    """Give an array or a dtype the state that a pickle keeps of it."""
-    if isinstance(thing, _PendingDtype):
+def _set_state(pending: Any, state: Any) -> None:
+    """Set the pickled state of an array or a dtype."""
+    if isinstance(pending, _PendingDtype):
         order = _to_text(state[1])
-        thing.name = ("<" if order in "|=" else order) + thing.name
-    elif isinstance(thing, _PendingArray):
+        pending.name = ("<" if order in "|=" else order) + pending.name
+    elif isinstance(pending, _PendingArray):
         _, shape, dtype, is_fortran, data = state
         values = np.frombuffer(_expect_type(data, bytes), np.dtype(_expect_type(dtype, _PendingDtype).name))
-        thing.value = values.reshape(tuple(map(int, shape)), order="F" if is_fortran else "C")
+        pending.value = values.reshape(tuple(map(int, shape)), order="F" if is_fortran else "C")
     else:
-        raise UnsafePickle("it changes something that is not plain data")
+        raise UnsafePickle("it sets the state of a value that is not plain data")
 
 
 def _collect_result(value: Any) -> dict[str, Any]:
-    """The dict with its arrays in place; deeper nesting, which could be endless, is refused unseen."""
-    return {key: _check_plain(one) for key, one in _expect_type(value, dict).items()}
+    """Return the dict with its arrays; deeper nesting, which could be endless, is an error."""
+    return {key: _check_plain(item) for key, item in _expect_type(value, dict).items()}
 
 
 def _check_plain(value: Any) -> Any:
     if isinstance(value, _PendingArray):
         return value.value
-    for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, (str, bytes, int, float, type(None))):
-            raise UnsafePickle(f"it holds a {type(one).__name__} where numbers and texts belong")
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, (str, bytes, int, float, type(None))):
+            raise UnsafePickle(f"it holds a {type(item).__name__} instead of numbers and strings")
     return value
 
 
@@ -183,5 +195,5 @@ def _to_text(value: Any) -> str:
 
 def _expect_type(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise UnsafePickle(f"damaged: {type(value).__name__} where {kind.__name__} belongs")
+        raise UnsafePickle(f"damaged: {type(value).__name__} instead of {kind.__name__}")
     return value

@@ -1,8 +1,8 @@
-"""Public sets by name, as torchvision knows and fetches them: torchvision://FashionMNIST, torchvision://Flowers102.
+"""The datasets of torchvision by name, as sources: torchvision://FashionMNIST, torchvision://Flowers102.
 
-torchvision downloads, checks the MD5 that it knows, and unpacks; here that happens in a folder beside the target,
-which is renamed when every split could be opened. Sets that are files on disk give those files' own bytes; sets
-that are arrays give PNG. They stay in .cache/torchvision, or in $TORCH_HOME/datasets where that is set.
+torchvision downloads a set, checks its MD5 if it is known, and unpacks it. This happens in a folder beside the
+target, which is renamed once every split can be opened. Sets of files give the files' own bytes, sets of arrays
+give PNG. They are stored in .cache/torchvision, or in $TORCH_HOME/datasets if that is set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from imageset.utils.transient_errors import call_with_retries, is_transient
 
 TORCHVISION_SCHEME = "torchvision://"
 
-SplitArguments = Mapping[str | None, Mapping[str, Any]]  # our split -> what torchvision's class is called with
+SplitArguments = Mapping[str | None, Mapping[str, Any]]  # split -> arguments of torchvision's class
 
 _TRAIN_FLAG: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST: SplitArguments = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -42,7 +42,7 @@ TORCHVISION_SETS: Mapping[str, SplitArguments] = {
     **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _TRAIN_VAL_TEST),
     **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397"), _NO_SPLITS),
     "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
-    "EMNIST": _TRAIN_FLAG,  # which of its six sets: ?split=letters
+    "EMNIST": _TRAIN_FLAG,  # ?split=letters chooses another of its six sets
     "Imagenette": {"train": {"split": "train"}, "val": {"split": "val"}},
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
     "QMNIST": {"train": {"what": "train"}, "test": {"what": "test"}},
@@ -57,37 +57,37 @@ def check_torchvision_set(spec: str) -> tuple[str, dict[str, str]]:
     """Return (name, options) of "torchvision://NAME?option=value".
 
     Raises:
-        UserError: no such set, or no such option of it.
+        UserError: the set is unknown. Unknown options are found by `open_torchvision_set`.
     """
     name, _, query = spec.removeprefix(TORCHVISION_SCHEME).rstrip("/").partition("?")
     if name not in TORCHVISION_SETS:
-        close = {one.lower(): one for one in TORCHVISION_SETS}
+        by_lower = {known.lower(): known for known in TORCHVISION_SETS}
         hint = (
             suggest_name(name, TORCHVISION_SETS)
-            if name.lower() not in close
-            else f"did you mean '{close[name.lower()]}'?"
+            if name.lower() not in by_lower
+            else f"did you mean '{by_lower[name.lower()]}'?"
         )
-        raise UserError(f"{TORCHVISION_SCHEME}{name}: no set of torchvision that is known here; {hint}")
+        raise UserError(f"{TORCHVISION_SCHEME}{name}: not a known set of torchvision; {hint}")
     return name, _DEFAULT_OPTIONS.get(name, {}) | dict(parse_qsl(query))
 
 
 def open_torchvision_set(spec: str) -> TorchvisionSource:
-    """The source "torchvision://NAME"; fetches it where it is not there yet.
+    """Open "torchvision://NAME" as a source; download the set if it is not there yet.
 
     Raises:
-        UserError: no such set or option, or its home does not have it any more.
-        ConnectionError: it could not be fetched; trying again may help.
+        UserError: the set or an option is unknown, or the set is no longer available.
+        ConnectionError: the download failed with a transient error.
     """
     name, options = check_torchvision_set(spec)
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, name)
-    taken = _RESERVED_ARGUMENTS | {key for how in TORCHVISION_SETS[name].values() for key in how}
-    allowed = [key for key in inspect.signature(kind.__init__).parameters if key not in taken]
+    reserved = _RESERVED_ARGUMENTS | {key for fixed in TORCHVISION_SETS[name].values() for key in fixed}
+    allowed = [key for key in inspect.signature(kind.__init__).parameters if key not in reserved]
     for key in options:
         if key not in allowed:
-            hint = suggest_name(key, allowed) if allowed else "it has none"
-            raise UserError(f"{spec}: '{key}' is no option of {name}; {hint}")
+            hint = suggest_name(key, allowed) if allowed else "it has no options"
+            raise UserError(f"{spec}: '{key}' is not an option of {name}; {hint}")
     folder = _find_cache_folder() / "-".join([name, *map(slugify, options.values())])
     if not folder.is_dir():
         _download(spec, kind, options, TORCHVISION_SETS[name], folder)
@@ -97,7 +97,13 @@ def open_torchvision_set(spec: str) -> TorchvisionSource:
 
 
 class TorchvisionSource:
-    """A set of torchvision.datasets with all its splits."""
+    """A set of torchvision.datasets with all its splits.
+
+    Args:
+        spec: name of the source in messages.
+        folder: where the set is.
+        splits: torchvision's dataset by split; None: the set has no splits.
+    """
 
     kind = "public"
     multi_label = False
@@ -119,7 +125,7 @@ class TorchvisionSource:
             files = self._files[split]
             for number, label in enumerate(labels):
                 if files is not None:
-                    uri, read = self._file(files[number][0])
+                    uri, read = self._build_reader(files[number][0])
                 else:
                     uri = f"{split or 'all'}/{number:06d}.png"
                     read = partial(_encode_image, self._splits[split], self._pixels[split], number)
@@ -129,9 +135,10 @@ class TorchvisionSource:
         return sum(map(len, self._labels.values()))
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         return describe_source(self, self._spec, f"in {self._folder}")
 
-    def _file(self, file: Path) -> tuple[str, Callable[[], bytes]]:
+    def _build_reader(self, file: Path) -> tuple[str, Callable[[], bytes]]:
         return file.absolute().relative_to(self._folder.absolute()).as_posix(), partial(read_file, file)
 
     def _read_labels(self, split: str | None) -> list[str]:
@@ -139,20 +146,22 @@ class TorchvisionSource:
         if files is not None:
             numbers: Sequence[Any] = [label for _, label in files]
         else:
-            found = (getattr(dataset, key, None) for key in ("targets", "labels", "y"))
-            numbers = next((one for one in found if one is not None and len(one) == len(dataset)), None)  # type: ignore[arg-type]
+            candidates = (getattr(dataset, key, None) for key in ("targets", "labels", "y"))
+            numbers = next(
+                (values for values in candidates if values is not None and len(values) == len(dataset)), None
+            )  # type: ignore[arg-type]
             if numbers is None:
                 numbers = [dataset[number][1] for number in range(len(dataset))]
-        return [names[int(one)] if 0 <= int(one) < len(names) else str(int(one)) for one in numbers]
+        return [names[label] if 0 <= label < len(names) else str(label) for label in map(int, numbers)]
 
 
 def _find_cache_folder() -> Path:
-    set_by_hand = os.environ.get("TORCH_HOME")
-    return Path(set_by_hand).expanduser() / "datasets" if set_by_hand else Path(".cache") / "torchvision"
+    torch_home = os.environ.get("TORCH_HOME")
+    return Path(torch_home).expanduser() / "datasets" if torch_home else Path(".cache") / "torchvision"
 
 
 def _download(spec: str, kind: Any, options: Mapping[str, str], splits: SplitArguments, folder: Path) -> None:
-    """Let torchvision make the folder; it is there whole or not at all."""
+    """Let torchvision download a set to `folder`, whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -166,45 +175,54 @@ def _download(spec: str, kind: Any, options: Mapping[str, str], splits: SplitArg
 def _open_splits(
     spec: str, kind: Any, options: Mapping[str, str], splits: SplitArguments, folder: Path, *, download: bool
 ) -> dict[str | None, Any]:
-    """torchvision's dataset of each split.
+    """Return torchvision's dataset of each split.
 
     Raises:
-        UserError: torchvision says why not.
-        ConnectionError: a download failed in a way that may pass.
+        UserError: the set cannot be opened, with torchvision's reason.
+        ConnectionError: a download failed with a transient error.
+        OSError: any other failure of a download; HTTPError has the status.
     """
     try:
-        return {split: kind(folder, **how, **options, download=download) for split, how in splits.items()}
+        return {
+            split: kind(folder, **arguments, **options, download=download) for split, arguments in splits.items()
+        }
     except HTTPError:
-        raise  # its status tells
+        raise  # the caller decides by the status
     except URLError as error:
         raise ConnectionError(str(error.reason)) from None
     except ValueError as error:
         raise UserError(f"{spec}: {' '.join(str(error).split())}") from None
     except (RuntimeError, ModuleNotFoundError) as error:
         text = " ".join(str(error).split())
-        gone = any(f"HTTP Error {status}" in text for status in (401, 403, 404, 410))
-        broke_off = download and any(sign in text for sign in ("corrupted", "Error downloading"))
-        if broke_off and not gone:
+        is_gone = any(f"HTTP Error {status}" in text for status in (401, 403, 404, 410))
+        is_interrupted = download and any(sign in text for sign in ("corrupted", "Error downloading"))
+        if is_interrupted and not is_gone:
             raise ConnectionError(text) from None
         if not download and "download=True" in text:
             raise UserError(
-                f"{spec}: {folder} does not hold the whole set; remove it, and it is fetched"
+                f"{spec}: {folder} does not hold the whole set; remove the folder to download the set"
             ) from None
         raise UserError(f"{spec}: {text}") from None
     except OSError as error:
         if download or is_transient(error):
             raise
-        raise UserError(f"{spec}: {folder} is damaged ({error}); remove it, and it is fetched again") from None
+        raise UserError(
+            f"{spec}: {folder} is damaged ({error}); remove the folder to download the set again"
+        ) from None
 
 
 def _read_class_names(dataset: Any) -> list[str]:
-    """The names by number; several names of one class (Imagenette) with commas between; none: called by number."""
+    """Return the class names, or an empty list; several names of one class (Imagenette) are joined by commas."""
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []
-    return [", ".join(one) if isinstance(one, tuple) else str(one) for one in names]
+    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
 
 
 def _list_files(dataset: Any) -> list[tuple[Path, int]] | None:
-    """(file, label) of each picture where torchvision's object says them (it has no one way), or None."""
+    """Return (file, label) of each image if torchvision's object holds them, or None.
+
+    There is no common public way. The private attributes were read in torchvision 0.29.2; without them a set gives
+    PNG instead of its own files.
+    """
     for key in ("samples", "_samples"):
         pairs = getattr(dataset, key, None)
         if pairs and isinstance(pairs[0][0], (str, Path)):
@@ -217,7 +235,10 @@ def _list_files(dataset: Any) -> list[tuple[Path, int]] | None:
 
 
 def _read_pixels(dataset: Any) -> np.ndarray | None:
-    """uint8 (N, H, W) or (N, H, W, 3) where torchvision's object keeps its pictures so: one by one is slow."""
+    """Return uint8 (N, H, W) or (N, H, W, 3) if torchvision's object holds such an array, or None.
+
+    Reading image by image is slow.
+    """
     data: Any = getattr(dataset, "data", None)
     pixels = data.numpy() if hasattr(data, "numpy") else data  # a tensor in the MNIST family
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or len(pixels) != len(dataset):
@@ -230,7 +251,7 @@ def _read_pixels(dataset: Any) -> np.ndarray | None:
 def _encode_image(dataset: Any, pixels: np.ndarray | None, number: int) -> bytes:
     if pixels is not None:
         return encode_png(np.ascontiguousarray(pixels[number]))
-    picture = dataset[number][0]
-    if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
-    return encode_png(np.asarray(picture))
+    image = dataset[number][0]
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    return encode_png(np.asarray(image))

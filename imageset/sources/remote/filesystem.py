@@ -1,4 +1,4 @@
-"""One place on an fsspec file system: stat, read, fetch, glob."""
+"""Paths on fsspec file systems: check, read, download, list and glob."""
 
 from __future__ import annotations
 
@@ -19,33 +19,42 @@ from imageset.utils.text import suggest_name
 from imageset.utils.transient_errors import call_with_retries
 from imageset.utils.url_credentials import Secrets, restore_secrets
 
-READ_TIMEOUT_S = 60.0  # without a byte: the connection is given up
+READ_TIMEOUT_S = 60.0  # without a byte; then the connection is closed
 _EXTRA_BY_SCHEME = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-_LOCAL_SCHEMES = ("file", "sklearn", "torchvision")  # imageset.sources.folder opens them itself
-
-
-# ---- one place behind a URL ------------------------------------------------------------------------------------
+_LOCAL_SCHEMES = ("file", "sklearn", "torchvision")  # imageset.sources.factory opens them without fsspec
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder of one file system, and what it is called in messages."""
+    """A file or folder of a file system.
+
+    Attributes:
+        fs: the fsspec file system.
+        path: the path in it.
+        url: the URL without credentials, for messages.
+        secrets: the credentials of the URL.
+    """
 
     fs: Any
     path: str
-    url: str  # without credentials
-    secrets: Secrets = ()  # these
+    url: str
+    secrets: Secrets = ()
 
     @classmethod
-    def from_url(cls, url: str, taken: Secrets) -> RemotePath:
-        """Raises UserError for a scheme that there is none for, or whose package is not installed."""
+    def from_url(cls, url: str, secrets: Secrets) -> RemotePath:
+        """Create a path from a URL without credentials, and its credentials.
+
+        Raises:
+            UserError: the scheme is unknown, its package is not installed, or the URL holds a password that cannot
+                be used.
+        """
         import fsspec
 
         scheme = parse_scheme(url) or ""
         if scheme not in ("http", "https") and urlsplit(url).password:
             raise UserError(
-                f"{url}: no password can be given here; give it as the file system's own settings do "
-                "(environment, ~/.aws)"
+                f"{url}: a password in the URL is not supported; set it in the file system's own "
+                "settings (environment, ~/.aws)"
             )
         try:
             options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -55,36 +64,42 @@ class RemotePath:
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=READ_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
                 options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
             kind = fsspec.get_filesystem_class(scheme)
-            path = restore_secrets(url, taken) if scheme in ("http", "https") else kind._strip_protocol(url)
-            return cls(kind(**options), path, url, taken)
+            # _strip_protocol: private, read in fsspec 2026.9.0; gives the path of a URL without a connection.
+            path = restore_secrets(url, secrets) if scheme in ("http", "https") else kind._strip_protocol(url)
+            return cls(kind(**options), path, url, secrets)
         except ValueError:
             known = ("s3", "gs", "https", "http", "memory", *_LOCAL_SCHEMES)
-            raise UserError(
-                f"{url}: '{scheme}' is no place that is known; {suggest_name(scheme, known)}"
-            ) from None
+            raise UserError(f"{url}: '{scheme}' is not a known scheme; {suggest_name(scheme, known)}") from None
         except ImportError as error:
             if scheme in _EXTRA_BY_SCHEME:
-                text = f"install what reads it with `pip install 'convoy[{_EXTRA_BY_SCHEME[scheme]}]'`"
+                hint = f"install its file system with `pip install -e '.[{_EXTRA_BY_SCHEME[scheme]}]'`"
             else:
-                text = str(error)
-            raise UserError(f"{url}: {text}") from None
+                hint = str(error)
+            raise UserError(f"{url}: {hint}") from None
 
     @property
     def is_http(self) -> bool:
+        """Whether the file system is http or https."""
         return "http" in _list_protocols(self.fs)
 
     @property
     def glob_text(self) -> str:
-        """Where signs that name several files count."""
+        """The part of the URL in which braces and glob characters name several files."""
         return urlsplit(self.url).path if self.is_http else self.path
 
     def with_url(self, url: str) -> RemotePath:
-        """Another place of the same file system."""
+        """Return another path of the same file system by its URL."""
+        # _strip_protocol: see from_url.
         path = restore_secrets(url, self.secrets) if self.is_http else self.fs._strip_protocol(url)
         return replace(self, path=path, url=url)
 
     def check_exists(self) -> None:
-        """Raise UserError where nothing is here."""
+        """Check that a file or folder exists; a pattern is not checked.
+
+        Raises:
+            UserError: it does not exist, or a folder behind http.
+            ConnectionError: the server does not answer.
+        """
         if any(sign in self.glob_text for sign in "{*["):
             return
         if self.is_http:
@@ -95,11 +110,16 @@ class RemotePath:
             raise UserError(f"{self.url}: no such file or folder")
 
     def read(self, limit: int, num_bytes: int | None = None) -> bytes:
-        """The bytes, tried again where that may help; `num_bytes` where it is known.
+        """Read a file; transient errors are retried.
+
+        Args:
+            limit: the largest number of bytes.
+            num_bytes: size of the file, if it is known.
 
         Raises:
             Rejected: "bomb", more than `limit` bytes.
-            UserError, ConnectionError: see the top of the file.
+            UserError: an error that is not transient.
+            ConnectionError: every attempt failed with a transient error.
         """
         data = call_with_retries(self.url, partial(self._read_once, limit, num_bytes))
         if len(data) > limit:
@@ -112,21 +132,28 @@ class RemotePath:
         if num_bytes is None:
             num_bytes = self.fs.info(self.path)["size"]
         if num_bytes is not None and num_bytes > limit:
-            raise Rejected("bomb", f"a file of {num_bytes / 1e6:,.0f} MB; at most {limit // 1_000_000:,} are read")
+            raise Rejected(
+                "bomb", f"a file of {num_bytes / 1e6:,.0f} MB; at most {limit // 1_000_000:,} MB are read"
+            )
         data = bytes(self.fs.cat_file(self.path))
         if num_bytes is not None and len(data) != num_bytes:
-            raise ConnectionError(f"{len(data):,} bytes of {num_bytes:,} came")
+            raise ConnectionError(f"received {len(data):,} of {num_bytes:,} bytes")
         return data
 
     def download(self, file: Path, progress: Progress) -> None:
-        """Copy it to a file of this machine, whole or not at all."""
+        """Download to a local file, whole or not at all; transient errors are retried.
 
-        def once() -> None:
+        Raises:
+            UserError: an error that is not transient, or too little free space.
+            ConnectionError: every attempt failed with a transient error.
+        """
+
+        def download_once() -> None:
             with file.open("wb") as target:
                 self._copy_once(target, progress)
 
         try:
-            call_with_retries(self.url, once)
+            call_with_retries(self.url, download_once)
         except BaseException:
             file.unlink(missing_ok=True)
             raise
@@ -141,44 +168,55 @@ class RemotePath:
             while block := source.read(8 << 20):
                 _append_block(target, block, progress)
         if target.tell() != num_bytes:
-            raise ConnectionError(f"{target.tell():,} bytes of {num_bytes:,} came")
+            raise ConnectionError(f"received {target.tell():,} of {num_bytes:,} bytes")
 
     def list_files(self) -> dict[str, int | None]:
-        """{path relative to here: number of bytes} of every file below, hidden ones left out, sorted."""
-        found = call_with_retries(self.url, partial(self.fs.find, self.path, detail=True))
+        """Return the size in bytes, or None, of each file below this folder, by relative path.
+
+        The paths are sorted; hidden files are left out.
+        """
+        info_by_path = call_with_retries(self.url, partial(self.fs.find, self.path, detail=True))
         root = self.path.rstrip("/") + "/"
-        below = {path.removeprefix(root): info for path, info in found.items() if path.startswith(root)}
+        below = {path.removeprefix(root): info for path, info in info_by_path.items() if path.startswith(root)}
         return {name: below[name].get("size") for name in sorted(below) if name and not _is_hidden(name)}
 
     def glob(self) -> list[RemotePath]:
-        """The places that a pattern names."""
+        """Return the paths that match this pattern, sorted.
+
+        Raises:
+            UserError: http has no listing.
+        """
         if self.is_http:
             raise UserError(f"{self.url}: {explain_no_listing(self.url)}; braces such as {{000..003}} can be used")
-        found = sorted(call_with_retries(self.url, partial(self.fs.glob, self.path)))
-        return [replace(self, path=path, url=str(self.fs.unstrip_protocol(path))) for path in found]
+        paths = sorted(call_with_retries(self.url, partial(self.fs.glob, self.path)))
+        return [replace(self, path=path, url=str(self.fs.unstrip_protocol(path))) for path in paths]
 
 
 # ---- http ------------------------------------------------------------------------------------------------------
 
 
 def _read_http(fs: Any, url: str, limit: int) -> bytes:
-    """At most `limit` bytes of a body."""
+    """Return at most `limit` bytes of a response's body."""
     from fsspec.asyn import sync
 
     async def read() -> bytes:
-        parts: list[bytes] = []
+        blocks: list[bytes] = []
         num = 0
         async with await _request(fs, url) as response:
             while num < limit and (block := await response.content.read(min(1 << 20, limit - num))):
-                parts.append(block)
+                blocks.append(block)
                 num += len(block)
-        return b"".join(parts)
+        return b"".join(blocks)
 
     return bytes(sync(fs.loop, read))
 
 
 def _copy_http(fs: Any, url: str, target: IO[bytes], progress: Progress) -> None:
-    """A whole body into a file; ConnectionError where fewer bytes come than were announced."""
+    """Copy a whole body to a file.
+
+    Raises:
+        ConnectionError: the body is shorter than announced.
+    """
     from fsspec.asyn import sync
 
     async def copy() -> None:
@@ -188,15 +226,15 @@ def _copy_http(fs: Any, url: str, target: IO[bytes], progress: Progress) -> None
             while block := await response.content.read(1 << 20):
                 _append_block(target, block, progress)
         if announced >= 0 and target.tell() != announced:
-            raise ConnectionError(f"{target.tell():,} bytes of {announced:,} came")
+            raise ConnectionError(f"received {target.tell():,} of {announced:,} bytes")
 
     sync(fs.loop, copy)
 
 
 async def _request(fs: Any, url: str) -> Any:
-    """The answer to a GET; errors by status are aiohttp's own."""
+    """Return the response to a GET request; aiohttp raises its own error for an error status."""
     session = await fs.set_session()
-    # identity: with a compressed body Content-Length says nothing about the file
+    # identity: the Content-Length of a compressed body is not the size of the file
     response = await session.get(_to_yarl_url(url), headers={"Accept-Encoding": "identity"})
     if response.status >= 400:
         response.release()
@@ -205,7 +243,10 @@ async def _request(fs: Any, url: str) -> Any:
 
 
 def _to_yarl_url(url: str) -> Any:
-    """The URL as it is where it is one by RFC 3986, since a signature may be over every letter; else made one."""
+    """Return a yarl URL, which stays unchanged if it is valid by RFC 3986 and is quoted if not.
+
+    A signature may cover every character of a URL.
+    """
     from yarl import URL
 
     return URL(
@@ -214,6 +255,7 @@ def _to_yarl_url(url: str) -> Any:
 
 
 def explain_no_listing(url: str) -> str:
+    """Return the message for a folder behind http."""
     return (
         f"{url}: a folder behind http cannot be listed; give the address of an archive, a table, a Parquet or an "
         "IDX file"
@@ -224,10 +266,10 @@ def _begin_download(url: str, target: IO[bytes], num_bytes: int | None, progress
     free = shutil.disk_usage(Path(target.name).parent).free
     if num_bytes is not None and num_bytes > free:
         raise UserError(
-            f"{url}: {num_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free in {Path(target.name).parent}; "
-            "set TMPDIR to a folder with more"
+            f"{url}: {num_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free in {Path(target.name).parent}; "
+            "set TMPDIR to a folder on a larger disk"
         )
-    step = f"fetching {parse_file_name(url)}"
+    step = f"downloading {parse_file_name(url)}"
     progress.begin(total=None if num_bytes is None else num_bytes // 1_000_000, step=step, unit="MB")
 
 

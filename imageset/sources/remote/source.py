@@ -1,10 +1,10 @@
-"""Sources behind a URL: s3://, gs://, https://, memory:// and whatever else fsspec has a file system for.
+"""Sources behind a URL: s3://, gs://, https://, memory:// and every other file system of fsspec.
 
-Archives, tables, IDX and CIFAR files are fetched to a temporary folder (TMPDIR says where) that goes with the
-source, or, where the process is killed, with the next fetch or check; pictures in a bucket's folders, and those
-that a table names below itself, are read one by one, some ahead. What may pass by itself (a dropped connection, a
-body cut short, 429, 500 to 504) is tried again after RETRY_PAUSES_S, and is a ConnectionError if it does not pass;
-anything else is a UserError at once. Credentials in a URL are used and never shown (imageset.utils.url_credentials).
+Archives, tables, IDX and CIFAR files are downloaded to a temporary folder (TMPDIR says where). It is removed with
+the source, or, if the process is killed, by the next download or check. Images in the folders of a bucket, and
+those in a table, are read one by one, some ahead. Transient errors (a dropped connection, a body cut short, 429,
+500 to 504) are retried after RETRY_PAUSES_S and become a ConnectionError if no attempt succeeds; any other error
+is a UserError at once. Credentials in a URL are used but never shown (imageset.utils.url_credentials).
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ T = TypeVar("T")
 
 
 class OpenLocal(Protocol):
-    """Open a folder or a file of this machine as a source."""
+    """A function that opens a local folder or file as a source."""
 
-    def __call__(self, path: Path, *, require_classes: bool = True) -> Source: ...
+    def __call__(self, path: Path, *, require_classes: bool = True) -> Source:
+        """Open `path`; raise UserError if nothing can be learned from it and `require_classes` is True."""
+        ...
 
 
 NUM_AHEAD, NUM_THREADS = 32, 8
 
 
 def check_remote(spec: str) -> None:
-    """Raise UserError for a URL that is plainly wrong, without fetching what it leads to.
+    """Check that a file or folder exists behind a URL, without downloading it; transient errors are ignored.
 
-    What may pass by itself is left for the attempt that counts.
+    Raises:
+        UserError: it does not exist, or cannot be a source.
     """
     spec = mask_url(spec)
     try:
@@ -69,33 +72,43 @@ def open_remote(
     """Open the source behind a URL.
 
     Args:
-        open_local: opens the fetched files where they lie; `factory.open_path`, which this module cannot import.
+        spec: the URL, perhaps with roles of columns.
+        open_local: opens the downloaded files; `factory.open_path`, which this module cannot import.
+        require_classes: raise UserError if nothing can be learned from the source.
+        progress: reports downloads.
 
     Raises:
-        UserError: no such place, no permission, no credentials, a file system that is not installed, or nothing
-            that can be learned from.
-        ConnectionError: the attempts at a read were used up.
+        UserError: the URL leads nowhere, permission or credentials are missing, a file system is not installed, or
+            nothing can be learned from the source.
+        ConnectionError: every attempt at a read failed with a transient error.
     """
     from imageset.sources.sharded import expand_braces, is_pattern
 
     spec = mask_url(spec)
-    url, said = split_off_roles(spec)
-    place, progress = RemotePath.from_url(url, extract_secrets(spec)), progress or SilentProgress()
-    name = parse_file_name(place.glob_text)
-    if is_pattern(place.glob_text):
-        places = place.glob() if any(sign in place.glob_text for sign in "*[") else [place]
-        places = [one.with_url(each) for one in places for each in expand_braces(one.url)]
-        return _fetch_files(places, url, said, require_classes, progress, open_local)
+    url, query = split_off_roles(spec)
+    path, progress = RemotePath.from_url(url, extract_secrets(spec)), progress or SilentProgress()
+    name = parse_file_name(path.glob_text)
+    if is_pattern(path.glob_text):
+        paths = path.glob() if any(sign in path.glob_text for sign in "*[") else [path]
+        paths = [file.with_url(file_url) for file in paths for file_url in expand_braces(file.url)]
+        return _download_files(paths, url, query, require_classes, progress, open_local)
     if is_whole_file_name(name):
-        return _fetch_files([place], url, said, require_classes, progress, open_local)
-    return _open_folder(place, url, require_classes, progress, open_local)
+        return _download_files([path], url, query, require_classes, progress, open_local)
+    return _open_folder(path, url, require_classes, progress, open_local)
 
 
-# ---- files that are fetched ------------------------------------------------------------------------------------
+# ---- downloaded files ------------------------------------------------------------------------------------------
 
 
-class FetchedSource:
-    """A source over files that were fetched to a temporary folder, which goes when the source does."""
+class DownloadedSource:
+    """A source of files that were downloaded to a temporary folder, which is removed with the source.
+
+    Args:
+        inner: the source of the local files.
+        folder: the temporary folder.
+        parent: URL that replaces the temporary folder in texts.
+        name: slug that becomes the dataset's name.
+    """
 
     def __init__(self, inner: Source, folder: ReclaimedTempDir, parent: str, name: str) -> None:
         self._inner, self._folder, self._parent = inner, folder, parent
@@ -113,36 +126,42 @@ class FetchedSource:
         return len(self._inner)
 
     def describe(self) -> str:
+        """Return one line that describes the source as it was understood."""
         return self._restore_url(self._inner.describe())
 
     def _restore_url(self, text: str) -> str:
         return text.replace(self._folder.name, self._parent)
 
 
-class RemoteTable(FetchedSource):
-    """A fetched table whose pictures lie beside it, behind the URL; some are read ahead."""
+class RemoteTable(DownloadedSource):
+    """A downloaded table whose images are beside it, behind the URL; some are read ahead."""
 
     def __iter__(self) -> Iterator[SourceImage]:
         return read_ahead(super().__iter__())
 
 
-def _fetch_files(
-    places: Sequence[RemotePath], shown: str, said: str, require_classes: bool, progress: Progress, open_local: OpenLocal
-) -> FetchedSource:
-    """Fetch files and open them where they lie then."""
-    if not places:
-        raise UserError(f"{shown}: no such file")
-    places = [*places, *_find_idx_label_files(places)]
-    parent = posixpath.commonpath([parse_parent(place.url) for place in places]).replace(":/", "://", 1)
-    names = [place.url.partition("?")[0].removeprefix(f"{parent}/") for place in places]
+def _download_files(
+    paths: Sequence[RemotePath],
+    label: str,
+    query: str,
+    require_classes: bool,
+    progress: Progress,
+    open_local: OpenLocal,
+) -> DownloadedSource:
+    """Download files to a temporary folder and open them as one source."""
+    if not paths:
+        raise UserError(f"{label}: no such file")
+    paths = [*paths, *_find_idx_label_files(paths)]
+    parent = posixpath.commonpath([parse_parent(path.url) for path in paths]).replace(":/", "://", 1)
+    names = [path.url.partition("?")[0].removeprefix(f"{parent}/") for path in paths]
     folder = ReclaimedTempDir()
     root = Path(folder.name)
     try:
-        for place, name in zip(places, names, strict=True):
+        for path, name in zip(paths, names, strict=True):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            place.download(root / name, progress)
+            path.download(root / name, progress)
         progress.end()
-        return _open_fetched(folder, names, places[0], parent, shown, said, require_classes, open_local)
+        return _open_downloaded(folder, names, paths[0], parent, label, query, require_classes, open_local)
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(folder.name, parent)) from None
@@ -151,58 +170,62 @@ def _fetch_files(
         raise
 
 
-def _open_fetched(
+def _open_downloaded(
     folder: ReclaimedTempDir,
     names: Sequence[str],
-    place: RemotePath,
+    path: RemotePath,
     parent: str,
-    shown: str,
-    said: str,
+    label: str,
+    query: str,
     require_classes: bool,
     open_local: OpenLocal,
-) -> FetchedSource:
+) -> DownloadedSource:
     from imageset.sources.sharded import open_shards
-    from imageset.sources.table import TABLE_EXTENSIONS as TABLES
-    from imageset.sources.table import TableSource
+    from imageset.sources.table import TABLE_EXTENSIONS, TableSource
 
     root = Path(folder.name)
-    stem = re.sub(r"\{[^}]*\}|\[[^]]*\]|\*", "", parse_file_name(shown)).split(".")[0]
+    stem = re.sub(r"\{[^}]*\}|\[[^]]*\]|\*", "", parse_file_name(label)).split(".")[0]
     name = slugify(stem or posixpath.basename(parent))
-    if all(one.lower().endswith(TABLES) for one in names):
-        below = partial(_read_below_url, place, parent)
-        files = [root / one for one in names]
-        table = TableSource(files, label=shown, name=name, query=said, require_classes=require_classes, read_image=below)
+    if all(file_name.lower().endswith(TABLE_EXTENSIONS) for file_name in names):
+        files = [root / file_name for file_name in names]
+        read_image = partial(_read_below_url, path, parent)
+        table = TableSource(
+            files, label=label, name=name, query=query, require_classes=require_classes, read_image=read_image
+        )
         return RemoteTable(table, folder, parent, name)
     if len(names) == 1:
-        return FetchedSource(open_local(root / names[0], require_classes=require_classes), folder, parent, name)
-    if all(is_idx_name(one) for one in names):
-        return FetchedSource(
+        return DownloadedSource(open_local(root / names[0], require_classes=require_classes), folder, parent, name)
+    if all(is_idx_name(file_name) for file_name in names):
+        return DownloadedSource(
             open_local(root, require_classes=require_classes), folder, parent, slugify(posixpath.basename(parent))
         )
-    inner = open_shards([(one, root / one) for one in names], shown, name, said, require_classes=require_classes)
-    return FetchedSource(inner, folder, parent, name)
+    shards = [(file_name, root / file_name) for file_name in names]
+    inner = open_shards(shards, label, name, query, require_classes=require_classes)
+    return DownloadedSource(inner, folder, parent, name)
 
 
-def _find_idx_label_files(places: Sequence[RemotePath]) -> list[RemotePath]:
-    """The files of labels that belong to IDX files of pictures, as they are called (imageset.sources.benchmark_sets.idx)."""
+def _find_idx_label_files(paths: Sequence[RemotePath]) -> list[RemotePath]:
+    """Return the paths of the label files of IDX image files, by their names."""
     from imageset.sources.benchmark_sets.idx import is_idx_image_name, to_label_file_name
 
-    named = {parse_file_name(place.url) for place in places}
-    wanted = [
-        (place, to_label_file_name(name))
-        for place in places
-        if is_idx_image_name(name := parse_file_name(place.url))
+    names = {parse_file_name(path.url) for path in paths}
+    label_files = [
+        (path, to_label_file_name(name)) for path in paths if is_idx_image_name(name := parse_file_name(path.url))
     ]
-    return [place.with_url(f"{parse_parent(place.url)}/{name}") for place, name in wanted if name not in named]
+    return [path.with_url(f"{parse_parent(path.url)}/{name}") for path, name in label_files if name not in names]
 
 
-def _read_below_url(place: RemotePath, parent: str, name: str) -> bytes:
-    """Read a picture that a table behind a URL names: below the table, whoever wrote it."""
+def _read_below_url(path: RemotePath, parent: str, name: str) -> bytes:
+    """Read an image of a table behind a URL, only below the table's own folder.
+
+    Raises:
+        Rejected: the path is outside the folder, or the image cannot be read.
+    """
     name = name.removeprefix(f"{parent}/")
     if "://" in name or name.startswith("/") or ".." in name.split("/"):
-        raise Rejected("unreadable", "lies outside the table's folder")
+        raise Rejected("unreadable", "is outside the table's folder")
     try:
-        return place.with_url(f"{parent}/{name}").read(MAX_IMAGE_BYTES)
+        return path.with_url(f"{parent}/{name}").read(MAX_IMAGE_BYTES)
     except UserError as error:
         raise Rejected("unreadable", str(error).removeprefix(f"{parent}/{name}: ")) from None
 
@@ -212,14 +235,24 @@ def _read_below_url(place: RemotePath, parent: str, name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
-    """A picture in a bucket."""
+    """An image in a bucket.
+
+    Attributes:
+        uri: path relative to the folder of the source.
+        path: where it is.
+        num_bytes: its size, if the listing gives it.
+    """
 
     uri: str
     path: RemotePath
     num_bytes: int | None
 
     def read(self) -> bytes:
-        """The bytes; FileNotFoundError where it has gone since the listing."""
+        """Return the bytes; see SourceImage for what it raises.
+
+        Raises:
+            FileNotFoundError: the file has disappeared since the listing.
+        """
         try:
             return self.path.read(MAX_IMAGE_BYTES, self.num_bytes)
         except MissingFile as error:
@@ -227,49 +260,57 @@ class RemoteImage:
 
 
 class RemoteFolder(FolderSource):
-    """A folder of a bucket; some pictures are read ahead."""
+    """A folder of a bucket; some images are read ahead."""
 
     def __iter__(self) -> Iterator[SourceImage]:
         return read_ahead(super().__iter__())
 
 
-def _open_folder(place: RemotePath, url: str, require_classes: bool, progress: Progress, open_local: OpenLocal) -> Source:
-    if place.is_http:
+def _open_folder(
+    path: RemotePath, url: str, require_classes: bool, progress: Progress, open_local: OpenLocal
+) -> Source:
+    if path.is_http:
         raise UserError(explain_no_listing(url))
     url = url.rstrip("/")
-    listed = place.list_files()
-    if not listed:
+    num_bytes_by_name = path.list_files()
+    if not num_bytes_by_name:
         raise UserError(f"{url}: holds no files; check the address")
-    pictures = [name for name in listed if posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
-    if not pictures:
-        return _open_listed_files(place, url, listed, require_classes, progress, open_local)
-    files = [RemoteImage(name, place.with_url(f"{url}/{name}"), listed[name]) for name in pictures]
-    passed_over = Counter({"files of other kinds": len(listed) - len(files)} if len(listed) > len(files) else {})
+    images = [name for name in num_bytes_by_name if posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
+    if not images:
+        return _open_listed_files(path, url, num_bytes_by_name, require_classes, progress, open_local)
+    files = [RemoteImage(name, path.with_url(f"{url}/{name}"), num_bytes_by_name[name]) for name in images]
+    num_others = len(num_bytes_by_name) - len(files)
+    passed_over = Counter({"files of other kinds": num_others} if num_others else {})
     name = slugify(posixpath.basename(url))
-    return RemoteFolder(url, name, files, passed_over, _read_layout_files(place, url, listed), require_classes=require_classes)
+    layout_files = _read_layout_files(path, url, num_bytes_by_name)
+    return RemoteFolder(url, name, files, passed_over, layout_files, require_classes=require_classes)
 
 
 def _open_listed_files(
-    place: RemotePath,
+    path: RemotePath,
     url: str,
-    listed: Mapping[str, int | None],
+    num_bytes_by_name: Mapping[str, int | None],
     require_classes: bool,
     progress: Progress,
     open_local: OpenLocal,
 ) -> Source:
-    """Shards, Parquet, IDX or CIFAR files of a bucket: fetched, in folders as they lie there."""
-    wanted = [name for name in listed if is_whole_file_name(name) or _may_be_cifar(name)]
-    if not wanted:
-        raise UserError(f"{url}: holds {format_count(len(listed), 'file')} and no pictures; check the address")
+    """Download shards, Parquet, IDX or CIFAR files of a bucket, in the same folders, and open them."""
+    names = [name for name in num_bytes_by_name if is_whole_file_name(name) or _may_be_cifar(name)]
+    if not names:
+        raise UserError(
+            f"{url}: holds {format_count(len(num_bytes_by_name), 'file')} but no pictures; check the address"
+        )
     folder = ReclaimedTempDir()
     root = Path(folder.name) / (posixpath.basename(url) or "bucket")
     try:
-        for name in wanted:
+        for name in names:
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            place.with_url(f"{url}/{name}").download(file, progress)
+            path.with_url(f"{url}/{name}").download(file, progress)
         progress.end()
-        return FetchedSource(open_local(root, require_classes=require_classes), folder, parse_parent(url), slugify(root.name))
+        return DownloadedSource(
+            open_local(root, require_classes=require_classes), folder, parse_parent(url), slugify(root.name)
+        )
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(folder.name, parse_parent(url))) from None
@@ -278,37 +319,39 @@ def _open_listed_files(
         raise
 
 
-def _read_layout_files(place: RemotePath, url: str, listed: Mapping[str, int | None]) -> dict[str, bytes]:
-    """The small text files that tell a layout."""
-    found = {
-        note: folder + note
-        for note in LAYOUT_FILES
+def _read_layout_files(
+    path: RemotePath, url: str, num_bytes_by_name: Mapping[str, int | None]
+) -> dict[str, bytes]:
+    """Read the small text files that define a layout."""
+    names = {
+        file: folder + file
+        for file in LAYOUT_FILES
         for folder in reversed(LAYOUT_FILE_FOLDERS)
-        if folder + note in listed
+        if folder + file in num_bytes_by_name
     }
     return {
-        note: place.with_url(f"{url}/{name}").read(MAX_LAYOUT_FILE_BYTES, listed[name])
-        for note, name in found.items()
+        file: path.with_url(f"{url}/{name}").read(MAX_LAYOUT_FILE_BYTES, num_bytes_by_name[name])
+        for file, name in names.items()
     }
 
 
-def read_ahead(pictures: Iterator[SourceImage]) -> Iterator[SourceImage]:
-    """The same pictures in the same order, the next NUM_AHEAD of them being read already."""
-    pool = ThreadPoolExecutor(NUM_THREADS, "read-ahead")
-    waiting: deque[tuple[SourceImage, Future[bytes]]] = deque()
+def read_ahead(images: Iterator[SourceImage]) -> Iterator[SourceImage]:
+    """Yield the same images in the same order, while threads read the next NUM_AHEAD of them."""
+    executor = ThreadPoolExecutor(NUM_THREADS, "read-ahead")
+    pending: deque[tuple[SourceImage, Future[bytes]]] = deque()
     try:
-        for picture in pictures:
-            waiting.append((picture, pool.submit(picture.read)))
-            if len(waiting) > NUM_AHEAD:
-                first, data = waiting.popleft()
+        for image in images:
+            pending.append((image, executor.submit(image.read)))
+            if len(pending) > NUM_AHEAD:
+                first, data = pending.popleft()
                 yield replace(first, read=data.result)
-        while waiting:
-            first, data = waiting.popleft()
+        while pending:
+            first, data = pending.popleft()
             yield replace(first, read=data.result)
-    except BaseException:  # nobody reads on
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:  # the consumer has stopped, or an image could not be listed
+        executor.shutdown(wait=True, cancel_futures=True)
         raise
-    pool.shutdown(wait=False)
+    executor.shutdown(wait=False)
 
 
 def _may_be_cifar(name: str) -> bool:

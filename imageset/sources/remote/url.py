@@ -1,4 +1,4 @@
-"""Schemes, file names and roles in a URL; is_remote."""
+"""URLs of sources: their schemes, file names, and roles of columns."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 
 def is_remote(spec: str) -> bool:
-    """Whether this is a URL, or a public set's name, that may have to be fetched."""
+    """Return whether a source is a URL, or the name of a public set, that may have to be downloaded."""
     scheme = parse_scheme(spec)
     return scheme is not None and scheme not in ("file", "sklearn")
 
 
-# ---- names -----------------------------------------------------------------------------------------------------
-
-
 def parse_scheme(spec: str) -> str | None:
-    found = re.match(r"^([A-Za-z][A-Za-z0-9+.-]*)://", spec)
-    return found[1].lower() if found else None
+    """Return the scheme of a URL in lower case, or None if the text is not a URL."""
+    match = re.match(r"^([A-Za-z][A-Za-z0-9+.-]*)://", spec)
+    return match[1].lower() if match else None
 
 
 def split_off_roles(spec: str) -> tuple[str, str]:
-    """Take what is said about a table's columns off a URL: (URL, query of roles); other queries stay."""
+    """Return (URL without the roles of a table's columns, query of the roles); other query parameters stay."""
     from imageset.sources.columns import QUERY_KEYS
-    from imageset.sources.table import TABLE_EXTENSIONS as TABLES
+    from imageset.sources.table import TABLE_EXTENSIONS
 
     parts = urlsplit(spec)
     path = parts.path or parts.netloc
-    if not parts.query or not path.lower().endswith(TABLES):
+    if not parts.query or not path.lower().endswith(TABLE_EXTENSIONS):
         return spec, ""
-    pieces = parts.query.split("&")  # as they are: a signature may be over every letter
-    ours = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in QUERY_KEYS]
-    if not ours and parse_scheme(spec) not in ("http", "https"):
-        return urlunsplit(parts._replace(query="")), parts.query  # nobody else's: a wrong role is to be named
-    theirs = [piece for piece in pieces if piece not in ours]
-    return urlunsplit(parts._replace(query="&".join(theirs))), "&".join(ours)
+    pieces = parts.query.split("&")  # kept as they are: a signature may cover every character
+    roles = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in QUERY_KEYS]
+    if not roles and parse_scheme(spec) not in ("http", "https"):
+        # No server reads the query, so an unknown role must be reported.
+        return urlunsplit(parts._replace(query="")), parts.query
+    others = [piece for piece in pieces if piece not in roles]
+    return urlunsplit(parts._replace(query="&".join(others))), "&".join(roles)
 
 
 def parse_file_name(url: str) -> str:
+    """Return the last part of a URL's path."""
     return posixpath.basename(url.partition("?")[0].rstrip("/"))
 
 
 def parse_parent(url: str) -> str:
+    """Return a URL without its query and the last part of its path."""
     return url.partition("?")[0].rstrip("/").rpartition("/")[0]
 
 
 def is_whole_file_name(name: str) -> bool:
-    """Whether a name is that of a file that is fetched as a whole."""
-    from imageset.sources.archive import ARCHIVE_EXTENSIONS as ARCHIVES
-    from imageset.sources.table import TABLE_EXTENSIONS as TABLES
+    """Return whether a name is that of an archive, a table or an IDX file, which are downloaded whole."""
+    from imageset.sources.archive import ARCHIVE_EXTENSIONS
+    from imageset.sources.table import TABLE_EXTENSIONS
 
-    return name.partition("?")[0].lower().endswith((*ARCHIVES, *TABLES)) or is_idx_name(name)
+    return name.partition("?")[0].lower().endswith((*ARCHIVE_EXTENSIONS, *TABLE_EXTENSIONS)) or is_idx_name(name)
 
 
 def is_idx_name(name: str) -> bool:
+    """Return whether a name is that of an IDX file of images or labels."""
     from imageset.sources.benchmark_sets.idx import is_idx_image_name, is_idx_label_name
 
     name = parse_file_name(name)

@@ -75,7 +75,7 @@ def test_an_empty_folder_and_pictures_in_no_class_folder_are_refused(empty_proje
     write_digit_images(tmp_path, classes="3", num_each=2)
     (tmp_path / "empty").mkdir()
     assert "empty: holds no pictures; give a folder that" in error_of(["run", str(tmp_path / "empty")], capsys)
-    assert "lie in no class folder; move them" in error_of(["run", str(tmp_path / "3")], capsys)
+    assert "are in no class folder; move them" in error_of(["run", str(tmp_path / "3")], capsys)
 
 
 def test_a_source_with_a_single_class_is_refused(empty_project, tmp_path, capsys):

@@ -76,7 +76,7 @@ def test_a_killed_run_is_ended_and_closed_by_whatever_starts_next_and_the_one_af
     assert "`convoy run` of" in status and "was killed" in status
 
     said = run_convoy(project, "rollback").stdout
-    assert "ending what it left behind" in said
+    assert "ending its child processes" in said
     assert "nothing served before digits-few version 1" in said  # what was asked for is done first
     assert not marked(mark)
     assert rows(project / ".cache/prefect.db", LAST) == [("CRASHED",)]
@@ -87,7 +87,7 @@ def test_a_killed_run_is_ended_and_closed_by_whatever_starts_next_and_the_one_af
     assert "pending   a training that stopped after 20" in status and "`dvc repro` goes on with it" in status
 
     again = run_convoy(project, "run", PREFECT_API_URL=prefect_server).stdout
-    assert "train: going on after step" in again
+    assert "train: resuming after step" in again
     assert rows(project / "mlflow.db", TRAININGS) == [("FINISHED",), ("FINISHED",)]
     assert "digits-few version 2" in again or "digits-few version 1" in again
 

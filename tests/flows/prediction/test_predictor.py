@@ -38,7 +38,7 @@ class Desk:
 
     def __init__(self, bundle, folder: Path, version: int = 1) -> None:
         self.answers = Predictor(bundle, PyTorchEngine(bundle), Version("digits", version, ""),
-                               {"batch_size": 8, "top_k": 3}, workers=1)  # fmt: skip
+                               {"batch_size": 8, "top_k": 3}, num_workers=1)  # fmt: skip
         self.parts = self.answers.open_cache(folder)
         self.num_computed = 0
         logits = self.answers.engine.logits

@@ -41,7 +41,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_table_that_this_machine_gives(c
 
     def predict(name: str, progress: Progress, dask: DaskExecutor | None) -> bytes:
         answers = Predictor(bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3},
-                          workers=1, cluster=dask)  # fmt: skip
+                          num_workers=1, cluster=dask)  # fmt: skip
         parts = answers.open_cache(tmp_path / f"parts-{name}")
         with parts.cache_lock(on_busy=lambda: None):
             predict_table(open_images(str(folder)), answers, parts, tmp_path / f"{name}.parquet", progress)

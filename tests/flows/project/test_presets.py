@@ -37,7 +37,7 @@ def test_the_four_presets_are_there():
 
 def test_a_fresh_params_yaml_is_the_default_preset(project):
     before = (project / "params.yaml").read_bytes()
-    assert apply_preset("default", project) == "preset default: params.yaml says so already"
+    assert apply_preset("default", project) == "preset default: params.yaml holds these values already"
     assert (project / "params.yaml").read_bytes() == before
 
 

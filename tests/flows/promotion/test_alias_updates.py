@@ -50,7 +50,7 @@ def test_aliases_and_tags_move_and_the_ledger_says_before_and_after(client, proj
 
 def test_a_champion_that_changed_since_the_comparison_stops_the_move(client, project):
     client.set_registered_model_alias("digits", "champion", "3")
-    with pytest.raises(ChampionChanged, match="version 3 has become champion meanwhile"):
+    with pytest.raises(ChampionChanged, match="version 3 has become champion in the meantime"):
         move(client, project)
     assert model_registry.read_aliases(client, "digits") == {"champion": 3, "challenger": 2}
     assert events(project) == []

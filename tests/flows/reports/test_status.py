@@ -36,7 +36,7 @@ def test_an_empty_project_serves_nothing_and_nothing_is_wrong(tmp_path, monkeypa
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     said = lines_of(tmp_path)
     assert said["serving"].startswith("nothing") and said["data"] == "nothing was ingested yet"
-    assert (said["last"], said["wrong"]) == ("run  none", "nothing")
+    assert (said["last"], said["problems"]) == ("run  none", "none")
 
 
 def test_what_serves_since_when_and_why(serving):
@@ -58,24 +58,24 @@ def test_what_serves_is_known_where_a_process_was_killed_while_it_wrote(serving)
     assert (serving / "mlflow.db-journal").stat().st_size > 0
     said = lines_of(serving)
     assert said["serving"].startswith("digits version 1 since 20")
-    assert "cannot be read" not in said["wrong"]
+    assert "cannot be read" not in said["problems"]
 
 
 def test_an_alias_that_somebody_moved_by_hand_is_named(serving):
     model_registry.connect_registry(serving).set_registered_model_alias("digits", "champion", "2")
     said = lines_of(serving)
-    assert said["serving"] == "digits version 2; the ledger does not say since when"
-    assert "version 2 serves, the ledger says 1" in said["wrong"]
+    assert said["serving"] == "digits version 2; the ledger does not record since when"
+    assert "version 2 serves, but the ledger records version 1" in said["problems"]
 
 
 def test_a_decision_that_was_cut_short_and_a_ledger_that_was_changed_are_named(serving):
     path = serving / ledger.LEDGER
     path.write_text(path.read_text().splitlines(keepends=True)[0])
-    assert "cut short" in lines_of(serving)["wrong"]
+    assert "is unfinished" in lines_of(serving)["problems"]
     path.write_text(path.read_text().replace("the first", "another"))
     ledger_line = '{"number": 2, "follows": "x"}\n'
     path.write_text(path.read_text() + ledger_line)
-    assert "line 2 does not follow" in lines_of(serving)["wrong"]
+    assert "line 2 does not follow" in lines_of(serving)["problems"]
 
 
 def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkeypatch):
@@ -95,7 +95,7 @@ def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkey
     assert lines_of(project)["serving"].startswith("cats version 7")
     server.shutdown()
     server.server_close()
-    assert "cannot be read" in lines_of(project)["wrong"]
+    assert "cannot be read" in lines_of(project)["problems"]
 
 
 def prefect_database(project, *runs) -> None:
@@ -122,10 +122,10 @@ def test_the_last_run_the_last_failure_and_the_next_run(project):
         ("next-owl", "SCHEDULED", "2999-03-03 02:00:00.000000", None),
     )
     said = lines_of(project)
-    assert said["last"].startswith("run  pipeline (slow-hen) failed, began 2026-03-02")
+    assert said["last"].startswith("run  pipeline (slow-hen) failed, started 2026-03-02")
     assert said["failed"].endswith("UserError: data/raw: gone")
     assert said["next"].startswith("pipeline at 2999-03-03")
-    assert "pipeline failed last time" in said["wrong"]
+    assert "pipeline failed last time" in said["problems"]
 
 
 def test_a_failure_that_was_mended_is_not_wrong_any_more(project):
@@ -135,7 +135,7 @@ def test_a_failure_that_was_mended_is_not_wrong_any_more(project):
         ("quick-fox", "COMPLETED", "2026-03-03 02:00:00.000000", None),
     )
     said = lines_of(project)
-    assert said["failed"].startswith("pipeline (slow-hen) crashed") and said["wrong"] == "nothing"
+    assert said["failed"].startswith("pipeline (slow-hen) crashed") and said["problems"] == "none"
 
 
 def test_what_did_not_get_where_it_was_to_go_is_named_until_it_did(project, monkeypatch):
@@ -144,21 +144,21 @@ def test_what_did_not_get_where_it_was_to_go_is_named_until_it_did(project, monk
             f"hooks:\n  on_failure: http://127.0.0.1:{find_free_port()}/secret\n  on_promotion: null\n"
         )
         assert webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": event}) is False
-    said = lines_of(project)["wrong"]
+    said = lines_of(project)["problems"]
     assert said.startswith("hook on_failure: 127.0.0.1 did not take what it was told (failure: ")
     assert "give another address in params.yaml: hooks.on_failure (2 times" in said
     assert "secret" not in said
     (project / "params.yaml").write_text("hooks:\n  on_failure: null\n  on_promotion: null\n")
     webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": "failure"})
-    assert lines_of(project)["wrong"] == "nothing"
+    assert lines_of(project)["problems"] == "none"
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{find_free_port()}")
     run = OfflineRun.open(project, "digits", None, "a training", {})
     run.log_metrics({"val_loss": 0.5}, 1)
     run.close("FINISHED")
     wrong = [line for line in report_status(project).splitlines() if "entries wait for MLflow's server" in line]
-    assert wrong == [f"wrong     3 entries wait for MLflow's server, of 1 run ({run.run_id}); `convoy sync` sends "
-                     "them when it is back"]  # fmt: skip
+    assert wrong == [f"problems  3 entries wait for MLflow's server, of 1 run ({run.run_id}); `convoy sync` sends "
+                     "them when it is available again"]  # fmt: skip
 
 
 def test_the_tables_are_those_that_prefect_makes(project):
@@ -170,4 +170,4 @@ def test_the_tables_are_those_that_prefect_makes(project):
     tables = [Base.metadata.tables[name] for name in ("flow", "flow_run", "flow_run_state")]
     Base.metadata.create_all(engine, tables=tables)
     engine.dispose()
-    assert lines_of(project)["last"] == "run  none" and lines_of(project)["wrong"] == "nothing"
+    assert lines_of(project)["last"] == "run  none" and lines_of(project)["problems"] == "none"

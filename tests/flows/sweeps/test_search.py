@@ -148,7 +148,7 @@ def test_called_again_the_command_trains_nothing_and_says_what_was_best(done, cl
 
     said = run_convoy(done.project, "sweep", PREFECT_API_URL=prefect_server)
     assert said.returncode == 0, said.stdout
-    assert f"(run {done.swept.best_run})" in said.stdout and "params.yaml says so already" in said.stdout
+    assert f"(run {done.swept.best_run})" in said.stdout and "params.yaml holds these values already" in said.stdout
     assert f"MLflow run {done.swept.run_id}" in said.stdout
     assert done.swept.best_run in str(Artifact.get("sweep").data)
 
@@ -169,7 +169,7 @@ def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(do
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("max_epochs: 10", "max_epochs: 4"))
     rules = {**SWEEP, "pruner": "hyperband", "seed": 1, "space": {LR: [0.002, 1e-7, 2e-7, 3e-7]}}
-    with pytest.raises(UserError, match="no training came to its end, so there is no best one; give it more time"):
+    with pytest.raises(UserError, match="no training is complete, so there is no best one; give it more time"):
         run_sweep(project, {**rules, "timeout_min": 0.0})
     swept, _ = run_sweep(project, {**rules, "timeout_min": 1e-4})
     assert (swept.num_complete, swept.num_pruned, swept.num_failed) == (1, 0, 0)  # what was begun comes to its end
@@ -181,5 +181,5 @@ def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(do
 def test_trainings_that_all_fail_stop_the_sweep_with_what_they_said(done, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     space = {"train.model.label_smoothing": [2.0, 3.0]}
-    with pytest.raises(UserError, match=r"no training ended well: .*label_smoothing"):
+    with pytest.raises(UserError, match=r"every training failed: .*label_smoothing"):
         run_sweep(done.project, {**SWEEP, "space": space, "trials": 1})

@@ -38,7 +38,7 @@ def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(prefect_ser
     remote.write_text("a file where the remote's folder should be")
     with pytest.raises(UserError, match="dvc push failed"):
         run_post_steps(load_post_steps(project), project, "digits")
-    assert "wrong     dvc push failed: " in report_status(project)
+    assert "problems  dvc push failed: " in report_status(project)
     assert "; `convoy run` pushes again, and so does `dvc push` (since 20" in report_status(project)
     remote.unlink()
     run_post_steps(load_post_steps(project), project, "digits")

@@ -42,7 +42,7 @@ def test_the_page_shows_classes_and_refusals_and_loads_nothing_from_elsewhere(tm
     (source / "ant" / "cut.png").write_bytes(encode_noise(5, 64, 64)[:3000])
     (source / "ant" / "copy.png").write_bytes((source / "ant" / "0000.png").read_bytes())
     page = page_of(make_store(tmp_path, source))
-    refused = section(page, "refused")
+    refused = section(page, "rejected")
     expected = ("ant/cut.png", "truncated: 1", "duplicate: 1", "ant/copy.png", "the same bytes as ant/0000.png")
     assert [text for text in expected if text not in refused] == []
     assert "&lt;script&gt;alert(1)&lt;" in section(page, "classes") and "<script" not in page
@@ -59,7 +59,7 @@ def test_a_contact_sheet_holds_the_pictures_of_its_class(tmp_path: Path) -> None
     first = store.index.filter(np.array([one == "ant" for one in store.index["label"].to_pylist()])).sort_by(
         "image_id"
     )
-    pixels = store.shard(first["shard"][0].as_py())[first["row"][0].as_py()]
+    pixels = store.open_shard(first["shard"][0].as_py())[first["row"][0].as_py()]
     shown = np.asarray(Image.fromarray(ant[:, :80]).resize((16, 16), Image.Resampling.BOX))
     assert np.abs(shown.astype(int) - pixels).mean() < 12
 
@@ -70,7 +70,7 @@ def test_of_a_truncated_photograph_the_sound_part_is_shown(tmp_path: Path) -> No
     (source / "ant" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     ingest_source(source, tmp_path / "raw")
     normalize(tmp_path / "raw", tmp_path / "normalized", NORMALIZE_PARAMS | {"size_px": 32}, workers=1)
-    (shown,) = pictures_in(section(page_of(ImageStore.open(tmp_path / "normalized")), "refused"))
+    (shown,) = pictures_in(section(page_of(ImageStore.open(tmp_path / "normalized")), "rejected"))
     expected = np.asarray(draw_photo(500).resize((80, 80)))
     assert np.abs(shown[:30].astype(int) - expected[:30]).mean() < 20
     assert np.abs(shown[60:].astype(int) - expected[60:]).mean() > 30
@@ -91,7 +91,7 @@ def test_look_alikes_stand_side_by_side_and_conflicts_show_both_files(tmp_path: 
     (source / "bee" / "quarrel.jpg").write_bytes((source / "ant" / "007.jpg").read_bytes())
     params = {"near_duplicate_bits": 4, "size_px": 32, "max_reject_fraction": 0.1}
     page = page_of(make_store(tmp_path, source, **params))
-    near, refused = section(page, "near-duplicates"), section(page, "refused")
+    near, refused = section(page, "near-duplicates"), section(page, "rejected")
     assert "2 pictures in 1 group of" in near and near.count("<figure>") == 2 and "ant/again.jpg" in near
     assert "label_conflict: 2" in refused and "bee/quarrel.jpg" in refused and len(pictures_in(refused)) == 2
 
@@ -104,3 +104,14 @@ def test_the_page_stays_small_however_many_classes_there_are(tmp_path: Path) -> 
     assert len(page) < 8 << 20
     assert "and 60 more classes, none of them larger" in section(page, "classes")
     assert "and 160 more classes" in section(page, "pictures")
+
+
+def test_texts_of_the_source_are_escaped_wherever_they_are_shown(tmp_path: Path) -> None:
+    source = make_photo_folder(tmp_path / "set")
+    (source / "ant").rename(source / 'a"<u>')
+    (source / 'a"<u>' / "<u>again.jpg").write_bytes(encode_jpeg(draw_photo(3), 60))
+    (source / "bee" / "\t<u>.jpg").write_text("no picture")
+    page = page_of(make_store(tmp_path, source, near_duplicate_bits=4, size_px=32, max_reject_fraction=0.1))
+    assert "<u>" not in page and 'aria-label="pictures of a&#34;&lt;u&gt;"' in page
+    assert "&lt;u&gt;again.jpg" in section(page, "near-duplicates")
+    assert "bee/\\t&lt;u&gt;.jpg" in section(page, "rejected")

@@ -101,13 +101,13 @@ def test_an_interrupted_ingest_leaves_nothing_that_counts(tmp_path: Path) -> Non
     ingest_source(source, tmp_path / "undisturbed")
     script = (
         "import os, sys; from imageset.raw import ingestion, shards\n"
-        "pack, left = shards.RawShardWriter.pack, [int(sys.argv[3])]\n"
+        "pack, left = shards.RawShardWriter.add, [int(sys.argv[3])]\n"
         "def dying(self, *arguments):\n"
         "    left[0] -= 1\n"
         "    if left[0] < 0: os._exit(9)\n"
         "    return pack(self, *arguments)\n"
         "assert shards.MAX_RAW_SHARD_BYTES > 4500\n"
-        "shards.RawShardWriter.pack, shards.MAX_RAW_SHARD_BYTES = dying, 4500\n"
+        "shards.RawShardWriter.add, shards.MAX_RAW_SHARD_BYTES = dying, 4500\n"
         "ingestion.ingest_source(sys.argv[1], sys.argv[2])\n"
     )
     ingest_source(make_image_folder(tmp_path / "start" / "set", num_each=1), tmp_path / "grown")

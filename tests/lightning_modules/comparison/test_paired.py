@@ -119,7 +119,7 @@ def test_the_interval_is_the_same_each_time_and_however_it_is_cut(monkeypatch):
     one = trial(5, 60, 0.8, 0.7)
     found = compare_paired(one, "accuracy", 0.95, 300)
     assert compare_paired(one, "accuracy", 0.95, 300) == found
-    monkeypatch.setattr("lightning_modules.comparison.paired._CELLS_AT_ONCE", 1000)
+    monkeypatch.setattr("lightning_modules.comparison.paired._MAX_WEIGHTS_IN_CACHE", 1000)
     assert compare_paired(one, "accuracy", 0.95, 300) == found
 
 
@@ -131,8 +131,8 @@ def test_a_fall_in_a_tiny_class_may_be_chance_and_in_a_larger_one_not():
     tiny, larger = compute_class_changes(
         PairedPredictions(labels, newcomer, champion, ("tiny", "larger"), np.arange(33))
     )
-    assert (tiny.champion, tiny.newcomer, tiny.p_value) == (1, pytest.approx(1 / 3), 0.25)
-    assert (larger.newcomer, larger.p_value) == (0.8, 1 / 64)
+    assert (tiny.champion, tiny.candidate, tiny.p_value) == (1, pytest.approx(1 / 3), 0.25)
+    assert (larger.candidate, larger.p_value) == (0.8, 1 / 64)
 
 
 def test_the_sign_test_is_that_of_the_binomial_distribution():
@@ -148,5 +148,5 @@ def test_a_picture_that_a_model_cannot_read_is_wrong_and_not_of_the_first_class(
     unread = np.array([[0.0, 0.0], [0.1, 0.9]])
     both = PairedPredictions(labels, unread, np.eye(2), ("a", "b"), np.arange(2))
     found = compare_paired(both, "accuracy", 0.95, 50)
-    assert (found.newcomer, found.champion) == (0.5, 1.0)
-    assert compare_paired(both, "macro_f1", 0.95, 50).newcomer == pytest.approx(0.5)
+    assert (found.candidate, found.champion) == (0.5, 1.0)
+    assert compare_paired(both, "macro_f1", 0.95, 50).candidate == pytest.approx(0.5)

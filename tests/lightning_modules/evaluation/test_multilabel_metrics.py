@@ -73,7 +73,7 @@ def test_a_label_that_is_no_longer_said_falls():
         one.labels, one.candidate, one.champion, one.classes, one.groups, said, one.champion_predicted
     )
     change = {one.name: one for one in compute_class_changes(worse)}["b"]
-    assert change.newcomer == 0 and change.champion > 0.8 and change.p_value < 1e-6
+    assert change.candidate == 0 and change.champion > 0.8 and change.p_value < 1e-6
     assert change.num_test == one.labels[:, 1].sum()
 
 
@@ -81,7 +81,7 @@ def test_a_metric_for_several_labels_is_not_for_one():
     check_metric("map", "params.yaml", multi_label=True)
     check_metric("accuracy", "params.yaml", multi_label=True)
     check_metric("map", "params.yaml", multi_label=None)
-    with pytest.raises(UserError, match=r"'map' is for pictures that bear several labels, .* give accuracy"):
+    with pytest.raises(UserError, match=r"'map' is for multi-label datasets, .* use accuracy"):
         check_metric("map", "params.yaml", multi_label=False)
     with pytest.raises(UserError, match=r"no metric 'mpa'; did you mean 'map'\?"):
         check_metric("mpa", "params.yaml", multi_label=None)

@@ -7,7 +7,7 @@ import pytest
 
 from flows.cli.main import main
 from lightning_modules.bundle import Bundle
-from lightning_modules.explain.params import KNOWN_PARAMS, ComputeBudget
+from lightning_modules.explain.params import ComputeBudget, ExplainParams
 from lightning_modules.explain.stage import explain_image
 from lightning_modules.tracking.client import connect_to_mlflow
 from tests.helpers.project import run_stage, set_params
@@ -61,8 +61,9 @@ def test_the_page_and_its_pictures_are_in_the_run(explained):
 def test_the_same_model_gives_the_same_page(trained):
     bundle = Bundle.load(trained / "data/models/classifier")
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
-    first, second = (explain_image(bundle, image, "a.png", "a model", SMALL) for _ in range(2))
-    assert first == second and set(SMALL) == set(KNOWN_PARAMS)
+    first, second = (explain_image(bundle, image, "<u>.png", "a model", SMALL) for _ in range(2))
+    assert b"&lt;u&gt;.png, seen by a model" in first[0] and b"<u>" not in first[0]
+    assert first == second and set(SMALL) == set(ExplainParams.model_fields)
 
 
 def test_a_project_that_was_not_evaluated_is_told_what_to_run(trained, tmp_path, monkeypatch, capsys):

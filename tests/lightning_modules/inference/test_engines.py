@@ -74,10 +74,10 @@ def test_every_engine_gives_the_same_answers(scorer, bundle, validation):
 
 def test_a_pictures_answer_is_the_same_to_the_last_bit_in_any_company(scorer, validation):
     images = list(validation.batch(np.arange(8)))
-    among = scorer.padded(images, 8)
-    alone = np.concatenate([scorer.padded([image], 8) for image in images])
+    among = scorer.score_padded(images, 8)
+    alone = np.concatenate([scorer.score_padded([image], 8) for image in images])
     assert np.array_equal(among, alone)
-    assert np.array_equal(among, scorer.padded(images[::-1], 8)[::-1])
+    assert np.array_equal(among, scorer.score_padded(images[::-1], 8)[::-1])
 
 
 def test_a_faster_precision_is_taken_if_it_agrees_and_says_how_well(bundle, validation, folder):

@@ -67,7 +67,7 @@ def test_all_but_the_head_is_taken_over_and_that_is_said_in_one_line(kind, publi
     here = network()
     fresh_head = here.network.classifier[1].weight.clone()
     said = load_pretrained(here, read_unregistered(path, SPEC), CLASSES)
-    assert said.endswith("its head 'network.classifier.1' for 1000 classes gave way to one for 3")
+    assert said.endswith("its head 'network.classifier.1' for 1000 classes was replaced by a new one for 3")
     assert "\n" not in said
     assert torch.equal(here.network.features[0].weight, published["features.0.weight"])
     assert torch.equal(here.network.classifier[1].weight, fresh_head)
@@ -94,10 +94,10 @@ def test_grey_gets_the_sum_of_the_filters_for_three_channels(file):
     ("change", "said"),
     [
         (lambda s: s.pop("features.3.squeeze.weight"), r"1 missing \(network\.features\.3\.squeeze\.weight\)"),
-        (lambda s: s.update({"extra.weight": torch.ones(1)}), r"1 not known here \(extra\.weight\)"),
+        (lambda s: s.update({"extra.weight": torch.ones(1)}), r"1 unexpected \(extra\.weight\)"),
         (
             lambda s: s.update({"features.3.squeeze.weight": torch.ones(16, 64, 3, 3)}),
-            r"squeeze\.weight is \[16, 64, 3, 3\] there and \[16, 64, 1, 1\] here",
+            r"squeeze\.weight is \[16, 64, 3, 3\], the network has \[16, 64, 1, 1\]",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_bundles_weights_bring_their_classes_and_their_scale(tmp_path):
     source = read_weights("models:/flowers@champion", SPEC, load_registered)
     assert asked == ["models:/flowers@champion"]
     assert source.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert "gave way" in load_pretrained(network(), source, CLASSES)  # as many classes, but others
+    assert "was replaced" in load_pretrained(network(), source, CLASSES)  # as many classes, but others
     assert load_pretrained(network(), source, ("a", "b", "c")).endswith("the head included")
 
 
@@ -258,7 +258,7 @@ def test_the_backbone_has_a_learning_rate_of_its_own(file, tmp_path):
 def test_freezing_what_was_never_trained_is_refused():
     from lightning_modules.classifier import Classifier
 
-    with pytest.raises(UserError, match=r"model\.freeze: backbone keeps what was never trained"):
+    with pytest.raises(UserError, match=r"model\.freeze: backbone would freeze weights that were never trained"):
         Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | {"freeze": "backbone"}))
 
 
@@ -277,4 +277,4 @@ def test_the_published_weights_of_squeezenet_fit():
     spec = {**SPEC, "init_args": {"name": "squeezenet1_0", "stem": "standard"}}
     weights = read_unregistered(str(find_real_file("squeezenet1_0.pth")), spec)
     said = load_pretrained(make_network(spec, 3, 5), weights, tuple("abcde"))
-    assert "for 1000 classes gave way to one for 5" in said
+    assert "for 1000 classes was replaced by a new one for 5" in said

@@ -21,5 +21,5 @@ def test_a_network_of_timm_learns_too(name, photographs):
 
 def test_without_timm_its_networks_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"timm/resnet26d needs timm: pip install 'convoy\[timm\]'"):
+    with pytest.raises(UserError, match=r"timm/resnet26d needs timm: pip install -e '\.\[timm\]'"):
         TimmNet(3, 2, "resnet26d", "small")

@@ -79,12 +79,15 @@ def test_a_network_that_is_not_for_these_pictures_is_named_before_any_epoch(buil
     [
         (
             {"train__trainer__precision": "bf16-true"},
-            "trainer.precision: bf16-true keeps the weights themselves so",
+            "trainer.precision: bf16-true stores the weights in this precision",
         ),
-        ({"train__trainer__max_epochs": -1}, "trainer.max_epochs has no end"),
-        ({"train__trainer__max_epochs": None, "train__trainer__max_time": "00:00:01:00"}, "max_epochs has no end"),
-        ({"train__model__weights": "wrong_shape.pth"}, "there and [2, 1, 3, 3] here"),
-        ({"train__model__weights": "more_layers.pth"}, "not known here"),
+        ({"train__trainer__max_epochs": -1}, "trainer.max_epochs is unlimited"),
+        (
+            {"train__trainer__max_epochs": None, "train__trainer__max_time": "00:00:01:00"},
+            "max_epochs is unlimited",
+        ),
+        ({"train__model__weights": "wrong_shape.pth"}, "the network has [2, 1, 3, 3]"),
+        ({"train__model__weights": "more_layers.pth"}, "unexpected"),
         ({"train__model__weights": "nowhere.pth"}, "nowhere.pth: No such file"),
     ],
 )

@@ -123,8 +123,8 @@ def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_
     other.kill()
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2, output
-    assert f"train: going on after step {stopped_at}, " in output
-    assert "error: rank 1 was ended by SIGKILL, so all have stopped; the same command goes on from" in output
+    assert f"train: resuming after step {stopped_at}, " in output
+    assert "error: rank 1 was ended by SIGKILL, so all ranks stopped; run the same command again to " in output
     assert "Traceback" not in output
     assert connect_to_mlflow(two).get_run(run_id).info.status == "FAILED"
     stopped_at = steps(two)
@@ -132,7 +132,7 @@ def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_
     process = start(two, *TORCHRUN, "--nproc-per-node=2", f"--master-port={find_free_port()}")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
-    assert output.count("train: going on after step") == 1
+    assert output.count("train: resuming after step") == 1
     assert note(two)["run_id"] == run_id
     client = connect_to_mlflow(two)
     assert client.get_run(run_id).info.status == "FINISHED"
@@ -215,7 +215,7 @@ def test_ranks_that_would_not_train_the_same_stop_before_the_first_step():
     assert in_two_processes(check, ("a", "a")) == ["None", "None"]
     for answer in in_two_processes(check, ("a", "")):
         assert answer.startswith(
-            "UserError: rank 1 has another last checkpoint than rank 0: none, not a; all need"
+            "UserError: rank 1 has a different last checkpoint than rank 0: none, not a; all ranks need"
         )
 
 

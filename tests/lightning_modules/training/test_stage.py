@@ -130,7 +130,7 @@ def test_a_training_killed_within_an_epoch_goes_on_in_the_same_run_even_if_its_c
     code, output = run_stage(fresh, "fit")
     assert code == 0, output
     assert f"{newest.name}: damaged and removed; the one before it is used" in output
-    assert f"train: going on after step {after}, " in output
+    assert f"train: resuming after step {after}, " in output
     assert note(fresh)["run_id"] == run_id
     assert weights(fresh) == weights(trained)
     assert history(fresh) == history(trained)

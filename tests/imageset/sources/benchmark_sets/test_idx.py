@@ -41,5 +41,5 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
         open_source(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 1, 0, 1], np.uint8))
     (tmp_path / "train-images-idx3-ubyte").write_bytes((tmp_path / "train-images-idx3-ubyte").read_bytes()[:-1])
-    with pytest.raises(UserError, match="99 bytes where 100 are announced"):
+    with pytest.raises(UserError, match="99 bytes, but the header announces 100"):
         list(open_source(tmp_path))

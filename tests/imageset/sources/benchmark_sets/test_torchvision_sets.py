@@ -186,7 +186,7 @@ def test_a_set_of_files_gives_the_bytes_of_its_files(
     [
         ("torchvision://FashonMNIST", "did you mean 'FashionMNIST'"),
         ("torchvision://fashionmnist", "did you mean 'FashionMNIST'"),
-        ("torchvision://", "known are: CIFAR10"),
+        ("torchvision://", "known names: CIFAR10"),
     ],
 )
 def test_a_set_that_does_not_exist_is_answered_with_the_nearest(spec: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_a_set_that_does_not_exist_is_answered_with_the_nearest(spec: str, messa
 
 
 def test_an_option_that_a_set_does_not_have_is_named() -> None:
-    with pytest.raises(UserError, match=r"'sise' is no option of Imagenette; did you mean 'size'"):
+    with pytest.raises(UserError, match=r"'sise' is not an option of Imagenette; did you mean 'size'"):
         open_source("torchvision://Imagenette?sise=160px")
     with pytest.raises(UserError, match="Unknown value '7px' for argument size"):
         open_source("torchvision://Imagenette?size=7px")

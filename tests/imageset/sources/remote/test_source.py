@@ -202,12 +202,12 @@ def test_shards_behind_a_url_are_named_by_braces(tmp_path: Path, site: Site, car
     ("url", "message"),
     [
         ("https://localhost/flowers/", "a folder behind http cannot be listed; give the address of an archive"),
-        ("s3://user:secret@bucket/a.zip", "s3://user:\\*\\*\\*@bucket/a.zip: no password can be given here"),
-        ("https://localhost/a.zip?token=***", "its credentials were used and not kept; name the source again"),
-        ("https://user:***@localhost/a.zip", "its credentials were used and not kept; name the source again"),
+        ("s3://user:secret@bucket/a.zip", "s3://user:\\*\\*\\*@bucket/a.zip: a password in the URL is not supported"),
+        ("https://localhost/a.zip?token=***", "its credentials are not stored; give the source again"),
+        ("https://user:***@localhost/a.zip", "its credentials are not stored; give the source again"),
         ("https://[secret/a.zip", "not an address"),
-        ("htps://localhost/a.zip", "'htps' is no place that is known; did you mean 'https'"),
-        ("s4://bucket/a.zip", "'s4' is no place that is known; known are: file, gs"),
+        ("htps://localhost/a.zip", "'htps' is not a known scheme; did you mean 'https'"),
+        ("s4://bucket/a.zip", "'s4' is not a known scheme; known names: file, gs"),
         ("file://server/share/a.zip", "names another machine"),
     ],
 )
@@ -284,7 +284,7 @@ def test_over_https_the_server_must_be_the_one_it_says(tmp_path: Path, cars: Pat
         site.files["/cars.zip"] = pack_folder(cars, tmp_path / "cars.zip").read_bytes()
         for look in (open_source, check_remote):
             with pytest.raises(
-                UserError, match=r"certificate is not trusted .* let SSL_CERT_FILE name it"
+                UserError, match=r"certificate is not trusted .* set SSL_CERT_FILE to its path"
             ) as caught:
                 look(f"{site.url}/cars.zip")
             assert "\n" not in str(caught.value)
