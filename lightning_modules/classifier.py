@@ -102,7 +102,7 @@ class Classifier(pl.LightningModule):
             )
         self.network_spec, self.make_optimizer = network, optimizer
         self.weights, self.mean_std, self.freeze_mode, self.backbone_lr = weights, mean_std, freeze, backbone_lr
-        self.frozen_epoch = -1  # the last epoch that `_freeze` was called for
+        self.frozen_epoch = -1  # the epoch that the frozen layers were last chosen for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
         self.label_smoothing, self.imbalance = label_smoothing, imbalance
@@ -183,9 +183,7 @@ class Classifier(pl.LightningModule):
         position = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         seed = hash(position) % 2**63
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(
-                seed
-            )  # takes a hundredth of the time: other devices are not seeded
+            torch.default_generator.manual_seed(seed)  # a hundredth of the time: seeds no other device
         else:
             torch.manual_seed(seed)
         if self.freeze_mode == "gradual" and self.frozen_epoch != self.current_epoch:

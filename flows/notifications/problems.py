@@ -1,6 +1,8 @@
-"""What went wrong beside a run and is not mended yet: noted durably, so that `convoy status` names it.
+"""Open problems beside the runs, such as a failed push, kept on disk until they are resolved.
 
-.cache/troubles/NAME.json   one a kind of trouble; it goes when the same thing next goes well
+.cache/troubles/NAME.json   one file for each kind of problem; it is removed when the same action next succeeds
+
+`convoy status` lists them.
 """
 
 from __future__ import annotations
@@ -20,40 +22,50 @@ PROBLEMS_DIR = CACHE / "troubles"
 
 
 class Problem(NamedTuple):
-    """Since when, how often in a row, what is wrong, and how to mend it."""
+    """An open problem.
+
+    Attributes:
+        name: of the kind, such as "push".
+        since: when it occurred first, ISO 8601.
+        num_times: how often it has occurred in a row.
+        message: the problem and its remedy.
+    """
 
     name: str
-    since: str  # ISO 8601
+    since: str
     num_times: int
     message: str
 
 
-def record_problem(project: Path, name: str, said: str) -> None:
-    """Something went wrong (again)."""
-    before = _read_problem(_problem_path(project, name))
-    since, times = (before.since, before.num_times + 1) if before else (timestamps.format_utc_now(), 1)
+def record_problem(project: Path, name: str, message: str) -> None:
+    """Record that a problem occurred, or occurred again."""
     path = _problem_path(project, name)
+    earlier = _read_problem(path)
+    since, times = (earlier.since, earlier.num_times + 1) if earlier else (timestamps.format_utc_now(), 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"since": since, "times": times, "said": said}, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({"since": since, "times": times, "said": message}, ensure_ascii=False) + "\n")
 
 
 def resolve_problem(project: Path, name: str) -> None:
-    """It went well, or is not wanted any more."""
+    """Remove a problem: the action succeeded, or is no longer wanted."""
     _problem_path(project, name).unlink(missing_ok=True)
 
 
 def list_problems(project: Path) -> list[Problem]:
-    """What is not mended, the oldest first."""
-    found = [one for path in (project / PROBLEMS_DIR).glob("*.json") if (one := _read_problem(path))]
-    return sorted(found, key=lambda one: one.since)
+    """Return the open problems, the oldest first."""
+    paths = (project / PROBLEMS_DIR).glob("*.json")
+    problems = [problem for path in paths if (problem := _read_problem(path))]
+    return sorted(problems, key=lambda problem: problem.since)
 
 
 @contextmanager
 def track_problem(project: Path, name: str, remedy: str) -> Iterator[None]:
-    """Note a UserError of this block and raise it again; the block's success is the end of the trouble.
+    """Record a UserError of this block as a problem and raise it again; resolve the problem if the block succeeds.
 
     Args:
-        how: how to mend it.
+        project: the project's folder.
+        name: of the kind of problem.
+        remedy: how to resolve it; appended to the message.
     """
     try:
         yield
@@ -69,7 +81,7 @@ def _problem_path(project: Path, name: str) -> Path:
 
 def _read_problem(path: Path) -> Problem | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Problem(path.stem, str(found["since"]), int(found["times"]), str(found["said"]))
-    except (OSError, ValueError, KeyError, TypeError):  # gone since, or damaged: it is no owner of anything
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Problem(path.stem, str(values["since"]), int(values["times"]), str(values["said"]))
+    except (OSError, ValueError, KeyError, TypeError):  # removed in the meantime, or damaged
         return None

@@ -1,8 +1,8 @@
-"""Hooks: one JSON object posted to an address when a run fails, or when another version serves.
+"""Webhooks: post one JSON object to an address when a run fails, or when another version becomes the champion.
 
-The addresses stand in params.yaml (`hooks`) or, since they may hold a secret, in the environment:
-CONVOY_ON_FAILURE, CONVOY_ON_PROMOTION. A hook that is down, slow or says no is a warning in the log, and a line of
-`convoy status` until one is taken; it never fails a run.
+The addresses are in params.yaml (`hooks`) or, since they may contain a secret, in the environment:
+CONVOY_ON_FAILURE, CONVOY_ON_PROMOTION. A receiver that is down, slow, or answers with an error is a warning in the
+log and a problem in `convoy status` until a message is accepted. It never fails a run.
 """
 
 from __future__ import annotations
@@ -30,30 +30,32 @@ TIMEOUT_S = 5.0
 
 
 def find_webhook_url(project: Path, name: str) -> str | None:
-    """Where a hook posts to; None: nowhere.
+    """Return the address of a webhook, or None if it has none.
 
     Raises:
-        UserError: params.yaml has no such key, or it is no http or https address.
+        UserError: params.yaml lacks the key, or the address is not http or https.
     """
     from flows.project.params import load_stage_params  # loads pydantic, which `convoy status` does not need
 
     variable = f"CONVOY_{name.upper()}"
     url = os.environ.get(variable) or load_stage_params(project, "hooks")[name]
     if url is not None and urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"params.yaml: hooks.{name} (or {variable}): {url!r} is no http:// or https:// address")
+        raise UserError(
+            f"params.yaml: hooks.{name} (or {variable}): {url!r} is not an http:// or https:// address"
+        )
     return url or None
 
 
 def check_webhooks(project: Path) -> None:
-    """Raise UserError where an address is none, before hours of work."""
+    """Raise UserError if an address is invalid, before hours of work."""
     for name in (ON_FAILURE, ON_PROMOTION):
         find_webhook_url(project, name)
 
 
 def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
-    """Prefect's `on_failure` and `on_crashed`: post which run ended how.
+    """Post that a flow run failed; Prefect's hooks `on_failure` and `on_crashed`.
 
-    `{"event": "failure", "flow", "run", "run_id", "state", "message", "project", "who", "time"}`
+    The body is `{"event": "failure", "flow", "run", "run_id", "state", "message", "project", "who", "time"}`
     """
     from prefect.settings import PREFECT_UI_URL
 
@@ -66,14 +68,14 @@ def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def notify_crash(project: Path, run: str, run_id: str, message: str) -> None:
-    """A run was killed and could not say so itself; the same keys as those of a failure."""
+    """Post that a run was killed, with the same keys as for a failure."""
     flow, _, name = run.partition(" (")
     post_webhook(project, ON_FAILURE, {"event": "failure", "flow": flow, "run": name.rstrip(")"), "run_id": run_id,
                                "state": "Crashed", "message": message, "page": None})  # fmt: skip
 
 
 def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
-    """Post to a hook, if there is one; True if it took it. Nothing here raises: what it tells of has happened."""
+    """Post to a webhook, if it has an address; return whether the receiver accepted it. Never raises."""
     try:
         url = find_webhook_url(project, hook)
     except UserError as error:
@@ -82,31 +84,34 @@ def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
     if url is None:
         _update_problem(project, hook, None)
         return False
-    whole = {
+    message = {
         **body,
         "project": str(project.resolve()),
         "who": user.identify_user(),
         "time": timestamps.format_utc_now(),
     }
     request = urllib.request.Request(
-        url, json.dumps(whole, ensure_ascii=False).encode(), {"Content-Type": "application/json"}
+        url, json.dumps(message, ensure_ascii=False).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
             _update_problem(project, hook, None)
             return True
     except (OSError, ValueError) as error:
-        place = urllib.parse.urlsplit(url).hostname  # not the whole address, which may hold a secret
-        logger.warning("hook %s: %s did not take it (%s); the run goes on", hook, place, error)
-        _update_problem(project, hook, f"hook {hook}: {place} did not take what it was told ({body.get('event')}: {error}); "
-              f"start it, or give another address in params.yaml: hooks.{hook}")  # fmt: skip
+        host = urllib.parse.urlsplit(url).hostname  # not the whole address, which may contain a secret
+        logger.warning("hook %s: %s did not accept the message (%s); the run continues", hook, host, error)
+        problem = (
+            f"hook {hook}: {host} did not accept the message ({body.get('event')}: {error}); "
+            f"start it, or give another address in params.yaml: hooks.{hook}"
+        )
+        _update_problem(project, hook, problem)
         return False
 
 
-def _update_problem(project: Path, name: str, trouble: str | None) -> None:
-    """Keep what is wrong with a hook for `convoy status`, or that nothing is; a full disk is told elsewhere."""
-    with suppress(OSError):
-        if trouble is None:
+def _update_problem(project: Path, name: str, problem: str | None) -> None:
+    """Record a problem of a webhook for `convoy status`, or (None) resolve it."""
+    with suppress(OSError):  # a full disk is reported elsewhere
+        if problem is None:
             problems.resolve_problem(project, name)
         else:
-            problems.record_problem(project, name, trouble)
+            problems.record_problem(project, name, problem)

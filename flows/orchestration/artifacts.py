@@ -1,4 +1,4 @@
-"""Pages that a flow leaves in Prefect: artifacts in Markdown. What they tell of is done, be they there or not."""
+"""Create Markdown artifacts for a flow run. A failure to create one never fails the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = console.get_logger(__name__)
 
 
 def publish_markdown(page: str, key: str, title: str) -> None:
-    """Leave a page with the flow run; a Prefect server that is gone costs the page and nothing else."""
+    """Create a Markdown artifact of the current flow run; skip it if the Prefect server is gone."""
     from prefect.artifacts import create_markdown_artifact
 
     with prefect_api.tolerate_lost_server(f"the page {key!r}"):
@@ -18,7 +18,7 @@ def publish_markdown(page: str, key: str, title: str) -> None:
 
 
 def escape_cell(text: str) -> str:
-    """Text for a cell of a Markdown table: nothing in it is markup."""
+    """Escape text for a cell of a Markdown table, so that nothing in it is markup."""
     return (
         escape_control_characters(text)
         .replace("&", "&amp;")

@@ -1,8 +1,8 @@
-"""One run at a time for a dataset and for a GPU: Prefect's global concurrency limits.
+"""Prefect's global concurrency limits: one run at a time for a dataset and for a GPU.
 
-They hold between all machines that report to one Prefect server, which a lock in the project's folder cannot.
-Where a command has a temporary server to itself there is nobody to wait for, and none are made. A run that is
-killed gives its slot back when its lease is not renewed, within LEASE_S.
+They apply to all machines that report to one Prefect server, which a lock file in the project cannot. A temporary
+server belongs to one command, so no limits are created there. The slot of a run that is killed is released when
+its lease is not renewed, within LEASE_S.
 """
 
 from __future__ import annotations
@@ -29,38 +29,39 @@ WAIT_S = 12 * 3600.0  # for another run to end
 
 
 def name_dataset_limit(name: str) -> str:
-    """The limit of a dataset: its pictures, its model and the model's aliases."""
+    """Return the name of a dataset's limit, which covers its images, its model and the model's aliases."""
     return _sanitize_name(f"dataset-{name}")
 
 
 def name_gpu_limits() -> list[str]:
-    """The limits of this machine's GPUs that we may use; none on a machine without."""
+    """Return the names of the limits of this machine's visible GPUs; empty without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         numbers = sorted(path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*"))
     else:
-        numbers = [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
+        numbers = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     return [_sanitize_name(f"gpu-{socket.gethostname()}-{number}") for number in numbers]
 
 
 @contextmanager
 def acquire_limits(*names: str) -> Iterator[None]:
-    """Hold all these limits at once; wait until nobody else does. What this process holds already, it holds.
+    """Acquire all limits, blocking until they are free. Re-entrant within a process.
 
     Raises:
-        Busy: somebody did for WAIT_S.
+        ProjectBusy: another run has held them for WAIT_S.
     """
     names = tuple(name for name in names if name not in _held_names)
     if not names or prefect_server.is_server_temporary():
         yield
         return
+    # Private in Prefect 3.8.8, which raises it and exports it nowhere else.
     from prefect.concurrency._asyncio import AcquireConcurrencySlotTimeoutError
     from prefect.concurrency.sync import concurrency
     from prefect.settings import PREFECT_API_URL
 
-    taken = [name for name, num in ensure_limits(str(PREFECT_API_URL.value()), names).items() if num]
-    if taken:
-        logger.info("waiting for %s: another run holds it", ", ".join(taken))
+    busy = [name for name, num in ensure_limits(str(PREFECT_API_URL.value()), names).items() if num]
+    if busy:
+        logger.info("waiting for %s: another run holds it", ", ".join(busy))
     slots = concurrency(
         list(names),
         timeout_seconds=WAIT_S,
@@ -72,16 +73,17 @@ def acquire_limits(*names: str) -> Iterator[None]:
     try:
         stack.enter_context(slots)
     except AcquireConcurrencySlotTimeoutError:
-        raise ProjectBusy(f"another run has held {', '.join(names)} for {WAIT_S / 3600:.0f} h; see Prefect's page of "
-                   "concurrency limits") from None  # fmt: skip
+        raise ProjectBusy(
+            f"another run has held {', '.join(names)} for {WAIT_S / 3600:.0f} h; "
+            "see Prefect's page of concurrency limits"
+        ) from None
     _held_names.update(names)
     try:
         yield
     finally:
         _held_names.difference_update(names)
-        with prefect_api.tolerate_lost_server(
-            f"that {', '.join(names)} is free again"
-        ):  # its lease ends by itself
+        # Without the server, the lease expires.
+        with prefect_api.tolerate_lost_server(f"the release of {', '.join(names)}"):
             stack.close()
 
 
@@ -89,8 +91,7 @@ _held_names: set[str] = set()  # by this process
 
 
 def ensure_limits(api: str, names: Iterable[str]) -> dict[str, int]:
-    """Make the limits that are not there yet; one that a person has changed stays. Returns how many slots of each
-    are taken.
+    """Create missing limits, keep those that a person has changed, and return the used slots of each.
 
     Raises:
         OSError: Prefect's server does not answer.
@@ -107,14 +108,16 @@ def _ensure_limit(url: str, name: str) -> int:
     try:
         call_prefect_api(f"{url}/", {"name": name, "limit": 1})
     except HTTPError as error:
-        if error.code != 409:  # another one was faster
+        if error.code != 409:  # another process has created it
             raise
     return 0
 
 
 def release_limits(api: str) -> None:
-    """Take back the slots of runs that died with the server: leases are kept in its memory. To be called where no
-    run is at work."""
+    """Release the slots of runs that died with the server, which keeps leases in memory.
+
+    Call it while no run is active.
+    """
     for limit in call_prefect_api(f"{api}/v2/concurrency_limits/filter", {"limit": 200}):
         if limit["active_slots"] and limit["name"].startswith(LIMIT_PREFIXES):
             name = quote(limit["name"], safe="")

@@ -1,4 +1,4 @@
-"""What every flow of ours does beside its work: it is noted while it runs, and says so where it fails."""
+"""Options of every @flow: record the run while it runs, notify on failure."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ logger = console.get_logger(__name__)
 
 HOST = "127.0.0.1"
 ADDRESSES_FILE = CACHE / "up.json"  # written by `convoy up` while it runs
-API_VARIABLE = "CONVOY_API"  # in the environment of what `convoy up` starts: the address of its Prefect server
-TIMEOUT_S = 5.0  # for an answer
-PATIENCE_S = 10.0  # for a server that does not answer yet
+API_VARIABLE = "CONVOY_API"  # in the environment of all that `convoy up` starts: the address of its Prefect server
+TIMEOUT_S = 5.0  # for one answer
+PATIENCE_S = 10.0  # for a server that is just starting
 REFUSALS = {
     401: "wants a login: set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING",
     403: "refuses this login: see PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
@@ -35,28 +35,35 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class ServerAddresses:
-    """What `convoy up` serves, and its process."""
+    """The process of `convoy up` and the addresses of its servers.
+
+    Attributes:
+        pid: process id.
+        mlflow: address of MLflow.
+        prefect: address of Prefect's server, without /api.
+    """
 
     pid: int
     mlflow: str
-    prefect: str  # without /api
+    prefect: str
 
     def save(self, project: Path) -> None:
+        """Write the addresses into the project."""
         write_text(project / ADDRESSES_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, project: Path) -> ServerAddresses | None:
-        """The addresses of a `convoy up` that is alive, or None."""
+        """Return the addresses of a `convoy up` that is alive, or None."""
         try:
-            found = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))
-            os.kill(found.pid, 0)
+            addresses = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))
+            os.kill(addresses.pid, 0)
         except (OSError, TypeError, ValueError):
             return None
-        return found
+        return addresses
 
 
 def check_prefect_server(api: str) -> None:
-    """See that Prefect's server answers, and lets us in; one that is just being started again gets PATIENCE_S.
+    """Verify that Prefect's server answers and accepts the login, within PATIENCE_S.
 
     Raises:
         UserError: it does not.
@@ -64,43 +71,47 @@ def check_prefect_server(api: str) -> None:
     begin = time.monotonic()
     while True:
         try:
-            call_prefect_api(f"{api}/flows/filter", {"limit": 1})  # asks its database, too
+            call_prefect_api(f"{api}/flows/filter", {"limit": 1})  # needs its database, too
             return
         except urllib.error.HTTPError as error:
             if error.code in REFUSALS:
                 raise UserError(f"Prefect's server at {api} {REFUSALS[error.code]} ({error.code})") from None
-            said = f"status {error.code}"
+            message = f"status {error.code}"
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            said = str(getattr(reason, "strerror", None) or reason)
-        took = time.monotonic() - begin
-        if took > PATIENCE_S:
+            message = str(getattr(reason, "strerror", None) or reason)
+        elapsed_s = time.monotonic() - begin
+        if elapsed_s > PATIENCE_S:
             raise UserError(
-                f"Prefect's server at {api} does not answer: {said} (tried for {took:.0f} s); start it, or unset "
-                "PREFECT_API_URL"
+                f"Prefect's server at {api} does not answer: {message} (tried for {elapsed_s:.0f} s); "
+                "start it, or unset PREFECT_API_URL"
             )
         time.sleep(1)
 
 
 @contextmanager
-def tolerate_lost_server(what: str) -> Iterator[None]:
-    """What Prefect's server is told when something is done; where it is gone, that stays done all the same."""
+def tolerate_lost_server(report: str) -> Iterator[None]:
+    """Log a warning instead of an error if Prefect's server is gone when finished work is reported.
+
+    Args:
+        report: a noun phrase for what the server does not receive.
+    """
     import httpx
 
     try:
         yield
     except httpx.TransportError as error:
         logger.warning(
-            "Prefect's server does not answer any more (%s): it is not told %s", _format_error(error), what
+            "Prefect's server no longer answers (%s); it does not receive %s", _format_error(error), report
         )
 
 
 @contextmanager
 def translate_prefect_errors(api: str) -> Iterator[None]:
-    """Prefect's client tries for half a minute and raises; a person gets one line.
+    """Turn the error that Prefect's client raises after half a minute of retries into one line.
 
     Raises:
-        UserError: the server was there and is gone.
+        UserError: the server answered before and is gone.
     """
     import httpx
 
@@ -109,21 +120,23 @@ def translate_prefect_errors(api: str) -> Iterator[None]:
         yield
     except httpx.TransportError as error:
         raise UserError(
-            f"Prefect's server at {api} does not answer any more: {_format_error(error)} (it did {_format_elapsed(begin)} ago; "
-            "each request was tried for half a minute). What the lines above call done is done; call the same "
-            "again to go on, and to close the run that Prefect shows as running"
+            f"Prefect's server at {api} no longer answers: {_format_error(error)} "
+            f"(it did {_format_elapsed(begin)} ago; each request was tried for half a minute). Finished steps are "
+            "kept; run the command again to resume, and to close the run that Prefect shows as running"
         ) from error
     finally:
         if not is_healthy(f"{api}/health"):
             _lost_servers.append(api)
 
 
-_lost_servers: list[str] = []  # addresses of servers that were there and are gone
+_lost_servers: list[str] = []  # addresses of servers that answered before and are gone
 
 
 def is_server_lost() -> bool:
-    """Whether a server that flows of this process reported to is gone. Prefect would keep this process for
-    minutes, trying to send each event that it has not sent yet."""
+    """Return whether a server that flows of this process reported to is gone.
+
+    Prefect would keep the process for minutes, retrying every event that is not sent yet.
+    """
     return bool(_lost_servers)
 
 
@@ -136,12 +149,12 @@ def _format_error(error: Exception) -> str:
 
 
 def is_project_server(url: str) -> bool:
-    """Whether this is a Prefect server on the project's own database: a temporary one, or that of `convoy up`."""
+    """Return whether a Prefect server uses the project's own database: a temporary one, or that of `convoy up`."""
     return os.environ.get(API_VARIABLE) == url
 
 
 def is_healthy(url: str, timeout_s: float = 2.0) -> bool:
-    """True if a GET of `url` gets status 200."""
+    """Return whether a GET of `url` is answered with status 200."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
             return bool(response.status == 200)
@@ -152,10 +165,16 @@ def is_healthy(url: str, timeout_s: float = 2.0) -> bool:
 def call_prefect_api(
     url: str, body: dict[str, Any] | None = None, method: str | None = None, timeout_s: float = TIMEOUT_S
 ) -> Any:
-    """The answer of Prefect's server to a GET, or a POST of `body`. Prefect itself takes seconds to import.
+    """Call the REST API of a Prefect server without importing Prefect, which takes seconds.
+
+    Args:
+        url: the whole address.
+        body: sent as JSON by POST; None for a GET.
+        method: another HTTP method.
+        timeout_s: for the answer.
 
     Raises:
-        OSError: it does not answer, or answers with an error.
+        OSError: the server does not answer, or answers with an error.
     """
     headers = {"Content-Type": "application/json", **_build_prefect_auth_headers()}
     data = None if body is None else json.dumps(body).encode()

@@ -1,8 +1,8 @@
-"""Where flows report to: the server of `convoy up` if one runs, else a temporary one for this command alone.
+"""The Prefect server that flows report to: that of `convoy up` if it runs, else a temporary one for this command.
 
-Prefect would start its temporary server by itself; ours differs in four ways: it keeps its database in the
-project, says what it is doing, is not hit by the terminal's Ctrl-C (the run's last state still gets through),
-and does not outlive us.
+Prefect can start a temporary server itself. This one differs in four ways: it keeps its database in the project,
+logs its start, is not stopped by Ctrl-C in the terminal (so the last state of the run is still received), and does
+not outlive the command.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from flows.project.paths import CACHE
 from imageset.exceptions import UserError
 
 logger = console.get_logger(__name__)
-CLIENT_RETRIES = (
-    4  # of a request of Prefect's client: after 2, 4, 8 and 16 s; a server may be started again meanwhile
-)
+
+CLIENT_RETRIES = 4  # of a request of Prefect's client, after 2, 4, 8 and 16 s: a server may be restarting
 START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two idle cores
 
 
 def build_prefect_settings(project: Path) -> dict[str, str]:
-    """Environment for everything of Prefect that we start: its database in the project, our log in its log,
-    nothing sent anywhere. What the user has set stands."""
+    """Build the environment of Prefect's processes; variables that the user has set are kept.
+
+    The database is in the project, the `flows` logger is part of a run's log, and no telemetry is sent.
+    """
     database = (project / CACHE / "prefect.db").resolve()
-    ours = {
+    settings = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
@@ -48,21 +49,24 @@ def build_prefect_settings(project: Path) -> dict[str, str]:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # events that could not be sent, a screen full each
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # unsent events would fill the screen
     }
-    return {name: os.environ.get(name, value) for name, value in ours.items()}
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
 
 
 @contextmanager
 def use_prefect_server(project: Path) -> Iterator[None]:
-    """Inside this block flows of this process report to a server that answers. To be entered before Prefect is
-    imported: its settings are read then.
+    """Let the flows of this process report to a server that answers.
+
+    Enter the block before Prefect is imported, which reads its settings then.
 
     Raises:
-        UserError: PREFECT_API_URL names a server that does not answer, or the temporary one does not start.
+        UserError: PREFECT_API_URL names a server that does not answer, or the temporary server does not start.
     """
     os.environ.update(build_prefect_settings(project))
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the person reads our lines
+    os.environ.setdefault(
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
+    )  # the console shows the `flows` logger
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     chosen = PREFECT_API_URL.value()
@@ -72,9 +76,9 @@ def use_prefect_server(project: Path) -> Iterator[None]:
         with translate_prefect_errors(chosen):
             yield
         return
-    up = ServerAddresses.load(project)
-    if up is not None and is_healthy(f"{up.prefect}/api/health"):
-        api = f"{up.prefect}/api"
+    addresses = ServerAddresses.load(project)
+    if addresses is not None and is_healthy(f"{addresses.prefect}/api/health"):
+        api = f"{addresses.prefect}/api"
         with (
             temporary_settings({PREFECT_API_URL: api}),
             _use_project_server(api, project),
@@ -92,7 +96,7 @@ def use_prefect_server(project: Path) -> Iterator[None]:
 
 
 def _export_profile_login() -> None:
-    """A login that stands in Prefect's profile counts for what asks without Prefect, too."""
+    """Copy a login from Prefect's profile to the environment, for requests that do not use Prefect's client."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
 
     for setting in (PREFECT_API_KEY, PREFECT_API_AUTH_STRING):
@@ -100,28 +104,28 @@ def _export_profile_login() -> None:
             os.environ.setdefault(setting.name, str(value))
 
 
-_temporary_urls: list[str] = []  # addresses of servers that this process has to itself
+_temporary_urls: list[str] = []  # addresses of servers that only this process uses
 
 
 def is_server_temporary() -> bool:
-    """Whether flows of this process report to a server that nobody else uses."""
+    """Return whether the flows of this process report to a server that no other process uses."""
     return bool(_temporary_urls)
 
 
 @contextmanager
 def _use_project_server(url: str, project: Path) -> Iterator[None]:
-    """A server on the project's own database is there: what was killed while one was there can be closed now."""
+    """Announce a server on the project's own database, and close runs of that database whose process died."""
     from flows.orchestration.crash_recovery import close_dead_processes
 
-    before = os.environ.get(API_VARIABLE)
+    previous = os.environ.get(API_VARIABLE)
     os.environ[API_VARIABLE] = url
     try:
         close_dead_processes(project, project_api=url)
         yield
     finally:
         os.environ.pop(API_VARIABLE)
-        if before is not None:
-            os.environ[API_VARIABLE] = before
+        if previous is not None:
+            os.environ[API_VARIABLE] = previous
 
 
 @contextmanager
@@ -153,7 +157,7 @@ def _run_temporary_server(project: Path) -> Iterator[str]:
 
 
 def _flush_logs_and_events() -> None:
-    """Prefect sends logs and events in the background; let it finish while the server is still there."""
+    """Wait until Prefect has sent its logs and events, which it does in the background."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler
 
@@ -162,7 +166,7 @@ def _flush_logs_and_events() -> None:
 
 
 def wait_until_healthy(child: subprocess.Popen[bytes], url: str, timeout_s: float = START_TIMEOUT_S) -> bool:
-    """Wait until `url` answers; False if the process ends or the time is over before that."""
+    """Wait until `url` answers; return False if the process ends or the time is over before that."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and child.poll() is None:
         if is_healthy(url):
@@ -172,14 +176,14 @@ def wait_until_healthy(child: subprocess.Popen[bytes], url: str, timeout_s: floa
 
 
 def find_free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now."""
+    """Return a port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def is_port_free(port: int) -> bool:
-    """True if a server could listen on this port of 127.0.0.1."""
+    """Return whether a server can listen on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""Which failures are worth another try: the world's, never the user's and never our own."""
+"""Retry a task after transient errors of networks, file systems and servers, and after no other error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def is_retryable(error: object) -> bool:
-    """True for an error of the network, a file system or a server that may be gone a little later."""
+    """Return whether an error of a network, a file system or a server may go away by itself."""
     of_mlflow = getattr(error, "error_code", None) in {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR"}
     return of_mlflow or transient_errors.is_transient(error)
 
 
 def retry_if_transient(task: Any, run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's `retry_condition_fn`."""
+    """Return whether to retry a failed task; Prefect's `retry_condition_fn`."""
     return is_retryable(state.data)
 
 

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us: each in its own group, output read line by line, stopped as a whole."""
+"""Child processes that never outlive their parent: each has its own process group, which is stopped as a whole."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from typing import IO
 
 import psutil
 
-GRACE_S = 10.0  # what a process gets between "please stop" and being killed
+GRACE_S = 10.0  # between SIGTERM and SIGKILL
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Process = subprocess.Popen[bytes] | subprocess.Popen[str]
 
 
 def build_environment(**changes: str) -> dict[str, str]:
-    """Our environment with the running Python's scripts first on PATH, so that `python` and `mlflow` are ours."""
+    """Copy the environment, with the scripts of the running Python first on PATH, and apply `changes`."""
     scripts = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", os.defpath)
-    ours = {"PATH": f"{scripts}{os.pathsep}{path}", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **ours, **changes}
+    own = {"PATH": f"{scripts}{os.pathsep}{path}", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **own, **changes}
 
 
 def stream_output(
     command: Sequence[str], *, cwd: Path, finished: Callable[[int], None], **changes: str
 ) -> Iterator[str]:
-    """Run a command and yield what it prints, stdout and stderr together, line by line.
+    """Run a command and yield its output, stdout and stderr together, line by line.
 
-    `finished` is called with its exit status after the last line; `changes` go into its environment. Whatever
-    exception ends the iteration early (a cancelled flow, Ctrl-C, a closed generator), the whole process group is
-    stopped first.
+    If an exception ends the iteration early (a cancelled flow, Ctrl-C, a closed generator), the whole process
+    group is stopped first.
+
+    Args:
+        command: program and arguments.
+        cwd: its working directory.
+        finished: called with the exit status after the last line.
+        **changes: variables of its environment.
     """
     process = subprocess.Popen(
         command, cwd=cwd, env=build_environment(**changes), text=True, errors="backslashreplace", bufsize=1,
@@ -58,9 +63,9 @@ def stream_output(
 def start_process(
     command: Sequence[str], *, log: IO[bytes], cwd: Path, env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a server in its own session with its output in a file; on Linux it dies with us, whatever kills us.
+    """Start a server in its own session with its output in a file; on Linux it ends when its parent ends.
 
-    To be called from the main thread: the kernel ties the child's life to the thread that started it.
+    Call it from the main thread: the kernel ends the child when the thread that started it ends.
     """
     return subprocess.Popen(
         command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -69,7 +74,7 @@ def start_process(
 
 
 def stop_process(process: Process, grace_s: float = GRACE_S) -> None:
-    """End a process, its group and everything those started: politely, then by force."""
+    """Stop a process, its group and all their descendants: SIGTERM, then SIGKILL after `grace_s`."""
     family = _find_descendants(process.pid)
     _signal_group(process.pid, signal.SIGTERM)
     _wait_until(lambda: process.poll() is not None and not any(map(_is_alive, family)), grace_s)
@@ -82,7 +87,7 @@ def stop_process(process: Process, grace_s: float = GRACE_S) -> None:
 
 
 def stop_children(process: Process, grace_s: float = GRACE_S) -> None:
-    """Ask what a process has started to end, and give it time to: flows of a worker report how they ended."""
+    """Send SIGTERM to the children of a process and wait: flows of a worker then report their end."""
     children = _find_descendants(process.pid, recursive=False)
     for child in children:
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A time limit for what a flow does, processes included."""
+"""A time limit for a flow and its child processes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from imageset.exceptions import UserError
 
 
 class _TimeLimitExceeded(TimeoutError):
-    """Only `time_limit` sees it."""
+    """Raised inside the block of `time_limit`, which replaces it."""
 
 
 @contextmanager
-def time_limit(hours: float | None, what: str) -> Iterator[None]:
-    """Stop what runs in this block after so many hours; None: never.
+def time_limit(hours: float | None, name: str) -> Iterator[None]:
+    """Interrupt the block after so many hours; None sets no limit.
 
-    In the main thread, where flows run, it interrupts the wait for a child process as well, and whoever waits for
-    one ends it with its whole group (flows.orchestration.subprocesses.stream_output).
+    In the main thread, where flows run, this also interrupts the wait for a child process, which is then stopped
+    with its whole process group (flows.orchestration.subprocesses.stream_output).
+
+    Args:
+        hours: the limit.
+        name: of the work, as the message calls it.
 
     Raises:
-        UserError: it took too long, or the limit is no positive number.
+        UserError: the limit was exceeded, or is not positive.
     """
     if hours is None:
         yield
@@ -33,5 +37,5 @@ def time_limit(hours: float | None, what: str) -> Iterator[None]:
         with timeout(hours * 3600, timeout_exc_type=_TimeLimitExceeded):
             yield
     except _TimeLimitExceeded:
-        raise UserError(f"{what} took longer than {hours:g} h (timeout_h) and was stopped with all that it had "
-                        "started; call it again to go on where it stopped") from None  # fmt: skip
+        raise UserError(f"{name} took longer than {hours:g} h (timeout_h) and was stopped with all its processes; "
+                        "run it again to resume") from None  # fmt: skip

@@ -1,4 +1,4 @@
-"""Explain: one page on what a trained network does to one picture. No flow: it changes nothing."""
+"""`convoy explain`: a page that shows what a trained network sees in one image."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def write_explanation(image: Path, run_id: str | None, out: Path | None, project: Path) -> str:
-    """Write the page; returns a line that says where, and what the network says.
+    """Write the page; return a line with the prediction and the path of the page.
 
     Args:
-        image: a picture; it is only read.
-        run_id: of the training whose model is asked; None for the champion of the dataset in data/normalized, or
-            where none serves yet the model in data/models/classifier.
-        out: where to; None for IMAGE.explained.html in the current folder.
+        image: an image file; it is only read.
+        run_id: of the training whose model is used; None for the champion of the dataset in data/normalized, or,
+            without a champion, the model in data/models/classifier.
+        out: path of the page; None for IMAGE.explained.html in the current folder.
         project: folder with params.yaml.
 
     Raises:
-        UserError: no such file, not a picture, nowhere to write, no such run, or no model at all.
+        UserError: the image cannot be read, the page cannot be written, or there is no such run or no model.
     """
     out = out or Path(f"{image.stem}.explained.html")
     data = read_image_file(image)
@@ -40,18 +40,18 @@ def write_explanation(image: Path, run_id: str | None, out: Path | None, project
     params = load_explain_params(project / PARAMS)
     try:
         pixels = decode(data, bundle.spec)
-    except Rejected as refused:
-        raise UserError(f"{image}: {refused.reason}: {refused.detail}") from None
+    except Rejected as rejected:
+        raise UserError(f"{image}: {rejected.reason}: {rejected.detail}") from None
     page, (label, probability) = explain_image(bundle, pixels, image.name, model, params)
     write_bytes(out, page)
-    return f"explain: {model} says {label or 'none of its labels'} ({probability:.3f}); {out} written"
+    return f"explain: {model} predicts {label or 'none of its labels'} ({probability:.3f}); {out} written"
 
 
 def read_image_file(image: Path) -> bytes:
-    """The bytes of a file whose first bytes are a picture's.
+    """Read a file that begins like an image.
 
     Raises:
-        UserError: there is no such file, or it is no picture.
+        UserError: there is no such file, or it is not an image.
     """
     from imageset.decoding.decoder import read_image_header
     from imageset.rejections import Rejected
@@ -64,13 +64,13 @@ def read_image_file(image: Path) -> bytes:
         read_image_header(data, MAX_PIXELS)
     except OSError as error:
         raise UserError(f"{image}: {error.strerror}") from None
-    except Rejected as refused:
-        raise UserError(f"{image}: {refused.reason}: {refused.detail}") from None
+    except Rejected as rejected:
+        raise UserError(f"{image}: {rejected.reason}: {rejected.detail}") from None
     return data
 
 
 def check_output_path(out: Path, image: Path) -> None:
-    """Raise UserError where the page cannot be written."""
+    """Raise UserError if the page cannot be written."""
     if out.suffix.lower() != ".html":
         raise UserError(f"{out}: give a file name that ends in .html")
     if not out.parent.is_dir():
@@ -80,7 +80,7 @@ def check_output_path(out: Path, image: Path) -> None:
 
 
 def find_bundle(run_id: str | None, project: Path) -> tuple[Bundle, str]:
-    """A bundle and what to call it: of that run, else the champion, else the last training.
+    """Return a bundle and its name in messages: of a run, else the champion, else the last training.
 
     Raises:
         UserError: there is no such run, it has no model, or there is no model at all.
@@ -90,17 +90,13 @@ def find_bundle(run_id: str | None, project: Path) -> tuple[Bundle, str]:
 
     if run_id is not None:
         client = model_registry.connect_registry(project)
-        return load_bundle(
-            model_registry.find_model_uri(model_registry.require_finished_run(client, run_id))
-        ), f"run {run_id}"
-    there = (project / NORMALIZED / "dataset.json").is_file()
-    version = (
-        model_registry.find_champion_version(model_registry.connect_registry(project), read_dataset_name(project))
-        if there
-        else None
-    )
-    if version is not None:
-        return load_bundle(version.uri), str(version)
+        run = model_registry.require_finished_run(client, run_id)
+        return load_bundle(model_registry.find_model_uri(run)), f"run {run_id}"
+    if (project / NORMALIZED / "dataset.json").is_file():
+        client = model_registry.connect_registry(project)
+        version = model_registry.find_champion_version(client, read_dataset_name(project))
+        if version is not None:
+            return load_bundle(version.uri), str(version)
     if not (project / CLASSIFIER).is_dir():
         raise UserError(f"{CLASSIFIER}: no model yet; train one with `convoy run FOLDER`, or name one with --run")
     return Bundle.load(project / CLASSIFIER), f"the model in {CLASSIFIER}"

@@ -1,4 +1,4 @@
-"""History: what the ledger says about who served when. Needs no MLflow."""
+"""`convoy history`: the decisions in the ledger, and what served at a given time. MLflow is not needed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from imageset.utils.timestamps import format_local_time
 
 
 def report_history(project: Path, model: str | None = None, at: str | None = None) -> str:
-    """What served at a date, or (None) every decision, as lines of text.
+    """Return every decision, or what served at a given time, as lines of text.
 
     Args:
+        project: the project's folder.
         model: one registered model; None for all.
-        at: a day (its end counts) or a time in ISO 8601; one without a zone is local time.
+        at: a day (its end counts) or a time in ISO 8601; local time if it has no time zone. None for every
+            decision.
 
     Raises:
-        UserError: no such model, nothing served then, or not a date.
+        UserError: no such model, no decision yet, or not a date.
     """
     entries = ledger.read_ledger(project)
     known = sorted({entry["model"] for entry in entries if entry["event"] in ledger.MOVE_EVENTS})
@@ -32,12 +34,13 @@ def report_history(project: Path, model: str | None = None, at: str | None = Non
         return report_served_at(entries, chosen, at)
     done = {entry["number"]: entry for entry in ledger.find_completed(entries)}
     dropped = {entry["of"]: entry["reason"] for entry in entries if entry["event"] == ledger.DROPPED}
-    moves = [one for one in entries if one["event"] in ledger.MOVE_EVENTS and one["model"] in chosen]
-    return "\n".join(_format_entry(one, one["number"] in done, dropped.get(one["number"])) for one in moves)
+    moves = [entry for entry in entries if entry["event"] in ledger.MOVE_EVENTS and entry["model"] in chosen]
+    lines = (_format_entry(entry, entry["number"] in done, dropped.get(entry["number"])) for entry in moves)
+    return "\n".join(lines)
 
 
 def report_served_at(entries: list[ledger.LedgerEntry], models: list[str], at: str) -> str:
-    """One line a model: what served at a time, since when, and why."""
+    """Return one line for each model: what served at a time, since when, and why."""
     moment = _parse_moment(at)
     lines = []
     for model in models:
@@ -53,12 +56,12 @@ def report_served_at(entries: list[ledger.LedgerEntry], models: list[str], at: s
 
 
 def find_last_change(entries: list[ledger.LedgerEntry], model: str, moment: datetime) -> ledger.LedgerEntry | None:
-    """The last move up to a moment that changed what serves."""
+    """Return the last decision up to a moment that changed the champion, or None."""
     changes = [
-        one
-        for one in ledger.find_completed(entries, model)
-        if one["before"].get(CHAMPION) != one["after"].get(CHAMPION)
-        and datetime.fromisoformat(one["done"]) <= moment
+        entry
+        for entry in ledger.find_completed(entries, model)
+        if entry["before"].get(CHAMPION) != entry["after"].get(CHAMPION)
+        and datetime.fromisoformat(entry["done"]) <= moment
     ]
     return changes[-1] if changes else None
 
@@ -66,22 +69,21 @@ def find_last_change(entries: list[ledger.LedgerEntry], model: str, moment: date
 def _format_entry(entry: ledger.LedgerEntry, done: bool, dropped: str | None) -> str:
     number, champion = entry["version"], entry["before"].get(CHAMPION)
     if entry["event"] == ledger.ROLLBACK:
-        what = f"version {number} rolled back to version {entry['after'].get(CHAMPION)}"
+        outcome = f"version {number} rolled back to version {entry['after'].get(CHAMPION)}"
     elif entry["serves"]:
-        what = f"version {number} serves" + (f" instead of version {champion}" if champion else "")
+        outcome = f"version {number} serves" + (f" instead of version {champion}" if champion else "")
     else:
-        what = f"version {number} does not serve"
-    state = "" if done else f" [not carried out: {dropped or 'the next promotion finishes it'}]"
-    return (
-        f"{format_local_time(entry['time'])}  {entry['model']} {what}: {entry['reason']} ({entry['who']}){state}"
-    )
+        outcome = f"version {number} does not serve"
+    state = "" if done else f" [not completed: {dropped or 'the next promotion completes it'}]"
+    decision = f"{entry['model']} {outcome}: {entry['reason']} ({entry['who']})"
+    return f"{format_local_time(entry['time'])}  {decision}{state}"
 
 
 def _parse_moment(at: str) -> datetime:
     try:
-        found = datetime.fromisoformat(at)
+        moment = datetime.fromisoformat(at)
     except ValueError:
         raise UserError(f"--at {at}: not a date; write e.g. 2026-03-01 or 2026-03-01T14:30") from None
     if len(at) <= len("2026-03-01"):
-        found += timedelta(days=1, microseconds=-1)
-    return found.astimezone(UTC)
+        moment += timedelta(days=1, microseconds=-1)
+    return moment.astimezone(UTC)

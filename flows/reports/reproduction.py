@@ -1,4 +1,4 @@
-"""Verify: train a run once more, from its commit, in a scratch folder, and see whether the same comes of it."""
+"""`convoy verify`: train a run again from its commit in a temporary folder, and compare metrics and weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 SCRATCH_PREFIX = "verify-"
-METRIC_PREFIXES = ("test_", "recall_", "best_", "num_test")  # of the metrics of a run: what comes out at its end
+METRIC_PREFIXES = ("test_", "recall_", "best_", "num_test")  # of the metrics that a run ends with
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The metrics of a run and of its reproduction."""
+    """The metrics of a run and of its reproduction.
+
+    Attributes:
+        run_id: of the original run.
+        commit: that was checked out.
+        original: metrics of the run.
+        reproduced: the same metrics of the reproduction.
+        same_weights: whether the SHA-256 of the weights is the same.
+        tolerance: largest accepted difference of a metric.
+    """
 
     run_id: str
     commit: str
@@ -39,12 +48,12 @@ class VerifyResult:
 
     @property
     def agrees(self) -> bool:
-        """No metric is missing or further off than the tolerance."""
+        """Whether no metric is missing or differs by more than the tolerance."""
         return self.original.keys() == self.reproduced.keys() and not self.differing_metrics
 
     @property
     def differing_metrics(self) -> list[str]:
-        """Metrics that are further off than the tolerance."""
+        """Names of the metrics that differ by more than the tolerance."""
         both = sorted(self.original.keys() & self.reproduced.keys())
         return [name for name in both if not abs(self.original[name] - self.reproduced[name]) <= self.tolerance]
 
@@ -52,21 +61,22 @@ class VerifyResult:
         weights = "the same weights" if self.same_weights else "other weights"
         head = f"run {self.run_id}, commit {self.commit[:12]}"
         if self.agrees:
-            exactly = "to the last digit" if self.original == self.reproduced else f"within {self.tolerance:g}"
-            return f"{head}: reproduced; {len(self.original)} metrics agree {exactly}, {weights}"
+            precision = "to the last digit" if self.original == self.reproduced else f"within {self.tolerance:g}"
+            return f"{head}: reproduced; {len(self.original)} metrics agree {precision}, {weights}"
         missing = sorted(self.original.keys() ^ self.reproduced.keys())
         lines = [f"{head}: NOT reproduced, {weights}"]
         lines += [
-            f"  {name:<24}{self.original[name]:.6f} then, {self.reproduced[name]:.6f} now" for name in self.differing_metrics
+            f"  {name:<24}{self.original[name]:.6f} then, {self.reproduced[name]:.6f} now"
+            for name in self.differing_metrics
         ]
         return "\n".join([*lines, *(f"  {name}: in one of the two only" for name in missing)])
 
 
 def verify_run(project: Path, run_id: str, tolerance: float = 0.0) -> VerifyResult:
-    """Check out the commit of a run and what differed from it, link DVC's cache, run all stages, compare.
+    """Check out a run's commit and its uncommitted changes, link DVC's cache, run all stages, and compare.
 
     Raises:
-        UserError: no such run, nothing is known of its commit, the commit or the data is not here.
+        UserError: no such run, its commit is unknown, or the commit or the data is not available here.
         StageFailed: a stage failed.
     """
     client = model_registry.connect_registry(project)
@@ -74,34 +84,33 @@ def verify_run(project: Path, run_id: str, tolerance: float = 0.0) -> VerifyResu
     check_reproducible(run)
     commit = run.data.tags.get(GIT_COMMIT_TAG)
     if commit is None:
-        raise UserError(
-            f"run {run.info.run_id} says no commit (it was trained outside git); it cannot be verified"
-        )
+        raise UserError(f"run {run.info.run_id} has no commit (it was trained outside git); it cannot be verified")
     cache = project / CACHE
     cache.mkdir(exist_ok=True)
-    for left in cache.glob(f"{SCRATCH_PREFIX}*"):  # of a verification that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in cache.glob(f"{SCRATCH_PREFIX}*"):  # of a verification that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=cache) as scratch:
         copy = dvc_repo.clone_at_commit(
             project, commit, _download_patch(client, run, Path(scratch)), Path(scratch) / "copy"
         )
-        weights = _read_logged_digest(run)  # what cannot be compared is said before hours of training
+        weights = _read_logged_digest(run)  # fails before hours of training, not after
         logger.info("verify: commit %s is checked out; running all stages", commit[:12])
         dvc_repo.force_repro(copy, {"MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}"})
-        again = _select_metrics(_open_reproduced_run(copy))
-        same = weights == _read_weights_digest(copy / CLASSIFIER)
-    return VerifyResult(run.info.run_id, commit, _select_metrics(run), again, same, tolerance)
+        reproduced = _select_metrics(_open_reproduced_run(copy))
+        same_weights = weights == _read_weights_digest(copy / CLASSIFIER)
+    return VerifyResult(run.info.run_id, commit, _select_metrics(run), reproduced, same_weights, tolerance)
 
 
 def check_reproducible(run: Run) -> None:
-    """Raise UserError for a sweep, and for a training of one: it ran in a folder that git ignores, with numbers
-    that no commit holds."""
-    best = "`dvc repro` trains the best numbers, which are in params.yaml, as a run that `convoy verify` takes"
+    """Raise UserError for a sweep or one of its trainings, whose values are in no commit."""
+    remedy = "`dvc repro` trains the best values, which are in params.yaml, as a run that `convoy verify` accepts"
     if SWEEP_TAG in run.data.tags:
-        raise UserError(f"run {run.info.run_id} is a sweep, which trains many times; {best}")
+        raise UserError(f"run {run.info.run_id} is a sweep, which trains many times; {remedy}")
     if TRIAL_TAG in run.data.tags:
-        of = f"a training of the sweep {run.data.tags.get(PARENT_RUN_TAG)}"
-        raise UserError(f"run {run.info.run_id} is {of}, and no commit holds its numbers; {best}")
+        sweep = run.data.tags.get(PARENT_RUN_TAG)
+        raise UserError(
+            f"run {run.info.run_id} is a training of the sweep {sweep}, and no commit holds its values; {remedy}"
+        )
 
 
 def _download_patch(client: MlflowClient, run: Run, scratch: Path) -> Path | None:

@@ -129,8 +129,8 @@ def report_drift(project: Path, problems: list[str]) -> Iterator[str]:
         yield _format_line("drift", f"{checked} drifted ({moved}), {in_a_row}; retrain: {retrain}, {batch['why']}")
         if is_champion:
             problems.append(
-                f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; label some "
-                "with `convoy predict SOURCE --review N` and train on them"
+                f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; label "
+                "some with `convoy predict SOURCE --review N` and train on them"
             )
     problems += _find_unfinished_retrains(entries)
 

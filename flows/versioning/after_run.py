@@ -1,4 +1,4 @@
-"""After a run: the data goes to DVC's remote, and what says which data it was goes into git."""
+"""The section `after_run` of params.yaml: push data with DVC, and commit the files that describe the run."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from imageset.exceptions import UserError
 logger = console.get_logger(__name__)
 
 COMMITTED_FILES = ("dvc.lock", f"{RAW.as_posix()}.dvc", PARAMS.as_posix(), "metrics.json", LEDGER.as_posix())
-PUSH_PROBLEM, COMMIT_PROBLEM = "push", "commit"  # what a trouble with either is called
-PUSH_RETRY_OPTIONS: dict[str, Any] = {
-    "retries": 2,
-    "retry_delay_seconds": [10, 60],
-}  # a remote that is away
+PUSH_PROBLEM, COMMIT_PROBLEM = "push", "commit"  # names of open problems
+PUSH_RETRY_OPTIONS: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [10, 60]}  # remote unavailable
 
 
 @dataclass(frozen=True)
 class PostSteps:
-    """What is to be done after a run."""
+    """The steps after a run.
+
+    Attributes:
+        push: whether data is pushed to DVC's default remote.
+        branch: that the small files are committed to; None for no commit.
+    """
 
     push: bool
-    branch: str | None  # None: nothing is committed
+    branch: str | None
 
 
 def load_post_steps(project: Path) -> PostSteps:
-    """What params.yaml asks for; called before the work, so that a mistake in it is said early.
+    """Read the steps from params.yaml; called before the work, so that a mistake is reported early.
 
     Raises:
         UserError: a wrong key or value, a branch that cannot be committed to, or no remote to push to.
@@ -52,10 +54,11 @@ def load_post_steps(project: Path) -> PostSteps:
 
 
 def run_post_steps(steps: PostSteps, project: Path, message: str) -> None:
-    """Push, then commit: a commit never names data that is nowhere but here.
+    """Push, then commit, so that a commit never names data that exists only here.
 
     Raises:
-        UserError: the remote or git refuses; what was trained and promoted stands, and the next run tries again.
+        UserError: the remote or git refuses. The training and the promotion are kept, and the next run tries
+            again.
     """
     if steps.push:
         with problems.track_problem(project, PUSH_PROBLEM, "`convoy run` pushes again, and so does `dvc push`"):
@@ -71,15 +74,17 @@ def run_post_steps(steps: PostSteps, project: Path, message: str) -> None:
 
 @task(**PUSH_RETRY_OPTIONS)
 def push_data(project: Path) -> None:
-    """What DVC tracks, to its remote."""
+    """Push the files that DVC tracks to its remote."""
     dvc_repo.push_to_remote(project)
     logger.info("after run: data is pushed to DVC's remote %s", dvc_repo.find_default_remote(project))
 
 
 @task
 def commit(project: Path, branch: str, message: str) -> None:
-    """The small files that say what was computed from what, to a branch of their own, and that to its remote."""
-    made = git_repo.commit_files(project, branch, COMMITTED_FILES, message)
-    logger.info("after run: %s", f"committed to {branch} as {made[:12]}" if made else f"{branch} says so already")
+    """Commit the small files that describe the run to their own branch, and push it to its remote."""
+    new_commit = git_repo.commit_files(project, branch, COMMITTED_FILES, message)
+    logger.info(
+        "after run: %s", f"committed to {branch} as {new_commit[:12]}" if new_commit else f"{branch} is up to date"
+    )
     if remote := git_repo.push_branch(project, branch):
         logger.info("after run: %s is pushed to %s", branch, remote)

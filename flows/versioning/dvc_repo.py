@@ -1,4 +1,4 @@
-"""The only caller of DVC and git: version the raw data, run the stages, say which commit this is."""
+"""All calls of DVC: version the raw data, run the stages, push, and find what has changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ logger = console.get_logger(__name__)
 
 DVC_COMMAND = (sys.executable, "-m", "dvc")
 
-# What DVC says to people who drive it by hand. It stays in the run's log.
+# Advice for people who call DVC themselves; it goes to the log of the run only.
 ADVICE_PREFIXES = ("To track the changes with git", "To enable auto staging", "Use `dvc push`")
 BOOKKEEPING_LINE = re.compile(
     r"^$|^\t|^> |^(Generating|Updating) lock file|'.*' didn't change, skipping$|^Data and pipelines are up to"
-    r"|^WARNING: Process .* in RWLock-file"  # left by a run that was killed; DVC has mended it
+    r"|^WARNING: Process .* in RWLock-file"  # left by a run that was killed; DVC has removed it
 )
 STAGE_LINE = re.compile(
     r"^(?:Running stage '(?P<ran>.+)':"
@@ -42,7 +42,14 @@ BUSY_MESSAGE = re.compile(r"is busy, it is being blocked by|Unable to acquire lo
 
 @dataclass
 class ReproResult:
-    """What `dvc repro` did, stage by stage, and what it complained about."""
+    """The outcome of `dvc repro`.
+
+    Attributes:
+        ran: names of the stages that ran.
+        skipped: names of the stages that were up to date.
+        errors: lines of errors, of DVC and of the stages.
+        status: exit status.
+    """
 
     ran: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -50,7 +57,7 @@ class ReproResult:
     status: int = 0
 
     def parse_line(self, line: str) -> None:
-        """Take in one line of DVC's output."""
+        """Parse one line of DVC's output."""
         if match := STAGE_LINE.match(line):
             if match["ran"]:
                 self.ran.append(match["ran"])
@@ -61,58 +68,67 @@ class ReproResult:
 
 
 def repro(project: Path, force: str | None = None) -> ReproResult:
-    """Bring every stage of dvc.yaml up to date; its output goes to the log as it comes.
+    """Bring every stage of dvc.yaml up to date, with its output in the log line by line.
 
-    DVC and the stages are one process group, and any exception here (a cancelled flow, Ctrl-C) ends all of it.
+    DVC and the stages are one process group, and any exception (a cancelled flow, Ctrl-C) stops the whole group.
 
     Args:
         project: folder with dvc.yaml.
-        force: a stage that runs even if nothing changed.
+        force: a stage to run even if nothing changed.
 
     Raises:
         StageFailed: a stage failed; the message is the stage's own.
-        Busy: another DVC command holds the project.
+        ProjectBusy: another DVC command is running in the project.
     """
     command = [*DVC_COMMAND, "repro", *(["-f", force] if force else [])]
-    done = ReproResult()
-    for line in stream_output(command, cwd=project, finished=lambda status: setattr(done, "status", status)):
-        done.parse_line(line)
+    result = _stream_repro(command, project, {})
+    if result.skipped:
+        logger.info("stages up to date, skipped: %s", ", ".join(result.skipped))
+    return result
+
+
+def _stream_repro(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> ReproResult:
+    result = ReproResult()
+    for line in stream_output(
+        command, cwd=folder, finished=lambda status: setattr(result, "status", status), **variables
+    ):
+        result.parse_line(line)
         logger.info(line, extra=LOG_ONLY if _is_log_only(line) else None)
-    if done.status:
-        raise _build_failure(done)
-    if done.skipped:
-        logger.info("stages up to date, skipped: %s", ", ".join(done.skipped))
-    return done
+    if result.status:
+        raise _build_failure(result)
+    return result
 
 
 def _is_log_only(line: str) -> bool:
-    """Not for the screen: bookkeeping, advice, and errors, which the command repeats when it ends."""
+    """Return whether a line is only for the log: bookkeeping, advice, and errors, which are repeated at the end."""
     return bool(line.startswith((*ADVICE_PREFIXES, "error: ", "ERROR: ")) or BOOKKEEPING_LINE.search(line))
 
 
-def _build_failure(done: ReproResult) -> UserError:
-    text = "\n".join(done.errors)
+def _build_failure(result: ReproResult) -> UserError:
+    text = "\n".join(result.errors)
     if BUSY_MESSAGE.search(text):
         return ProjectBusy(
-            "another dvc command is at work in this project; wait until it ends, then run this again"
+            "another dvc command is running in this project; wait until it ends, then run this again"
         )
-    stage = next((match["stage"] for line in done.errors if (match := STAGE_ERROR.match(line))), "dvc repro")
-    exited = next((int(match["status"]) for line in done.errors if (match := STAGE_STATUS.search(line))), 1)
-    own = [line.removeprefix("error: ") for line in done.errors if line.startswith("error: ")]
-    if own and exited == EXIT_STATUS:
-        return StageFailed(own[-1])
+    stage = next((match["stage"] for line in result.errors if (match := STAGE_ERROR.match(line))), "dvc repro")
+    exited = next((int(match["status"]) for line in result.errors if (match := STAGE_STATUS.search(line))), 1)
+    stage_errors = [line.removeprefix("error: ") for line in result.errors if line.startswith("error: ")]
+    if stage_errors and exited == EXIT_STATUS:
+        return StageFailed(stage_errors[-1])
     if STAGE_STATUS.search(text):
-        return StageFailed(f"stage {stage} ended with status {exited}; what it said stands above", status=1)
-    said = [line.removeprefix("ERROR: ") for line in done.errors if line.startswith("ERROR: ")]
-    return StageFailed("; ".join(said) or f"dvc repro ended with status {done.status}", status=1)
+        return StageFailed(f"stage {stage} ended with status {exited}; see its output above", status=1)
+    dvc_errors = [line.removeprefix("ERROR: ") for line in result.errors if line.startswith("ERROR: ")]
+    return StageFailed("; ".join(dvc_errors) or f"dvc repro ended with status {result.status}", status=1)
 
 
 def clone_at_commit(project: Path, commit: str, patch: Path | None, target: Path) -> Path:
-    """The project as it was at a commit with a patch on top, in a new folder that shares git's objects and DVC's
-    cache; returns the project's place in there. The project itself is not touched.
+    """Clone the project at a commit, with a patch applied, into a new folder; return the project's folder in it.
+
+    The clone shares git's objects and DVC's cache. The project itself is not changed.
 
     Raises:
-        UserError: the commit is not here, the patch does not fit, or the raw data is neither here nor on a remote.
+        UserError: the commit is unknown, the patch does not apply, or the raw data is neither here nor on a
+            remote.
     """
     top, prefix = run_git(project, "rev-parse", "--show-toplevel"), run_git(project, "rev-parse", "--show-prefix")
     run_git(project, "clone", "--quiet", "--shared", "--no-checkout", top, str(target))
@@ -123,9 +139,9 @@ def clone_at_commit(project: Path, commit: str, patch: Path | None, target: Path
     if patch is not None and patch.stat().st_size:
         run_git(target, "apply", "--whitespace=nowarn", str(patch))
     copy = target / prefix
-    own = project / ".dvc" / "config.local"  # remotes and their keys
-    if own.exists():
-        shutil.copy(own, copy / ".dvc" / own.name)
+    local_config = project / ".dvc" / "config.local"  # remotes and their keys
+    if local_config.exists():
+        shutil.copy(local_config, copy / ".dvc" / local_config.name)
     _run_dvc(copy, "config", "--local", "cache.dir", str(_find_cache_dir(project)))
     _fetch_raw(copy)
     return copy
@@ -142,29 +158,21 @@ def _fetch_raw(copy: Path) -> None:
 
 
 def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
-    """Run all stages, whatever DVC knows of them already; nothing goes into its cache.
+    """Run all stages, also those that are up to date, without adding anything to DVC's cache.
 
     Raises:
         StageFailed: a stage failed.
     """
-    done = ReproResult()
-    command = [*DVC_COMMAND, "repro", "--force", "--no-commit"]
-    for line in stream_output(
-        command, cwd=folder, finished=lambda status: setattr(done, "status", status), **variables
-    ):
-        done.parse_line(line)
-        logger.info(line, extra=LOG_ONLY if _is_log_only(line) else None)
-    if done.status:
-        raise _build_failure(done)
+    _stream_repro([*DVC_COMMAND, "repro", "--force", "--no-commit"], folder, variables)
 
 
 def add_raw(project: Path, source: str, name: str) -> bool:
-    """Version data/raw with DVC and note where it came from; True if the data or its source is new.
+    """Version data/raw with DVC, with its source; return True if the data or the source is new.
 
     `data/raw.dvc` then holds DVC's hash of the data and `meta: {source, name}`.
 
     Raises:
-        UserError: DVC refuses, for the reason given.
+        UserError: DVC fails, with its reason.
     """
     pointer = project / f"{RAW}.dvc"
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
@@ -178,10 +186,10 @@ def add_raw(project: Path, source: str, name: str) -> bool:
 
 
 def read_last_source(project: Path) -> str:
-    """The source that data/raw was last ingested from.
+    """Return the source that data/raw was last ingested from.
 
     Raises:
-        UserError: nothing was ingested yet, or nothing is noted about it.
+        UserError: nothing was ingested yet, or data/raw.dvc names no source.
     """
     pointer = project / f"{RAW}.dvc"
     if not pointer.exists():
@@ -193,7 +201,7 @@ def read_last_source(project: Path) -> str:
 
 
 def read_raw_dataset_name(project: Path) -> str | None:
-    """The name of the dataset in data/raw; None where nothing was ingested, or nothing is noted about it."""
+    """Return the name of the dataset in data/raw; None if nothing was ingested, or data/raw.dvc has no name."""
     pointer = project / f"{RAW}.dvc"
     try:
         name = (_read_yaml(pointer).get("meta") or {}).get("name")
@@ -203,7 +211,7 @@ def read_raw_dataset_name(project: Path) -> str | None:
 
 
 def find_default_remote(project: Path) -> str | None:
-    """The DVC remote that a push goes to, if one is set."""
+    """Return DVC's default remote, or None."""
     from configparser import ConfigParser, Error
 
     for name in ("config.local", "config"):
@@ -212,86 +220,85 @@ def find_default_remote(project: Path) -> str | None:
             config.read(project / ".dvc" / name)
         except Error as error:
             raise UserError(f".dvc/{name}: not readable: {' '.join(str(error).split())}") from None
-        if found := config.get("core", "remote", fallback=None):
-            return found
+        if remote := config.get("core", "remote", fallback=None):
+            return remote
     return None
 
 
 def push_to_remote(project: Path) -> None:
-    """Bring what DVC tracks here to the default remote; what is there already is not sent again.
+    """Push the files that DVC tracks to the default remote; files that it has already are not sent again.
 
     Raises:
-        UserError: it fails, for the reason DVC gives.
+        UserError: the push fails, with DVC's reason.
     """
     _run_dvc(project, "push")
 
 
 def find_changed_stages(project: Path) -> dict[str, list[str]]:
-    """The stages and tracked files that differ from what DVC noted of them, each with what changed.
+    """Return the stages and tracked files that are out of date, each with its changes.
 
     Raises:
-        UserError: DVC cannot say.
+        UserError: `dvc status` fails.
     """
-    said: list[str] = []
     statuses: list[int] = []
-    for line in stream_output([*DVC_COMMAND, "status", "--json"], cwd=project, finished=statuses.append):
-        said.append(line)
-    document = next((line for line in said if line.startswith("{")), None)
+    lines = list(stream_output([*DVC_COMMAND, "status", "--json"], cwd=project, finished=statuses.append))
+    document = next((line for line in lines if line.startswith("{")), None)
     if statuses != [0] or document is None:
-        raise UserError(f"dvc status failed: {' '.join(' '.join(said).split())[:300]}")
-    return {stage: sorted(_iter_changes(found)) for stage, found in json.loads(document).items()}
+        raise UserError(f"dvc status failed: {' '.join(' '.join(lines).split())[:300]}")
+    return {stage: sorted(_iter_changes(changes)) for stage, changes in json.loads(document).items()}
 
 
-def _iter_changes(found: list[Any]) -> Iterator[str]:
-    """`[{"changed deps": {"data/raw": "modified"}}, "changed command"]` as words."""
-    for one in found:
-        if isinstance(one, str):
-            yield one
+def _iter_changes(changes: list[Any]) -> Iterator[str]:
+    """Yield `[{"changed deps": {"data/raw": "modified"}}, "changed command"]` as phrases."""
+    for change in changes:
+        if isinstance(change, str):
+            yield change
             continue
-        for what in one.values():
-            yield from (f"{name} {state if isinstance(state, str) else 'changed'}" for name, state in what.items())
+        for states in change.values():
+            for name, state in states.items():
+                yield f"{name} {state if isinstance(state, str) else 'changed'}"
 
 
 def find_damaged_files(project: Path) -> Iterator[tuple[str, str, str | None]]:
-    """Files under DVC's care whose bytes are not those that were tracked: in its cache, and as they lie here.
+    """Find files that DVC tracks whose content has changed, in its cache and in the project.
 
     Yields:
-        (path, the MD5 it should have, the MD5 it has; None where it is not there). A file that is not in the cache
-        is no damage: its bytes lie on the remote, or here.
+        (path, expected MD5, actual MD5; None if the file is missing). A file that is missing only from the cache
+        is
+        not reported: its content is in the project or on the remote.
     """
     cache = _find_cache_dir(project) / "files" / "md5"
     for path, digest in _list_tracked_outputs(project):
         for name, expected in _list_tracked_files(cache, digest):
-            place = cache / expected[:2] / expected[2:]
-            if place.exists() and (found := _compute_md5(place)) != expected.removesuffix(".dir"):
-                yield _to_relative(place, project), expected, found
-            if name is not None and (found := _compute_md5(project / path / name)) != expected:
-                yield f"{path}/{name}" if name else path, expected, found
+            cached = cache / expected[:2] / expected[2:]
+            if cached.exists() and (actual := _compute_md5(cached)) != expected.removesuffix(".dir"):
+                yield _to_relative(cached, project), expected, actual
+            if name is not None and (actual := _compute_md5(project / path / name)) != expected:
+                yield f"{path}/{name}" if name else path, expected, actual
 
 
 def _list_tracked_outputs(project: Path) -> Iterator[tuple[str, str]]:
-    """What DVC tracks with its cache: (path, MD5)."""
+    """Yield (path, MD5) of each output that DVC keeps in its cache."""
     files = [*sorted(project.glob("data/*.dvc")), project / "dvc.lock"]
     documents = [_read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
     for document in documents:
         stages = document.get("stages") or {"": document}
-        for out in (one for stage in stages.values() for one in stage.get("outs") or []):
+        for out in (out for stage in stages.values() for out in stage.get("outs") or []):
             if out.get("cache", True) and "md5" in out:
                 yield (document["at"] / out["path"]).relative_to(project).as_posix(), str(out["md5"])
 
 
 def _list_tracked_files(cache: Path, digest: str) -> Iterator[tuple[str | None, str]]:
-    """The files of what DVC tracks under a digest: (name within it, MD5); the list of a folder is one, without a
-    name."""
+    """Yield (name, MD5) of each file of an output; the list of a folder's files is one of them, without a name."""
     if not digest.endswith(".dir"):
         yield "", digest
         return
     yield None, digest
     try:
-        listed = json.loads((cache / digest[:2] / digest[2:]).read_bytes())
-    except (OSError, ValueError):  # damaged, which shows, or never here
+        files = json.loads((cache / digest[:2] / digest[2:]).read_bytes())
+    except (OSError, ValueError):  # damaged, which its own digest shows, or not in this cache
         return
-    yield from ((str(one["relpath"]), str(one["md5"])) for one in listed)
+    yield from ((str(file["relpath"]), str(file["md5"])) for file in files)
 
 
 def _compute_md5(path: Path) -> str | None:
@@ -307,25 +314,23 @@ def _to_relative(path: Path, project: Path) -> str:
 
 
 def _find_cache_dir(project: Path) -> Path:
-    """DVC's cache."""
-    said = "".join(
-        stream_output([*DVC_COMMAND, "cache", "dir"], cwd=project, finished=lambda status: None)
-    ).strip()
-    return (project / said).resolve()
+    """Return the folder of DVC's cache."""
+    output = "".join(stream_output([*DVC_COMMAND, "cache", "dir"], cwd=project, finished=lambda status: None))
+    return (project / output.strip()).resolve()
 
 
 def _run_dvc(project: Path, *arguments: str) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     statuses: list[int] = []
     for line in stream_output([*DVC_COMMAND, *arguments], cwd=project, finished=statuses.append):
-        said.append(line)
+        lines.append(line)
         logger.info(line, extra=LOG_ONLY)
     if statuses == [0]:
         return
-    text = " ".join(" ".join(said).split())
+    text = " ".join(" ".join(lines).split())
     if BUSY_MESSAGE.search(text):
         raise ProjectBusy(
-            "another dvc command is at work in this project; wait until it ends, then run this again"
+            "another dvc command is running in this project; wait until it ends, then run this again"
         )
     raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses}'}")
 

@@ -1,4 +1,4 @@
-"""Every call of git."""
+"""All calls of git."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ from pathlib import Path
 
 from imageset.exceptions import UserError
 
-NULL_COMMIT = "0" * 40  # to git: a branch that is not there yet
+NULL_COMMIT = "0" * 40  # git's name for the tip of a branch that does not exist
 
 
 def check_branch(project: Path, branch: str) -> None:
-    """Raise UserError if nothing may be committed to a branch behind its user's back."""
+    """Raise UserError if a commit to this branch would affect the checked-out files."""
     run_git(project, "check-ref-format", "--branch", branch)
-    here = run_git(project, "worktree", "list", "--porcelain").splitlines()
-    if f"branch refs/heads/{branch}" in here:
+    worktrees = run_git(project, "worktree", "list", "--porcelain").splitlines()
+    if f"branch refs/heads/{branch}" in worktrees:
         raise UserError(
-            f"params.yaml: after_run.branch: {branch!r} is checked out, and a commit would change what git says "
+            f"params.yaml: after_run.branch: {branch!r} is checked out, and a commit would change the status "
             "of your files; name another branch, e.g. convoy"
         )
 
 
 def commit_files(project: Path, branch: str, names: Sequence[str], message: str) -> str | None:
-    """Commit files as they lie here to a branch: the tree of HEAD with these files in it, after the branch's last
-    commit and after HEAD. Neither the files, the index nor HEAD are touched.
+    """Commit files to a branch without touching the working tree, the index or HEAD.
+
+    The commit holds the tree of HEAD with these files, and its parents are the tip of the branch and HEAD.
 
     Args:
-        names: relative to the project; those that are not there are left out.
+        project: the project's folder.
+        branch: created if it does not exist.
+        names: files relative to the project; missing ones are left out.
+        message: of the commit.
 
     Returns:
-        The new commit; None where it would say nothing new.
+        The new commit; None if the branch already holds these files.
 
     Raises:
-        UserError: no git repository, no such branch name, it is checked out, or git refuses.
+        UserError: no git repository, an invalid branch name, the branch is checked out, or git refuses.
     """
     check_branch(project, branch)
     reference = f"refs/heads/{branch}"
@@ -54,17 +58,19 @@ def commit_files(project: Path, branch: str, names: Sequence[str], message: str)
     if tip and tree == run_git(project, "rev-parse", f"{tip}^{{tree}}"):
         return None
     parents = [*([tip] if tip else []), *([head] if head and not _is_ancestor(project, tip, head) else [])]
-    named = [part for parent in parents for part in ("-p", parent)]
-    made = run_git(project, "commit-tree", tree, *named, "-m", message, variables=_build_author(project))
-    run_git(project, "update-ref", "-m", "convoy", reference, made, tip or NULL_COMMIT)
-    return made
+    parent_options = [part for parent in parents for part in ("-p", parent)]
+    commit = run_git(
+        project, "commit-tree", tree, *parent_options, "-m", message, variables=_build_author(project)
+    )
+    run_git(project, "update-ref", "-m", "convoy", reference, commit, tip or NULL_COMMIT)
+    return commit
 
 
 def push_branch(project: Path, branch: str) -> str | None:
-    """Push a branch where git is told to (`git config branch.NAME.remote origin`), never by force.
+    """Push a branch to its configured remote (`git config branch.NAME.remote origin`), never by force.
 
     Returns:
-        The remote; None where the branch has none.
+        The remote; None if the branch has none.
 
     Raises:
         UserError: git refuses.
@@ -72,42 +78,49 @@ def push_branch(project: Path, branch: str) -> str | None:
     remote = run_git(project, "config", "--get", f"branch.{branch}.remote", allow_failure=True)
     if not remote:
         return None
-    there = run_git(project, "config", "--get", f"branch.{branch}.merge", allow_failure=True) or f"refs/heads/{branch}"
+    merge = run_git(project, "config", "--get", f"branch.{branch}.merge", allow_failure=True)
+    target = merge or f"refs/heads/{branch}"
     run_git(
-        project, "push", "--quiet", remote, f"refs/heads/{branch}:{there}", variables={"GIT_TERMINAL_PROMPT": "0"}
+        project, "push", "--quiet", remote, f"refs/heads/{branch}:{target}", variables={"GIT_TERMINAL_PROMPT": "0"}
     )
     return remote
 
 
 def _resolve_commit(project: Path, name: str) -> str | None:
-    """The commit that a name stands for, if it does."""
+    """Return the commit that a name refers to, or None."""
     try:
         return run_git(project, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     except UserError:
-        run_git(project, "rev-parse", "--git-dir")  # raises where there is no repository at all
+        run_git(project, "rev-parse", "--git-dir")  # raises if there is no repository
         return None
 
 
 def _is_ancestor(project: Path, tip: str | None, head: str) -> bool:
-    """Whether HEAD is in the history of the branch."""
+    """Return whether HEAD is in the history of the branch."""
     return tip is not None and run_git(project, "merge-base", tip, head, allow_failure=True) == head
 
 
 def _build_author(project: Path) -> dict[str, str]:
-    """Who commits, where git has not been told."""
+    """Build an author for git, if git has none configured."""
     if run_git(project, "var", "GIT_COMMITTER_IDENT", allow_failure=True):
         return {}
-    return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
-            for what, value in (("NAME", "Convoy"), ("EMAIL", "convoy@localhost"))}  # fmt: skip
+    identity = {"NAME": "Convoy", "EMAIL": "convoy@localhost"}
+    return {f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in identity.items()}
 
 
 def run_git(
     folder: Path, *arguments: str, allow_failure: bool = False, variables: Mapping[str, str] | None = None
 ) -> str:
-    """What git prints; nothing where it fails and may.
+    """Run git and return its output.
+
+    Args:
+        folder: working directory.
+        *arguments: of git.
+        allow_failure: return "" if git fails.
+        variables: of its environment.
 
     Raises:
-        UserError: it fails, for the reason it gives, or is not there.
+        UserError: git fails, with its reason, or is not installed.
     """
     env = {**os.environ, **(variables or {})}
     try:

@@ -1,4 +1,4 @@
-"""What is plainly wrong with a command, said before anything is started for it."""
+"""Check a source: quickly before a flow starts, or completely for `convoy check`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = console.get_logger(__name__)
 
 
 def check_source(source: str | None, project: Path) -> None:
-    """Raise UserError if a source, or (None) the one of last time, cannot be ingested, or params.yaml is wrong."""
+    """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong."""
     from imageset.normalize.params import read_normalize_params
     from imageset.sources.factory import check_url, open_source
     from imageset.sources.remote.url import is_remote
@@ -26,27 +26,27 @@ def check_source(source: str | None, project: Path) -> None:
     read_normalize_params(project / PARAMS)
     source = source or dvc_repo.read_last_source(project)
     if is_remote(source):
-        check_url(source)  # to open it is to fetch it, and that is for the flow
+        check_url(source)  # opening it fetches it, which the flow does
     else:
         open_source(source)
 
 
 def report_source(source: str, project: Path, json_file: Path | None = None) -> str:
-    """What `convoy check` prints: every picture decoded and judged; nothing but json_file is written."""
+    """Return the text of `convoy check`: every image is decoded and checked; only `json_file` is written."""
     import json
 
     from imageset.utils.atomic_write import write_text
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
-    found = inspect_source(source, project)
+    report = inspect_source(source, project)
     if json_file is not None:
-        write_text(json_file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    return found.to_text()
+        write_text(json_file, json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    return report.to_text()
 
 
 def inspect_source(source: str, project: Path) -> CheckReport:
-    """Every picture of a source decoded and judged, by the rules of params.yaml; nothing is written."""
+    """Decode and check every image of a source by the rules of params.yaml, without writing anything."""
     from imageset import check
     from imageset.normalize.params import read_normalize_params
     from imageset.splits.split_rule import SplitRule

@@ -87,7 +87,7 @@ def test_a_challenger_is_no_promotion(project, listener):
 def test_a_hook_that_is_down_is_a_warning_and_no_more(project, caplog):
     write(project, on_failure=f"http://127.0.0.1:{find_free_port()}/secret")
     assert webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": "failure"}) is False
-    assert "on_failure: 127.0.0.1 did not take it" in caplog.text and "secret" not in caplog.text
+    assert "on_failure: 127.0.0.1 did not accept the message" in caplog.text and "secret" not in caplog.text
 
 
 def test_a_hook_that_answers_too_late_is_not_waited_for(project, monkeypatch, caplog):
@@ -111,7 +111,7 @@ def test_the_environment_names_the_address_before_params_do(project, listener, m
 
 def test_an_address_that_is_none_is_said_before_the_work(project):
     write(project, on_promotion="mail@example.org")
-    with pytest.raises(UserError, match=r"hooks\.on_promotion .* is no http:// or https:// address"):
+    with pytest.raises(UserError, match=r"hooks\.on_promotion .* is not an http:// or https:// address"):
         webhooks.check_webhooks(project)
 
 

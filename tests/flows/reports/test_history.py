@@ -50,7 +50,7 @@ def test_a_decision_that_was_never_carried_out_did_not_serve(project):
     entry = {"event": ledger.DECISION, "model": "digits", "version": 4, "serves": True, "reason": "x"}
     ledger.append_entry(project, {**entry, "before": {"champion": 3}, "after": {"champion": 4}})
     assert report_history(project, at="2030-01-01").startswith("digits version 3 served")
-    assert "not carried out" in report_history(project).splitlines()[-1]
+    assert "not completed" in report_history(project).splitlines()[-1]
 
 
 def test_every_decision_is_a_line_with_its_reason(project):

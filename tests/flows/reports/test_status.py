@@ -145,7 +145,7 @@ def test_what_did_not_get_where_it_was_to_go_is_named_until_it_did(project, monk
         )
         assert webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": event}) is False
     said = lines_of(project)["problems"]
-    assert said.startswith("hook on_failure: 127.0.0.1 did not take what it was told (failure: ")
+    assert said.startswith("hook on_failure: 127.0.0.1 did not accept the message (failure: ")
     assert "give another address in params.yaml: hooks.on_failure (2 times" in said
     assert "secret" not in said
     (project / "params.yaml").write_text("hooks:\n  on_failure: null\n  on_promotion: null\n")

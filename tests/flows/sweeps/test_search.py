@@ -155,7 +155,7 @@ def test_called_again_the_command_trains_nothing_and_says_what_was_best(done, cl
 
 def test_verify_says_what_can_be_verified_instead_of_a_sweep_or_of_a_training_of_one(done):
     parent, nested = done.swept.run_id, done.swept.best_run
-    nested_is = f"is a training of the sweep {parent}, and no commit holds its numbers; `dvc repro` trains"
+    nested_is = f"is a training of the sweep {parent}, and no commit holds its values; `dvc repro` trains"
     for run_id, is_what in ((nested, nested_is), (parent, "is a sweep, which trains many times; `dvc repro`")):
         said = run_convoy(done.project, "verify", run_id)
         assert said.returncode == 2 and said.stdout.startswith(f"error: run {run_id} {is_what}"), said.stdout
