@@ -49,7 +49,7 @@ def make_row(name: str, ours: float, peer: float, goal: float, unit: str) -> dic
 
 
 def measure_peak_mb(command: list[Any]) -> float:
-    """The most memory that a command and its children hold of their own at any time."""
+    """Measure the most memory that a command and its children hold of their own at any time."""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         peak = 0
         while process.poll() is None:
@@ -61,7 +61,7 @@ def measure_peak_mb(command: list[Any]) -> float:
 
 
 def list_process_tree(pid: int) -> list[int]:
-    """A process and all its children."""
+    """List a process and all its children."""
     found = [pid]
     for one in found:
         for task in Path(f"/proc/{one}/task").glob("*/children"):
@@ -102,14 +102,14 @@ def train_and_time(project: Path, change: Mapping[str, Any], test: bool = False)
 
 
 def read_step_s(project: Path) -> float:
-    """The median of the steps that were noted last, without the first."""
+    """Return the median of the steps that were noted last, without the first."""
     times = json.loads((project / "times.json").read_text())
     first = min(WARM_UP_STEPS, len(times) // 2)
     return statistics.median(b - a for a, b in zip(times[first:], times[first + 1 :], strict=False))
 
 
 def write_train_params(project: Path, change: Mapping[str, Any]) -> None:
-    """The repository's params.yaml with some of `train` changed and the probe among the callbacks."""
+    """Write the repository's params.yaml with some of `train` changed and the probe as a callback."""
     import yaml
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -128,7 +128,7 @@ def merge_params(into: dict[str, Any], change: Mapping[str, Any]) -> None:
 
 
 def make_project(project: Path, make: Callable[[Path], Any], **normalize: Any) -> Path:
-    """A folder with params.yaml, the source and the normalized dataset, and its pixels for the plain script."""
+    """Make a folder with params.yaml, the source and the normalized dataset, and its pixels for the plain script."""
     if project.exists():
         return project
     import yaml
@@ -155,7 +155,7 @@ def make_project(project: Path, make: Callable[[Path], Any], **normalize: Any) -
 
 
 def run_python(code: str, project: Path, *arguments: Any) -> str:
-    """What a process of its own prints."""
+    """Run code in a process of its own; return what it prints."""
     return run_command([sys.executable, "-c", code, *map(str, arguments)], project)
 
 

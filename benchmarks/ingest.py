@@ -139,7 +139,7 @@ def ingest_many(source: Path, num: int, raw: Path) -> None:
 
 
 def measure_near_duplicates() -> dict[str, Any]:
-    """A million perceptual hashes grouped, a tenth of them near others; five minutes are allowed."""
+    """Group a million perceptual hashes, a tenth of them near others; five minutes are allowed."""
     import numpy as np
 
     from imageset.splits.near_duplicates import group_near_duplicates
@@ -206,7 +206,7 @@ else:
 
 
 def measure_memory(work: Path) -> list[dict[str, Any]]:
-    """The peak at 50,000 pictures over that at 500,000, of ingest, normalize and check."""
+    """Compare the peak at 50,000 pictures with that at 500,000, of ingest, normalize and check."""
     if not Path("/proc/self/task").is_dir():
         return []
     source, params = work / "raw-cifar", write_params(work, 32, near_duplicate_bits=4)
@@ -256,7 +256,7 @@ def time_normalize(raw: Path, out: Path, size: int, fresh: bool = True) -> float
 
 
 def write_params(folder: Path, size: int, **others: Any) -> Path:
-    """A params.yaml."""
+    """Write a params.yaml."""
     import yaml
 
     path = folder / "params.yaml"
@@ -277,7 +277,7 @@ def time_image_folder(source: Path, size: int) -> tuple[float, float]:
 
 
 def ingest_source(source: Path, work: Path) -> Path:
-    """The raw data of a source."""
+    """Make the raw data of a source."""
     raw = work / f"raw-{source.name}"
     code = "import sys; from imageset.raw.ingestion import ingest_source; ingest_source(sys.argv[1], sys.argv[2])"
     subprocess.run([sys.executable, "-c", code, str(source), str(raw)], check=True, cwd=ROOT)
@@ -285,7 +285,7 @@ def ingest_source(source: Path, work: Path) -> Path:
 
 
 def write_photos(work: Path) -> Path:
-    """The photographs 36 times, each time under new bytes, in two classes."""
+    """Write the photographs 36 times, each time under new bytes, in two classes."""
     unpack_dataset("photos.tar.gz", work / "photos-once")
     target = work / "photos"
     for number, file in enumerate(sorted((work / "photos-once").rglob("*.JPEG"))):

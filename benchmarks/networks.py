@@ -167,7 +167,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 
 
 def make_cifar_project(work: Path) -> Path:
-    """A project with the first of each class of CIFAR-10, by name."""
+    """Make a project with the first of each class of CIFAR-10, by name."""
 
     def make(to: Path) -> None:
         unpack_dataset("cifar10.tar.gz", work / "whole")
@@ -181,7 +181,7 @@ def make_cifar_project(work: Path) -> Path:
 
 
 def make_fashion_project(work: Path) -> Path:
-    """A project with the first of each class of Fashion-MNIST."""
+    """Make a project with the first of each class of Fashion-MNIST."""
 
     def make(to: Path) -> None:
         run_python(WRITE_PNGS, work, FASHION_MNIST, to, NUM_TRAINED // NUM_CLASSES, NUM_TESTED // NUM_CLASSES)

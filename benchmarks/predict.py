@@ -148,7 +148,7 @@ def measure(work: Path, repeats: int, num: int) -> list[dict[str, Any]]:
 
 
 def choose_engine(precision: str) -> str | None:
-    """The engine that the flow would try first."""
+    """Choose the engine that the flow would try first."""
     from lightning_modules.inference.availability import describe_unavailability
     from lightning_modules.inference.engine_selection import ENGINES
 
@@ -192,7 +192,7 @@ def time_predict(photos: Path, work: Path, engine_name: str, precision: str) -> 
 
 
 def measure_memory(work: Path) -> dict[str, Any]:
-    """The peak at 10,000 pictures over that at 500,000."""
+    """Compare the peak at 10,000 pictures with that at 500,000."""
     peaks = []
     for num in (10_000, 500_000):
         peaks.append(measure_peak_mb([*THIS_BENCHMARK, "--many", str(num), work / f"many-{num}"]))
@@ -258,7 +258,7 @@ def make_bundle(
     init_args: dict[str, Any] | None = None,
     size: int = 224,
 ) -> Any:
-    """A network of random weights; ResNet-18 with the peer's: drawn after the same seed."""
+    """Make a network of random weights; ResNet-18 with the peer's: drawn after the same seed."""
     import torch
 
     from lightning_modules.bundle import Bundle, BundleInfo
@@ -276,13 +276,13 @@ def make_bundle(
 
 
 def run_timed(command: list[Any]) -> float:
-    """What a process measured of itself."""
+    """Run a command; return the seconds that it measured itself."""
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=ROOT)
     return float(done.stdout.split()[-1])
 
 
 def write_photos(work: Path, num: int) -> Path:
-    """The photographs as often as needed, each time under new bytes."""
+    """Write the photographs as often as needed, each time under new bytes."""
     unpack_dataset("photos.tar.gz", work / "once")
     once = sorted((work / "once").rglob("*.JPEG"))
     target = work / "photos"

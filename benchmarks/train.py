@@ -278,7 +278,7 @@ def measure_step(work: Path, repeats: int) -> list[dict[str, Any]]:
 
 
 def measure_overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
-    """What a step takes beyond a loop of bare PyTorch; one millisecond is allowed."""
+    """Measure what a step takes beyond a loop of bare PyTorch; one millisecond is allowed."""
     project = make_cifar_project(work)
     tiny = {"class_path": "ConvNet", "init_args": {"filters": [4], "hidden": [], "grid": 1}}
     change = {
@@ -298,7 +298,7 @@ def measure_overhead(work: Path, repeats: int) -> list[dict[str, Any]]:
 
 
 def measure_loader(work: Path, repeats: int) -> list[dict[str, Any]]:
-    """Normalized float32 batches against ImageFolder and DataLoader."""
+    """Compare normalized float32 batches with ImageFolder and DataLoader."""
     workers = len(os.sched_getaffinity(0))
     small, large = make_cifar_project(work), make_photo_project(work)
     rows = []
@@ -330,7 +330,7 @@ def measure_cifar_10(work: Path, repeats: int) -> list[dict[str, Any]]:
 def measure_time_to_accuracy(
     name: str, project: Path, target: float, epochs: int | None = None
 ) -> list[dict[str, Any]]:
-    """The preset `fast` against Adam in a plain script, both to one test accuracy; once each."""
+    """Compare the preset `fast` with Adam in a plain script, both to one test accuracy; once each."""
     import yaml
 
     fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
@@ -372,17 +372,17 @@ def train_stock(
 
 
 def make_cifar_project(work: Path) -> Path:
-    """A project with CIFAR-10 as the source splits it."""
+    """Make a project with CIFAR-10 as the source splits it."""
     return make_project(work / "cifar", lambda to: unpack_dataset("cifar10.tar.gz", to), split=FEW_FOR_VALIDATION)
 
 
 def make_fashion_project(work: Path) -> Path:
-    """A project with Fashion-MNIST as the source splits it."""
+    """Make a project with Fashion-MNIST as the source splits it."""
     return make_project(work / "fashion", lambda to: shutil.copytree(FASHION_MNIST, to), split=FEW_FOR_VALIDATION)
 
 
 def make_photo_project(work: Path) -> Path:
-    """The photographs 12 times, each time under new bytes, in two classes, at 224 px."""
+    """Write the photographs 12 times, each time under new bytes, in two classes, at 224 px."""
 
     def make(to: Path) -> None:
         unpack_dataset("photos.tar.gz", work / "photos-once")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,16 +285,19 @@ def score_both_models(candidate: Bundle, champion: Bundle, store: ImageStore, pr
         raise UserError(f"{NORMALIZED}: has no test pictures, so nothing can be compared")
     groups = [group or image_id for group, image_id in
               zip(split.rows["group"].to_pylist(), split.image_ids, strict=True)]  # fmt: skip
-    bundles = (candidate, champion)
-    probabilities = [predict_probabilities(bundle, store, project) for bundle in bundles]
+    candidate_probabilities = predict_probabilities(candidate, store, project)
+    champion_probabilities = predict_probabilities(champion, store, project)
     group_numbers = np.unique(groups, return_inverse=True)[1]
+    predictions = PairedPredictions(
+        split.labels, candidate_probabilities, champion_probabilities, store.classes, group_numbers
+    )
     if not store.multi_label:
-        return PairedPredictions(split.labels, *probabilities, store.classes, group_numbers)
-    predicted = [
-        predict_labels(bundle, of_bundle, split.labels, store)
-        for bundle, of_bundle in zip(bundles, probabilities, strict=True)
-    ]
-    return PairedPredictions(split.labels, *probabilities, store.classes, group_numbers, *predicted)
+        return predictions
+    return replace(
+        predictions,
+        candidate_predicted=predict_labels(candidate, candidate_probabilities, split.labels, store),
+        champion_predicted=predict_labels(champion, champion_probabilities, split.labels, store),
+    )
 
 
 def predict_labels(bundle: Bundle, probabilities: np.ndarray, labels: np.ndarray, store: ImageStore) -> np.ndarray:

@@ -50,9 +50,8 @@ def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes
     training = network.training
     try:
         with torch.no_grad():
-            logits = network.eval().forward(
-                torch.zeros(2, channels, height, width)
-            )  # forward() skips the compilation
+            # forward() skips the compilation
+            logits = network.eval().forward(torch.zeros(2, channels, height, width))
     except UserError:
         raise
     except Exception as error:

@@ -26,12 +26,8 @@ HISTORY_METRICS = (
     "val_map",
     "learning_rate",
 )
-SUMMARY_METRICS = (
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "val_map",
-)  # of a progress line and of the best epoch; val_map only for multi-label datasets
+# Metrics of a progress line and of the best epoch; val_map only for multi-label datasets.
+SUMMARY_METRICS = ("train_loss", "val_loss", "val_accuracy", "val_map")
 
 
 class MetricHistory(Callback):

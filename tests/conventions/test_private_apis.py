@@ -80,7 +80,8 @@ def test_mlflows_scoring_server_names_the_path_of_its_model():
 def test_fsspec_gives_the_path_of_a_url():
     import fsspec
 
-    assert fsspec.get_filesystem_class("memory")._strip_protocol("memory://folder/a.zip").strip("/") == "folder/a.zip"
+    kind = fsspec.get_filesystem_class("memory")
+    assert kind._strip_protocol("memory://folder/a.zip").strip("/") == "folder/a.zip"
 
 
 def test_torchvisions_sets_of_files_hold_their_paths_and_labels():

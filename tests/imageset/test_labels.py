@@ -191,13 +191,13 @@ def test_names_with_a_comma_stay_whole_and_that_is_said(tmp_path: Path) -> None:
     table = tagged(tmp_path / "set", [("1.png", '"tench, Tinca tinca"'), ("2.png", '"crane, bird"')])
     source = open_source(table)
     assert not source.multi_label and set(source.classes) == {"tench, Tinca tinca", "crane, bird"}
-    assert "a cell with ',' is taken as one label; ?separator=, makes it several" in source.describe()
+    assert "a cell with ',' is read as one label; ?separator=, makes it several labels" in source.describe()
     assert open_source(f"{table}?separator=,").classes == {"tench": 1, "Tinca tinca": 1, "crane": 1, "bird": 1}
 
 
 def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:
     table = tagged(tmp_path / "set", [("1.png", "a|b"), ("2.png", "c")])
-    with pytest.raises(UserError, match=r"holds '\|' and it is not clear .*t\.csv\?separator=\|"):
+    with pytest.raises(UserError, match=r"holds '\|', which may or may not separate .*t\.csv\?separator=\|"):
         open_source(table)
     assert open_source(f"{table}?separator=").classes == {"a|b": 1, "c": 1}
     assert open_source(f"{table}?separator=|").classes == {"a": 1, "b": 1, "c": 1}
@@ -206,9 +206,9 @@ def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("labels=cat,dog", "the column 'dog' is read as a label's own and holds '2'; give 0 or 1"),
+        ("labels=cat,dog", "the column 'dog' is read as a label of 0 or 1, but holds '2'; give 0 or 1"),
         ("labels=cat,dig", "no column 'dig'; did you mean 'dog'"),
-        ("labels=cat,cow&label=cat", "say either labels=A,B,C"),
+        ("labels=cat,cow&label=cat", "give either labels=A,B,C"),
         ("seperator=;", "did you mean 'separator'"),
         ("", r"no column looks like the label .*t\.csv\?labels=A,B,C"),
     ],

@@ -156,8 +156,10 @@ def test_a_model_that_is_not_sure_of_every_label_abstains_where_it_is_told_to(bu
     model = ServedClassifier()
     model.bundle = replace(bundle, info=replace(bundle.info, abstain_below=0.7, thresholds=(0.5,) * 4))
     sure, unsure = np.array([0.9, 0.1, 0.2, 0.8], np.float32), np.array([0.9, 0.1, 0.4, 0.0], np.float32)
-    assert model._make_row(sure)["label"] == "one|zero" and model._make_row(sure)["probability"] == pytest.approx(0.8)
-    assert model._make_row(unsure)["status"] == "abstained" and model._make_row(unsure)["label"] is None
+    row = model._make_row(sure)
+    assert row["label"] == "one|zero" and row["probability"] == pytest.approx(0.8)
+    row = model._make_row(unsure)
+    assert row["status"] == "abstained" and row["label"] is None
 
 
 def log_run(project: Path, scale: float) -> str:

@@ -326,9 +326,7 @@ def test_a_prefect_server_that_dies_during_a_run_costs_no_work_and_the_end_is_on
     output = "".join(said)
     assert child.returncode == 2, output
     assert "after run: data is pushed" in output
-    assert said[-1].startswith(
-        f"error: Prefect's server at {real.servers.prefect_url} no longer answers"
-    ), output
+    assert said[-1].startswith(f"error: Prefect's server at {real.servers.prefect_url} no longer answers"), output
     assert "Traceback" not in output
     real.servers.prefect.start()
     real.servers.wait_for_prefect()

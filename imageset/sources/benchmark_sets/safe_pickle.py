@@ -2,8 +2,8 @@
 
 A pickle is a program for a small machine, and Python's own machine calls every function that the program names.
 This reader interprets the same opcodes (from pickletools) and can build dict, list, tuple, str, bytes, numbers,
-None and arrays of plain numbers. It knows three functions (numpy's array, numpy's dtype, and the codec that Python 3
-writes bytes with), does their work itself, and calls nothing that a pickle names. Anything else is an error.
+None and arrays of plain numbers. It knows three functions (numpy's array, numpy's dtype, and the codec that Python
+3 writes bytes with), does their work itself, and calls nothing that a pickle names. Anything else is an error.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def test_nothing_serves_before_anything_is_registered(client):
 
 def test_a_version_that_cannot_be_loaded_is_named_with_what_to_do(digits):
     said = (
-        r"^digits version 1 cannot be used: .*; or make the previous version serve: `convoy rollback --model digits`$"
+        r"^digits version 1 cannot be used: .*; "
+        r"or make the previous version serve: `convoy rollback --model digits`$"
     )
     with pytest.raises(UserError, match=said):
         model_registry.load_version_bundle(digits[0])

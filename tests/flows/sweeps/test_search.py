@@ -148,7 +148,8 @@ def test_called_again_the_command_trains_nothing_and_says_what_was_best(done, cl
 
     said = run_convoy(done.project, "sweep", PREFECT_API_URL=prefect_server)
     assert said.returncode == 0, said.stdout
-    assert f"(run {done.swept.best_run})" in said.stdout and "params.yaml holds these values already" in said.stdout
+    assert f"(run {done.swept.best_run})" in said.stdout
+    assert "params.yaml holds these values already" in said.stdout
     assert f"MLflow run {done.swept.run_id}" in said.stdout
     assert done.swept.best_run in str(Artifact.get("sweep").data)
 

@@ -93,5 +93,5 @@ def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
         for found in re.finditer(re.escape(sign), bytes(data)):
             data[found.start() + offset] |= 1
     archive.write_bytes(data)
-    with pytest.raises(UserError, match=r"set\.zip: is encrypted; unpack it yourself"):
+    with pytest.raises(UserError, match=r"set\.zip: the archive is encrypted; unpack it yourself"):
         open_source(archive)

@@ -111,13 +111,13 @@ def test_validation_pictures_that_nothing_labels_are_not_taken_for_a_class(
     tmp_path: Path, photos: dict[str, bytes]
 ) -> None:
     root = plain(tmp_path / "set", photos)
-    with pytest.raises(UserError, match=r"5 validation pictures lie in no synset folder, e\.g\. val/ILSVRC"):
+    with pytest.raises(UserError, match=r"5 validation pictures are in no synset folder, e\.g\. val/ILSVRC"):
         open_source(root)
     devkit(root, photos, "")
     with pytest.raises(UserError, match=r"holds numbers; put the devkit's meta\.mat"):
         open_source(root)
     (root / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file, no more")
-    with pytest.raises(UserError, match=r"meta\.mat is not the devkit's"):
+    with pytest.raises(UserError, match=r"meta\.mat is not a file of the devkit"):
         open_source(root)
 
 

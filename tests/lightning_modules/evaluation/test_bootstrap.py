@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from lightning_modules.evaluation.bootstrap import Bootstrap, assign_resampling_units, sum_by_key, compute_wilson_interval
+from lightning_modules.evaluation.bootstrap import (
+    Bootstrap,
+    assign_resampling_units,
+    compute_wilson_interval,
+    sum_by_key,
+)
 
 
 def share(right):

@@ -92,9 +92,7 @@ def test_what_is_logged_while_the_server_is_away_arrives_once_and_in_order(tmp_p
     (tmp_path / "page.html").write_text("hello")
     run.log_artifact(tmp_path / "page.html", "dataset")
     (tmp_path / "page.html").write_text("changed since")
-    assert (
-        capsys.readouterr().out.count("does not answer; log entries wait in .cache/mlflow-outbox") == 1
-    )
+    assert capsys.readouterr().out.count("does not answer; log entries wait in .cache/mlflow-outbox") == 1
     with pytest.raises(TrackingServerUnavailable):
         sync_queues(tmp_path)
     with pytest.raises(UserError, match=r"4 entries wait for MLflow; run `convoy sync` first"):

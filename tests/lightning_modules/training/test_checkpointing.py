@@ -37,7 +37,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, positions):
+    def read_batch(self, positions):
         return self.values[positions]
 
 

@@ -72,7 +72,7 @@ def test_damaged_files_of_cifar_are_named(tmp_path: Path, pictures: tuple[np.nda
     with pytest.raises(UserError, match=r"test_batch\.bin: 30,729 bytes are not a whole number of pictures"):
         open_source(folder)
     (folder / "test_batch.bin").write_bytes(b"\x09" + whole[1:])
-    with pytest.raises(UserError, match="test_batch has the label 9, of 3 classes"):
+    with pytest.raises(UserError, match="test_batch has the label 9, but there are 3 classes"):
         open_source(folder)
     (folder / "batches.meta.txt").unlink()
     assert open_source(folder).classes["9"] == 1

@@ -90,7 +90,7 @@ def test_a_set_of_arrays_is_fetched_once_and_comes_with_names_and_splits(site: S
 def test_a_folder_that_does_not_hold_the_whole_set_is_named() -> None:
     folder = Path(".cache") / "torchvision" / "FashionMNIST"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"torchvision/FashionMNIST does not hold the whole set; remove it"):
+    with pytest.raises(UserError, match=r"torchvision/FashionMNIST does not hold the whole set; remove the"):
         open_source("torchvision://FashionMNIST")
 
 
