@@ -128,7 +128,7 @@ def merge_params(into: dict[str, Any], change: Mapping[str, Any]) -> None:
 
 
 def make_project(project: Path, make: Callable[[Path], Any], **normalize: Any) -> Path:
-    """Make a folder with params.yaml, the source and the normalized dataset, and its pixels for the plain script."""
+    """Make a folder with params.yaml, the source, the normalized dataset, and its pixels for the plain script."""
     if project.exists():
         return project
     import yaml

@@ -17,7 +17,7 @@ STEP_SIZE, JITTER = 0.15, 1 / 16  # of a pixel's range, roughly; share of the si
 
 
 class _LayerReached(Exception):
-    """Stops a forward pass once the layer's output is known."""
+    """The signal that ends a forward pass once the layer's output is known."""
 
 
 def maximize_activation(

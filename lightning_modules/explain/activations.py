@@ -46,7 +46,7 @@ class LayerActivation:
 
 
 class ActivationTrace(TorchFunctionMode):
-    """Records the layers of one forward pass and counts its multiply-adds.
+    """A recorder of one forward pass: the layers that ran, and the number of multiply-adds.
 
     Attributes:
         activations: outputs with maps of more than one pixel, in the order in which the layers ran.

@@ -172,9 +172,9 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     shown = [row.split(" | ")[0].strip("| ") for row in prefect_page().splitlines() if row.startswith("| **")]
     assert [name.strip("*") for name in shown] == moved
     said = report_status(project)
-    assert f"pictures of {days[2]} moved ({', '.join(moved)})" in said
+    assert f"{days[2]} drifted ({', '.join(moved)})" in said
     assert "3 drifted batches in a row; retrain: no, the last retrain cools down until" in said
-    assert f"what comes in is not what source was trained on ({', '.join(moved)})" in said
+    assert f"new pictures differ from the training data of source ({', '.join(moved)})" in said
     assert events(lines[1]["batch"]) == 1
 
 

@@ -177,7 +177,7 @@ def test_the_time_of_a_training_that_was_killed_counts_when_it_goes_on(train, tm
     assert Slow.num == 11
     _, rows, keep = train(Slow(), max_time={"milliseconds": 200})
     assert Slow.num == 11  # its 200 ms were over
-    assert keep.best().name.startswith("best-00000000-") and [row["epoch"] for row in rows] == [0]
+    assert keep.find_best_checkpoint().name.startswith("best-00000000-") and [row["epoch"] for row in rows] == [0]
 
 
 def test_time_that_is_over_within_an_epoch_ends_it_with_a_validation(train, tmp_path):
@@ -192,7 +192,7 @@ def test_time_that_was_over_before_any_epoch_ended_is_named(train):
         train(Slow(), Interrupt(3, "killed"), max_time={"hours": 1})
     *_, keep = train(max_time={"milliseconds": 50})
     with pytest.raises(UserError, match=r"ended before an epoch did; raise train\.trainer\.max_time"):
-        keep.best()
+        keep.find_best_checkpoint()
 
 
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 2}, {"val_check_interval": 3}])
@@ -271,7 +271,7 @@ def test_weights_that_are_not_finite_are_kept_by_no_checkpoint(train, tmp_path):
 def test_a_validation_loss_that_is_never_finite_has_no_best_epoch(train):
     *_, keep = train(model=Line(bad_validation=True))
     with pytest.raises(UserError, match="validation loss was never finite"):
-        keep.best()
+        keep.find_best_checkpoint()
 
 
 def test_sigterm_outside_the_loop_ends_at_once_with_143():
