@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import flow, task
 
@@ -18,7 +17,8 @@ from flows.orchestration import crash_recovery
 from flows.orchestration.artifacts import publish_markdown
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.timeouts import time_limit
-from flows.project.paths import FULL_CHECK_FILE, find_project, read_dataset_field
+from flows.project.paths import FULL_CHECK_FILE
+from flows.project.project import Project
 from flows.promotion import gates, ledger, model_registry
 from flows.promotion.model_registry import CHAMPION
 from flows.versioning import dvc_repo, source_check
@@ -66,7 +66,7 @@ def full_check(timeout_h: float | None = None) -> CheckResult:
     Raises:
         UserError: there are problems, each in its own line, or the time limit passed.
     """
-    project = find_project()
+    project = Project.find()
     with time_limit(timeout_h, "the full check"):
         result = CheckResult({name: run_check(name, project) for name in CHECKS})
     write_text(
@@ -81,7 +81,7 @@ def full_check(timeout_h: float | None = None) -> CheckResult:
 
 
 @task(name="look_at", task_run_name="{name}")
-def run_check(name: str, project: Path) -> list[str]:
+def run_check(name: str, project: Project) -> list[str]:
     """Run one check; an error that prevents it is a finding, too."""
     try:
         return list(CHECKS[name](project))
@@ -89,27 +89,27 @@ def run_check(name: str, project: Path) -> list[str]:
         return [" ".join(str(error).split())]
 
 
-def find_data_problems(project: Path) -> Iterator[str]:
+def find_data_problems(project: Project) -> Iterator[str]:
     """Yield each file whose content is not the one that DVC tracks."""
     for path, expected, actual in dvc_repo.find_damaged_files(project):
         problem = "is missing" if actual is None else f"has changed (MD5 {actual[:12]}, not {expected[:12]})"
         yield f"{path} {problem}; `dvc pull --force` or `dvc checkout --force` restores it"
 
 
-def find_stage_problems(project: Path) -> Iterator[str]:
+def find_stage_problems(project: Project) -> Iterator[str]:
     """Yield each stage that is out of date."""
     for name, changes in dvc_repo.find_changed_stages(project).items():
         yield f"{name} is out of date ({', '.join(changes)}); `convoy run` brings it up to date"
 
 
-def find_source_problems(project: Path) -> Iterator[str]:
+def find_source_problems(project: Project) -> Iterator[str]:
     """Yield the reason why the last source could not be ingested again."""
     report = source_check.inspect_source(dvc_repo.read_last_source(project), project)
     if report.stop_reason:
         yield f"{report.source}: `convoy run` would stop: {report.stop_reason}"
 
 
-def find_ledger_problems(project: Path) -> Iterator[str]:
+def find_ledger_problems(project: Project) -> Iterator[str]:
     """Yield unfinished entries of the ledger, and aliases in MLflow that differ from it."""
     entries = ledger.read_ledger(project)
     for entry in ledger.find_unfinished(entries):
@@ -127,11 +127,11 @@ def find_ledger_problems(project: Path) -> Iterator[str]:
                        "somebody moved it by hand; `convoy promote RUN --override REASON` sets both")  # fmt: skip
 
 
-def find_champion_problems(project: Path) -> Iterator[str]:
+def find_champion_problems(project: Project) -> Iterator[str]:
     """Yield each champion that cannot be loaded, has changed, or cannot predict an image."""
     client = model_registry.connect_registry(project)
     serving = [model.name for model in client.search_registered_models() if CHAMPION in (model.aliases or {})]
-    name = read_dataset_field(project, "name")
+    name = project.read_dataset_field("name")
     if name is not None and name not in serving:
         yield f"no version of {name} serves; `convoy promote` registers the last training"
     for model in serving:
@@ -144,13 +144,13 @@ def find_champion_problems(project: Path) -> Iterator[str]:
             yield f"{version}: {message}; `convoy rollback --model {model}` makes the previous version serve"
 
 
-def find_killed_runs(project: Path) -> Iterator[str]:
+def find_killed_runs(project: Project) -> Iterator[str]:
     """Yield each run whose process died and that is not closed."""
     for record in crash_recovery.find_dead_processes(project):
         yield f"{record} was killed and could not be closed; run `convoy run` to close it"
 
 
-CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
+CHECKS: dict[str, Callable[[Project], Iterator[str]]] = {
     "data": find_data_problems,
     "stages": find_stage_problems,
     "source": find_source_problems,

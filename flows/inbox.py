@@ -13,7 +13,8 @@ from flows.orchestration.timeouts import time_limit
 from flows.predict import PredictResult, predict
 from flows.prediction.image_stream import holds_images
 from flows.project.exceptions import NoChampion
-from flows.project.paths import NORMALIZED, find_project, read_dataset_field
+from flows.project.paths import NORMALIZED
+from flows.project.project import Project
 
 logger = console.get_logger(__name__)
 
@@ -37,11 +38,11 @@ def inbox(
     Raises:
         UserError: as in `predict`, or the run took longer than `timeout_h`.
     """
-    project = find_project()
+    project = Project.find()
     if not holds_images(project / source):
         _log_nothing_to_do(f"{source} holds no pictures")
         return None
-    if read_dataset_field(project, "name") is None:
+    if project.read_dataset_field("name") is None:
         _log_nothing_to_do(f"{NORMALIZED} holds no dataset, so there is no model to use")
         return None
     out = _choose_table_path(project / folder)

@@ -12,7 +12,8 @@ from prefect import flow, task
 from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
-from flows.project.paths import RAW, find_project
+from flows.project.paths import RAW
+from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.utils.url_credentials import mask_url
 
@@ -33,7 +34,7 @@ def ingest(source: str | None = None) -> IngestResult:
     Raises:
         UserError: the source does not exist, or holds nothing that a model can be trained on.
     """
-    project = find_project()
+    project = Project.find()
     source = mask_url(source or dvc_repo.read_last_source(project))
     summary = read_source(source, project)
     return version_raw(source, summary.name, project)
@@ -49,7 +50,7 @@ class IngestResult:
 
 
 @task(**TASK_RETRY_OPTIONS)
-def read_source(source: str, project: Path) -> IngestSummary:
+def read_source(source: str, project: Project) -> IngestSummary:
     """Copy the images, byte for byte, into shards. Prefect retries it after transient errors."""
     from imageset.raw.ingestion import ingest_source
     from imageset.sources.factory import open_source
@@ -63,14 +64,14 @@ def read_source(source: str, project: Path) -> IngestSummary:
 
 
 @task
-def version_raw(source: str, name: str, project: Path) -> IngestResult:
+def version_raw(source: str, name: str, project: Project) -> IngestResult:
     """Add data/raw to DVC, with the source that it came from."""
     changed = dvc_repo.add_raw(project, to_portable_source(source, project), name)
     logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is unchanged, DVC is skipped")
     return IngestResult(source, name, changed)
 
 
-def to_portable_source(source: str, project: Path) -> str:
+def to_portable_source(source: str, project: Project) -> str:
     """Return the source as data/raw.dvc stores it: relative if it is inside the project; without credentials."""
     if "://" in source:
         return mask_url(source)

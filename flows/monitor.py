@@ -14,8 +14,7 @@ from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction.table_reader import is_prediction_table, read_model_version, read_prediction_rows
 from flows.project.exceptions import ProjectBusy
-from flows.project.params import load_monitor_params
-from flows.project.paths import find_project, read_dataset_name
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
@@ -43,24 +42,24 @@ def monitor(
         UserError: the source does not exist, no version is champion, the table is from another version, or the
             model has no reference.
     """
-    project = find_project()
+    project = Project.find()
     check_monitor(source, pictures)
-    load_monitor_params(project)
-    version = find_champion(model or read_dataset_name(project), project)
+    project.load_params("monitor")
+    version = find_champion(model or project.read_dataset_name(), project)
     result = compare_source(source, pictures, version, project, everything)
     retrain_if_needed(result, project)
     return result
 
 
 @task(**TASK_RETRY_OPTIONS)
-def find_champion(name: str, project: Path) -> Version:
+def find_champion(name: str, project: Project) -> Version:
     """Return the champion of the model `name`."""
     return model_registry.require_champion(model_registry.connect_registry(project), name)
 
 
 @task(name="look")  # the name in Prefect's history
 def compare_source(
-    source: str, image_source: str | None, version: Version, project: Path, include_judged: bool
+    source: str, image_source: str | None, version: Version, project: Project, include_judged: bool
 ) -> MonitorResult:
     """Compare a source of images, or a table of predictions and its images, with the model's training data."""
     from flows.prediction.image_stream import open_images
@@ -87,7 +86,7 @@ def _iter_pending_rows(images: ImageStream) -> Iterator[Row]:
         yield {"uri": image.uri, "image_id": image.image_id, "status": "error" if image.error else None}
 
 
-def retrain_if_needed(result: MonitorResult, project: Path) -> None:
+def retrain_if_needed(result: MonitorResult, project: Project) -> None:
     """Run the whole pipeline on the last ingested source if a retrain was decided, and record the outcome.
 
     The outcome goes into the ledger. A failure is that of the pipeline's own run, not of this one.

@@ -9,8 +9,7 @@ from flows.notifications.webhooks import check_webhooks
 from flows.orchestration import concurrency
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.timeouts import time_limit
-from flows.project import lock
-from flows.project.paths import find_project
+from flows.project.project import Project
 from flows.promote import PromoteResult, promote
 from flows.train import train
 from flows.versioning.after_run import load_post_steps, run_post_steps
@@ -28,10 +27,10 @@ def pipeline(source: str | None = None, timeout_h: float | None = None) -> Promo
         UserError: an error of one of the three flows, or the time limit.
         ProjectBusy: another run is active in this project.
     """
-    project = find_project()
+    project = Project.find()
     check_webhooks(project)
     afterwards = load_post_steps(project)
-    with lock.project_lock(project), time_limit(timeout_h, "pipeline"):
+    with project.lock(), time_limit(timeout_h, "pipeline"):
         # Called as plain functions: their tasks and the output of the stages then belong to this run and its log.
         ingested = ingest.fn(source)
         with concurrency.acquire_limits(

@@ -21,8 +21,8 @@ from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction.options import PredictOptions
 from flows.prediction.predictor import Predictor, open_validation_split
 from flows.prediction.table_writer import check_prediction, predict_table
-from flows.project.params import load_monitor_params, load_stage_params
-from flows.project.paths import CACHE, find_project, read_dataset_name
+from flows.project.paths import CACHE
+from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
@@ -103,11 +103,11 @@ def predict(
     options = PredictOptions(
         source, Path(out), model, new_only, engine, precision, review, tag, in_place, executor
     )
-    project = find_project()
+    project = Project.find()
     check_prediction(source, out)
-    version = find_model(model or read_dataset_name(project), project)
-    params = options.override_params(load_stage_params(project, "predict"))
-    load_monitor_params(project)  # report errors in that section before the work, not after it
+    version = find_model(model or project.read_dataset_name(), project)
+    params = options.override_params(project.load_params("predict"))
+    project.load_params("monitor")  # report errors in that section before the work, not after it
     with concurrency.acquire_limits(*concurrency.name_gpu_limits()[:1]):
         result = predict_source(options, version, project, params)
     if result.monitor_result is not None:
@@ -116,7 +116,7 @@ def predict(
 
 
 @task(**TASK_RETRY_OPTIONS)
-def find_model(name: str, project: Path) -> Version:
+def find_model(name: str, project: Project) -> Version:
     """Return the champion of the model `name`. Its number is pinned for the whole batch."""
     client = model_registry.connect_registry(project)
     alias_updates.replay_if_needed(client, project)
@@ -125,7 +125,7 @@ def find_model(name: str, project: Path) -> Version:
 
 @task(name="answer")  # the name in Prefect's history
 def predict_source(
-    options: PredictOptions, version: Version, project: Path, params: Mapping[str, Any]
+    options: PredictOptions, version: Version, project: Project, params: Mapping[str, Any]
 ) -> PredictResult:
     """Open the source, predict its images, write the table and everything that the options ask for beside it."""
     from flows.prediction.image_stream import open_images
@@ -142,7 +142,7 @@ def predict_source(
     with open_cluster(options.executor) as cluster, console.make_progress("predict", logger) as progress:
         predictor = Predictor(bundle, engine, version, params, choice["seen"], cluster=cluster)
         result, counts = predict_and_write(predictor, images, options, project, progress)
-    if not load_stage_params(project, "monitor")["after_predict"]:
+    if not project.load_params("monitor")["after_predict"]:
         return result
     rows = predictor.open_cache(project / PREDICTION_CACHE).iter_rows(counts.shard_names)
     return replace(result, monitor_result=check_drift(options.source, rows, images, bundle, version, project))
@@ -163,7 +163,7 @@ def check_drift(
     images: ImageStream,
     bundle: Bundle,
     version: Version,
-    project: Path,
+    project: Project,
 ) -> MonitorResult | None:
     """Compare the images with the model's training data. Log the reason and return None if that is impossible."""
     try:
@@ -174,7 +174,7 @@ def check_drift(
 
 
 def predict_and_write(
-    predictor: Predictor, images: ImageStream, options: PredictOptions, project: Path, progress: Progress
+    predictor: Predictor, images: ImageStream, options: PredictOptions, project: Project, progress: Progress
 ) -> tuple[PredictResult, PredictionCounts]:
     """Write the table, its summary, and everything that the options ask for beside it."""
     out, version = options.out, predictor.version
@@ -264,7 +264,7 @@ def write_tags(
     logger.info("predict: %s tagged in %s%s", tagged, options.tag_folder or "place", note)
 
 
-def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Path) -> tuple[Engine, dict[str, Any]]:
+def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Project) -> tuple[Engine, dict[str, Any]]:
     """Return the engine that the parameters ask for, and the notes on its selection; log both."""
     from lightning_modules.inference.engine_selection import AgreementLimits, select_engine
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -15,8 +14,8 @@ from flows.orchestration.artifacts import publish_markdown
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.exceptions import ChampionChanged, ProjectBusy
-from flows.project.params import load_promotion_params
-from flows.project.paths import CLASSIFIER, find_project
+from flows.project.paths import CLASSIFIER
+from flows.project.project import Project
 from flows.promotion import alias_updates, gates, ledger, model_registry
 from flows.promotion.gates import GateResult
 from flows.promotion.model_registry import (
@@ -102,13 +101,13 @@ def promote(run_id: str | None = None, override: str | None = None) -> PromoteRe
         UserError: there is no such run, it did not finish, its metrics are not finite, its model does not
             load, or it was trained on other data than data/normalized holds.
     """
-    project = find_project()
+    project = Project.find()
     candidate = find_candidate(run_id or read_trained_run_id(project), project)
     with concurrency.acquire_limits(concurrency.name_dataset_limit(candidate.name)):
         return compare_and_decide(candidate, project, override)
 
 
-def compare_and_decide(candidate: Candidate, project: Path, override: str | None) -> PromoteResult:
+def compare_and_decide(candidate: Candidate, project: Project, override: str | None) -> PromoteResult:
     """Compare and decide; repeat both if another promotion wins in the meantime."""
     for _ in range(MAX_ATTEMPTS):
         champion = find_champion(candidate.name, project)
@@ -137,13 +136,13 @@ def dry_run_promotion(run_id: str | None) -> DryRunResult:
     Raises:
         UserError: as `promote`.
     """
-    project = find_project()
+    project = Project.find()
     candidate = find_candidate.fn(run_id or read_trained_run_id(project), project)
     champion = find_champion.fn(candidate.name, project)
     return DryRunResult(candidate, evaluate.fn(candidate, champion, project, None))
 
 
-def read_trained_run_id(project: Path) -> str:
+def read_trained_run_id(project: Project) -> str:
     """Return the id of the MLflow run that trained data/models/classifier.
 
     Raises:
@@ -159,13 +158,13 @@ def read_trained_run_id(project: Path) -> str:
 
 
 @task(name="find_newcomer", **TASK_RETRY_OPTIONS)
-def find_candidate(run_id: str, project: Path) -> Candidate:
+def find_candidate(run_id: str, project: Project) -> Candidate:
     """Find the model of a run, and load it once to verify that it loads."""
     from lightning_modules.tracking.model_download import load_bundle
 
     client = model_registry.connect_registry(project)
     alias_updates.replay_if_needed(client, project)
-    offline_queue.check_all_sent(project, run_id)
+    offline_queue.check_all_sent(project.folder, run_id)
     run = model_registry.require_finished_run(client, run_id)
     model_uri = model_registry.find_model_uri(run)
     name = _read_bundle_dataset(load_bundle(model_uri))
@@ -176,13 +175,13 @@ def find_candidate(run_id: str, project: Path) -> Candidate:
 
 
 @task(**TASK_RETRY_OPTIONS)
-def find_champion(name: str, project: Path) -> Version | None:
+def find_champion(name: str, project: Project) -> Version | None:
     """Return the current champion, or None."""
     return model_registry.find_champion_version(model_registry.connect_registry(project), name)
 
 
 @task(name="judge")
-def evaluate(candidate: Candidate, champion: Version | None, project: Path, override: str | None) -> GateResult:
+def evaluate(candidate: Candidate, champion: Version | None, project: Project, override: str | None) -> GateResult:
     """Decide whether the candidate should serve, with the numbers."""
     model_registry.connect_registry(project)
     if champion is None:
@@ -199,7 +198,7 @@ def evaluate(candidate: Candidate, champion: Version | None, project: Path, over
 
 @task(**TASK_RETRY_OPTIONS)
 def decide(
-    candidate: Candidate, champion: Version | None, gate_result: GateResult, project: Path
+    candidate: Candidate, champion: Version | None, gate_result: GateResult, project: Project
 ) -> PromoteResult:
     """Register the candidate, verify that it predicts, write the decision to the ledger, and move the aliases."""
     client = model_registry.connect_registry(project)
@@ -214,7 +213,7 @@ def decide(
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
             "serves": gate_result.passes, "reason": gate_result.reason,
             "champion": champion.number if champion else None,
-            "bundle": digest, "numbers": gate_result.numbers, "commit": provenance.read_git_commit(project),
+            "bundle": digest, "numbers": gate_result.numbers, "commit": provenance.read_git_commit(project.folder),
             "tags": _build_version_tags(gate_result, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}
@@ -239,7 +238,7 @@ def _compute_aliases(before: dict[str, int], version: Version, serves: bool) -> 
 
 
 def _build_version_tags(
-    gate_result: GateResult, champion: Version | None, project: Path, again: bool
+    gate_result: GateResult, champion: Version | None, project: Project, again: bool
 ) -> dict[str, str]:
     """Build the tags that the decision adds to the version; MLflow's UI shows them."""
     numbers = {
@@ -253,15 +252,15 @@ def _build_version_tags(
     return {**numbers, **compared, **cleared, QUESTION_TAG: question, DECISION_TAG: gate_result.reason}
 
 
-def _build_question(champion: Version | None, project: Path) -> str:
+def _build_question(champion: Version | None, project: Project) -> str:
     """Describe what a decision depends on: the champion, the test images, and the rules."""
     data = gates.read_dataset_fingerprint(project)
     return json.dumps(
-        [champion.number if champion else None, data, load_promotion_params(project)], sort_keys=True
+        [champion.number if champion else None, data, project.load_params("promote")], sort_keys=True
     )
 
 
-def _is_already_decided(version: Version, champion: Version | None, project: Path) -> bool:
+def _is_already_decided(version: Version, champion: Version | None, project: Project) -> bool:
     """Return whether the same question was decided before, or the version was rolled back."""
     return bool(version.tags.get(ROLLED_BACK_TAG)) or version.tags.get(QUESTION_TAG) == _build_question(
         champion, project

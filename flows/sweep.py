@@ -6,7 +6,6 @@ trainings that promise little are ended early. In MLflow each training is a run 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -14,9 +13,7 @@ from prefect import flow, task
 from flows.notifications import console
 from flows.orchestration.artifacts import publish_markdown
 from flows.orchestration.flow_options import FLOW_OPTIONS
-from flows.project import lock
-from flows.project.params import load_stage_params
-from flows.project.paths import find_project
+from flows.project.project import Project
 from flows.sweeps.search import SweepResult, run_sweep
 
 logger = console.get_logger(__name__)
@@ -39,16 +36,16 @@ def sweep(
         UserError: a key or a range is wrong, there is no dataset, or no training succeeds.
         ProjectBusy: another run is at work in this project.
     """
-    project = find_project()
-    params = load_stage_params(project, "sweep")
+    project = Project.find()
+    params = project.load_params("sweep")
     given = {"trials": trials, "timeout_min": timeout_min, "processes": processes}
     params |= {name: value for name, value in given.items() if value is not None}
-    with lock.project_lock(project):
+    with project.lock():
         return search(project, params)
 
 
 @task
-def search(project: Path, params: dict[str, Any]) -> SweepResult:
+def search(project: Project, params: dict[str, Any]) -> SweepResult:
     """Run the sweep and publish its table as an artifact in Prefect."""
     result, table = run_sweep(project, params)
     publish_markdown(table, "sweep", f"best {result.metric} {result.value:.4f}")

@@ -6,7 +6,7 @@ from prefect import flow, task
 
 from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS
-from flows.project.paths import find_project
+from flows.project.project import Project
 from flows.versioning import dvc_repo
 
 logger = console.get_logger(__name__)
@@ -30,4 +30,4 @@ def train(force: str | None = None) -> list[str]:
 @task
 def run_stages(force: str | None = None) -> list[str]:
     """Run `dvc repro` in a child process; cancelling or interrupting the task also stops the stages."""
-    return dvc_repo.repro(find_project(), force).ran
+    return dvc_repo.repro(Project.find(), force).ran

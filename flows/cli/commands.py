@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.project.project import Project
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
 
@@ -76,9 +77,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     if not command.needs_project:
         return command.run(arguments) or 0
     from flows.notifications import console
-    from flows.project.paths import find_project
 
-    arguments.project = find_project()
+    arguments.project = Project.find()
     console.attach_console()
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
@@ -106,7 +106,7 @@ def _run_recorded(command: Command, arguments: argparse.Namespace) -> int:
         return status
 
 
-def _close_crashed_runs(project: Path) -> None:
+def _close_crashed_runs(project: Project) -> None:
     """Start a Prefect server if one is needed to close runs of the project's own database whose process died."""
     from flows.orchestration import crash_recovery
     from flows.orchestration.prefect_server import use_prefect_server
@@ -207,10 +207,9 @@ def _add_rollback_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_rollback(arguments: argparse.Namespace) -> None:
-    from flows.project.paths import read_dataset_name
     from flows.promotion.rollback import rollback
 
-    model = arguments.model or read_dataset_name(arguments.project)
+    model = arguments.model or arguments.project.read_dataset_name()
     print(rollback(arguments.project, model, arguments.reason))
 
 
@@ -350,10 +349,9 @@ def _add_monitor_options(parser: argparse.ArgumentParser) -> None:
 def _run_monitor(arguments: argparse.Namespace) -> None:
     from flows.monitoring.drift_check import check_monitor
     from flows.orchestration.prefect_server import use_prefect_server
-    from flows.project.params import load_monitor_params
 
     check_monitor(arguments.source, arguments.pictures)
-    load_monitor_params(arguments.project)
+    arguments.project.load_params("monitor")
     with use_prefect_server(arguments.project):
         from flows.monitor import monitor
 

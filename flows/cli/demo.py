@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.notifications import console
 from flows.project.paths import PREDICTIONS
+from flows.project.project import Project
 from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ logger = console.get_logger(__name__)
 DIGITS_DIR, INBOX_DIR = Path("data/digits"), Path("data/inbox")
 
 
-def run_demo(project: Path) -> str:
+def run_demo(project: Project) -> str:
     """Write the digits, run the pipeline on them, predict the held-out digits; return the summary to print."""
     from flows.orchestration.prefect_server import use_prefect_server
 
@@ -37,7 +38,7 @@ def run_demo(project: Path) -> str:
     return format_demo_summary(project, decision, predicted)
 
 
-def write_demo_images(project: Path) -> None:
+def write_demo_images(project: Project) -> None:
     """Write scikit-learn's digits as PNG files: one folder a class; every tenth, unlabelled, goes to the inbox."""
     from imageset.sources.benchmark_sets.digits import write_digits
 
@@ -48,7 +49,7 @@ def write_demo_images(project: Path) -> None:
         logger.info("demo: %s digits are in %s and %s already, skipped", f"{num_present:,}", DIGITS_DIR, INBOX_DIR)
 
 
-def format_demo_summary(project: Path, decision: PromoteResult, predicted: PredictResult) -> str:
+def format_demo_summary(project: Project, decision: PromoteResult, predicted: PredictResult) -> str:
     """Format the summary that the demo ends with."""
     metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
     accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
@@ -63,7 +64,7 @@ def format_demo_summary(project: Path, decision: PromoteResult, predicted: Predi
     return "\n".join(lines)
 
 
-def format_mlflow_command(project: Path) -> str:
+def format_mlflow_command(project: Project) -> str:
     """Format the command, typed in the project's folder, that opens MLflow's UI on this project's runs."""
     scripts = Path(sys.executable).parent
     mlflow = scripts / "mlflow"
@@ -71,6 +72,6 @@ def format_mlflow_command(project: Path) -> str:
     return f"{command} ui --backend-store-uri {find_store_uri(project)} --host 127.0.0.1 --port 5000"
 
 
-def find_store_uri(project: Path) -> str:
+def find_store_uri(project: Project) -> str:
     """Return the URI of MLflow's store, relative to the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

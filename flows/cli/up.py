@@ -14,9 +14,9 @@ from flows.notifications import console
 from flows.orchestration import concurrency, crash_recovery, prefect_api, prefect_server, subprocesses
 from flows.orchestration.prefect_api import HOST, ServerAddresses, call_prefect_api, is_healthy
 from flows.orchestration.prefect_server import is_port_free
-from flows.project import lock
 from flows.project.exceptions import ProjectBusy
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 
@@ -49,7 +49,7 @@ class ChildServer:
 class ServerGroup:
     """All servers of `convoy up`: started one by one, stopped together with every process that they started."""
 
-    def __init__(self, project: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, project: Project, env: Mapping[str, str]) -> None:
         self.project, self.env = project, dict(env)
         self.logs = project / CACHE / "up"
         self.children: list[ChildServer] = []
@@ -59,7 +59,7 @@ class ServerGroup:
         self.logs.mkdir(parents=True, exist_ok=True)
         path = self.logs / f"{name}.log"
         with path.open("wb") as log:
-            process = subprocesses.start_process(command, log=log, cwd=self.project, env=self.env)
+            process = subprocesses.start_process(command, log=log, cwd=self.project.folder, env=self.env)
         self.children.append(ChildServer(name, process, path))
 
     def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
@@ -96,7 +96,7 @@ class ServerGroup:
             subprocesses.stop_process(child.process)
 
 
-def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
+def run_servers(project: Project, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
     """Start all servers, announce their addresses, and watch them until a signal or the end of a server.
 
     Raises:
@@ -122,7 +122,7 @@ def run_servers(project: Path, mlflow_port: int, prefect_port: int, announce: Ca
         logger.info("up: all stopped")
 
 
-def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
+def watch_servers(project: Project, fleet: ServerGroup, api: str) -> None:
     """Watch the servers, and close runs whose process died: a run that stays Running delays all later ones."""
     last_recovery = time.monotonic()
     while True:
@@ -133,7 +133,7 @@ def watch_servers(project: Path, fleet: ServerGroup, api: str) -> None:
         time.sleep(0.5)
 
 
-def check_ports(project: Path, ports: dict[str, int]) -> None:
+def check_ports(project: Project, ports: dict[str, int]) -> None:
     """Raise UserError for a port that is taken or named twice, before anything is started."""
     running = ServerAddresses.load(project)
     if running is not None:
@@ -147,7 +147,7 @@ def check_ports(project: Path, ports: dict[str, int]) -> None:
         raise UserError(f"{' and '.join(ports)} must differ")
 
 
-def build_server_environment(project: Path, addresses: ServerAddresses) -> dict[str, str]:
+def build_server_environment(project: Project, addresses: ServerAddresses) -> dict[str, str]:
     """Build the environment of the servers, of the worker, and of the flows that the worker starts."""
     return subprocesses.build_environment(
         **prefect_server.build_prefect_settings(project),
@@ -160,14 +160,14 @@ def build_server_environment(project: Path, addresses: ServerAddresses) -> dict[
 
 
 def start_servers(
-    project: Path, fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int
+    project: Project, fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int
 ) -> None:
     """Start MLflow and Prefect at the same time, and wait until both answer."""
     logger.info("up: starting MLflow and Prefect (about 20 s)")
     fleet.start(
         "mlflow", sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", f"sqlite:///{project.resolve() / 'mlflow.db'}",
-        "--artifacts-destination", str(project.resolve() / "mlartifacts"),
+        "--backend-store-uri", f"sqlite:///{project.folder.resolve() / 'mlflow.db'}",
+        "--artifacts-destination", str(project.folder.resolve() / "mlartifacts"),
         "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
     )  # fmt: skip
     fleet.start(
@@ -177,14 +177,14 @@ def start_servers(
     fleet.wait_until_ready("MLflow", lambda: is_healthy(f"{addresses.mlflow}/health"))
 
 
-def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
+def close_dead_runs(project: Project, addresses: ServerAddresses) -> None:
     """Mark Running flow runs as Crashed if their process is gone without a record, and release their slots.
 
     A process that runs a pipeline holds the project lock. If the lock is free, no such process is alive.
     """
     api = f"{addresses.prefect}/api"
     try:
-        with lock.project_lock(project):
+        with project.lock():
             running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}},
                        "flows": {"name": {"any_": list(LOCKING_FLOWS)}}}  # fmt: skip
             for run in call_prefect_api(f"{api}/flow_runs/filter", running):
@@ -195,7 +195,7 @@ def close_dead_runs(project: Path, addresses: ServerAddresses) -> None:
         logger.info("up: another run is active in this project; crashed runs are not searched for")
 
 
-def name_project_limits(project: Path) -> list[str]:
+def name_project_limits(project: Project) -> list[str]:
     """Name the limits of one run at a time: of the dataset in data/raw, and of each GPU."""
     name = dvc_repo.read_raw_dataset_name(project)
     return [*([concurrency.name_dataset_limit(name)] if name else []), *concurrency.name_gpu_limits()]
@@ -224,8 +224,13 @@ def apply_deployments(fleet: ServerGroup) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=fleet.project, env=fleet.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=fleet.project.folder,
+        env=fleet.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
@@ -233,7 +238,7 @@ def apply_deployments(fleet: ServerGroup) -> None:
     logger.info("up: the deployments of prefect.yaml are applied")
 
 
-def format_welcome(project: Path, addresses: ServerAddresses) -> str:
+def format_welcome(project: Project, addresses: ServerAddresses) -> str:
     """Format the addresses of the servers, and the command that starts a run by hand."""
     prefect = Path(sys.executable).parent / "prefect"
     command = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.monitoring.retrain_policy import TOO_SMALL
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes, write_text
 from imageset.utils.file_lock import file_lock
@@ -33,7 +34,7 @@ BatchEntry = dict[str, Any]
 
 
 @contextmanager
-def batch_log_lock(project: Path) -> Iterator[None]:
+def batch_log_lock(project: Project) -> Iterator[None]:
     """Hold an exclusive lock on the log; wait while another process holds it."""
     folder = project / MONITOR_DIR
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def batch_log_lock(project: Path) -> Iterator[None]:
         yield
 
 
-def read_batches(project: Path, model: str | None = None, version: int | None = None) -> list[BatchEntry]:
+def read_batches(project: Project, model: str | None = None, version: int | None = None) -> list[BatchEntry]:
     """Return all entries, or those of a model, or of one version of it.
 
     Raises:
@@ -61,7 +62,7 @@ def read_batches(project: Path, model: str | None = None, version: int | None = 
         raise UserError(f"{path}: damaged ({error}); move it away, and all batches are judged anew") from None
 
 
-def record_batch(project: Path, entry: BatchEntry, ids: np.ndarray) -> None:
+def record_batch(project: Project, entry: BatchEntry, ids: np.ndarray) -> None:
     """Write the images of a batch, then its entry; an entry of the same batch is replaced."""
     import numpy as np
 
@@ -73,7 +74,7 @@ def record_batch(project: Path, entry: BatchEntry, ids: np.ndarray) -> None:
     write_text(project / BATCHES_FILE, text)
 
 
-def read_judged_ids(project: Path, model: str, version: int) -> np.ndarray:
+def read_judged_ids(project: Project, model: str, version: int) -> np.ndarray:
     """Return the short ids of all images that a version has judged: uint64 (N,), sorted.
 
     Batches that are too small are not judged; their images come back with the next batch.
@@ -88,7 +89,7 @@ def read_judged_ids(project: Path, model: str, version: int) -> np.ndarray:
     return np.unique(np.concatenate(ids))
 
 
-def ids_path(project: Path, batch: str) -> Path:
+def ids_path(project: Project, batch: str) -> Path:
     """Return the path of the file that holds the images of a batch."""
     return project / MONITOR_DIR / f"{batch}.npy"
 

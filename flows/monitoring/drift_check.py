@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from flows.monitoring.retrain_policy import (
 from flows.notifications import console
 from flows.orchestration.artifacts import escape_cell, publish_markdown
 from flows.prediction.table_reader import is_prediction_table
-from flows.project.params import load_monitor_params
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
@@ -110,7 +109,7 @@ def check_batch(
     images: ImageStream | None,
     bundle: Bundle,
     version: Version,
-    project: Path,
+    project: Project,
     include_judged: bool = False,
 ) -> MonitorResult:
     """Compare the images of some rows with the reference, record the result, and decide whether to retrain.
@@ -129,7 +128,7 @@ def check_batch(
     Raises:
         UserError: the model has no reference.
     """
-    params = load_monitor_params(project)
+    params = project.load_params("monitor")
     reference = load_reference(bundle, version)
     with batch_log.batch_log_lock(project):
         judged = np.empty(0, np.uint64)
@@ -240,7 +239,7 @@ def compare_with_reference(
     rejected: np.ndarray,
     images: ImageStream | None,
     bundle: Bundle,
-    project: Path,
+    project: Project,
     num_shown: int,
 ) -> dict[str, Any]:
     """Compare a batch with the reference and write its page; return the result as fields of the entry."""
@@ -271,7 +270,7 @@ def write_drift_page(
     result: DriftResult,
     batch_images: BatchImages | None,
     bundle: Bundle,
-    project: Path,
+    project: Project,
     num_shown: int,
 ) -> str:
     """Write the page of a batch; return its path relative to the project folder."""
@@ -298,7 +297,7 @@ def write_drift_page(
     return path.as_posix()
 
 
-def sample_validation_images(bundle: Bundle, project: Path) -> list[np.ndarray]:
+def sample_validation_images(bundle: Bundle, project: Project) -> list[np.ndarray]:
     """Return a few validation images, uint8 (H, W, C); none if data/normalized holds other data by now."""
     from flows.prediction.predictor import open_validation_split
 
@@ -315,7 +314,7 @@ def make_drift_params(params: dict[str, Any]) -> DriftParams:
     return DriftParams(params["alpha"], params["permutations"], params["seed"])
 
 
-def decide_after_batch(entry: batch_log.BatchEntry, project: Path, params: dict[str, Any]) -> RetrainDecision:
+def decide_after_batch(entry: batch_log.BatchEntry, project: Project, params: dict[str, Any]) -> RetrainDecision:
     """Decide whether to retrain after this batch."""
     if entry["state"] == TOO_SMALL:
         return RetrainDecision(False, "too few pictures to judge")
@@ -331,7 +330,7 @@ def decide_after_batch(entry: batch_log.BatchEntry, project: Path, params: dict[
     return decide_retrain(RetrainPolicy(**params["retrain"]), [*earlier, entry], starts, datetime.now(UTC))
 
 
-def record_retrain(entry: batch_log.BatchEntry, project: Path) -> int:
+def record_retrain(entry: batch_log.BatchEntry, project: Project) -> int:
     """Write the decision to retrain into the ledger, and return the number of its entry.
 
     It is written before the retrain starts: a run that is killed after that has used up the cooldown, and no batch
@@ -344,7 +343,7 @@ def record_retrain(entry: batch_log.BatchEntry, project: Path) -> int:
     return int(ledger.append_entry(project, decision)["number"])
 
 
-def announce_batch(entry: batch_log.BatchEntry, version: Version, project: Path) -> None:
+def announce_batch(entry: batch_log.BatchEntry, version: Version, project: Project) -> None:
     """Log the result, publish it in Prefect, and add the page to the run that trained the model."""
     from prefect.events import emit_event
 

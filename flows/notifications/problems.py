@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
 from imageset.utils.atomic_write import write_text
@@ -37,7 +38,7 @@ class Problem(NamedTuple):
     message: str
 
 
-def record_problem(project: Path, name: str, message: str) -> None:
+def record_problem(project: Project, name: str, message: str) -> None:
     """Record that a problem occurred, or occurred again."""
     path = _problem_path(project, name)
     earlier = _read_problem(path)
@@ -46,12 +47,12 @@ def record_problem(project: Path, name: str, message: str) -> None:
     write_text(path, json.dumps({"since": since, "times": times, "said": message}, ensure_ascii=False) + "\n")
 
 
-def resolve_problem(project: Path, name: str) -> None:
+def resolve_problem(project: Project, name: str) -> None:
     """Remove a problem: the action succeeded, or is no longer wanted."""
     _problem_path(project, name).unlink(missing_ok=True)
 
 
-def list_problems(project: Path) -> list[Problem]:
+def list_problems(project: Project) -> list[Problem]:
     """Return the open problems, the oldest first."""
     paths = (project / PROBLEMS_DIR).glob("*.json")
     problems = [problem for path in paths if (problem := _read_problem(path))]
@@ -59,7 +60,7 @@ def list_problems(project: Path) -> list[Problem]:
 
 
 @contextmanager
-def track_problem(project: Path, name: str, remedy: str) -> Iterator[None]:
+def track_problem(project: Project, name: str, remedy: str) -> Iterator[None]:
     """Record a UserError of this block as a problem and raise it again; resolve the problem if the block succeeds.
 
     Args:
@@ -75,7 +76,7 @@ def track_problem(project: Path, name: str, remedy: str) -> Iterator[None]:
     resolve_problem(project, name)
 
 
-def _problem_path(project: Path, name: str) -> Path:
+def _problem_path(project: Project, name: str) -> Path:
     return project / PROBLEMS_DIR / f"{name}.json"
 
 

@@ -14,12 +14,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from flows.notifications import console, problems
 from flows.project import user
-from flows.project.paths import find_project
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
 
@@ -29,16 +28,14 @@ ON_FAILURE, ON_PROMOTION = "on_failure", "on_promotion"
 TIMEOUT_S = 5.0
 
 
-def find_webhook_url(project: Path, name: str) -> str | None:
+def find_webhook_url(project: Project, name: str) -> str | None:
     """Return the address of a webhook, or None if it has none.
 
     Raises:
         UserError: params.yaml lacks the key, or the address is not http or https.
     """
-    from flows.project.params import load_stage_params  # loads pydantic, which `convoy status` does not need
-
     variable = f"CONVOY_{name.upper()}"
-    url = os.environ.get(variable) or load_stage_params(project, "hooks")[name]
+    url = os.environ.get(variable) or project.load_params("hooks")[name]
     if url is not None and urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise UserError(
             f"params.yaml: hooks.{name} (or {variable}): {url!r} is not an http:// or https:// address"
@@ -46,7 +43,7 @@ def find_webhook_url(project: Path, name: str) -> str | None:
     return url or None
 
 
-def check_webhooks(project: Path) -> None:
+def check_webhooks(project: Project) -> None:
     """Raise UserError if an address is invalid, before hours of work."""
     for name in (ON_FAILURE, ON_PROMOTION):
         find_webhook_url(project, name)
@@ -60,21 +57,21 @@ def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
     from prefect.settings import PREFECT_UI_URL
 
     ui = PREFECT_UI_URL.value()
-    post_webhook(find_project(), ON_FAILURE, {
+    post_webhook(Project.find(), ON_FAILURE, {
         "event": "failure", "flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id),
         "state": state.name, "message": " ".join(str(state.message or "").split())[:1000],
         "page": f"{ui}/runs/flow-run/{flow_run.id}" if ui else None,
     })  # fmt: skip
 
 
-def notify_crash(project: Path, run: str, run_id: str, message: str) -> None:
+def notify_crash(project: Project, run: str, run_id: str, message: str) -> None:
     """Post that a run was killed, with the same keys as for a failure."""
     flow, _, name = run.partition(" (")
     post_webhook(project, ON_FAILURE, {"event": "failure", "flow": flow, "run": name.rstrip(")"), "run_id": run_id,
                                "state": "Crashed", "message": message, "page": None})  # fmt: skip
 
 
-def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
+def post_webhook(project: Project, hook: str, body: Mapping[str, Any]) -> bool:
     """Post to a webhook, if it has an address; return whether the receiver accepted it. Never raises."""
     try:
         url = find_webhook_url(project, hook)
@@ -86,7 +83,7 @@ def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
         return False
     message = {
         **body,
-        "project": str(project.resolve()),
+        "project": str(project.folder.resolve()),
         "who": user.identify_user(),
         "time": timestamps.format_utc_now(),
     }
@@ -108,7 +105,7 @@ def post_webhook(project: Path, hook: str, body: Mapping[str, Any]) -> bool:
         return False
 
 
-def _update_problem(project: Path, name: str, problem: str | None) -> None:
+def _update_problem(project: Project, name: str, problem: str | None) -> None:
     """Record a problem of a webhook for `convoy status`, or (None) resolve it."""
     with suppress(OSError):  # a full disk is reported elsewhere
         if problem is None:

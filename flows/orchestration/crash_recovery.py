@@ -36,6 +36,7 @@ from flows.notifications import console, webhooks
 from flows.orchestration import local_databases
 from flows.orchestration.prefect_api import API_VARIABLE, call_prefect_api, is_project_server, is_server_lost
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 from imageset.utils.file_lock import file_lock, is_locked
@@ -91,8 +92,8 @@ class ProcessRecord:
 class ProcessHeartbeat:
     """The record of this process, which a thread keeps fresh until `close`."""
 
-    def __init__(self, project: Path, command: str) -> None:
-        folder = project.resolve() / PROCESS_RECORDS
+    def __init__(self, project: Project, command: str) -> None:
+        folder = project.folder.resolve() / PROCESS_RECORDS
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self.record = ProcessRecord(uuid.uuid4().hex, os.getpid(), socket.gethostname(), command, began)
         self.path = folder / f"{self.record.id}.json"
@@ -144,7 +145,7 @@ _heartbeats: dict[Path, ProcessHeartbeat] = {}  # by project: the record of this
 
 
 @contextmanager
-def record_process(project: Path, command: str) -> Iterator[None]:
+def record_process(project: Project, command: str) -> Iterator[None]:
     """Close processes that died, and keep a record of this one while the block runs."""
     close_dead_processes(project)
     previous_id = os.environ.get(RUN_ID_VARIABLE)
@@ -152,7 +153,7 @@ def record_process(project: Path, command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del _heartbeats[project.resolve()]
+        del _heartbeats[project.folder.resolve()]
         heartbeat.close()
         if previous_id is None:
             os.environ.pop(RUN_ID_VARIABLE, None)
@@ -168,8 +169,8 @@ def record_flow_run(flow: Any, flow_run: Any, state: Any) -> None:
     """
     from prefect.settings import PREFECT_API_URL
 
-    project = Path.cwd()
-    heartbeat = _heartbeats.get(project.resolve())
+    project = Project(Path.cwd())
+    heartbeat = _heartbeats.get(project.folder.resolve())
     if heartbeat is None:
         close_dead_processes(project)
         heartbeat = _start_heartbeat(project, f"flow {flow.name}")
@@ -180,16 +181,16 @@ def record_flow_run(flow: Any, flow_run: Any, state: Any) -> None:
     heartbeat.save()
 
 
-def record_mlflow_run(project: Path, run_id: str) -> None:
+def record_mlflow_run(project: Project, run_id: str) -> None:
     """Record an MLflow run that only this process will close; trainings are found by their own folders."""
-    heartbeat = _heartbeats.get(project.resolve())
+    heartbeat = _heartbeats.get(project.folder.resolve())
     if heartbeat is not None:
         heartbeat.record.mlflow_runs.append(run_id)
         heartbeat.save()
 
 
-def _start_heartbeat(project: Path, command: str) -> ProcessHeartbeat:
-    heartbeat = _heartbeats[project.resolve()] = ProcessHeartbeat(project, command)
+def _start_heartbeat(project: Project, command: str) -> ProcessHeartbeat:
+    heartbeat = _heartbeats[project.folder.resolve()] = ProcessHeartbeat(project, command)
     os.environ[RUN_ID_VARIABLE] = heartbeat.record.id
     return heartbeat
 
@@ -197,7 +198,7 @@ def _start_heartbeat(project: Path, command: str) -> ProcessHeartbeat:
 # ---- dead processes ---------------------------------------------------------------------------------
 
 
-def find_dead_processes(project: Path) -> list[ProcessRecord]:
+def find_dead_processes(project: Project) -> list[ProcessRecord]:
     """Return the records whose process has died, the oldest first."""
     records = [
         record
@@ -207,7 +208,7 @@ def find_dead_processes(project: Path) -> list[ProcessRecord]:
     return sorted(records, key=lambda record: record.began)
 
 
-def close_dead_processes(project: Path, project_api: str | None = None) -> None:
+def close_dead_processes(project: Project, project_api: str | None = None) -> None:
     """Close processes that died, as far as that is possible now; the next command closes the rest.
 
     Args:
@@ -227,7 +228,7 @@ def close_dead_processes(project: Path, project_api: str | None = None) -> None:
                 seen.add(record.id)
 
 
-def needs_prefect_server(project: Path) -> bool:
+def needs_prefect_server(project: Project) -> bool:
     """Return whether a run of a dead process can be closed only by a server on the project's own database."""
     return any(None in record.apis.values() for record in find_dead_processes(project))
 
@@ -257,7 +258,7 @@ def _remove_record(path: Path) -> None:
     path.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _close_process(record: ProcessRecord, project_api: str | None, project: Path) -> None:
+def _close_process(record: ProcessRecord, project_api: str | None, project: Project) -> None:
     if record.host == socket.gethostname():
         _terminate_children(record)
     closed = _close_mlflow_runs(record, project)
@@ -291,7 +292,7 @@ def _has_run_id(process: psutil.Process, run_id: str) -> bool:
         return False
 
 
-def _close_mlflow_runs(record: ProcessRecord, project: Path) -> bool:
+def _close_mlflow_runs(record: ProcessRecord, project: Project) -> bool:
     """Mark the MLflow runs of a dead process as KILLED; return False if MLflow does not answer."""
     run_ids = [*record.mlflow_runs, *_find_unfinished_trainings(project)]
     try:
@@ -299,7 +300,7 @@ def _close_mlflow_runs(record: ProcessRecord, project: Path) -> bool:
             return True
         from mlflow.exceptions import MlflowException
 
-        client = connect_to_mlflow(project)
+        client = connect_to_mlflow(project.folder)
         for run_id in run_ids:
             with suppress(MlflowException):  # deleted in the meantime
                 if client.get_run(run_id).info.status == "RUNNING":
@@ -311,7 +312,7 @@ def _close_mlflow_runs(record: ProcessRecord, project: Path) -> bool:
     return True
 
 
-def _find_unfinished_trainings(project: Path) -> Iterable[str]:
+def _find_unfinished_trainings(project: Project) -> Iterable[str]:
     """Yield the MLflow runs of unfinished trainings that no process works on."""
     for pattern in TRAINING_RUN_GLOBS:
         for path in sorted((project / CACHE).glob(pattern)):
@@ -319,14 +320,14 @@ def _find_unfinished_trainings(project: Path) -> Iterable[str]:
                 with suppress(OSError):
                     run_id = path.read_text(encoding="utf-8").strip()
                     queue = offline_queue.find_queue(
-                        project, run_id
+                        project.folder, run_id
                     )  # started while MLflow's server was unavailable
                     yield queue.run_id if queue is not None else run_id
 
 
-def _has_running_mlflow_run(run_ids: list[str], project: Path) -> bool:
+def _has_running_mlflow_run(run_ids: list[str], project: Project) -> bool:
     """Return whether one of the runs may be RUNNING; a local file is queried without MLflow's client."""
-    uri = get_tracking_uri(project)
+    uri = get_tracking_uri(project.folder)
     if not uri.startswith("sqlite:///"):
         return True
     try:
@@ -335,7 +336,7 @@ def _has_running_mlflow_run(run_ids: list[str], project: Path) -> bool:
         return True
 
 
-def _close_prefect_runs(record: ProcessRecord, project_api: str | None, project: Path) -> bool:
+def _close_prefect_runs(record: ProcessRecord, project_api: str | None, project: Project) -> bool:
     """Mark the Prefect runs of a dead process as CRASHED; return False if a server does not answer."""
     closed = True
     for run_id, api in record.apis.items():

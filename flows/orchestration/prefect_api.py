@@ -11,11 +11,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from flows.notifications import console
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 
@@ -47,12 +47,12 @@ class ServerAddresses:
     mlflow: str
     prefect: str
 
-    def save(self, project: Path) -> None:
+    def save(self, project: Project) -> None:
         """Write the addresses into the project."""
         write_text(project / ADDRESSES_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def load(cls, project: Path) -> ServerAddresses | None:
+    def load(cls, project: Project) -> ServerAddresses | None:
         """Return the addresses of a `convoy up` that is alive, or None."""
         try:
             addresses = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from flows.notifications import console
 from flows.orchestration import subprocesses
@@ -27,6 +26,7 @@ from flows.orchestration.prefect_api import (
     translate_prefect_errors,
 )
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from imageset.exceptions import UserError
 
 logger = console.get_logger(__name__)
@@ -35,7 +35,7 @@ CLIENT_RETRIES = 4  # of a request of Prefect's client, after 2, 4, 8 and 16 s: 
 START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two idle cores
 
 
-def build_prefect_settings(project: Path) -> dict[str, str]:
+def build_prefect_settings(project: Project) -> dict[str, str]:
     """Build the environment of Prefect's processes; variables that the user has set are kept.
 
     The database is in the project, the `flows` logger is part of a run's log, and no telemetry is sent.
@@ -55,7 +55,7 @@ def build_prefect_settings(project: Path) -> dict[str, str]:
 
 
 @contextmanager
-def use_prefect_server(project: Path) -> Iterator[None]:
+def use_prefect_server(project: Project) -> Iterator[None]:
     """Let the flows of this process report to a server that answers.
 
     Enter the block before Prefect is imported, which reads its settings then.
@@ -113,7 +113,7 @@ def is_server_temporary() -> bool:
 
 
 @contextmanager
-def _use_project_server(url: str, project: Path) -> Iterator[None]:
+def _use_project_server(url: str, project: Project) -> Iterator[None]:
     """Announce a server on the project's own database, and close runs of that database whose process died."""
     from flows.orchestration.crash_recovery import close_dead_processes
 
@@ -129,7 +129,7 @@ def _use_project_server(url: str, project: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _run_temporary_server(project: Path) -> Iterator[str]:
+def _run_temporary_server(project: Project) -> Iterator[str]:
     import prefect
 
     logger.info("starting Prefect's temporary server (about 10 s, 20 s the first time; none with `convoy up`)")
@@ -144,7 +144,7 @@ def _run_temporary_server(project: Path) -> Iterator[str]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         child = subprocesses.start_process(
-            command, log=log, cwd=project, env=subprocesses.build_environment(**quiet)
+            command, log=log, cwd=project.folder, env=subprocesses.build_environment(**quiet)
         )
         url = f"http://{HOST}:{port}"
         try:

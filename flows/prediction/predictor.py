@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.prediction.cache import CacheShard, ImageRef, PredictionCache, Row, shard_stream
 from flows.project.paths import NORMALIZED
+from flows.project.project import Project
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
 from imageset.labels import parse_labels
@@ -182,7 +183,7 @@ class Predictor:
         }  # fmt: skip
 
 
-def open_validation_split(bundle: Bundle, project: Path) -> StoreSplit | None:
+def open_validation_split(bundle: Bundle, project: Project) -> StoreSplit | None:
     """Return the validation split of a bundle's training data; None if data/normalized holds other data by now."""
     from imageset.store.reader import ImageStore
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flows.project.paths import PARAMS, is_multi_label
 from imageset.params import ParamsModel, RangeMessage, load_params
 
 PromotionMetric = Literal[
@@ -173,32 +172,10 @@ MODELS: dict[str, type[ParamsModel]] = {
 }
 
 
-def load_stage_params(project: Path, stage: str) -> dict[str, Any]:
-    """Return a section of params.yaml that flows read.
+def load_section_params(path: Path, section: str) -> dict[str, Any]:
+    """Return a section of a params.yaml that flows read.
 
     Raises:
         UserError: a key is unknown or missing, or a value has another type or is out of its range.
     """
-    return load_params(project / PARAMS, stage, MODELS[stage]).to_dict()
-
-
-def load_promotion_params(project: Path) -> dict[str, Any]:
-    """Return the rules of a promotion.
-
-    Raises:
-        UserError: as `load_stage_params`, or the metric is not one of this kind of dataset.
-    """
-    from lightning_modules.comparison.paired import check_metric
-
-    params = load_stage_params(project, "promote")
-    check_metric(params["metric"], f"{project / PARAMS}: promote.metric", is_multi_label(project))
-    return params
-
-
-def load_monitor_params(project: Path) -> dict[str, Any]:
-    """Return how batches are compared with what a model was trained on.
-
-    Raises:
-        UserError: as `load_stage_params`.
-    """
-    return load_stage_params(project, "monitor")
+    return load_params(path, section, MODELS[section]).to_dict()

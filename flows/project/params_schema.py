@@ -23,7 +23,7 @@ from flows.project.params import (
     PromoteParams,
     SweepParams,
 )
-from flows.project.paths import find_project
+from flows.project.project import Project
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.normalize.params import NormalizeParams
 from imageset.params import ParamsModel
@@ -82,7 +82,7 @@ def format_schema() -> str:
 def main() -> int:
     """Write params.schema.json beside params.yaml; return the exit status."""
     try:
-        path = find_project() / SCHEMA_FILE
+        path = Project.find() / SCHEMA_FILE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STATUS

@@ -6,17 +6,17 @@ params.yaml stays the only place of every number, DVC sees each change, and a pr
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 
 from flows.project import params_yaml
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
 
 PRESETS_DIR = "presets"
 
 
-def apply_preset(name: str, project: Path) -> str:
+def apply_preset(name: str, project: Project) -> str:
     """Write the values of `presets/NAME.yaml` into the section `train` of params.yaml; comments are kept.
 
     Args:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.notifications import console
 from flows.notifications.webhooks import ON_PROMOTION, post_webhook
 from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.paths import CACHE
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry, registry_lock
 from imageset.utils.file_lock import file_lock
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def notify_promotion(project: Path, entry: ledger.LedgerEntry) -> None:
+def notify_promotion(project: Project, entry: ledger.LedgerEntry) -> None:
     """Post an entry of the ledger to the webhook `on_promotion` if another version serves now.
 
     The body is `{"event": "promotion" | "rollback", "model", "version", "instead_of", "reason", "numbers",
@@ -50,7 +50,7 @@ Aliases = dict[str, int]  # alias -> version; an alias that is not set has no en
 
 
 @contextmanager
-def alias_lock(project: Path) -> Iterator[None]:
+def alias_lock(project: Project) -> Iterator[None]:
     """Hold the project's lock for moving aliases; it is released when the process ends.
 
     Raises:
@@ -68,7 +68,7 @@ _applied_entries: list[ledger.LedgerEntry] = []  # by this process, until the we
 
 
 @contextmanager
-def _hold_lock_file(project: Path) -> Iterator[None]:
+def _hold_lock_file(project: Project) -> Iterator[None]:
     path = project / ALIAS_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + TIMEOUT_S
@@ -88,7 +88,7 @@ def _hold_lock_file(project: Path) -> Iterator[None]:
 
 def update_aliases(
     client: MlflowClient,
-    project: Path,
+    project: Project,
     entry: Mapping[str, Any],
     expected: Mapping[str, int],
     compute_after: Callable[[Aliases], Aliases],
@@ -116,14 +116,14 @@ def update_aliases(
     return written
 
 
-def replay_unfinished(client: MlflowClient, project: Path) -> None:
+def replay_unfinished(client: MlflowClient, project: Project) -> None:
     """Complete the decisions of processes that died. The caller holds `alias_lock`."""
     for entry in ledger.find_unfinished(ledger.read_ledger(project)):
         with registry_lock.registry_lock(client, entry["model"]):
             _replay_entry(client, project, entry)
 
 
-def _replay_entry(client: MlflowClient, project: Path, entry: ledger.LedgerEntry) -> None:
+def _replay_entry(client: MlflowClient, project: Project, entry: ledger.LedgerEntry) -> None:
     now = model_registry.read_aliases(client, entry["model"])
     allowed = {alias: (entry["before"].get(alias), entry["after"].get(alias)) for alias in model_registry.ALIASES}
     moved = [alias for alias, versions in allowed.items() if now.get(alias) not in versions]
@@ -136,14 +136,14 @@ def _replay_entry(client: MlflowClient, project: Path, entry: ledger.LedgerEntry
     logger.info("ledger: line %s, started by a process that died, is completed", entry["number"])
 
 
-def replay_if_needed(client: MlflowClient, project: Path) -> None:
+def replay_if_needed(client: MlflowClient, project: Project) -> None:
     """Complete unfinished decisions before the registry is read; without any, this only reads the ledger."""
     if ledger.find_unfinished(ledger.read_ledger(project)):
         with alias_lock(project):
             replay_unfinished(client, project)
 
 
-def _apply_move(client: MlflowClient, project: Path, entry: ledger.LedgerEntry) -> None:
+def _apply_move(client: MlflowClient, project: Project, entry: ledger.LedgerEntry) -> None:
     """Move the aliases, write the tags, and append `done`; every step can be repeated.
 
     `previous` moves before `champion`: between the two steps, both name the old champion.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.notifications import console
 from flows.project.exceptions import BrokenManifest
-from flows.project.params import load_promotion_params, load_stage_params
-from flows.project.paths import NORMALIZED, RAW, read_dataset_field
+from flows.project.paths import NORMALIZED, RAW
+from flows.project.project import Project
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
@@ -63,7 +62,7 @@ class GateResult:
         return "\n".join(["| condition | | |", "| --- | --- | --- |", *rows]) if rows else ""
 
 
-def evaluate_gates(model_uri: str, run_id: str, champion: Version, project: Path) -> GateResult:
+def evaluate_gates(model_uri: str, run_id: str, champion: Version, project: Project) -> GateResult:
     """Score candidate and champion on the test split of data/normalized, and evaluate all gates.
 
     Raises:
@@ -73,7 +72,7 @@ def evaluate_gates(model_uri: str, run_id: str, champion: Version, project: Path
     from imageset.store.reader import ImageStore
     from lightning_modules.tracking.model_download import load_bundle
 
-    params = load_promotion_params(project)
+    params = project.load_params("promote")
     store = ImageStore.open(project / NORMALIZED)
     candidate, champion_bundle = load_bundle(model_uri), load_bundle(champion.uri)
     _check_same_dataset(candidate, store, run_id)
@@ -115,9 +114,9 @@ def check_model_predicts(model_uri: str) -> str:
     return bundle.digest
 
 
-def check_dataset_name(dataset_name: str, run_id: str, project: Path) -> None:
+def check_dataset_name(dataset_name: str, run_id: str, project: Project) -> None:
     """Raise UserError if data/normalized holds a dataset of another name, which could not test the model."""
-    current = read_dataset_field(project, "name")
+    current = project.read_dataset_field("name")
     if current is not None and current != dataset_name:
         raise UserError(
             f"run {run_id} was trained on {dataset_name}, {NORMALIZED} holds {current}; "
@@ -125,10 +124,10 @@ def check_dataset_name(dataset_name: str, run_id: str, project: Path) -> None:
         )
 
 
-def read_dataset_fingerprint(project: Path) -> str | None:
+def read_dataset_fingerprint(project: Project) -> str | None:
     """Return the fingerprint of data/normalized, or None if there is no dataset."""
     try:
-        return read_dataset_field(project, "fingerprint")
+        return project.read_dataset_field("fingerprint")
     except BrokenManifest:
         return None
 
@@ -199,7 +198,7 @@ def evaluate_calibration(predictions: PairedPredictions, params: dict[str, Any])
 
 
 def evaluate_speed(
-    candidate: Bundle, champion: Bundle, store: ImageStore, params: dict[str, Any], project: Path
+    candidate: Bundle, champion: Bundle, store: ImageStore, params: dict[str, Any], project: Project
 ) -> Gate:
     """Check that the candidate takes at most `max_slowdown` times as long per image; both are timed in turns."""
     from imageset.raw.shards import read_image_bytes
@@ -217,7 +216,7 @@ def evaluate_speed(
     return Gate("speed", False, f"{message}: more than {max_slowdown:g} times as slow", numbers)
 
 
-def evaluate_leakage(champion: Version, bundle: Bundle, store: ImageStore, project: Path) -> Gate:
+def evaluate_leakage(champion: Version, bundle: Bundle, store: ImageStore, project: Project) -> Gate:
     """Check that the champion was not trained on a test image, on one of its group, or on its near duplicate."""
     training_images = load_training_images(champion, bundle, store, project)
     if training_images is None:
@@ -230,7 +229,9 @@ def evaluate_leakage(champion: Version, bundle: Bundle, store: ImageStore, proje
     return Gate("unseen", True, f"{champion} was trained on no test picture", {"num_leaks": 0})
 
 
-def load_training_images(champion: Version, bundle: Bundle, store: ImageStore, project: Path) -> pa.Table | None:
+def load_training_images(
+    champion: Version, bundle: Bundle, store: ImageStore, project: Project
+) -> pa.Table | None:
     """Load the table of the champion's training images from its run; use the store if it holds the same data."""
     import pyarrow.parquet as pq
     from mlflow.artifacts import download_artifacts
@@ -270,7 +271,9 @@ def find_leaked_images(store: ImageStore, training_images: pa.Table) -> list[str
 # ---- scoring ---------------------------------------------------------------------------------------------------
 
 
-def score_both_models(candidate: Bundle, champion: Bundle, store: ImageStore, project: Path) -> PairedPredictions:
+def score_both_models(
+    candidate: Bundle, champion: Bundle, store: ImageStore, project: Project
+) -> PairedPredictions:
     """Score both models on the test split, from the images' original bytes; classes are matched by name.
 
     Raises:
@@ -321,7 +324,7 @@ def predict_labels(bundle: Bundle, probabilities: np.ndarray, labels: np.ndarray
     return np.where(probabilities.any(axis=1, keepdims=True), predicted, labels == 0)
 
 
-def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> np.ndarray:
+def predict_probabilities(bundle: Bundle, store: ImageStore, project: Project) -> np.ndarray:
     """Return the probabilities of the test images, float32 (num_test, num_classes of the store).
 
     They are zero for an image that the bundle cannot read, and for a class that it does not know.
@@ -340,7 +343,7 @@ def predict_probabilities(bundle: Bundle, store: ImageStore, project: Path) -> n
     bundle_columns = [bundle.info.classes.index(name) for name in known]
     store_columns = [store.classes.index(name) for name in known]
     probabilities = np.zeros((len(ids), len(store.classes)), np.float32)
-    batch_size = int(load_stage_params(project, "predict")["batch_size"])
+    batch_size = int(project.load_params("predict")["batch_size"])
     with console.make_progress("promote", logger) as progress:
         progress.begin(len(ids), step="scoring")
         for scored in score_stream(

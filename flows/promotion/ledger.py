@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.project.project import Project
 from flows.project.user import identify_user
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import sync_file
@@ -29,7 +30,7 @@ FIRST_LINK = "0" * 64  # the link of the first line
 LedgerEntry = dict[str, Any]
 
 
-def append_entry(project: Path, entry: Mapping[str, Any]) -> LedgerEntry:
+def append_entry(project: Project, entry: Mapping[str, Any]) -> LedgerEntry:
     """Append a line and sync it to the disk; return it with its number, time, author and link.
 
     Raises:
@@ -58,7 +59,7 @@ def append_entry(project: Path, entry: Mapping[str, Any]) -> LedgerEntry:
     return line
 
 
-def read_ledger(project: Path) -> list[LedgerEntry]:
+def read_ledger(project: Project) -> list[LedgerEntry]:
     """Read all lines, the oldest first; an incomplete last line is ignored, a missing ledger is empty.
 
     Raises:

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.project.exceptions import NoChampion, ServerUnavailable
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.tracking import client, offline_queue, tags
 
@@ -66,7 +66,7 @@ class Version:
         return f"{self.name} version {self.number}"
 
 
-def connect_registry(project: Path) -> MlflowClient:
+def connect_registry(project: Project) -> MlflowClient:
     """Connect to the project's MLflow.
 
     Raises:
@@ -74,9 +74,9 @@ def connect_registry(project: Path) -> MlflowClient:
         UserError: it is a file and cannot be opened.
     """
     try:
-        return client.connect_to_mlflow(project)
+        return client.connect_to_mlflow(project.folder)
     except UserError as error:
-        if client.get_tracking_uri(project).startswith("http"):
+        if client.get_tracking_uri(project.folder).startswith("http"):
             raise ServerUnavailable(str(error)) from error
         raise
 
@@ -175,9 +175,9 @@ def require_finished_run(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def check_promotable_run(run_id: str, project: Path) -> None:
+def check_promotable_run(run_id: str, project: Project) -> None:
     """Raise UserError if a run cannot be promoted, regardless of any comparison."""
-    offline_queue.check_all_sent(project, run_id)
+    offline_queue.check_all_sent(project.folder, run_id)
     find_model_uri(require_finished_run(connect_registry(project), run_id))
 
 

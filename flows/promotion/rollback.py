@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.notifications import console
 from flows.project import user
+from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
 from flows.promotion.model_registry import CHAMPION, PREVIOUS, ROLLED_BACK_TAG, Version
 from imageset.exceptions import UserError
@@ -33,7 +34,7 @@ class RollbackResult:
         return f"{self.serves} serves again, instead of version {self.instead_of} ({self.duration_s:.1f} s)"
 
 
-def rollback(project: Path, model: str, reason: str | None = None) -> RollbackResult:
+def rollback(project: Project, model: str, reason: str | None = None) -> RollbackResult:
     """Make the version with the alias `previous` the champion.
 
     A second rollback goes back one more version, never forward: a version that was rolled back serves again only
@@ -62,7 +63,7 @@ def rollback(project: Path, model: str, reason: str | None = None) -> RollbackRe
 
 
 def _apply_rollback(
-    client: MlflowClient, project: Path, before: Version, now: Mapping[str, int], reason: str | None
+    client: MlflowClient, project: Project, before: Version, now: Mapping[str, int], reason: str | None
 ) -> None:
     replaced = now[CHAMPION]
     done = ledger.find_completed(ledger.read_ledger(project), before.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.project.paths import CLASSIFIER, NORMALIZED, PARAMS, read_dataset_name
+from flows.project.paths import CLASSIFIER, NORMALIZED, PARAMS
+from flows.project.project import Project
 from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
 
-def write_explanation(image: Path, run_id: str | None, out: Path | None, project: Path) -> str:
+def write_explanation(image: Path, run_id: str | None, out: Path | None, project: Project) -> str:
     """Write the page; return a line with the prediction and the path of the page.
 
     Args:
@@ -79,7 +80,7 @@ def check_output_path(out: Path, image: Path) -> None:
         raise UserError(f"{out}: is a folder or the picture itself; give another name with --out")
 
 
-def find_bundle(run_id: str | None, project: Path) -> tuple[Bundle, str]:
+def find_bundle(run_id: str | None, project: Project) -> tuple[Bundle, str]:
     """Return a bundle and its name in messages: of a run, else the champion, else the last training.
 
     Raises:
@@ -94,7 +95,7 @@ def find_bundle(run_id: str | None, project: Path) -> tuple[Bundle, str]:
         return load_bundle(model_registry.find_model_uri(run)), f"run {run_id}"
     if (project / NORMALIZED / "dataset.json").is_file():
         client = model_registry.connect_registry(project)
-        version = model_registry.find_champion_version(client, read_dataset_name(project))
+        version = model_registry.find_champion_version(client, project.read_dataset_name())
         if version is not None:
             return load_bundle(version.uri), str(version)
     if not (project / CLASSIFIER).is_dir():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+from flows.project.project import Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from imageset.exceptions import UserError
 from imageset.utils.timestamps import format_local_time
 
 
-def report_history(project: Path, model: str | None = None, at: str | None = None) -> str:
+def report_history(project: Project, model: str | None = None, at: str | None = None) -> str:
     """Return every decision, or what served at a given time, as lines of text.
 
     Args:

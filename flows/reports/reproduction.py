@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flows.notifications import console
 from flows.project.paths import CACHE, CLASSIFIER
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
@@ -72,7 +73,7 @@ class VerifyResult:
         return "\n".join([*lines, *(f"  {name}: in one of the two only" for name in missing)])
 
 
-def verify_run(project: Path, run_id: str, tolerance: float = 0.0) -> VerifyResult:
+def verify_run(project: Project, run_id: str, tolerance: float = 0.0) -> VerifyResult:
     """Check out a run's commit and its uncommitted changes, link DVC's cache, run all stages, and compare.
 
     Raises:

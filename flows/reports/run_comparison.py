@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.project.paths import NORMALIZED
+from flows.project.project import Project
 from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
@@ -84,7 +85,7 @@ class CompareResult:
 
 
 def compare_runs(
-    project: Path, first_run_id: str, second_run_id: str, page_path: Path | None = None
+    project: Project, first_run_id: str, second_run_id: str, page_path: Path | None = None
 ) -> CompareResult:
     """Compare two runs, and write a page if a path is given.
 
@@ -189,7 +190,7 @@ def _find_changed_images(
 # ---- the page --------------------------------------------------------------------------------------------------
 
 
-def _write_comparison_page(project: Path, result: CompareResult, path: Path) -> None:
+def _write_comparison_page(project: Project, result: CompareResult, path: Path) -> None:
     from imageset.html.page import render_page
 
     if path.suffix.lower() != ".html" or not path.parent.is_dir():
@@ -227,7 +228,7 @@ def _describe_changed_images(
     return title, images
 
 
-def _encode_thumbnails(project: Path, image_ids: list[str]) -> dict[str, bytes]:
+def _encode_thumbnails(project: Project, image_ids: list[str]) -> dict[str, bytes]:
     """Encode images of data/normalized as PNG files, by image_id; images that it does not hold are left out."""
     import numpy as np
 

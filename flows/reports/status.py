@@ -24,6 +24,7 @@ from flows.orchestration import crash_recovery, local_databases
 from flows.orchestration.local_databases import FlowRunRow
 from flows.orchestration.prefect_api import ServerAddresses, call_prefect_api
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, RAW
+from flows.project.project import Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
@@ -39,7 +40,7 @@ TIMEOUT_S = 1.5  # for the answer of a server
 FAILED_STATES = ("FAILED", "CRASHED")
 
 
-def report_status(project: Path) -> str:
+def report_status(project: Project) -> str:
     """Return the lines that `convoy status` prints."""
     problems: list[str] = []
     lines = [
@@ -72,7 +73,7 @@ def describe_servers() -> str:
 # ---- the model --------------------------------------------------------------------------------------
 
 
-def report_serving(project: Path, problems: list[str]) -> Iterator[str]:
+def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield one line for each registered model that has a champion."""
     try:
         entries = ledger.read_ledger(project)
@@ -101,7 +102,7 @@ def report_serving(project: Path, problems: list[str]) -> Iterator[str]:
         )
 
 
-def report_drift(project: Path, problems: list[str]) -> Iterator[str]:
+def report_drift(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield the result of the last drift check of each model."""
     try:
         batches, entries = batch_log.read_batches(project), ledger.read_ledger(project)
@@ -145,9 +146,9 @@ def _find_unfinished_retrains(entries: list[ledger.LedgerEntry]) -> Iterator[str
             )
 
 
-def read_champions(project: Path, problems: list[str]) -> dict[str, int]:
+def read_champions(project: Project, problems: list[str]) -> dict[str, int]:
     """Return the version of each registered model that has the alias `champion`."""
-    uri = get_tracking_uri(project)
+    uri = get_tracking_uri(project.folder)
     try:
         if uri.startswith("sqlite:///"):
             return local_databases.read_champions(Path(uri.removeprefix("sqlite:///")))
@@ -189,7 +190,7 @@ def build_mlflow_auth_headers() -> dict[str, str]:
 # ---- the dataset ------------------------------------------------------------------------------------
 
 
-def report_data(project: Path, problems: list[str]) -> Iterator[str]:
+def report_data(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield the dataset that the next training uses, with its version."""
     import yaml
 
@@ -219,7 +220,7 @@ def report_data(project: Path, problems: list[str]) -> Iterator[str]:
 # ---- runs -------------------------------------------------------------------------------------------
 
 
-def report_runs(project: Path, problems: list[str]) -> Iterator[str]:
+def report_runs(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield the last run, the last failed run and the next scheduled run, as Prefect records them."""
     try:
         runs = read_flow_runs(project)
@@ -243,7 +244,7 @@ def report_runs(project: Path, problems: list[str]) -> Iterator[str]:
         yield _format_line("next", f"{scheduled[0][0]} at {_format_time(scheduled[0][3])}")
 
 
-def read_flow_runs(project: Path) -> list[FlowRunRow]:
+def read_flow_runs(project: Project) -> list[FlowRunRow]:
     """Return all flow runs, the oldest first: of the server in PREFECT_API_URL, else of the project's database."""
     api = os.environ.get("PREFECT_API_URL")
     if api is None:
@@ -285,7 +286,7 @@ def _format_time(text: str) -> str:
 # ---- unfinished work, the full check, undelivered messages ------------------------------------------
 
 
-def report_unfinished_work(project: Path, problems: list[str]) -> Iterator[str]:
+def report_unfinished_work(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield an unfinished training; processes that died and a missing model are problems."""
     for record in crash_recovery.find_dead_processes(project):
         problems.append(
@@ -302,14 +303,14 @@ def report_unfinished_work(project: Path, problems: list[str]) -> Iterator[str]:
         problems.append(f"{CLASSIFIER} is missing; `dvc repro` trains it, `dvc checkout` restores an earlier one")
 
 
-def _find_checkpoint_times(project: Path) -> Iterator[float]:
+def _find_checkpoint_times(project: Project) -> Iterator[float]:
     """Yield when each checkpoint was written from which an unfinished training would resume."""
     for path in (project / CACHE / "train").glob("*/last-*.ckpt"):
         with suppress(FileNotFoundError):  # the training has resumed in the meantime
             yield path.stat().st_mtime
 
 
-def report_full_check(project: Path, problems: list[str]) -> Iterator[str]:
+def report_full_check(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield the time and the number of findings of the last full check; each finding is a problem."""
     try:
         last = json.loads((project / FULL_CHECK_FILE).read_text(encoding="utf-8"))
@@ -327,9 +328,9 @@ def report_full_check(project: Path, problems: list[str]) -> Iterator[str]:
     problems += [f"the full check of {time} found: {finding}" for finding in found]
 
 
-def report_undelivered(project: Path) -> Iterator[str]:
+def report_undelivered(project: Project) -> Iterator[str]:
     """Yield what waits to be delivered: runs to MLflow, data to DVC's remote, messages to a webhook."""
-    waiting = offline_queue.count_waiting(project)
+    waiting = offline_queue.count_waiting(project.folder)
     if waiting:
         entries = format_count(sum(waiting.values()), "entry waits", "entries wait")
         runs = f"{format_count(len(waiting), 'run')} ({', '.join(waiting)})"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flows.notifications import console
 from flows.orchestration import crash_recovery, subprocesses
 from flows.project import params_yaml
-from flows.project.paths import CACHE, PARAMS, read_dataset_field, read_dataset_name
+from flows.project.paths import CACHE, PARAMS
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.sweeps import study as studies
 from flows.sweeps import trial as sweeps_trial
@@ -90,7 +91,7 @@ def format_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.values(), strict=True))
 
 
-def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, str]:
+def run_sweep(project: Project, params: Mapping[str, Any]) -> tuple[SweepResult, str]:
     """Run or resume a sweep, without Prefect, and write the best values to params.yaml.
 
     Args:
@@ -107,7 +108,7 @@ def run_sweep(project: Path, params: Mapping[str, Any]) -> tuple[SweepResult, st
     studies.check_sweep_params(params, where)
     document = {"train": load_section(project / PARAMS, "train")}
     dimensions = studies.parse_space(params, document["train"], where)
-    name, fingerprint = read_dataset_name(project), read_dataset_field(project, "fingerprint")
+    name, fingerprint = project.read_dataset_name(), project.read_dataset_field("fingerprint")
     key = studies.compute_study_key(
         str(fingerprint), document["train"], dimensions, params, digest_stage_code("train")
     )
@@ -147,7 +148,7 @@ class _SearchLoop:
     """The loop that starts trainings in free slots, reports their epochs to the study, and prunes some of them."""
 
     def __init__(
-        self, project: Path, params: Mapping[str, Any], document: dict[str, Any], dimensions: list[Dimension],
+        self, project: Project, params: Mapping[str, Any], document: dict[str, Any], dimensions: list[Dimension],
         study: Study, run: TrackedRun, folder: Path,
     ) -> None:  # fmt: skip
         self.project, self.params, self.document, self.dimensions = project, params, document, dimensions
@@ -307,7 +308,7 @@ def _classify_trial(trial: FrozenTrial) -> str:
 
 
 def _open_sweep_run(
-    client: MlflowClient, project: Path, name: str, study: Study, params: Mapping[str, Any], folder: Path
+    client: MlflowClient, project: Project, name: str, study: Study, params: Mapping[str, Any], folder: Path
 ) -> TrackedRun:
     """Open the sweep's own MLflow run; a killed sweep resumes its run."""
     from imageset.utils.atomic_write import write_text
@@ -317,7 +318,7 @@ def _open_sweep_run(
     earlier = study.user_attrs.get(studies.PARENT_ATTR)
     title = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
     tags = {tracking_tags.DATASET_TAG: name, tracking_tags.SWEEP_TAG: folder.name}
-    run = TrackedRun.open(client, ensure_experiment(client, name, project), earlier, title, tags)
+    run = TrackedRun.open(client, ensure_experiment(client, name, project.folder), earlier, title, tags)
     if run.run_id != earlier:
         study.set_user_attr(studies.PARENT_ATTR, run.run_id)
         run.log_params({"sweep": {key: value for key, value in params.items() if key != "space"}})
@@ -348,7 +349,7 @@ def close_killed_sweeps(client: MlflowClient, sweeps: Path, current: Path) -> No
             continue
 
 
-def _write_best_params(project: Path, study: Study) -> tuple[FrozenTrial, list[str]]:
+def _write_best_params(project: Project, study: Study) -> tuple[FrozenTrial, list[str]]:
     """Write the best training's values to params.yaml; return that training and the keys that changed."""
     if not any(_classify_trial(trial) == "complete" for trial in study.trials):
         raise UserError("sweep: no training is complete, so there is no best one; give it more time or trials")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.project.params import SweepMetric, SweepParams, load_stage_params
-from flows.project.paths import PARAMS, read_dataset_name
+from flows.project.params import SweepMetric, SweepParams
+from flows.project.paths import PARAMS
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.params import check_given_params, load_section
 from imageset.utils.text import suggest_name
@@ -37,13 +38,13 @@ VALUES_ATTR, ERROR_ATTR, FOLDER_ATTR, RUN_ATTR, PARENT_ATTR = "values", "error",
 Values = dict[str, Any]  # dotted key -> value
 
 
-def check_sweep(project: Path, trials: int | None, processes: int | None) -> None:
+def check_sweep(project: Project, trials: int | None, processes: int | None) -> None:
     """Raise UserError if the section `sweep` is wrong or there is no dataset to train on."""
     given = {name: value for name, value in (("trials", trials), ("processes", processes)) if value is not None}
-    params, where = load_stage_params(project, "sweep") | given, f"{project / PARAMS}: sweep"
+    params, where = project.load_params("sweep") | given, f"{project / PARAMS}: sweep"
     check_sweep_params(params, where)
     parse_space(params, load_section(project / PARAMS, "train"), where)
-    read_dataset_name(project)
+    project.read_dataset_name()
 
 
 def check_sweep_params(params: Mapping[str, Any], where: str) -> None:

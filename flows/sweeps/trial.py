@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.orchestration import subprocesses
 from flows.project.paths import CACHE, CLASSIFIER, NORMALIZED, PARAMS
+from flows.project.project import Project
 from imageset.utils.atomic_write import write_text
 from lightning_modules.tracking.client import get_tracking_uri
 from lightning_modules.tracking.tags import PARENT_RUN_TAG, TRIAL_TAG
@@ -79,7 +80,7 @@ class TrialProcess:
 
 
 def start_trial(
-    trial: Trial, folder: Path, project: Path, params: Mapping[str, Any], parent: str, slot: int,
+    trial: Trial, folder: Path, project: Project, params: Mapping[str, Any], parent: str, slot: int,
     variables: Mapping[str, str],
 ) -> TrialProcess:  # fmt: skip
     """Start a training in `folder`; a training that was interrupted there resumes.
@@ -96,20 +97,20 @@ def start_trial(
     _link_project(folder, project, params)
     tags = {PARENT_RUN_TAG: parent, TRIAL_TAG: str(trial.number)}
     environment = subprocesses.build_environment(
-        MLFLOW_TRACKING_URI=get_tracking_uri(project), MLFLOW_RUN_CONTEXT=json.dumps(tags), **variables
+        MLFLOW_TRACKING_URI=get_tracking_uri(project.folder), MLFLOW_RUN_CONTEXT=json.dumps(tags), **variables
     )
     with folder.with_suffix(".log").open("ab") as log:
         process = subprocesses.start_process(TRAIN_COMMAND, log=log, cwd=folder, env=environment)
     return TrialProcess(trial, folder, process, slot)
 
 
-def _link_project(folder: Path, project: Path, params: Mapping[str, Any]) -> None:
+def _link_project(folder: Path, project: Project, params: Mapping[str, Any]) -> None:
     """Link to everything in the project, except what a training writes; write params.yaml."""
     import yaml
 
     data = folder / NORMALIZED.parent
     data.mkdir(parents=True, exist_ok=True)
-    shared = [(path, folder / path.name) for path in project.iterdir() if path.name not in OWN_FILES]
+    shared = [(path, folder / path.name) for path in project.folder.iterdir() if path.name not in OWN_FILES]
     for target, link in [*shared, (project / NORMALIZED, folder / NORMALIZED)]:
         if not link.is_symlink():
             link.symlink_to(target.resolve())

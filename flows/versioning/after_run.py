@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 
 from flows.notifications import console, problems
-from flows.project.params import load_stage_params
 from flows.project.paths import PARAMS, RAW
+from flows.project.project import Project
 from flows.promotion.ledger import LEDGER
 from flows.versioning import dvc_repo, git_repo
 from imageset.exceptions import UserError
@@ -35,13 +34,13 @@ class PostSteps:
     branch: str | None
 
 
-def load_post_steps(project: Path) -> PostSteps:
+def load_post_steps(project: Project) -> PostSteps:
     """Read the steps from params.yaml; called before the work, so that a mistake is reported early.
 
     Raises:
         UserError: a wrong key or value, a branch that cannot be committed to, or no remote to push to.
     """
-    params = load_stage_params(project, "after_run")
+    params = project.load_params("after_run")
     push, where = params["push"], f"{PARAMS}: after_run.push"
     if push not in (True, False, "auto"):
         raise UserError(f"{where}: must be true, false or auto, not {push!r}")
@@ -49,11 +48,11 @@ def load_post_steps(project: Path) -> PostSteps:
     if push is True and remote is None:
         raise UserError(f"{where} is true, but DVC has no default remote; set one: `dvc remote add -d NAME URL`")
     if params["commit"]:
-        git_repo.check_branch(project, params["branch"])
+        git_repo.check_branch(project.folder, params["branch"])
     return PostSteps(bool(push and remote), params["branch"] if params["commit"] else None)
 
 
-def run_post_steps(steps: PostSteps, project: Path, message: str) -> None:
+def run_post_steps(steps: PostSteps, project: Project, message: str) -> None:
     """Push, then commit, so that a commit never names data that exists only here.
 
     Raises:
@@ -73,18 +72,18 @@ def run_post_steps(steps: PostSteps, project: Path, message: str) -> None:
 
 
 @task(**PUSH_RETRY_OPTIONS)
-def push_data(project: Path) -> None:
+def push_data(project: Project) -> None:
     """Push the files that DVC tracks to its remote."""
     dvc_repo.push_to_remote(project)
     logger.info("after run: data is pushed to DVC's remote %s", dvc_repo.find_default_remote(project))
 
 
 @task
-def commit(project: Path, branch: str, message: str) -> None:
+def commit(project: Project, branch: str, message: str) -> None:
     """Commit the small files that describe the run to their own branch, and push it to its remote."""
-    new_commit = git_repo.commit_files(project, branch, COMMITTED_FILES, message)
+    new_commit = git_repo.commit_files(project.folder, branch, COMMITTED_FILES, message)
     logger.info(
         "after run: %s", f"committed to {branch} as {new_commit[:12]}" if new_commit else f"{branch} is up to date"
     )
-    if remote := git_repo.push_branch(project, branch):
+    if remote := git_repo.push_branch(project.folder, branch):
         logger.info("after run: %s is pushed to %s", branch, remote)

@@ -17,6 +17,7 @@ from flows.notifications.console import LOG_ONLY
 from flows.orchestration.subprocesses import stream_output
 from flows.project.exceptions import ProjectBusy, StageFailed
 from flows.project.paths import RAW
+from flows.project.project import Project
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.utils.atomic_write import write_text
@@ -67,7 +68,7 @@ class ReproResult:
             self.errors.append(line)
 
 
-def repro(project: Path, force: str | None = None) -> ReproResult:
+def repro(project: Project, force: str | None = None) -> ReproResult:
     """Bring every stage of dvc.yaml up to date, with its output in the log line by line.
 
     DVC and the stages are one process group, and any exception (a cancelled flow, Ctrl-C) stops the whole group.
@@ -81,7 +82,7 @@ def repro(project: Path, force: str | None = None) -> ReproResult:
         ProjectBusy: another DVC command is running in the project.
     """
     command = [*DVC_COMMAND, "repro", *(["-f", force] if force else [])]
-    result = _stream_repro(command, project, {})
+    result = _stream_repro(command, project.folder, {})
     if result.skipped:
         logger.info("stages up to date, skipped: %s", ", ".join(result.skipped))
     return result
@@ -100,7 +101,7 @@ def _stream_repro(command: Sequence[str], folder: Path, variables: Mapping[str, 
 
 
 def _is_log_only(line: str) -> bool:
-    """Return whether a line is only for the log: bookkeeping, advice, and errors, which are repeated at the end."""
+    """Return whether a line is only for the log: bookkeeping, advice, and errors that are repeated later."""
     return bool(line.startswith((*ADVICE_PREFIXES, "error: ", "ERROR: ")) or BOOKKEEPING_LINE.search(line))
 
 
@@ -121,7 +122,7 @@ def _build_failure(result: ReproResult) -> UserError:
     return StageFailed("; ".join(dvc_errors) or f"dvc repro ended with status {result.status}", status=1)
 
 
-def clone_at_commit(project: Path, commit: str, patch: Path | None, target: Path) -> Path:
+def clone_at_commit(project: Project, commit: str, patch: Path | None, target: Path) -> Path:
     """Clone the project at a commit, with a patch applied, into a new folder; return the project's folder in it.
 
     The clone shares git's objects and DVC's cache. The project itself is not changed.
@@ -130,8 +131,9 @@ def clone_at_commit(project: Path, commit: str, patch: Path | None, target: Path
         UserError: the commit is unknown, the patch does not apply, or the raw data is neither here nor on a
             remote.
     """
-    top, prefix = run_git(project, "rev-parse", "--show-toplevel"), run_git(project, "rev-parse", "--show-prefix")
-    run_git(project, "clone", "--quiet", "--shared", "--no-checkout", top, str(target))
+    top = run_git(project.folder, "rev-parse", "--show-toplevel")
+    prefix = run_git(project.folder, "rev-parse", "--show-prefix")
+    run_git(project.folder, "clone", "--quiet", "--shared", "--no-checkout", top, str(target))
     try:
         run_git(target, "checkout", "--quiet", "--detach", commit)
     except UserError:
@@ -166,7 +168,7 @@ def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
     _stream_repro([*DVC_COMMAND, "repro", "--force", "--no-commit"], folder, variables)
 
 
-def add_raw(project: Path, source: str, name: str) -> bool:
+def add_raw(project: Project, source: str, name: str) -> bool:
     """Version data/raw with DVC, with its source; return True if the data or the source is new.
 
     `data/raw.dvc` then holds DVC's hash of the data and `meta: {source, name}`.
@@ -176,7 +178,7 @@ def add_raw(project: Path, source: str, name: str) -> bool:
     """
     pointer = project / f"{RAW}.dvc"
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
-    _run_dvc(project, "add", "--quiet", RAW.as_posix())
+    _run_dvc(project.folder, "add", "--quiet", RAW.as_posix())
     document = _read_yaml(pointer)
     document["meta"] = {**(document.get("meta") or {}), "source": source, "name": name}
     text = _dump_yaml(document)
@@ -185,7 +187,7 @@ def add_raw(project: Path, source: str, name: str) -> bool:
     return text != before
 
 
-def read_last_source(project: Path) -> str:
+def read_last_source(project: Project) -> str:
     """Return the source that data/raw was last ingested from.
 
     Raises:
@@ -200,7 +202,7 @@ def read_last_source(project: Path) -> str:
     return source
 
 
-def read_raw_dataset_name(project: Path) -> str | None:
+def read_raw_dataset_name(project: Project) -> str | None:
     """Return the name of the dataset in data/raw; None if nothing was ingested, or data/raw.dvc has no name."""
     pointer = project / f"{RAW}.dvc"
     try:
@@ -210,7 +212,7 @@ def read_raw_dataset_name(project: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def find_default_remote(project: Path) -> str | None:
+def find_default_remote(project: Project) -> str | None:
     """Return DVC's default remote, or None."""
     from configparser import ConfigParser, Error
 
@@ -225,23 +227,23 @@ def find_default_remote(project: Path) -> str | None:
     return None
 
 
-def push_to_remote(project: Path) -> None:
+def push_to_remote(project: Project) -> None:
     """Push the files that DVC tracks to the default remote; files that it has already are not sent again.
 
     Raises:
         UserError: the push fails, with DVC's reason.
     """
-    _run_dvc(project, "push")
+    _run_dvc(project.folder, "push")
 
 
-def find_changed_stages(project: Path) -> dict[str, list[str]]:
+def find_changed_stages(project: Project) -> dict[str, list[str]]:
     """Return the stages and tracked files that are out of date, each with its changes.
 
     Raises:
         UserError: `dvc status` fails.
     """
     statuses: list[int] = []
-    lines = list(stream_output([*DVC_COMMAND, "status", "--json"], cwd=project, finished=statuses.append))
+    lines = list(stream_output([*DVC_COMMAND, "status", "--json"], cwd=project.folder, finished=statuses.append))
     document = next((line for line in lines if line.startswith("{")), None)
     if statuses != [0] or document is None:
         raise UserError(f"dvc status failed: {' '.join(' '.join(lines).split())[:300]}")
@@ -259,7 +261,7 @@ def _iter_changes(changes: list[Any]) -> Iterator[str]:
                 yield f"{name} {state if isinstance(state, str) else 'changed'}"
 
 
-def find_damaged_files(project: Path) -> Iterator[tuple[str, str, str | None]]:
+def find_damaged_files(project: Project) -> Iterator[tuple[str, str, str | None]]:
     """Find files that DVC tracks whose content has changed, in its cache and in the project.
 
     Yields:
@@ -277,9 +279,9 @@ def find_damaged_files(project: Path) -> Iterator[tuple[str, str, str | None]]:
                 yield f"{path}/{name}" if name else path, expected, actual
 
 
-def _list_tracked_outputs(project: Path) -> Iterator[tuple[str, str]]:
+def _list_tracked_outputs(project: Project) -> Iterator[tuple[str, str]]:
     """Yield (path, MD5) of each output that DVC keeps in its cache."""
-    files = [*sorted(project.glob("data/*.dvc")), project / "dvc.lock"]
+    files = [*sorted(project.folder.glob("data/*.dvc")), project / "dvc.lock"]
     documents = [_read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
     for document in documents:
         stages = document.get("stages") or {"": document}
@@ -309,20 +311,22 @@ def _compute_md5(path: Path) -> str | None:
         return None
 
 
-def _to_relative(path: Path, project: Path) -> str:
+def _to_relative(path: Path, project: Project) -> str:
     return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
 
 
-def _find_cache_dir(project: Path) -> Path:
+def _find_cache_dir(project: Project) -> Path:
     """Return the folder of DVC's cache."""
-    output = "".join(stream_output([*DVC_COMMAND, "cache", "dir"], cwd=project, finished=lambda status: None))
+    output = "".join(
+        stream_output([*DVC_COMMAND, "cache", "dir"], cwd=project.folder, finished=lambda status: None)
+    )
     return (project / output.strip()).resolve()
 
 
-def _run_dvc(project: Path, *arguments: str) -> None:
+def _run_dvc(folder: Path, *arguments: str) -> None:
     lines: list[str] = []
     statuses: list[int] = []
-    for line in stream_output([*DVC_COMMAND, *arguments], cwd=project, finished=statuses.append):
+    for line in stream_output([*DVC_COMMAND, *arguments], cwd=folder, finished=statuses.append):
         lines.append(line)
         logger.info(line, extra=LOG_ONLY)
     if statuses == [0]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flows.notifications import console
 from flows.project.paths import PARAMS
+from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 
-def check_source(source: str | None, project: Path) -> None:
+def check_source(source: str | None, project: Project) -> None:
     """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong."""
     from imageset.normalize.params import read_normalize_params
     from imageset.sources.factory import check_url, open_source
@@ -31,7 +32,7 @@ def check_source(source: str | None, project: Path) -> None:
         open_source(source)
 
 
-def report_source(source: str, project: Path, json_file: Path | None = None) -> str:
+def report_source(source: str, project: Project, json_file: Path | None = None) -> str:
     """Return the text of `convoy check`: every image is decoded and checked; only `json_file` is written."""
     import json
 
@@ -45,7 +46,7 @@ def report_source(source: str, project: Path, json_file: Path | None = None) -> 
     return report.to_text()
 
 
-def inspect_source(source: str, project: Path) -> CheckReport:
+def inspect_source(source: str, project: Project) -> CheckReport:
     """Decode and check every image of a source by the rules of params.yaml, without writing anything."""
     from imageset import check
     from imageset.normalize.params import read_normalize_params

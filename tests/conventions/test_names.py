@@ -17,7 +17,8 @@ REPLACED = {
     "Refusal": "Rejection", "refused": "rejected", "refusal": "rejection", "refusals": "rejections",
     "judge": "find_duplicates, evaluate_split or detect_drift", "Verdict": "EvaluationReport or GateResult",
     "verdict": "gate_result", "Seen": "ScoredSplit", "Settings": "EvaluationParams", "Judgement": "DriftResult",
-    "tie": "build_groups", "Ties": "Groups", "Places": "GroupAssignment", "eldest": "anchor", "twins": "duplicates",
+    "tie": "build_groups", "Ties": "Groups", "Places": "GroupAssignment", "eldest": "anchor",
+    "twins": "duplicates",
     "quarrels": "label conflicts", "settle": "replay_unfinished", "settle_leaks": "resolve_leaks",
     "settle_copies": "resolve_duplicates", "carry_out": "run_post_steps", "only_mover": "alias_lock",
     "only_one": "project_lock", "Mine": "ProcessHeartbeat", "Note": "ProcessRecord", "noted": "record_process",
@@ -90,7 +91,7 @@ def test_a_result_class_says_so_in_its_name():
     for path in (ROOT / "flows").glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             is_flow = isinstance(node, ast.FunctionDef) and any(
-                "flow" == getattr(getattr(d, "func", d), "id", "") for d in node.decorator_list
+                getattr(getattr(d, "func", d), "id", "") == "flow" for d in node.decorator_list
             )
             if is_flow and node.returns is not None:
                 returned.add((path.stem, ast.unparse(node.returns)))

@@ -7,7 +7,7 @@ import pytest
 
 from flows.full_check import full_check
 from flows.inbox import inbox
-from flows.project import lock
+from flows.project.project import Project
 from flows.promotion import ledger
 from flows.reports.status import report_status
 from imageset.exceptions import UserError
@@ -28,14 +28,14 @@ def project(served, tmp_path, monkeypatch) -> Path:
 def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     checked = full_check()
     assert checked.problems == [] and len(checked.findings) == 6
-    assert re.search(r"^checked   20.*: 6 checks, 0 problems$", report_status(project), re.M)
+    assert re.search(r"^checked   20.*: 6 checks, 0 problems$", report_status(Project(project)), re.M)
 
     shard = next((project / "data/raw").glob("*.tar"))
     shard.chmod(0o644)
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     line = {"event": ledger.DECISION, "model": "digits-few", "version": 1, "reason": "cut short",
             "before": {"champion": 1}, "after": {"champion": 1}}  # fmt: skip
-    ledger.append_entry(project, line)
+    ledger.append_entry(Project(project), line)
     with pytest.raises(UserError) as wrong:
         full_check()
     found = str(wrong.value)
@@ -46,7 +46,7 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
     assert "ledger: line 3, about digits-few version 1, is unfinished" in found
     wrong = [
         line
-        for line in report_status(project).splitlines()
+        for line in report_status(Project(project)).splitlines()
         if re.match(r"problems +the full check of 20.* found: ", line)
     ]
     assert len(wrong) == 4 and f"data/raw/{shard.name} has changed" in wrong[0]
@@ -95,5 +95,5 @@ def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tm
     with pytest.raises(UserError, match=r"pipeline took longer than .* h .* was stopped"):
         pipeline(timeout_h=3 / 3600)
     assert started and has_ended(started[0])
-    with lock.project_lock(project):  # and the next run finds the project free
+    with Project(project).lock():  # and the next run finds the project free
         pass

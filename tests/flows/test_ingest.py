@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from flows.ingest import read_source, to_portable_source
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.raw.records import read_records
 from imageset.utils import transient_errors
@@ -70,5 +71,5 @@ def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_se
 
 
 def test_a_url_is_noted_as_it_is(tmp_path):
-    assert to_portable_source("s3://bucket/set?label=x", tmp_path) == "s3://bucket/set?label=x"
-    assert to_portable_source(str(tmp_path / "set"), tmp_path) == "set"
+    assert to_portable_source("s3://bucket/set?label=x", Project(tmp_path)) == "s3://bucket/set?label=x"
+    assert to_portable_source(str(tmp_path / "set"), Project(tmp_path)) == "set"

@@ -12,7 +12,7 @@ import yaml
 
 from flows.monitoring import batch_log
 from flows.monitoring.retrain_policy import CLEAN, DRIFTED, RetrainPolicy, decide_retrain
-from flows.project.params import load_monitor_params
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.reports.status import report_status
 from imageset.exceptions import UserError
@@ -153,9 +153,9 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert [monitor(day).is_new for day in days] == [False, False, False]  # nothing is judged, or trained, twice
     assert retrains == [None]
 
-    lines = batch_log.read_batches(project)
+    lines = batch_log.read_batches(Project(project))
     assert [line["state"] for line in lines] == [CLEAN, DRIFTED, DRIFTED, DRIFTED]
-    begun, done = [one for one in ledger.read_ledger(project) if one["event"].startswith("retrain")]
+    begun, done = [one for one in ledger.read_ledger(Project(project)) if one["event"].startswith("retrain")]
     assert (begun["event"], begun["batch"], begun["reason"]) == (
         "retrain", found[1].batch["batch"], "2 drifted batches in a row",
     )  # fmt: skip
@@ -165,13 +165,16 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert page.count("data:image/png;base64,") == 24 + 6 and "tuesday-0" in page
     assert "<script" not in page and "http" not in page
     run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
-    kept = [Path(one.path).stem for one in model_registry.connect_registry(project).list_artifacts(run, "drift")]
+    kept = [
+        Path(one.path).stem
+        for one in model_registry.connect_registry(Project(project)).list_artifacts(run, "drift")
+    ]
     assert sorted(kept) == sorted(line["batch"] for line in lines[1:])
     moved = [check["name"] for check in lines[3]["checks"] if check["moved"]]
     assert "features" in moved  # which others did depends on the pictures
     shown = [row.split(" | ")[0].strip("| ") for row in prefect_page().splitlines() if row.startswith("| **")]
     assert [name.strip("*") for name in shown] == moved
-    said = report_status(project)
+    said = report_status(Project(project))
     assert f"{days[2]} drifted ({', '.join(moved)})" in said
     assert "3 drifted batches in a row; retrain: no, the last retrain cools down until" in said
     assert f"new pictures differ from the training data of source ({', '.join(moved)})" in said
@@ -188,14 +191,13 @@ def test_a_batch_that_cannot_be_read_has_drifted(watched, project, prefect_serve
 
 def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, project, prefect_server, tmp_path):
     from flows.monitor import monitor
-    from flows.project import lock
 
     set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
     for name, start in (("monday", 0), ("tuesday", 60)):
-        with lock.project_lock(project):
+        with Project(project).lock():
             found = monitor(write(tmp_path / name, [blur(data) for data in watched.known[start : start + 60]]))
         assert found.batch["retrain"]
-        (last,) = ledger.read_ledger(project)[-1:]
+        (last,) = ledger.read_ledger(Project(project))[-1:]
         assert (last["event"], last["begun"]) == ("retrained", False)
         assert "another run is at work in this project" in last["reason"]
 
@@ -306,8 +308,8 @@ def test_wrong_settings_are_named(project):
     ):
         set_params(project, **{f"monitor__{name}": value})
         with pytest.raises(UserError, match=message):
-            load_monitor_params(project)
+            Project(project).load_params("monitor")
         shutil.copy(ROOT / "params.yaml", project)
     set_params(project, monitor__retrain__cooldown=3)
     with pytest.raises(UserError, match="unknown key 'cooldown'; did you mean 'cooldown_hours'"):
-        load_monitor_params(project)
+        Project(project).load_params("monitor")

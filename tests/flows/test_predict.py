@@ -1,7 +1,6 @@
 import os
 import shutil
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from flows import predict as predict_flow
 from flows.monitoring.drift_check import MonitorResult, check_monitor
 from flows.predict import collect_precision_tags
 from flows.prediction.table_writer import check_prediction
-from flows.project.paths import read_dataset_name
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
@@ -38,7 +37,7 @@ def test_the_version_carries_what_was_seen_of_a_faster_precision_and_says_it_onc
 def test_the_name_of_the_model_is_that_of_the_dataset(tmp_path):
     (tmp_path / "data/normalized").mkdir(parents=True)
     (tmp_path / "data/normalized/dataset.json").write_text('{"name": "flowers"}')
-    assert read_dataset_name(tmp_path) == "flowers"
+    assert Project(tmp_path).read_dataset_name() == "flowers"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name'])
@@ -46,12 +45,12 @@ def test_a_broken_dataset_is_named(tmp_path, text):
     (tmp_path / "data/normalized").mkdir(parents=True)
     (tmp_path / "data/normalized/dataset.json").write_text(text)
     with pytest.raises(UserError, match=r"dataset\.json: broken .*dvc repro -f normalize"):
-        read_dataset_name(tmp_path)
+        Project(tmp_path).read_dataset_name()
 
 
 def test_without_a_dataset_the_way_to_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="convoy run FOLDER"):
-        read_dataset_name(Path(tmp_path))
+        Project(tmp_path).read_dataset_name()
 
 
 @pytest.fixture
@@ -74,9 +73,9 @@ def model(tmp_path, monkeypatch):
     bundle, version = make_untrained_bundle(tmp_path), Version("digits", 1, "")
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for module, task in ((predict_flow, "predict_source"), (monitor_flow, "compare_source")):
-        monkeypatch.setattr(module, "find_project", lambda: tmp_path)
-        monkeypatch.setattr(module, "read_dataset_name", lambda project: "digits")
         monkeypatch.setattr(module, task, getattr(module, task).fn)
+    monkeypatch.setattr(Project, "find", lambda: Project(tmp_path))
+    monkeypatch.setattr(Project, "read_dataset_name", lambda self: "digits")
     monkeypatch.setattr(predict_flow, "find_model", lambda name, project: version)
     monkeypatch.setattr(monitor_flow, "find_champion", lambda name, project: version)
     monkeypatch.setattr(predict_flow.concurrency, "acquire_limits", lambda *names: nullcontext())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from imageset.exceptions import UserError
 
@@ -49,7 +50,7 @@ def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
 
 
 def aliases(project: Path) -> dict[str, int]:
-    model = model_registry.connect_registry(project).get_registered_model("digits-few")
+    model = model_registry.connect_registry(Project(project)).get_registered_model("digits-few")
     return {alias: int(number) for alias, number in model.aliases.items()}
 
 
@@ -74,13 +75,13 @@ def test_a_worse_newcomer_stays_a_challenger_and_is_not_judged_twice(copy, prefe
     assert not decision.serves
     assert "not above 0 (version 1, the same" in decision.reason
     assert aliases(copy) == {"champion": 1, "challenger": 2}
-    tags = model_registry.connect_registry(copy).get_model_version("digits-few", "2").tags
+    tags = model_registry.connect_registry(Project(copy)).get_model_version("digits-few", "2").tags
     assert tags["convoy.compared_with_version"] == "1"
     assert float(tags["convoy.accuracy"]) < float(tags["convoy.compared_accuracy"])
-    (line,) = [entry for entry in ledger.read_ledger(copy) if entry.get("version") == 2]
+    (line,) = [entry for entry in ledger.read_ledger(Project(copy)) if entry.get("version") == 2]
     assert (line["serves"], line["champion"], line["run"]) == (False, 1, worse)
     assert line["numbers"]["gain_high"] < 0 and line["numbers"]["num_leaks"] == 0
-    files = model_registry.connect_registry(copy).list_artifacts(worse, f"promotion/{line['number']:04d}")
+    files = model_registry.connect_registry(Project(copy)).list_artifacts(worse, f"promotion/{line['number']:04d}")
     assert sorted(Path(file.path).name for file in files) == ["decision.md", "ledger.json"]
 
     again = promote(worse)
@@ -91,7 +92,7 @@ def test_a_worse_newcomer_stays_a_challenger_and_is_not_judged_twice(copy, prefe
 def test_a_better_newcomer_takes_over_and_the_champion_becomes_previous(copy, prefect_server):
     from flows.promote import promote
 
-    client = model_registry.connect_registry(copy)
+    client = model_registry.connect_registry(Project(copy))
     client.delete_registered_model("digits-few")
     promote(log_run(copy, scale=0.0))
     decision = promote(trained_run(copy))
@@ -118,19 +119,19 @@ def test_the_champion_promoted_again_says_so_and_changes_nothing(copy, prefect_s
 def test_a_promotion_killed_before_its_decision_is_finished_by_the_next(copy, prefect_server):
     from flows.promote import promote
 
-    client = model_registry.connect_registry(copy)
+    client = model_registry.connect_registry(Project(copy))
     client.delete_registered_model_alias("digits-few", "champion")
     cut_short(copy)
     assert promote().serves
     assert aliases(copy) == {"champion": 1}
-    assert ledger.find_unfinished(ledger.read_ledger(copy)) == []
+    assert ledger.find_unfinished(ledger.read_ledger(Project(copy))) == []
 
 
 def test_a_model_whose_files_are_gone_is_not_registered(copy, prefect_server):
     from flows.promote import promote
 
     run_id = log_run(copy, scale=0.5)
-    client = model_registry.connect_registry(copy)
+    client = model_registry.connect_registry(Project(copy))
     uri = model_registry.find_model_uri(client.get_run(run_id)).removeprefix("models:/")
     shutil.rmtree(client.get_logged_model(uri).artifact_location.removeprefix("file://"))
     with pytest.raises(UserError):
@@ -163,13 +164,15 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
         "group": pa.array([None], pa.string()), "phash": pa.array([1], pa.uint64()),
     })  # fmt: skip
     pq.write_table(learnt, copy / Path(TRAINING_IMAGES_ARTIFACT).name)
-    model_registry.connect_registry(copy).log_artifact(
+    model_registry.connect_registry(Project(copy)).log_artifact(
         old, str(copy / Path(TRAINING_IMAGES_ARTIFACT).name), Path(TRAINING_IMAGES_ARTIFACT).parent.name
     )
     version = model_registry.register_model(
-        model_registry.connect_registry(copy), "digits-few", old, model_uri(copy, old)
+        model_registry.connect_registry(Project(copy)), "digits-few", old, model_uri(copy, old)
     )
-    model_registry.set_alias(model_registry.connect_registry(copy), "digits-few", "champion", version.number)
+    model_registry.set_alias(
+        model_registry.connect_registry(Project(copy)), "digits-few", "champion", version.number
+    )
 
     decision = promote(trained_run(copy))
     assert not decision.serves
@@ -182,11 +185,11 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
 
 
 def model_uri(project: Path, run_id: str) -> str:
-    return model_registry.find_model_uri(model_registry.connect_registry(project).get_run(run_id))
+    return model_registry.find_model_uri(model_registry.connect_registry(Project(project)).get_run(run_id))
 
 
 def start_again(project: Path) -> None:
-    model_registry.connect_registry(project).delete_registered_model("digits-few")
+    model_registry.connect_registry(Project(project)).delete_registered_model("digits-few")
     (project / ledger.LEDGER).unlink()
 
 
@@ -198,7 +201,7 @@ def test_a_rehearsal_says_what_would_be_done_and_writes_nothing(copy):
     assert "would not serve: accuracy" in said and "| speed | holds |" in said
     assert (copy / ledger.LEDGER).read_bytes() == before
     assert aliases(copy) == {"champion": 1}
-    assert model_registry.find_version(model_registry.connect_registry(copy), "digits-few", 2) is None
+    assert model_registry.find_version(model_registry.connect_registry(Project(copy)), "digits-few", 2) is None
 
 
 def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
@@ -210,17 +213,17 @@ def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
     worse, better = log_run(copy, scale=0.0), trained_run(copy)
     promote(worse)
     promote(better)
-    done = rollback(copy, "digits-few", "it names everything 0")
+    done = rollback(Project(copy), "digits-few", "it names everything 0")
     assert (done.serves.number, done.instead_of) == (1, 2)
     assert aliases(copy) == {"champion": 1}
     with pytest.raises(UserError, match="nothing served before digits-few version 1"):
-        rollback(copy, "digits-few")
+        rollback(Project(copy), "digits-few")
 
     assert not promote(better).serves
     assert aliases(copy) == {"champion": 1}
     assert promote(better, override="mended").serves
     assert aliases(copy) == {"champion": 2, "previous": 1}
-    said = report_history(copy).splitlines()
+    said = report_history(Project(copy)).splitlines()
     assert [line.split("digits-few ")[1].split(":")[0] for line in said] == [
         "version 1 serves", "version 2 serves instead of version 1", "version 2 rolled back to version 1",
         "version 2 serves instead of version 1",
@@ -231,11 +234,11 @@ def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
 def test_a_rollback_to_files_that_are_gone_changes_nothing(copy):
     from flows.promotion.rollback import rollback
 
-    client = model_registry.connect_registry(copy)
+    client = model_registry.connect_registry(Project(copy))
     client.create_model_version("digits-few", "/nowhere", trained_run(copy))  # MLflow calls it READY
     client.set_registered_model_alias("digits-few", "previous", "2")
     with pytest.raises(UserError, match="nothing was changed"):
-        rollback(copy, "digits-few")
+        rollback(Project(copy), "digits-few")
     assert aliases(copy) == {"champion": 1, "previous": 2}
 
 

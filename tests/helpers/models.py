@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from flows.project.project import Project
 from lightning_modules.bundle import BundleInfo, save_bundle
 from lightning_modules.features.reference_sample import ImageSample
 from tests.helpers.project import ROOT, run_stage, set_params
@@ -115,15 +116,15 @@ def serve_trained_model(project: Path) -> None:
     """Register the model in data/models/classifier as the champion."""
     from flows.promotion import alias_updates, ledger, model_registry
 
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     note = json.loads((project / "data/models/classifier/run.json").read_text())
     name = note["dataset"]["name"]
     version = model_registry.register_model(client, name, note["run_id"], note["model_uri"])
     entry = {"event": ledger.DECISION, "model": name, "version": version.number, "serves": True, "reason": "first"}
-    with alias_updates.alias_lock(project):
+    with alias_updates.alias_lock(Project(project)):
         before = model_registry.read_aliases(client, name)
         after = {**({"previous": before["champion"]} if before else {}), "champion": version.number}
-        alias_updates.update_aliases(client, project, entry, before, lambda _: after)
+        alias_updates.update_aliases(client, Project(project), entry, before, lambda _: after)
 
 
 # ---- what arrives ----------------------------------------------------------------------------------------------

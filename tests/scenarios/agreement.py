@@ -18,6 +18,7 @@ import yaml
 
 from flows.monitoring import batch_log
 from flows.project.paths import NORMALIZED
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import CHAMPION, DECISION_TAG, ROLLED_BACK_TAG
 from flows.reports.history import find_last_change
@@ -46,8 +47,8 @@ def found_by(name: str, nights: Nights) -> list[str]:
 
 def registry_and_ledger(nights: Nights) -> Lines:
     """Each version was decided on in a line that its tags repeat; aliases are where the last line left them."""
-    client = model_registry.connect_registry(nights.project)
-    entries = ledger.read_ledger(nights.project)
+    client = model_registry.connect_registry(Project(nights.project))
+    entries = ledger.read_ledger(Project(nights.project))
     yield from (f"line {entry['number']} has no end" for entry in ledger.find_unfinished(entries))
     moves = ledger.find_completed(entries, NAME)
     decisions = {
@@ -95,9 +96,9 @@ def runs_and_ledger(nights: Nights) -> Lines:
     """Every run has ended; every finished training was decided on; each decision lies in its run, as it was."""
     from mlflow.exceptions import MlflowException
 
-    client = model_registry.connect_registry(nights.project)
+    client = model_registry.connect_registry(Project(nights.project))
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    decisions = [one for one in ledger.read_ledger(nights.project) if one["event"] == ledger.DECISION]
+    decisions = [one for one in ledger.read_ledger(Project(nights.project)) if one["event"] == ledger.DECISION]
     decided = {entry["run"] for entry in decisions}
     for run in runs:
         if run.info.status != "FINISHED":
@@ -136,8 +137,10 @@ def runs_of_prefect(nights: Nights) -> Lines:
 
 def artifacts_of_prefect(nights: Nights) -> Lines:
     """One page for each decision, each table and each judged batch; one event for each that drifted."""
-    reasons = [one["reason"] for one in ledger.read_ledger(nights.project) if one["event"] == ledger.DECISION]
-    judged = batch_log.read_batches(nights.project)
+    reasons = [
+        one["reason"] for one in ledger.read_ledger(Project(nights.project)) if one["event"] == ledger.DECISION
+    ]
+    judged = batch_log.read_batches(Project(nights.project))
     tables = [night.table.name for night in nights.nights if (nights.project / night.table).exists()]
     told = {"promotion": reasons, "predictions": tables, "drift": [line["source"] for line in judged]}
     runs = [one["id"] for one in _runs(nights)]
@@ -181,7 +184,7 @@ def _ask_all(nights: Nights, what: str, where: dict[str, Any] | None) -> list[di
 
 def predictions(nights: Nights) -> Lines:
     """One picture, one row, under its own id, by the version that the ledger says served at that moment."""
-    entries = ledger.read_ledger(nights.project)
+    entries = ledger.read_ledger(Project(nights.project))
     seen: Counter[str] = Counter()
     for night in nights.nights:
         files = {
@@ -262,18 +265,18 @@ def source_and_dataset(nights: Nights) -> Lines:
 
 def data_and_stages(nights: Nights) -> Lines:
     """What lies here is what DVC has noted, and nothing is out of date."""
-    for name, changes in dvc_repo.find_changed_stages(nights.project).items():
+    for name, changes in dvc_repo.find_changed_stages(Project(nights.project)).items():
         yield f"{name} is out of date: {', '.join(changes)}"
-    for path, expected, found in dvc_repo.find_damaged_files(nights.project):
+    for path, expected, found in dvc_repo.find_damaged_files(Project(nights.project)):
         yield f"{path} has the MD5 {found}, not {expected}"
 
 
 def data_and_models(nights: Nights) -> Lines:
     """Each decision was committed with the dvc.lock of its training: that names the data that bundle and run name,
     and a bundle of the run that the line names; all of it lies in DVC's cache and on the remote."""
-    client = model_registry.connect_registry(nights.project)
+    client = model_registry.connect_registry(Project(nights.project))
     commits = list(_commits(nights.project))
-    for entry in ledger.read_ledger(nights.project):
+    for entry in ledger.read_ledger(Project(nights.project)):
         if entry["event"] != ledger.DECISION:
             continue
         lock = next((lock for lines, lock in commits if entry["number"] in lines), None)

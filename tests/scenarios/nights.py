@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from flows.project.project import Project
 from tests.helpers.project import make_project, set_params
 
 NAME = "digits"
@@ -218,7 +219,7 @@ class Nights:
         from flows.predict import predict
 
         night.asked = now()
-        with crash_recovery.record_process(self.project, "convoy predict"):
+        with crash_recovery.record_process(Project(self.project), "convoy predict"):
             predicted = predict(str(night.inbox), str(night.table))
         night.runs.append(("predict", "Completed"))
         night.outcomes.append(f"{predicted.num_rows} tagged by version {predicted.version.number}")
@@ -253,7 +254,7 @@ class Nights:
         from flows.orchestration import crash_recovery
         from flows.pipeline import pipeline
 
-        with crash_recovery.record_process(self.project, "convoy run"):
+        with crash_recovery.record_process(Project(self.project), "convoy run"):
             decision = pipeline(str(SOURCE))
         self.nights[-1].runs.append(("pipeline", "Completed"))
         verb = "serves" if decision.serves else "does not serve"
@@ -266,8 +267,8 @@ class Nights:
         from flows.orchestration import crash_recovery
         from flows.promotion.rollback import rollback
 
-        with crash_recovery.record_process(self.project, "convoy rollback"):
-            done = rollback(self.project, NAME, "somebody complained")
+        with crash_recovery.record_process(Project(self.project), "convoy rollback"):
+            done = rollback(Project(self.project), NAME, "somebody complained")
         self.nights[-1].outcomes.append(f"version {done.serves.number} serves again")
 
     def check(self) -> None:
@@ -372,7 +373,7 @@ def run_and_compare(home: Path) -> list[str]:
 
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         os.environ.pop(name, None)
-    with use_prefect_server(home / "project"):
+    with use_prefect_server(Project(home / "project")):
         from prefect.settings import PREFECT_API_URL
 
         from tests.scenarios import agreement

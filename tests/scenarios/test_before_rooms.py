@@ -23,6 +23,7 @@ from flows.orchestration.prefect_api import is_healthy
 from flows.orchestration.prefect_server import find_free_port
 from flows.prediction import cache
 from flows.prediction.table_reader import read_model_version, read_prediction_rows
+from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry, rollback
 from flows.reports import history, run_comparison, status
 from flows.sweeps import study
@@ -178,7 +179,7 @@ def test_dvc_s_note_of_the_raw_data_is_read(old):
     from flows.versioning.dvc_repo import read_last_source, read_raw_dataset_name
     from lightning_modules.training.mlflow_run import read_dataset_digest
 
-    assert (read_last_source(old), read_raw_dataset_name(old)) == (NAME, NAME)
+    assert (read_last_source(Project(old)), read_raw_dataset_name(Project(old))) == (NAME, NAME)
     store = ImageStore.open(old / "data/normalized")
     assert read_dataset_digest(old, store) == EXPECTED["dataset"]["digest"]
 
@@ -234,7 +235,7 @@ def test_metrics_and_report_are_there(old):
 
 
 def test_the_registry_is_read(old):
-    client = model_registry.connect_registry(old)
+    client = model_registry.connect_registry(Project(old))
     assert model_registry.read_aliases(client, NAME) == EXPECTED["registry"]["aliases"]
     serves = model_registry.require_champion(client, NAME)
     assert (serves.number, serves.run_id) == (
@@ -253,7 +254,7 @@ def test_the_registry_is_read(old):
 def test_two_runs_are_compared(old):
     expected = EXPECTED["compared"]
     found = run_comparison.compare_runs(
-        old, EXPECTED["registry"]["champion_run"], EXPECTED["ledger"]["second_run"]
+        Project(old), EXPECTED["registry"]["champion_run"], EXPECTED["ledger"]["second_run"]
     )
     assert (found.num_shared, len(found.gained), len(found.lost)) == tuple(expected["shared_won_lost"])
     assert [row[0] for row in found.params] == expected["params"]
@@ -293,26 +294,26 @@ def test_the_registered_pyfunc_model_predicts_with_the_code_that_it_carries(old,
 
 def test_the_ledger_is_whole(old):
     expected = EXPECTED["ledger"]
-    entries = ledger.read_ledger(old)
+    entries = ledger.read_ledger(Project(old))
     assert [entry["event"] for entry in entries] == expected["events"]
     assert ledger.find_unfinished(entries) == []
-    assert ledger.append_entry(old, {"event": "done", "of": 7})["follows"] == expected["last_link"]
-    said = history.report_history(old)
+    assert ledger.append_entry(Project(old), {"event": "done", "of": 7})["follows"] == expected["last_link"]
+    said = history.report_history(Project(old))
     assert [part for part in expected["history"] if part not in said] == []
     (old / ledger.LEDGER).write_text((old / ledger.LEDGER).read_text().replace("first model", "best model"))
     with pytest.raises(UserError, match="line 2 does not follow from the one before it"):
-        ledger.read_ledger(old)
+        ledger.read_ledger(Project(old))
 
 
 def test_a_rollback_that_was_cut_short_is_carried_out(old):
     path = old / ledger.LEDGER
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    client = model_registry.connect_registry(old)
+    client = model_registry.connect_registry(Project(old))
     model_registry.set_alias(client, NAME, model_registry.CHAMPION, 2)
     model_registry.set_alias(client, NAME, model_registry.PREVIOUS, 1)
-    alias_updates.replay_if_needed(client, old)
+    alias_updates.replay_if_needed(client, Project(old))
     assert model_registry.read_aliases(client, NAME) == EXPECTED["registry"]["aliases"]
-    assert [entry["event"] for entry in ledger.read_ledger(old)] == EXPECTED["ledger"]["events"]
+    assert [entry["event"] for entry in ledger.read_ledger(Project(old))] == EXPECTED["ledger"]["events"]
 
 
 def test_what_was_rolled_back_is_promoted_by_hand_and_rolled_back_again(old, prefect_server):
@@ -322,16 +323,21 @@ def test_what_was_rolled_back_is_promoted_by_hand_and_rolled_back_again(old, pre
     assert "was rolled back and serves again only with --override" in said
     said = run_convoy(old, "promote", run, "--override", "it is better", PREFECT_API_URL=prefect_server).stdout
     assert f"{NAME} version 2 serves: it is better (by hand; the comparison: accuracy 1.0000 against" in said
-    decided = ledger.read_ledger(old)[
+    decided = ledger.read_ledger(Project(old))[
         8
     ]  # what version 1 learnt from is known from its run: other data than is here now
     assert (decided["numbers"]["num_test"], decided["numbers"]["num_leaks"]) == (3, 0)
-    client = model_registry.connect_registry(old)
+    client = model_registry.connect_registry(Project(old))
     assert model_registry.read_aliases(client, NAME) == {"champion": 2, "previous": 1}
-    back = rollback.rollback(old, NAME, "no, it is not")
+    back = rollback.rollback(Project(old), NAME, "no, it is not")
     assert (back.serves.number, back.instead_of) == (1, 2)
     assert model_registry.read_aliases(client, NAME) == {"champion": 1}
-    assert [one["event"] for one in ledger.read_ledger(old)[8:]] == ["decision", "done", "rollback", "done"]
+    assert [one["event"] for one in ledger.read_ledger(Project(old))[8:]] == [
+        "decision",
+        "done",
+        "rollback",
+        "done",
+    ]
 
 
 # ---- predictions ---------------------------------------------------------------------------------------------
@@ -363,7 +369,9 @@ def test_a_prediction_over_the_old_cache_gives_the_same_table(old, prefect_serve
         (row["probability"], one[2]) for row, one in zip(found, EXPECTED["predictions"], strict=True) if one[2]
     ]
     assert [one for one, _ in sure] == pytest.approx([other for _, other in sure], abs=CLOSE)
-    assert len(batch_log.read_batches(old)) == len(EXPECTED["monitor"])  # none of these pictures is judged twice
+    assert len(batch_log.read_batches(Project(old))) == len(
+        EXPECTED["monitor"]
+    )  # none of these pictures is judged twice
 
 
 def test_parts_of_predictions_are_read(old):
@@ -378,10 +386,10 @@ def test_parts_of_predictions_are_read(old):
 
 
 def test_judged_batches_are_read(old):
-    lines = batch_log.read_batches(old, NAME, 1)
+    lines = batch_log.read_batches(Project(old), NAME, 1)
     assert [[line["batch"], line["state"], line["num_pictures"]] for line in lines] == EXPECTED["monitor"]
-    assert len(batch_log.read_judged_ids(old, NAME, 1)) == EXPECTED["num_judged"]
-    ids = np.load(batch_log.ids_path(old, lines[0]["batch"]), allow_pickle=False)
+    assert len(batch_log.read_judged_ids(Project(old), NAME, 1)) == EXPECTED["num_judged"]
+    ids = np.load(batch_log.ids_path(Project(old), lines[0]["batch"]), allow_pickle=False)
     assert batch_log.compute_batch_id(NAME, 1, ids) == lines[0]["batch"]
 
 
@@ -391,16 +399,16 @@ def test_judged_batches_are_read(old):
 def test_a_command_that_was_killed_is_closed(old):
     expected = EXPECTED["killed"]
     assert age(old) == expected["id"]
-    (note,) = crash_recovery.find_dead_processes(old)
+    (note,) = crash_recovery.find_dead_processes(Project(old))
     assert (note.command, note.host, list(note.names.values())) == (
         expected["command"], expected["host"], expected["names"],
     )  # fmt: skip
-    assert list(note.apis.values()) == [None] and crash_recovery.needs_prefect_server(old)
+    assert list(note.apis.values()) == [None] and crash_recovery.needs_prefect_server(Project(old))
     assert statuses(old)[expected["mlflow_run"]] == "RUNNING"
     assert last_flow_run(old) == (*expected["flow_run"], "RUNNING")
     done = run_convoy(old, "sync")
     assert done.returncode == 0 and "was killed and is closed as crashed" in done.stdout, done.stdout
-    assert crash_recovery.find_dead_processes(old) == [] and not list(
+    assert crash_recovery.find_dead_processes(Project(old)) == [] and not list(
         (old / crash_recovery.PROCESS_RECORDS).glob("*.json")
     )
     assert statuses(old)[expected["mlflow_run"]] == "KILLED"
@@ -409,9 +417,11 @@ def test_a_command_that_was_killed_is_closed(old):
 
 def test_status_says_all_that_is_left(old):
     age(old)
-    said = status.report_status(old)
+    said = status.report_status(Project(old))
     assert [part for part in EXPECTED["status"] if part not in said] == []
-    assert [[one.name, one.num_times, one.message] for one in problems.list_problems(old)] == EXPECTED["troubles"]
+    assert [[one.name, one.num_times, one.message] for one in problems.list_problems(Project(old))] == EXPECTED[
+        "troubles"
+    ]
 
 
 def test_the_checkpoints_of_an_unfinished_training_are_read(old):
@@ -490,7 +500,7 @@ def test_the_journal_is_sent_by_sync_and_its_model_predicts(tmp_path, server):
     done = run_convoy(project, "sync", MLFLOW_TRACKING_URI=server)
     assert done.returncode == 0 and f"{expected['num_waiting']} entries sent" in done.stdout, done.stdout
     assert offline_queue.list_queues(project) == []
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     run = model_registry.require_finished_run(client, expected["run_id"])
     assert run.data.params["model.network.class_path"] == "lightning_modules.networks.ConvNet"
     assert run.data.metrics["test_accuracy"] == expected["test_accuracy"]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score, f1_score
 
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.labels import parse_labels
 from imageset.sources.factory import open_source
@@ -193,13 +194,11 @@ def test_a_newcomer_is_compared_label_by_label_and_by_its_sets(copy, prefect_ser
     decision = promote(log_run(copy, scale=0.0))
     assert not decision.serves and "map 0." in decision.reason and "interval -0." in decision.reason
     assert "classes fall by more than 0.05" in decision.reason or "label" in decision.gate_table
-    tags = model_registry.connect_registry(copy).get_model_version("labels", "2").tags
+    tags = model_registry.connect_registry(Project(copy)).get_model_version("labels", "2").tags
     assert float(tags["convoy.map"]) < float(tags["convoy.compared_map"])
 
 
 def test_a_metric_of_several_labels_is_refused_for_one_a_picture(served, tmp_path, monkeypatch):
-    from flows.project.params import load_promotion_params
-
     project = tmp_path / "project"
     (project / "data/normalized").mkdir(parents=True)
     shutil.copy(served.folder / "data/normalized/dataset.json", project / "data/normalized")
@@ -208,7 +207,7 @@ def test_a_metric_of_several_labels_is_refused_for_one_a_picture(served, tmp_pat
     with pytest.raises(
         UserError, match=r"'map' is for pictures that bear several labels.* give accuracy, macro_f1"
     ):
-        load_promotion_params(project)
+        Project(project).load_params("promote")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -236,7 +235,7 @@ def test_a_picture_is_explained_label_by_label(served_labels, tmp_path):
     from flows.reports.explanation import write_explanation
 
     out = tmp_path / "page.html"
-    said = write_explanation(served_labels.pictures / "0003.png", None, out, served_labels.folder)
+    said = write_explanation(served_labels.pictures / "0003.png", None, out, Project(served_labels.folder))
     page = out.read_text()
     assert "sigmoids" in page and "Grad-CAM: what spoke for" in page and "softmax" not in page
     assert said.startswith("explain: labels version 1 says ")
@@ -246,7 +245,7 @@ def test_two_runs_are_compared_by_their_sets(copy):
     from flows.reports.run_comparison import compare_runs
 
     run = json.loads((copy / "data/models/classifier/run.json").read_text())["run_id"]
-    said = str(compare_runs(copy, run, run))
+    said = str(compare_runs(Project(copy), run, run))
     assert "test_map" in said and "of 125 that both were tested on, 0 are right only in" in said
 
 

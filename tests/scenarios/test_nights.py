@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.monitoring import batch_log
+from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from tests.scenarios.agreement import disagreements, found_by
 from tests.scenarios.nights import NAME, Nights
@@ -42,15 +43,15 @@ def test_after_fourteen_nights_all_books_agree(nights, project):
 
 
 def test_the_nights_were_as_eventful_as_they_should_be(nights, project):
-    moves = ledger.find_completed(ledger.read_ledger(project), NAME)
+    moves = ledger.find_completed(ledger.read_ledger(Project(project)), NAME)
     serves = {entry["version"]: entry["serves"] for entry in moves[:4]}
     assert serves == {1: True, 2: True, 3: False, 4: True}  # first, longer training, bad recipe, after the drift
     assert moves[2]["numbers"]["gain_high"] < 0
     assert [one["event"] for one in moves].count("rollback") == 1
-    retrain = [entry for entry in ledger.read_ledger(project) if entry["event"].startswith("retrain")]
+    retrain = [entry for entry in ledger.read_ledger(Project(project)) if entry["event"].startswith("retrain")]
     assert [(one["event"], one["version"]) for one in retrain] == [("retrain", 2), ("retrained", 2)]
     assert f"{NAME} version 4 serves" in retrain[1]["reason"]
-    states = {line["source"]: line["state"] for line in batch_log.read_batches(project)}
+    states = {line["source"]: line["state"] for line in batch_log.read_batches(Project(project))}
     assert [states[f"data/inbox/night-{number:02d}"] for number in (2, 4, 7, 8, 9)] == [
         "clean", "clean", "clean", "drifted", "drifted"
     ]  # fmt: skip
@@ -63,11 +64,11 @@ def test_the_killed_night_was_closed_by_what_came_next_and_its_work_done(nights,
     killed = nights.killed
     assert (killed.before, killed.after) == (("Running", "RUNNING"), ("Crashed", "KILLED"))
     assert (
-        model_registry.connect_registry(project).get_run(killed.mlflow_run).info.status == "FINISHED"
+        model_registry.connect_registry(Project(project)).get_run(killed.mlflow_run).info.status == "FINISHED"
     )  # it went on
     assert (
         model_registry.find_version_by_run(
-            model_registry.connect_registry(project), NAME, killed.mlflow_run
+            model_registry.connect_registry(Project(project)), NAME, killed.mlflow_run
         ).number
         == 5
     )
@@ -103,8 +104,8 @@ def test_a_line_taken_out_of_the_ledger_is_found(nights, project, restored):
 def test_a_decision_taken_out_by_one_who_knows_how_is_found(nights, project, restored):
     """All numbers and links are made anew; what the others remember is not."""
     path, link, written = restored(project / ledger.LEDGER), ledger.FIRST_LINK, []
-    gone = next(one["number"] for one in ledger.read_ledger(project) if one.get("version") == 3)
-    for entry in ledger.read_ledger(project):
+    gone = next(one["number"] for one in ledger.read_ledger(Project(project)) if one.get("version") == 3)
+    for entry in ledger.read_ledger(Project(project)):
         if gone in (entry["number"], entry.get("of")):
             continue
         new = {**entry, "number": len(written) + 1, "follows": link}
@@ -147,7 +148,7 @@ def test_a_row_by_a_version_that_did_not_serve_is_found(nights, project, restore
 
 
 def test_an_alias_moved_by_hand_is_found(nights, project):
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     before = model_registry.read_aliases(client, NAME)
     model_registry.set_alias(client, NAME, "champion", 3)
     try:
@@ -157,7 +158,7 @@ def test_an_alias_moved_by_hand_is_found(nights, project):
 
 
 def test_a_run_left_open_is_found(nights, project):
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     client.update_run(nights.killed.mlflow_run, status="RUNNING")
     try:
         assert found_by("runs and ledger", nights) == [f"run {nights.killed.mlflow_run} is RUNNING"]

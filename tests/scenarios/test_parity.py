@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows.project.project import Project
 from flows.promotion import model_registry
 from imageset.raw.ingestion import ingest_source
 from imageset.sources.factory import open_source
@@ -39,16 +40,16 @@ def write_odd(path: Path, kind: str, rng: np.random.Generator) -> None:
             exif[0x0112] = 6
             picture.save(path.with_suffix(".jpg"), exif=exif, quality=92)
         case "cmyk":
-            picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=92)
+            picture.convert("CMYK").save(Project(path.with_suffix(".jpg")), quality=92)
         case "palette":
-            picture.quantize(32).save(path.with_suffix(".png"))
+            picture.quantize(32).save(Project(path.with_suffix(".png")))
         case "palette-see-through":
-            picture.quantize(32).save(path.with_suffix(".png"), transparency=3)
+            picture.quantize(32).save(Project(path.with_suffix(".png")), transparency=3)
         case "grey":
-            picture.convert("L").save(path.with_suffix(".jpg"), quality=92)
+            picture.convert("L").save(Project(path.with_suffix(".jpg")), quality=92)
         case "sixteen-bit":
             grey = np.asarray(picture.convert("L")).astype(np.uint16) * 257
-            Image.fromarray(grey).save(path.with_suffix(".png"))
+            Image.fromarray(grey).save(Project(path.with_suffix(".png")))
         case "see-through":
             picture.putalpha(Image.fromarray(np.asarray(picture)[..., 0]))
             picture.save(path.with_suffix(".png"))
@@ -85,18 +86,19 @@ def test_a_picture_is_predicted_the_same_everywhere(odd, tmp_path, monkeypatch):
 
     from flows.predict import predict_source
     from flows.prediction.options import PredictOptions
-    from flows.project.params import load_stage_params
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with (odd / "data/models/report/predictions.csv").open() as file:
         tested = {row["image_id"]: row for row in csv.DictReader(file)}
     assert len(tested) == 4 * len(ODD)
 
-    client = model_registry.connect_registry(odd)
+    client = model_registry.connect_registry(Project(odd))
     note = json.loads((odd / "data/models/classifier/run.json").read_text())
     version = model_registry.register_model(client, "odd", note["run_id"], note["model_uri"])
-    params = load_stage_params(odd, "predict") | {"engine": "pytorch", "precision": "fp32"}
-    predict_source.fn(PredictOptions(str(odd / "odd/test"), tmp_path / "out.parquet"), version, odd, params)
+    params = Project(odd).load_params("predict") | {"engine": "pytorch", "precision": "fp32"}
+    predict_source.fn(
+        PredictOptions(str(odd / "odd/test"), tmp_path / "out.parquet"), version, Project(odd), params
+    )
     predicted = {row["image_id"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
 
     files = [path for path in sorted((odd / "odd/test").rglob("*")) if path.is_file()]

@@ -19,6 +19,7 @@ import pytest
 
 from flows.orchestration.prefect_api import HOST
 from flows.orchestration.prefect_server import find_free_port
+from flows.project.project import Project
 from imageset.html.png import encode_png
 from imageset.sources.benchmark_sets.digits import load_digit_images
 from tests.helpers.production import (
@@ -179,7 +180,7 @@ def test_the_wrong_key_to_s3_is_said_by_the_push_and_nothing_is_lost(real):
         for name, value in changes.items():
             patch.setenv(name, value)
         with pytest.raises(UserError, match=r"dvc push failed: .*") as caught:
-            dvc_repo.push_to_remote(real.folder)
+            dvc_repo.push_to_remote(Project(real.folder))
     assert "\n" not in str(caught.value)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from flows.cli.up import ServerGroup, check_ports
 from flows.orchestration import concurrency, prefect_api, prefect_server, subprocesses
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from tests.helpers.processes import has_ended, hold_limits, run_dvc, run_git
 
@@ -28,30 +29,30 @@ def test_a_port_that_is_taken_is_named_with_the_option_before_anything_starts(tm
         }
         ports[option] = port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} .* is taken; .*{option} PORT"):
-            check_ports(tmp_path, ports)
+            check_ports(Project(tmp_path), ports)
 
 
 def test_one_port_cannot_serve_both(tmp_path):
     port = prefect_server.find_free_port()
     with pytest.raises(UserError, match="must differ"):
-        check_ports(tmp_path, {"--mlflow-port": port, "--prefect-port": port})
+        check_ports(Project(tmp_path), {"--mlflow-port": port, "--prefect-port": port})
 
 
 def test_a_second_up_in_one_project_is_refused(tmp_path):
-    prefect_api.ServerAddresses(os.getpid(), "http://one", "http://two").save(tmp_path)
+    prefect_api.ServerAddresses(os.getpid(), "http://one", "http://two").save(Project(tmp_path))
     with pytest.raises(UserError, match=f"already runs here \\(process {os.getpid()}\\)"):
-        check_ports(tmp_path, {})
+        check_ports(Project(tmp_path), {})
 
 
 def test_what_a_killed_up_left_behind_is_ignored(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    prefect_api.ServerAddresses(ended.pid, "http://one", "http://two").save(tmp_path)
+    prefect_api.ServerAddresses(ended.pid, "http://one", "http://two").save(Project(tmp_path))
     assert prefect_api.ServerAddresses.load(tmp_path) is None
 
 
 def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopped(tmp_path):
-    fleet = ServerGroup(tmp_path, subprocesses.build_environment())
+    fleet = ServerGroup(Project(tmp_path), subprocesses.build_environment())
     fleet.start("steady", sys.executable, "-c", "import time; time.sleep(300)")
     fleet.start("frail", sys.executable, "-c", "print('no more memory'); raise SystemExit(3)")
     with pytest.raises(UserError, match=r"frail ended with status 3; .*frail\.log:\n  no more memory"):

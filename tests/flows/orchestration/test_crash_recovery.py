@@ -13,6 +13,7 @@ import pytest
 
 from flows.orchestration import crash_recovery
 from flows.orchestration.crash_recovery import PROCESS_RECORDS, RUN_ID_VARIABLE
+from flows.project.project import Project
 from tests.helpers.processes import has_ended
 from tests.helpers.project import run_convoy
 
@@ -94,9 +95,9 @@ def test_a_killed_run_is_ended_and_closed_by_whatever_starts_next_and_the_one_af
 
 def test_who_is_at_work_is_not_taken_for_dead(tmp_path):
     before = os.environ.get(RUN_ID_VARIABLE)
-    with crash_recovery.record_process(tmp_path, "convoy test"):
+    with crash_recovery.record_process(Project(tmp_path), "convoy test"):
         assert len(list((tmp_path / PROCESS_RECORDS).glob("*.json"))) == 1
-        assert crash_recovery.find_dead_processes(tmp_path) == []
+        assert crash_recovery.find_dead_processes(Project(tmp_path)) == []
         child = "import os; print(os.environ['CONVOY_RUN'])"
         mark = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout
         assert (tmp_path / PROCESS_RECORDS / f"{mark.strip()}.json").exists()
@@ -108,7 +109,8 @@ def test_what_a_dead_process_started_is_ended_and_nothing_else_is(tmp_path):
     code = (
         "import os, subprocess, sys\nfrom pathlib import Path\n"
         "from flows.orchestration.crash_recovery import record_process\n"
-        "with record_process(Path('.'), 'convoy test'):\n"
+        "from flows.project.project import Project\n"
+        "with record_process(Project(Path('.')), 'convoy test'):\n"
         "    sleeper = [sys.executable, '-c', 'import time; time.sleep(300)']\n"
         "    apart = {'start_new_session': True, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
         "    print(subprocess.Popen(sleeper, **apart).pid, flush=True)\n"
@@ -121,12 +123,12 @@ def test_what_a_dead_process_started_is_ended_and_nothing_else_is(tmp_path):
         )
         child = psutil.Process(int(done.stdout))
         assert child.is_running()
-        (note,) = crash_recovery.find_dead_processes(tmp_path)
+        (note,) = crash_recovery.find_dead_processes(Project(tmp_path))
         assert note.command == "convoy test"
-        crash_recovery.close_dead_processes(tmp_path)
+        crash_recovery.close_dead_processes(Project(tmp_path))
         assert has_ended(child.pid)
         assert other.poll() is None
-        assert crash_recovery.find_dead_processes(tmp_path) == []
+        assert crash_recovery.find_dead_processes(Project(tmp_path)) == []
     finally:
         other.kill()
         other.wait()
@@ -143,14 +145,14 @@ def test_another_machines_run_counts_as_dead_when_its_heart_has_stopped(tmp_path
         "began": "2026-03-01T00:00:00+00:00",
     }
     path.write_text(json.dumps(note))
-    assert crash_recovery.find_dead_processes(tmp_path) == []
+    assert crash_recovery.find_dead_processes(Project(tmp_path)) == []
     os.utime(path, (time.time() - 120, time.time() - 120))
-    assert [one.id for one in crash_recovery.find_dead_processes(tmp_path)] == ["a"]
+    assert [one.id for one in crash_recovery.find_dead_processes(Project(tmp_path))] == ["a"]
 
 
 def test_the_heart_of_a_run_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(crash_recovery, "HEARTBEAT_S", 0.05)
-    with crash_recovery.record_process(tmp_path, "convoy test"):
+    with crash_recovery.record_process(Project(tmp_path), "convoy test"):
         (path,) = (tmp_path / PROCESS_RECORDS).glob("*.json")
         os.utime(path, (0, 0))
         deadline = time.monotonic() + 30

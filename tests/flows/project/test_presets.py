@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from flows.project.presets import apply_preset
+from flows.project.project import Project
 from imageset.exceptions import UserError
 from tests.helpers.project import ROOT
 
@@ -37,16 +38,16 @@ def test_the_four_presets_are_there():
 
 def test_a_fresh_params_yaml_is_the_default_preset(project):
     before = (project / "params.yaml").read_bytes()
-    assert apply_preset("default", project) == "preset default: params.yaml holds these values already"
+    assert apply_preset("default", Project(project)) == "preset default: params.yaml holds these values already"
     assert (project / "params.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_default_takes_back_what_a_preset_changed(project, name):
     before = train(project)
-    apply_preset(name, project)
+    apply_preset(name, Project(project))
     assert (train(project) != before) is (name != "default")
-    apply_preset("default", project)
+    apply_preset("default", Project(project))
     assert train(project) == before
     default = yaml.safe_load((ROOT / "presets/default.yaml").read_text())
     assert keys(yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())) <= keys(default)
@@ -54,7 +55,7 @@ def test_the_default_takes_back_what_a_preset_changed(project, name):
 
 def test_the_values_are_in_params_yaml_and_its_comments_and_other_sections_stay(project):
     before = yaml.safe_load((project / "params.yaml").read_text())
-    said = apply_preset("fast", project)
+    said = apply_preset("fast", Project(project))
     assert "model.network" in said and "trainer.max_epochs" in said and said.count("\n") == 0
     text = (project / "params.yaml").read_text()
     after = yaml.safe_load(text)
@@ -70,7 +71,7 @@ def test_the_values_are_in_params_yaml_and_its_comments_and_other_sections_stay(
 def test_every_preset_is_a_configuration_that_lightning_takes(project, name, monkeypatch):
     from lightning_modules.training.cli import complete_network_spec
 
-    apply_preset(name, project)
+    apply_preset(name, Project(project))
     spec = complete_network_spec(train(project)["model"]["network"], "train")
     assert spec["class_path"].startswith("lightning_modules.networks.")
 
@@ -78,11 +79,11 @@ def test_every_preset_is_a_configuration_that_lightning_takes(project, name, mon
 def test_an_unknown_preset_or_key_is_one_line_and_changes_nothing(project):
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(UserError, match="no preset 'fats'; did you mean 'fast'"):
-        apply_preset("fats", project)
+        apply_preset("fats", Project(project))
     (project / "presets/mine.yaml").write_text("model: {flipp: true}")
     with pytest.raises(UserError, match=r"presets/mine\.yaml: unknown key 'model\.flipp'; did you mean 'flip'"):
-        apply_preset("mine", project)
+        apply_preset("mine", Project(project))
     (project / "presets/mine.yaml").write_text("model: [")
     with pytest.raises(UserError, match="not readable as YAML"):
-        apply_preset("mine", project)
+        apply_preset("mine", Project(project))
     assert (project / "params.yaml").read_bytes() == before

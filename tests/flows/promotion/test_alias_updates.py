@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.project.exceptions import ChampionChanged
+from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
 from imageset.exceptions import UserError
 
@@ -20,7 +21,7 @@ AFTER = {"champion": 2, "previous": 1}
 @pytest.fixture
 def client(project):
     """Version 1 of `digits` serves, version 2 asks to; version 3 is there too."""
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     client.create_registered_model("digits")
     for run in ("a", "b", "c"):
         client.create_model_version("digits", "/nowhere", run)
@@ -30,14 +31,14 @@ def client(project):
 
 
 def move(client, project, **changes):
-    with alias_updates.alias_lock(project):
+    with alias_updates.alias_lock(Project(project)):
         return alias_updates.update_aliases(
-            client, project, {**NEW, **changes}, {"champion": 1}, lambda before: AFTER
+            client, Project(project), {**NEW, **changes}, {"champion": 1}, lambda before: AFTER
         )
 
 
 def events(project):
-    return [entry["event"] for entry in ledger.read_ledger(project)]
+    return [entry["event"] for entry in ledger.read_ledger(Project(project))]
 
 
 def test_aliases_and_tags_move_and_the_ledger_says_before_and_after(client, project):
@@ -75,7 +76,7 @@ def die_after(num_steps: int, project: Path) -> None:
         dying(model_registry.set_version_tags),
     )
     ledger.append_entry = dying(ledger.append_entry)
-    move(model_registry.connect_registry(project), project)
+    move(model_registry.connect_registry(Project(project)), project)
 
 
 STEPS = ["before the line is written", "before previous moves", "before champion moves", "before challenger moves",
@@ -90,7 +91,7 @@ def test_a_move_that_was_killed_anywhere_is_carried_out_or_never_happened(client
     assert child.exitcode == -signal.SIGKILL
     assert model_registry.read_aliases(client, "digits")["champion"] in (1, 2)  # a reader never finds none
 
-    alias_updates.replay_if_needed(client, project)
+    alias_updates.replay_if_needed(client, Project(project))
     if step == 0:
         assert model_registry.read_aliases(client, "digits") == {"champion": 1, "challenger": 2}
         assert events(project) == []
@@ -102,12 +103,12 @@ def test_a_move_that_was_killed_anywhere_is_carried_out_or_never_happened(client
 
 def test_what_somebody_else_moved_meanwhile_is_left_alone(client, project):
     before = model_registry.read_aliases(client, "digits")
-    ledger.append_entry(project, {**NEW, "before": before, "after": AFTER})
+    ledger.append_entry(Project(project), {**NEW, "before": before, "after": AFTER})
     client.set_registered_model_alias("digits", "champion", "3")
-    alias_updates.replay_if_needed(client, project)
+    alias_updates.replay_if_needed(client, Project(project))
     assert model_registry.read_aliases(client, "digits") == {"champion": 3, "challenger": 2}
     assert events(project) == ["decision", "dropped"]
-    alias_updates.replay_if_needed(client, project)
+    alias_updates.replay_if_needed(client, Project(project))
     assert events(project) == ["decision", "dropped"]
 
 
@@ -124,15 +125,18 @@ def test_a_server_that_goes_away_in_the_middle_leaves_it_to_the_next(client, pro
         with pytest.raises(ConnectionError):
             move(client, project)
     assert model_registry.read_aliases(client, "digits")["champion"] == 1
-    with alias_updates.alias_lock(project):
-        alias_updates.replay_unfinished(client, project)
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.replay_unfinished(client, Project(project))
     assert model_registry.read_aliases(client, "digits") == AFTER
 
 
 def test_only_one_process_moves_at_a_time(project, monkeypatch):
     monkeypatch.setattr(alias_updates, "TIMEOUT_S", 0.2)
-    with alias_updates.alias_lock(project), pytest.raises(UserError, match="another promotion or rollback"):
-        alias_updates.alias_lock(project).__enter__()
+    with (
+        alias_updates.alias_lock(Project(project)),
+        pytest.raises(UserError, match="another promotion or rollback"),
+    ):
+        alias_updates.alias_lock(Project(project)).__enter__()
 
 
 def test_two_processes_that_promote_at_once_cannot_both_win(client, project):
@@ -140,8 +144,9 @@ def test_two_processes_that_promote_at_once_cannot_both_win(client, project):
 import sys
 from pathlib import Path
 from flows.project.exceptions import ChampionChanged
+from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
-project, version = Path(sys.argv[1]), int(sys.argv[2])
+project, version = Project(Path(sys.argv[1])), int(sys.argv[2])
 client = model_registry.connect_registry(project)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from flows.project.project import Project
 from flows.promotion import ledger
 from flows.promotion.ledger import LEDGER
 from imageset.exceptions import UserError
@@ -12,22 +13,22 @@ MOVE = {"event": ledger.DECISION, "model": "digits", "version": 1}
 
 
 def test_what_was_written_is_read_back_with_who_and_when(tmp_path):
-    ledger.append_entry(tmp_path, MOVE)
-    ledger.append_entry(tmp_path, {**MOVE, "version": 2})
-    one, two = ledger.read_ledger(tmp_path)
+    ledger.append_entry(Project(tmp_path), MOVE)
+    ledger.append_entry(Project(tmp_path), {**MOVE, "version": 2})
+    one, two = ledger.read_ledger(Project(tmp_path))
     assert [one["version"], two["version"]] == [1, 2] and [one["number"], two["number"]] == [1, 2]
     assert "@" in one["who"] and one["time"] <= two["time"] and one["time"].endswith("+00:00")
 
 
 def test_without_a_ledger_nothing_was_decided(tmp_path):
-    assert ledger.read_ledger(tmp_path) == []
+    assert ledger.read_ledger(Project(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "swap"])
 def test_a_line_that_was_changed_removed_or_moved_shows(tmp_path, change):
     for version in (1, 2, 3):
-        ledger.append_entry(tmp_path, {**MOVE, "version": version})
+        ledger.append_entry(Project(tmp_path), {**MOVE, "version": version})
     path = tmp_path / LEDGER
     lines = path.read_text().splitlines(keepends=True)
     if change == "edit":
@@ -38,38 +39,40 @@ def test_a_line_that_was_changed_removed_or_moved_shows(tmp_path, change):
         lines[0], lines[1] = lines[1], lines[0]
     path.write_text("".join(lines))
     with pytest.raises(UserError, match=r"ledger\.jsonl: line [12] does not follow"):
-        ledger.read_ledger(tmp_path)
+        ledger.read_ledger(Project(tmp_path))
     with pytest.raises(UserError):
-        ledger.append_entry(tmp_path, MOVE)
+        ledger.append_entry(Project(tmp_path), MOVE)
 
 
 def test_a_line_that_a_kill_cut_short_does_not_count_and_is_written_over(tmp_path):
-    ledger.append_entry(tmp_path, MOVE)
+    ledger.append_entry(Project(tmp_path), MOVE)
     path = tmp_path / LEDGER
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"number": 2, "ti')
-    assert len(ledger.read_ledger(tmp_path)) == 1
-    ledger.append_entry(tmp_path, {**MOVE, "version": 5})
+    assert len(ledger.read_ledger(Project(tmp_path))) == 1
+    ledger.append_entry(Project(tmp_path), {**MOVE, "version": 5})
     assert path.read_bytes().startswith(whole)
-    assert [entry["version"] for entry in ledger.read_ledger(tmp_path)] == [1, 5]
+    assert [entry["version"] for entry in ledger.read_ledger(Project(tmp_path))] == [1, 5]
 
 
 def test_several_processes_write_at_once_and_no_line_is_lost(tmp_path):
     code = (
         "import sys; from pathlib import Path; from flows.promotion.ledger import append_entry\n"
-        "for _ in range(20): append_entry(Path(sys.argv[1]), {'event': 'decision', 'model': 'a', 'version': 1})"
+        "from flows.project.project import Project\n"
+        "entry = {'event': 'decision', 'model': 'a', 'version': 1}\n"
+        "for _ in range(20): append_entry(Project(Path(sys.argv[1])), entry)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert [entry["number"] for entry in ledger.read_ledger(tmp_path)] == list(range(1, 61))
+    assert [entry["number"] for entry in ledger.read_ledger(Project(tmp_path))] == list(range(1, 61))
 
 
 def test_a_move_counts_when_its_end_is_written_too(tmp_path):
     for _ in range(3):
-        ledger.append_entry(tmp_path, MOVE)
-    ledger.append_entry(tmp_path, {"event": ledger.DONE, "of": 1})
-    ledger.append_entry(tmp_path, {"event": ledger.DROPPED, "of": 2, "reason": "x"})
-    entries = ledger.read_ledger(tmp_path)
+        ledger.append_entry(Project(tmp_path), MOVE)
+    ledger.append_entry(Project(tmp_path), {"event": ledger.DONE, "of": 1})
+    ledger.append_entry(Project(tmp_path), {"event": ledger.DROPPED, "of": 2, "reason": "x"})
+    entries = ledger.read_ledger(Project(tmp_path))
     assert [entry["number"] for entry in ledger.find_unfinished(entries)] == [3]
     assert [entry["number"] for entry in ledger.find_completed(entries)] == [1]
     assert ledger.find_completed(entries, "flowers") == []

@@ -1,6 +1,7 @@
 import pytest
 
 from flows.project.exceptions import NoChampion, ServerUnavailable
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
@@ -8,7 +9,7 @@ from imageset.exceptions import UserError
 
 @pytest.fixture
 def client(project):
-    return model_registry.connect_registry(project)
+    return model_registry.connect_registry(Project(project))
 
 
 @pytest.fixture
@@ -118,8 +119,8 @@ def test_a_server_that_does_not_answer_is_another_error_than_a_broken_file(tmp_p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ServerUnavailable, match=r"http://127\.0\.0\.1:9"):
-        model_registry.connect_registry(tmp_path)
+        model_registry.connect_registry(Project(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (tmp_path / "mlflow.db").write_text("not a database")
     with pytest.raises(UserError, match=r"mlflow\.db"):
-        model_registry.connect_registry(tmp_path)
+        model_registry.connect_registry(Project(tmp_path))

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 import pytest
 
 from flows.project.exceptions import ChampionChanged, ProjectBusy
+from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry, registry_lock
 
 SERVED, REFUSED = 0, 3  # exit statuses of a child
@@ -15,7 +16,7 @@ SERVED, REFUSED = 0, 3  # exit statuses of a child
 def shared(project, monkeypatch):
     """An MLflow that two projects use; versions 2 and 3 of `digits` ask to serve instead of version 1."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     client.create_registered_model("digits")
     for run in ("a", "b", "c"):
         client.create_model_version("digits", "/nowhere", run)
@@ -34,19 +35,19 @@ def promote(folder, number: int) -> None:
         return found
 
     model_registry.read_aliases = slow
-    client = model_registry.connect_registry(folder)
+    client = model_registry.connect_registry(Project(folder))
     entry = {"event": ledger.DECISION, "model": "digits", "version": number, "reason": "better", "tags": {}}
     try:
-        with alias_updates.alias_lock(folder):
+        with alias_updates.alias_lock(Project(folder)):
             after = {"champion": number, "previous": 1}
-            alias_updates.update_aliases(client, folder, entry, {"champion": 1}, lambda before: after)
+            alias_updates.update_aliases(client, Project(folder), entry, {"champion": 1}, lambda before: after)
     except ChampionChanged:
         os._exit(REFUSED)
     os._exit(SERVED)
 
 
 def take_and_die(folder) -> None:
-    with registry_lock.registry_lock(model_registry.connect_registry(folder), "digits"):
+    with registry_lock.registry_lock(model_registry.connect_registry(Project(folder)), "digits"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

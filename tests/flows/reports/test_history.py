@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from flows.project.project import Project
 from flows.promotion import ledger
 from flows.reports.history import report_history
 from imageset.exceptions import UserError
@@ -15,8 +16,8 @@ def decide(project, monkeypatch, when: str, version: int, before: dict, after: d
     monkeypatch.setattr(ledger, "format_utc_now", lambda: time)
     entry = {"event": ledger.DECISION, "model": "digits", "version": version, "serves": after != before,
              "reason": f"reason {version}", "before": before, "after": after, **more}  # fmt: skip
-    line = ledger.append_entry(project, entry)
-    ledger.append_entry(project, {"event": ledger.DONE, "of": line["number"]})
+    line = ledger.append_entry(Project(project), entry)
+    ledger.append_entry(Project(project), {"event": ledger.DONE, "of": line["number"]})
 
 
 @pytest.fixture
@@ -43,18 +44,18 @@ def project(tmp_path, monkeypatch):
     ],
 )
 def test_what_served_on_a_date(project, at, said):
-    assert report_history(project, at=at).startswith(said)
+    assert report_history(Project(project), at=at).startswith(said)
 
 
 def test_a_decision_that_was_never_carried_out_did_not_serve(project):
     entry = {"event": ledger.DECISION, "model": "digits", "version": 4, "serves": True, "reason": "x"}
-    ledger.append_entry(project, {**entry, "before": {"champion": 3}, "after": {"champion": 4}})
-    assert report_history(project, at="2030-01-01").startswith("digits version 3 served")
-    assert "not completed" in report_history(project).splitlines()[-1]
+    ledger.append_entry(Project(project), {**entry, "before": {"champion": 3}, "after": {"champion": 4}})
+    assert report_history(Project(project), at="2030-01-01").startswith("digits version 3 served")
+    assert "not completed" in report_history(Project(project)).splitlines()[-1]
 
 
 def test_every_decision_is_a_line_with_its_reason(project):
-    lines = report_history(project).splitlines()
+    lines = report_history(Project(project)).splitlines()
     assert [line.split("digits ")[1].split(":")[0] for line in lines] == [
         "version 1 serves", "version 2 does not serve", "version 3 serves instead of version 1",
     ]  # fmt: skip
@@ -63,11 +64,11 @@ def test_every_decision_is_a_line_with_its_reason(project):
 
 def test_what_cannot_be_answered_is_one_line(project, tmp_path_factory):
     with pytest.raises(UserError, match="not a date"):
-        report_history(project, at="yesterday")
+        report_history(Project(project), at="yesterday")
     with pytest.raises(UserError, match="no decision about a model 'cats'; there are: digits"):
-        report_history(project, model="cats")
+        report_history(Project(project), model="cats")
     with pytest.raises(UserError, match="nothing was decided yet"):
-        report_history(tmp_path_factory.mktemp("empty"))
+        report_history(Project(tmp_path_factory.mktemp("empty")))
 
 
 def test_history_and_status_import_neither_mlflow_nor_prefect(project):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.reports.reproduction import VerifyResult, verify_run
 from imageset.exceptions import UserError
@@ -45,12 +46,12 @@ def test_metrics_within_the_tolerance_agree_and_nothing_agrees_with_no_number():
 
 
 def test_a_run_from_outside_git_or_of_a_commit_that_is_not_here_is_refused(project):
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     run = client.create_run(client.create_experiment("digits"))
     client.set_terminated(run.info.run_id)
     with pytest.raises(UserError, match="was trained outside git"):
-        verify_run(project, run.info.run_id)
+        verify_run(Project(project), run.info.run_id)
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     client.set_tag(run.info.run_id, "convoy.git_commit", "0" * 40)
     with pytest.raises(UserError, match=r"commit 0000000.* is not in this repository"):
-        verify_run(project, run.info.run_id)
+        verify_run(Project(project), run.info.run_id)

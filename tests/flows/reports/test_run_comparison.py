@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.reports.run_comparison import compare_runs
 from imageset.exceptions import UserError
@@ -28,13 +29,13 @@ def run(client, guesses: dict[str, str], **params: str) -> str:
 @pytest.fixture
 def client(project, monkeypatch):
     monkeypatch.chdir(project)
-    return model_registry.connect_registry(project)
+    return model_registry.connect_registry(Project(project))
 
 
 def test_what_differs_between_two_runs_and_which_pictures_changed_sides(client, project):
     one = run(client, {"p1": "a", "p2": "b", "p3": "b", "only": "a"}, epochs="3")
     other = run(client, {"p1": "b", "p2": "a", "p3": "c"}, epochs="5")
-    found = compare_runs(project, one, other)
+    found = compare_runs(Project(project), one, other)
     assert found.params == [("epochs", "3", "5")]
     assert found.metrics == [("test_accuracy", "0.5000", "0.3333 (-0.1667)")]
     assert found.recalls == [("recall_a", "0.5000", "0.3333 (-0.1667)")]
@@ -48,32 +49,32 @@ def test_the_classes_that_changed_most_come_first_and_the_others_not_at_all(clie
         for run_id, value in zip(runs, values, strict=True):
             client.log_metric(run_id, f"recall_{name}", value)
     rows = [("recall_c", "0.9000", "0.2000 (-0.7)"), ("recall_b", "0.5000", "0.6000 (+0.1)")]
-    assert compare_runs(project, *runs).recalls == rows
+    assert compare_runs(Project(project), *runs).recalls == rows
 
 
 def test_a_run_that_was_not_evaluated_is_compared_all_the_same(client, project):
     one = run(client, {"p1": "a"})
     other = client.create_run(client.get_experiment_by_name("digits").experiment_id).info.run_id
-    found = compare_runs(project, one, other)
+    found = compare_runs(Project(project), one, other)
     assert found.num_shared is None and "was not evaluated" in str(found)
 
 
 def test_an_unknown_run_is_one_line(client, project):
     with pytest.raises(UserError, match="no run 'abcdef'"):
-        compare_runs(project, "abcdef", "abcdef")
+        compare_runs(Project(project), "abcdef", "abcdef")
 
 
 def test_the_page_shows_the_pictures_that_changed_sides_and_spells_names_out(client, digits_store, project):
     image_id = digits_store.split("test").image_ids[0]
     one, other = run(client, {image_id: "a"}), run(client, {image_id: "<b>"})
     page = project / "page.html"
-    compare_runs(project, one, other, page)
+    compare_runs(Project(project), one, other, page)
     text = page.read_text()
     assert "first a, then &lt;b&gt;" in text and "<b>" not in text
     (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", text)
     assert base64.b64decode(picture).startswith(b"\x89PNG")
     with pytest.raises(UserError, match=r"ends in \.html"):
-        compare_runs(project, one, other, Path("page.txt"))
+        compare_runs(Project(project), one, other, Path("page.txt"))
 
 
 @pytest.fixture

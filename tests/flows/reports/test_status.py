@@ -9,6 +9,7 @@ import pytest
 
 from flows.notifications import webhooks
 from flows.orchestration.prefect_server import find_free_port
+from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
 from flows.reports.status import report_status
 from lightning_modules.tracking.offline_run import OfflineRun
@@ -16,19 +17,19 @@ from lightning_modules.tracking.offline_run import OfflineRun
 
 def lines_of(project) -> dict[str, str]:
     """The lines by their first word; the last one of each."""
-    return dict(line.split(maxsplit=1) for line in report_status(project).splitlines())
+    return dict(line.split(maxsplit=1) for line in report_status(Project(project)).splitlines())
 
 
 @pytest.fixture
 def serving(project):
     """A project in which version 1 of `digits` was promoted."""
-    client = model_registry.connect_registry(project)
+    client = model_registry.connect_registry(Project(project))
     client.create_registered_model("digits")
     for run in ("a", "b"):
         client.create_model_version("digits", "/nowhere", run)
     entry = {"event": ledger.DECISION, "model": "digits", "version": 1, "serves": True, "reason": "the first"}
-    with alias_updates.alias_lock(project):
-        alias_updates.update_aliases(client, project, entry, {}, lambda before: {"champion": 1})
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.update_aliases(client, Project(project), entry, {}, lambda before: {"champion": 1})
     return project
 
 
@@ -62,7 +63,7 @@ def test_what_serves_is_known_where_a_process_was_killed_while_it_wrote(serving)
 
 
 def test_an_alias_that_somebody_moved_by_hand_is_named(serving):
-    model_registry.connect_registry(serving).set_registered_model_alias("digits", "champion", "2")
+    model_registry.connect_registry(Project(serving)).set_registered_model_alias("digits", "champion", "2")
     said = lines_of(serving)
     assert said["serving"] == "digits version 2; the ledger does not record since when"
     assert "version 2 serves, but the ledger records version 1" in said["problems"]
@@ -143,20 +144,22 @@ def test_what_did_not_get_where_it_was_to_go_is_named_until_it_did(project, monk
         (project / "params.yaml").write_text(
             f"hooks:\n  on_failure: http://127.0.0.1:{find_free_port()}/secret\n  on_promotion: null\n"
         )
-        assert webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": event}) is False
+        assert webhooks.post_webhook(Project(project), webhooks.ON_FAILURE, {"event": event}) is False
     said = lines_of(project)["problems"]
     assert said.startswith("hook on_failure: 127.0.0.1 did not accept the message (failure: ")
     assert "give another address in params.yaml: hooks.on_failure (2 times" in said
     assert "secret" not in said
     (project / "params.yaml").write_text("hooks:\n  on_failure: null\n  on_promotion: null\n")
-    webhooks.post_webhook(project, webhooks.ON_FAILURE, {"event": "failure"})
+    webhooks.post_webhook(Project(project), webhooks.ON_FAILURE, {"event": "failure"})
     assert lines_of(project)["problems"] == "none"
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{find_free_port()}")
     run = OfflineRun.open(project, "digits", None, "a training", {})
     run.log_metrics({"val_loss": 0.5}, 1)
     run.close("FINISHED")
-    wrong = [line for line in report_status(project).splitlines() if "entries wait for MLflow's server" in line]
+    wrong = [
+        line for line in report_status(Project(project)).splitlines() if "entries wait for MLflow's server" in line
+    ]
     assert wrong == [f"problems  3 entries wait for MLflow's server, of 1 run ({run.run_id}); `convoy sync` sends "
                      "them when it is available again"]  # fmt: skip
 

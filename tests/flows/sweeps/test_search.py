@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows.project import params_yaml
+from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.sweeps.search import SweepResult, run_sweep
 from flows.sweeps.study import FOLDER_ATTR, VALUES_ATTR, open_study
@@ -27,7 +28,7 @@ SWEEP = {
 }  # fmt: skip
 CALL = (
     "import json, sys; from pathlib import Path; from flows.sweeps.search import run_sweep; "
-    "run_sweep(Path.cwd(), json.loads(sys.argv[1]))"
+    "from flows.project.project import Project; run_sweep(Project(Path.cwd()), json.loads(sys.argv[1]))"
 )
 
 
@@ -81,14 +82,14 @@ def done(project) -> Done:
             process.send_signal(signal.SIGKILL)
             process.wait()
         killed_in = notes[0].read_text()
-        swept, page = run_sweep(project, SWEEP)
+        swept, page = run_sweep(Project(project), SWEEP)
     return Done(project, swept, page, killed_in)
 
 
 @pytest.fixture
 def client(done, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return model_registry.connect_registry(done.project)
+    return model_registry.connect_registry(Project(done.project))
 
 
 def test_a_killed_sweep_goes_on_in_the_same_runs(done, client):
@@ -171,10 +172,10 @@ def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(do
     path.write_text(path.read_text().replace("max_epochs: 10", "max_epochs: 4"))
     rules = {**SWEEP, "pruner": "hyperband", "seed": 1, "space": {LR: [0.002, 1e-7, 2e-7, 3e-7]}}
     with pytest.raises(UserError, match="no training is complete, so there is no best one; give it more time"):
-        run_sweep(project, {**rules, "timeout_min": 0.0})
-    swept, _ = run_sweep(project, {**rules, "timeout_min": 1e-4})
+        run_sweep(Project(project), {**rules, "timeout_min": 0.0})
+    swept, _ = run_sweep(Project(project), {**rules, "timeout_min": 1e-4})
     assert (swept.num_complete, swept.num_pruned, swept.num_failed) == (1, 0, 0)  # what was begun comes to its end
-    swept, _ = run_sweep(project, rules)
+    swept, _ = run_sweep(Project(project), rules)
     assert swept.num_complete + swept.num_pruned == 3
     assert swept.values == {LR: 0.002}
 
@@ -183,4 +184,4 @@ def test_trainings_that_all_fail_stop_the_sweep_with_what_they_said(done, monkey
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     space = {"train.model.label_smoothing": [2.0, 3.0]}
     with pytest.raises(UserError, match=r"every training failed: .*label_smoothing"):
-        run_sweep(done.project, {**SWEEP, "space": space, "trials": 1})
+        run_sweep(Project(done.project), {**SWEEP, "space": space, "trials": 1})

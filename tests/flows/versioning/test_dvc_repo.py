@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flows.project.exceptions import ProjectBusy, StageFailed
+from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 from lightning_modules.tracking import provenance
@@ -32,9 +33,9 @@ def work(repository: Path, code: str) -> None:
 def test_a_stage_runs_once_and_is_skipped_the_next_time(repository, caplog):
     work(repository, "print('at work'); open('out', 'w').write('x')")
     with caplog.at_level("INFO"):
-        first = dvc_repo.repro(repository)
+        first = dvc_repo.repro(Project(repository))
         assert "at work" in caplog.text
-        second = dvc_repo.repro(repository)
+        second = dvc_repo.repro(Project(repository))
     assert (first.ran, first.skipped) == (["work"], [])
     assert (second.ran, second.skipped) == ([], ["work"])
     assert "stages up to date, skipped: work" in caplog.text
@@ -42,14 +43,14 @@ def test_a_stage_runs_once_and_is_skipped_the_next_time(repository, caplog):
 
 def test_a_forced_stage_runs_though_nothing_changed(repository):
     work(repository, "open('out', 'w').write('x')")
-    dvc_repo.repro(repository)
-    assert dvc_repo.repro(repository, force="work").ran == ["work"]
+    dvc_repo.repro(Project(repository))
+    assert dvc_repo.repro(Project(repository), force="work").ran == ["work"]
 
 
 def test_what_dvc_advises_stays_off_the_screen(repository, caplog):
     work(repository, "print('at work'); open('out', 'w').write('x')")
     with caplog.at_level("INFO"):
-        dvc_repo.repro(repository)
+        dvc_repo.repro(Project(repository))
     shown = [record.message for record in caplog.records if not getattr(record, "quiet", False)]
     assert shown == ["Running stage 'work':", "at work"]
     assert any("git add" in record.message for record in caplog.records)
@@ -58,14 +59,14 @@ def test_what_dvc_advises_stays_off_the_screen(repository, caplog):
 def test_a_stage_that_names_a_users_error_fails_with_that_line_and_status_2(repository):
     work(repository, "print('error: params.yaml: unknown key', file=sys.stderr); sys.exit(2)")
     with pytest.raises(StageFailed, match=r"^params\.yaml: unknown key$") as failed:
-        dvc_repo.repro(repository)
+        dvc_repo.repro(Project(repository))
     assert failed.value.status == 2
 
 
 def test_a_stage_that_breaks_down_fails_with_status_1_and_is_named(repository, caplog):
     work(repository, "raise RuntimeError('a bug')")
     with caplog.at_level("INFO"), pytest.raises(StageFailed, match="stage work ended with status 1") as failed:
-        dvc_repo.repro(repository)
+        dvc_repo.repro(Project(repository))
     assert failed.value.status == 1
     assert "RuntimeError: a bug" in caplog.text
 
@@ -76,7 +77,7 @@ def test_a_second_repro_at_once_is_told_that_somebody_is_at_work(repository):
     try:
         _until((repository / "started").exists)
         with pytest.raises(ProjectBusy, match="another dvc command"):
-            dvc_repo.repro(repository)
+            dvc_repo.repro(Project(repository))
     finally:
         os.killpg(process.pid, 9)
         process.wait()
@@ -91,7 +92,7 @@ def test_an_interrupted_repro_takes_the_stage_with_it(repository, monkeypatch):
 
     monkeypatch.setattr(dvc_repo.logger, "info", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        dvc_repo.repro(repository)
+        dvc_repo.repro(Project(repository))
     assert has_ended(int((repository / "pid").read_text()))
 
 
@@ -99,14 +100,14 @@ def test_raw_data_is_versioned_with_a_note_of_its_source(repository):
     raw = repository / "data" / "raw"
     raw.mkdir(parents=True)
     (raw / "a").write_text("a")
-    assert dvc_repo.add_raw(repository, "/pictures/cats", "cats")
-    assert not dvc_repo.add_raw(repository, "/pictures/cats", "cats")
+    assert dvc_repo.add_raw(Project(repository), "/pictures/cats", "cats")
+    assert not dvc_repo.add_raw(Project(repository), "/pictures/cats", "cats")
     (raw / "b").write_text("b")
-    assert dvc_repo.add_raw(repository, "/pictures/cats", "cats")
+    assert dvc_repo.add_raw(Project(repository), "/pictures/cats", "cats")
     note = yaml.safe_load((repository / "data" / "raw.dvc").read_text())
     assert note["meta"] == {"source": "/pictures/cats", "name": "cats"}
     assert note["outs"][0]["nfiles"] == 2
-    assert dvc_repo.read_last_source(repository) == "/pictures/cats"
+    assert dvc_repo.read_last_source(Project(repository)) == "/pictures/cats"
 
 
 def test_the_note_of_the_source_does_not_make_stages_run_again(repository):
@@ -116,19 +117,19 @@ def test_the_note_of_the_source_does_not_make_stages_run_again(repository):
     stages = {"work": {"cmd": "python work.py", "deps": ["data/raw"], "outs": ["out"]}}
     (repository / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     work(repository, "open('out', 'w').write('x')")
-    dvc_repo.add_raw(repository, "/here", "name")
-    dvc_repo.repro(repository)
-    dvc_repo.add_raw(repository, "/moved/to/there", "name")
-    assert dvc_repo.repro(repository).skipped == ["work"]
+    dvc_repo.add_raw(Project(repository), "/here", "name")
+    dvc_repo.repro(Project(repository))
+    dvc_repo.add_raw(Project(repository), "/moved/to/there", "name")
+    assert dvc_repo.repro(Project(repository)).skipped == ["work"]
 
 
 def test_a_source_that_is_not_noted_is_asked_for(repository):
     with pytest.raises(UserError, match="nothing was ingested yet"):
-        dvc_repo.read_last_source(repository)
+        dvc_repo.read_last_source(Project(repository))
     (repository / "data").mkdir()
     (repository / "data" / "raw.dvc").write_text("outs: []\n")
     with pytest.raises(UserError, match="does not say where"):
-        dvc_repo.read_last_source(repository)
+        dvc_repo.read_last_source(Project(repository))
 
 
 def test_the_commit_is_none_before_the_first_one(repository):

@@ -14,6 +14,7 @@ import pytest
 
 from flows.orchestration.prefect_api import is_healthy
 from flows.orchestration.prefect_server import find_free_port
+from flows.project.project import Project
 from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from lightning_modules.tracking import offline_run
@@ -177,7 +178,7 @@ def test_a_training_without_its_server_is_whole_there_after_sync(fresh, server):
     done = run_convoy(fresh, "sync", MLFLOW_TRACKING_URI=server.uri)
     assert done.returncode == 0 and " entries sent" in done.stdout, done.stdout
 
-    client = model_registry.connect_registry(fresh)
+    client = model_registry.connect_registry(Project(fresh))
     run = model_registry.require_finished_run(client, note["run_id"])
     assert points(server, run.info.run_id) != [] and len(points(server, run.info.run_id)) == 2
     assert "test_accuracy" in run.data.metrics
