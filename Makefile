@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench families kill nights servers up
+.PHONY: demo test lint bench families kill nights schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -36,6 +36,9 @@ nights: .venv/ready  ## fourteen nights of one project, then all its books compa
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
 	python -m pytest tests/scenarios/test_servers.py -m "long or not long"
+
+schema: .venv/ready  ## params.schema.json, by which editors complete and check params.yaml
+	python -m flows.project.params_schema
 
 up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C
 	convoy up

@@ -23,7 +23,7 @@ class RetrainPolicy:
 
 @dataclass(frozen=True)
 class RetrainDecision:
-    """Whether to retrain, and why or why not."""
+    """The decision whether to retrain, and its reason."""
 
     retrain: bool
     reason: str

@@ -149,7 +149,7 @@ class HooksParams(ParamsModel):
 
 
 class AfterRunParams(ParamsModel):
-    """What happens after ingest, training and promotion."""
+    """The steps after ingest, training and promotion."""
 
     push: Annotated[Literal["auto"] | bool, RangeMessage(": must be true, false or auto, not {value}")] = Field(
         description="Whether the files that DVC tracks are pushed to its remote; auto: if one is set."

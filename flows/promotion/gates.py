@@ -45,7 +45,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether a candidate should serve, the reason, and the gates that decided it."""
+    """The decision about a candidate: whether it should serve, the reason, and all gates."""
 
     passes: bool
     reason: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def _compare_statistics(reference: ImageSample, batch: ImageSample, result: Drif
     ]
 
 
-def _compute_histograms(before: np.ndarray, now: np.ndarray) -> Mapping[str, Any]:
+def _compute_histograms(before: np.ndarray, now: np.ndarray) -> dict[str, Any]:
     """Compute the shares of two samples in the same bins; None for both if all numbers are equal."""
     both = np.concatenate([before, now]).astype(np.float64)
     low, high = float(both.min()), float(both.max())

@@ -13,12 +13,16 @@ from lightning_modules.evaluation.bootstrap import Bootstrap
 LEVEL_MESSAGE = RangeMessage(" is {value}; give a level between 0 and 1")
 
 
-class BootstrapParams(ParamsModel, Bootstrap):
+class BootstrapParams(ParamsModel):
     """Confidence intervals by resampling the test images."""
 
     resamples: int = Field(ge=1, description="How many times the test images are drawn again.")
     level: Annotated[float, LEVEL_MESSAGE] = Field(gt=0, lt=1, description="Confidence level of the intervals.")
     seed: int = Field(description="Seed of the draws.")
+
+    def to_bootstrap(self) -> Bootstrap:
+        """Return the object that computes the intervals."""
+        return Bootstrap(self.resamples, self.level, self.seed)
 
 
 class EvaluationParams(ParamsModel):

@@ -144,14 +144,11 @@ class TorchvisionSource:
     def _read_labels(self, split: str | None) -> list[str]:
         dataset, names, files = self._splits[split], self._names[split], self._files[split]
         if files is not None:
-            numbers: Sequence[Any] | None = [label for _, label in files]
+            numbers: Sequence[Any] = [label for _, label in files]
         else:
             candidates = (getattr(dataset, key, None) for key in ("targets", "labels", "y"))
-            numbers = next(
-                (values for values in candidates if values is not None and len(values) == len(dataset)), None
-            )
-            if numbers is None:
-                numbers = [dataset[number][1] for number in range(len(dataset))]
+            given = [values for values in candidates if values is not None and len(values) == len(dataset)]
+            numbers = given[0] if given else [dataset[number][1] for number in range(len(dataset))]
         return [names[label] if 0 <= label < len(names) else str(label) for label in map(int, numbers)]
 
 

@@ -85,7 +85,7 @@ def test_a_killed_run_is_ended_and_closed_by_whatever_starts_next_and_the_one_af
     assert closed in [("KILLED",), ("FAILED",)]
     assert not list((project / PROCESS_RECORDS).glob("*.json"))
     status = run_convoy(project, "status").stdout
-    assert "pending   a training that stopped after 20" in status and "`dvc repro` goes on with it" in status
+    assert "pending   a training that stopped after 20" in status and "`dvc repro` resumes it" in status
 
     again = run_convoy(project, "run", PREFECT_API_URL=prefect_server).stdout
     assert "train: resuming after step" in again

@@ -244,7 +244,7 @@ def test_ones_own_process_reads_any_path(model, pictures, expected):
 @pytest.mark.parametrize(
     ("pixels", "said"),
     [
-        ([[1, 2], [3]], "not of one length"),
+        ([[1, 2], [3]], "differ in length"),
         ([["a", "b"]], "whole numbers from 0 to 255"),
         ([[0, 256]], "whole numbers from 0 to 255"),
         ([[0.5, 1.0]], "whole numbers from 0 to 255"),
