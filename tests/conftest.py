@@ -15,7 +15,16 @@ pytest.register_assert_rewrite("tests.helpers")  # before the first of them is i
 
 from tests.helpers.images import write_digit_images, write_multilabel_images  # noqa: E402
 from tests.helpers.project import ServedProject, make_project, run_convoy  # noqa: E402
+from tests.helpers.real_data import MISSING_DATA  # noqa: E402
 from tests.helpers.servers import DASK_SETTINGS  # noqa: E402
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Append each test that is skipped for want of real data to the file that CONVOY_LIST_SKIPPED names."""
+    path = os.environ.get("CONVOY_LIST_SKIPPED")
+    if path and report.skipped and MISSING_DATA in str(report.longrepr):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{report.nodeid}\n")
 
 
 @pytest.fixture(scope="session")

@@ -125,9 +125,8 @@ def evaluate_split(test: ScoredSplit, val: ScoredSplit, params: EvaluationParams
 
     Lightning's own metrics, accuracy and loss, are yet to be added to `metrics["test"]`.
     """
-    measured = (measure_multilabel if test.multi_label else measure_multiclass)(
-        test, params.bootstrap.to_bootstrap()
-    )
+    measure = measure_multilabel if test.multi_label else measure_multiclass
+    measured = measure(test, params.bootstrap.to_bootstrap())
     before = test.compute_reliability(1.0, params.reliability_bins)
     after = test.compute_reliability(test.temperature, params.reliability_bins)
     measured["test"] |= {"ece": after.ece, "ece_uncalibrated": before.ece, "temperature": test.temperature}

@@ -83,7 +83,8 @@ def test_no_docstring_begins_with_a_question_word(start):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node) or ""
-                is_property = any(getattr(d, "id", "") == "property" for d in getattr(node, "decorator_list", []))
+                decorators = {getattr(decorator, "id", "") for decorator in getattr(node, "decorator_list", [])}
+                is_property = bool(decorators & {"property", "cached_property"})
                 if docstring.split(" ")[0] == start and not (is_property and start == "Whether"):
                     found.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}")
     assert found == []

@@ -17,6 +17,7 @@ from tests.helpers.project import ROOT
 
 DATASETS = Path(os.environ.get("CONVOY_TEST_DATA", ROOT.parent / "shared" / "datasets")).resolve()
 HOSTILE = DATASETS.parent / "hostile"
+MISSING_DATA = "real data is missing"  # in the reason of every test that is skipped for want of it
 
 
 def find_real_file(name: str) -> Path:
@@ -31,13 +32,13 @@ def find_hostile_file(name: str) -> Path:
 
 def _find_or_skip(path: Path) -> Path:
     if not path.is_file():
-        pytest.skip(f"{path} is not here")
+        pytest.skip(f"{MISSING_DATA}: {path}")
     return path
 
 
 needs_hostile = pytest.mark.skipif(
     not all((HOSTILE / name).is_file() for name in ("corpus.tar.gz", "MANIFEST.csv", "make_fs.sh")),
-    reason=f"{HOSTILE} is not here, or not all of it",
+    reason=f"{MISSING_DATA}: {HOSTILE}, or a part of it",
 )
 
 
