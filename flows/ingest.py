@@ -15,6 +15,7 @@ from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.paths import RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
+from flows.versioning.source_check import open_checked_source
 from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
@@ -53,10 +54,9 @@ class IngestResult:
 def read_source(source: str, project: Project) -> IngestSummary:
     """Copy the images, byte for byte, into shards. Prefect retries it after transient errors."""
     from imageset.raw.ingestion import ingest_source
-    from imageset.sources.factory import open_source
 
     with console.make_progress("ingest", logger) as progress:
-        opened = open_source(source, progress=progress)
+        opened = open_checked_source(source, progress)
         logger.info("ingest: %s", opened.describe())
         summary = ingest_source(opened, project / RAW, progress=progress)
     logger.info("ingest: %s", summary.describe())

@@ -13,13 +13,20 @@ from imageset.exceptions import UserError
 
 if TYPE_CHECKING:
     from imageset.check import CheckReport
+    from imageset.sources.base import Source
+    from imageset.utils.progress import Progress
 
 
 logger = console.get_logger(__name__)
 
+_opened: dict[str, Source] = {}  # sources that `check_source` has opened, for the flow that ingests them
+
 
 def check_source(source: str | None, project: Project) -> None:
-    """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong."""
+    """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong.
+
+    A local source is opened for the check; `open_checked_source` hands it on, so that it is listed once.
+    """
     from imageset.normalize.params import read_normalize_params
     from imageset.sources.factory import check_url, open_source
     from imageset.sources.remote.url import is_remote
@@ -29,7 +36,14 @@ def check_source(source: str | None, project: Project) -> None:
     if is_remote(source):
         check_url(source)  # opening it fetches it, which the flow does
     else:
-        open_source(source)
+        _opened[source] = open_source(source)
+
+
+def open_checked_source(source: str, progress: Progress) -> Source:
+    """Return the source that `check_source` has opened in this process, else open it."""
+    from imageset.sources.factory import open_source
+
+    return _opened.pop(source, None) or open_source(source, progress=progress)
 
 
 def report_source(source: str, project: Project, json_file: Path | None = None) -> str:

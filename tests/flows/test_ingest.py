@@ -1,5 +1,6 @@
 """A URL goes through the flow as a folder does: noted, remembered, tried again."""
 
+import os
 import shutil
 
 import httpx
@@ -7,8 +8,10 @@ import pytest
 
 from flows.ingest import read_source, to_portable_source
 from flows.project.project import Project
+from flows.versioning.source_check import check_source
 from imageset.exceptions import UserError
 from imageset.raw.records import read_records
+from imageset.sources import files
 from imageset.utils import transient_errors
 from tests.helpers.images import write_digit_images
 from tests.helpers.project import make_project, run_convoy
@@ -68,6 +71,23 @@ def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_se
         with pytest.raises(UserError, match="no such file"):
             task(f"{site.url}/other.zip", tmp_path)
         assert site.requests["/other.zip"] == 1
+
+
+def test_a_folder_is_listed_once_for_the_check_and_the_ingest(tmp_path, monkeypatch):
+    project = Project(make_project(tmp_path))
+    source = write_digit_images(tmp_path / "digits", "01", num_each=3)
+    listed: list[str] = []
+    list_folder = files._list_folder
+
+    def count_listing(folder, *arguments):
+        listed.append(os.fsdecode(folder))
+        return list_folder(folder, *arguments)
+
+    monkeypatch.setattr(files, "_list_folder", count_listing)
+    check_source(str(source), project)  # as the command does, before it starts a server
+    summary = read_source.fn(str(source), project)
+    assert summary.num_new == 6
+    assert listed.count(str(source / "1")) == 1  # the first folder is looked at before, to tell images from shards
 
 
 def test_a_url_is_noted_as_it_is(tmp_path):
