@@ -1,4 +1,4 @@
-"""What the benchmarks share: the data sets, rows of results, peak memory, and training by the real commands."""
+"""Shared by the benchmarks: the data sets, rows of results, peak memory, and training by the real commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tests and code may lie, and which tests may import what."""
+"""The places of tests and code, and the imports that tests may use."""
 
 import ast
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ def write(folder: Path, files: list[bytes]) -> str:
 
 
 class Seen:
-    """What the model sees of pictures, computed once."""
+    """The features of images, computed once."""
 
     def __init__(self, watched: MonitoredProject) -> None:
         self.bundle = Bundle.load(watched.project / "data/models/classifier")
@@ -128,7 +128,7 @@ def test_a_shift_is_caught_within_two_batches_and_trains_once(watched, seen, shi
 
 @pytest.fixture
 def retrains(monkeypatch) -> list[str | None]:
-    """What the pipeline was called with, in its place."""
+    """Replace the pipeline, and return the list of its calls."""
     from flows import pipeline
 
     calls: list[str | None] = []

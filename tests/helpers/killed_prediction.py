@@ -55,7 +55,7 @@ def run_killed(folder: Path, new_only: bool, points: list[int]) -> None:
 
 
 def predict(folder: Path, new_only: bool) -> str:
-    """What `convoy predict` does after it has found the model."""
+    """Run the part of `convoy predict` after the model is found."""
     bundle = make_untrained_bundle(folder)
     answers = Predictor(
         bundle, PyTorchEngine(bundle), Version("digits", 1, ""), {"batch_size": 8, "top_k": 3}, num_workers=1

@@ -1,4 +1,4 @@
-"""What stands in production, on 127.0.0.1: PostgreSQL, an S3 server, MLflow's and Prefect's servers on them."""
+"""The servers of a production set-up on 127.0.0.1: PostgreSQL, S3, and MLflow's and Prefect's servers on them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _die_with_parent() -> None:
 
 
 def find_postgres() -> Path | None:
-    """Where Debian's package (or PATH) has PostgreSQL's programs."""
+    """Return the folder of PostgreSQL's programs, of Debian's package or on PATH."""
     found = shutil.which("initdb")
     for folder in (*POSTGRES_FOLDERS, *([Path(found).parent] if found else [])):
         if (folder / "initdb").exists():
@@ -245,7 +245,7 @@ class Production:
     prefect_url: str  # with /api
 
     def environment(self) -> dict[str, str]:
-        """What a machine that runs `convoy` sets."""
+        """Return the environment of a machine that runs `convoy`."""
         return {"MLFLOW_TRACKING_URI": self.mlflow_url, "PREFECT_API_URL": self.prefect_url,
                 "PREFECT_API_AUTH_STRING": PREFECT_LOGIN, "AWS_ACCESS_KEY_ID": USER,
                 "AWS_SECRET_ACCESS_KEY": PASSWORD}  # fmt: skip

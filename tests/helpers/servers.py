@@ -17,7 +17,7 @@ from tests.helpers.project import ROOT
 
 
 class Site:
-    """What the server serves, path -> bytes, and what it does wrong: path -> faults, one a request, then none.
+    """The files of a server, path -> bytes, and its faults, path -> one for each request, then none.
 
     A fault is a status, or "cut" (the announced length, half the body, and the connection closed), or "hang up",
     or "stall" (half the body, and then nothing until the server ends).

@@ -34,7 +34,7 @@ def trained(folder, epochs=2, **switches) -> Classifier:
 
 
 def shown(**switches):
-    """What the network would see of the same batch, and the targets."""
+    """Return the network's input for the same batch, and the targets."""
     model = classifier(**switches)
     images, labels = DigitBatches()[0]
     torch.manual_seed(5)

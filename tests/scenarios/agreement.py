@@ -35,7 +35,7 @@ def disagreements(nights: Nights) -> list[str]:
 
 
 def found_by(name: str, nights: Nights) -> list[str]:
-    """What one of the comparisons finds."""
+    """The findings of one comparison."""
     try:
         return list(CHECKS[name](nights))
     except UserError as error:
@@ -264,7 +264,7 @@ def source_and_dataset(nights: Nights) -> Lines:
 
 
 def data_and_stages(nights: Nights) -> Lines:
-    """What lies here is what DVC has noted, and nothing is out of date."""
+    """Find files that differ from DVC's record, and stages that are out of date."""
     for name, changes in dvc_repo.find_changed_stages(Project(nights.project)).items():
         yield f"{name} is out of date: {', '.join(changes)}"
     for path, expected, found in dvc_repo.find_damaged_files(Project(nights.project)):

@@ -133,7 +133,7 @@ def kill_and_resume(project: Path, number: int, chance: random.Random, duration:
 
 
 def run_in_process(work: Callable[[], Any]) -> Any:
-    """What `work` gives, done in another process: a database must not stay open in one that forks."""
+    """Return the result of `work` in another process: a process that forks must not keep a database open."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -160,7 +160,7 @@ def count_steps(project: Path) -> int:
 
 
 def find_differences(calm: Path, killed: Path) -> str:
-    """What of the two trainings is not the same; empty if nothing."""
+    """Return the differences between two trainings."""
     found = [name for name in FEATURES if read_content(calm, name) != read_content(killed, name)]
     if read_content(killed, "run.json"):
         found += run_in_process(lambda: check_history(killed))
@@ -175,7 +175,7 @@ def read_content(project: Path, name: str) -> bytes:
 
 
 def check_history(project: Path) -> list[str]:
-    """What is wrong with MLflow's run: a second one, a point missing or there twice, not FINISHED."""
+    """Return the problems of the MLflow run: a second run, a point that is missing or doubled, not FINISHED."""
     from lightning_modules.tracking.client import connect_to_mlflow
 
     client = connect_to_mlflow(project)

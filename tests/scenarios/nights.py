@@ -102,7 +102,7 @@ class DigitPile:
 
 
 def damage(data: bytes) -> list[bytes]:
-    """What becomes of files: empty, cut off, overwritten, something else under a picture's name."""
+    """Damage files: empty, truncated, overwritten, another format under an image's name."""
     return [b"", data[: len(data) // 2], data[:30] + bytes(40) + data[70:], b"<html>404 Not Found</html>"]
 
 
@@ -307,7 +307,7 @@ class Nights:
         self.nights[-1].outcomes.append(f"killed: {' and '.join(self.killed.before)}")
 
     def states_of_killed(self) -> tuple[str, str]:
-        """What Prefect and MLflow say of the two runs."""
+        """Return the states of the two runs in Prefect and MLflow."""
         from flows.orchestration.prefect_api import call_prefect_api
 
         assert self.killed is not None

@@ -1,4 +1,4 @@
-"""What was written before the modules moved into rooms is still read: tests/data/before_rooms, see its README."""
+"""Files written before the modules moved into sub-packages are still read; see tests/data/before_rooms/README.md."""
 
 import gzip
 import json

@@ -35,7 +35,7 @@ FILES = {
 
 
 def subjects(data: bytes) -> list[str]:
-    """What a reader that is not us finds."""
+    """Read the tags with a parser that is not ours."""
     with Image.open(io.BytesIO(data)) as opened:
         opened.load()
         packet = opened.info["xmp"] if "xmp" in opened.info else opened.info["XML:com.adobe.xmp"]

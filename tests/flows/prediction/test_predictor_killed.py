@@ -30,7 +30,7 @@ def work(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(work) -> list[str]:
-    """What the killed runs printed. After the parts come three renames: note, table, ledger."""
+    """The output of the killed runs. After the shards come three renames: note, table, ledger."""
     num_parts = len(list((work / "once/parts").glob("*/*.parquet")))
     assert num_parts > 4
     # before and after the first part, before the third; after the note; after the table

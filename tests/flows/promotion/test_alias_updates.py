@@ -58,7 +58,7 @@ def test_a_champion_that_changed_since_the_comparison_stops_the_move(client, pro
 
 
 def die_after(num_steps: int, project: Path) -> None:
-    """What a process does up to a step at which it is killed, without any clean-up."""
+    """Run a process up to a step at which it is killed, without any clean-up."""
     left = num_steps
 
     def dying(function):

@@ -25,7 +25,7 @@ def shared(project, monkeypatch):
 
 
 def promote(folder, number: int) -> None:
-    """What a machine does that found its version better than version 1; it is slow between look and move."""
+    """Promote a version that was better than version 1, slowly between reading and moving the alias."""
     folder.mkdir()
     aliases = model_registry.read_aliases
 

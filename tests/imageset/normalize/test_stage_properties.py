@@ -1,4 +1,4 @@
-"""What must hold of any order of pictures, any number of ingests, any executor, and whoever else comes or goes."""
+"""Properties for any order of images, number of ingests, executor, and added or removed images."""
 
 from __future__ import annotations
 

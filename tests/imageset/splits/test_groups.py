@@ -1,4 +1,4 @@
-"""Where groups and look-alikes go, whatever others come or go: on the ties themselves, and end to end."""
+"""The splits of groups and near duplicates when other images are added or removed."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def pictures(trained) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def expected(trained, pictures) -> list[tuple[str, float]]:
-    """What our own scoring says of the pictures."""
+    """Return the predictions of our own scoring."""
     bundle = Bundle.load(trained / "data/models/classifier")
     items = ((path, path.read_bytes()) for path in pictures)
     scored = [one.probabilities for one in score_stream(bundle, items, batch_size=8, num_workers=1)]

@@ -20,7 +20,7 @@ from lightning_modules.training.checkpointing import (
 
 
 class Unsafe:
-    """What reading a damaged file must never run."""
+    """A payload that reading a damaged file must never run."""
 
     def __reduce__(self):
         return (pytest.fail, ("unpickled",))

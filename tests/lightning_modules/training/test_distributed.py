@@ -182,7 +182,7 @@ def test_torchruns_numbers_are_those_of_the_trainer(monkeypatch):
 
 
 def in_two_processes(work, *arguments) -> list[str]:
-    """What `work(rank, *arguments)` returns or raises in two forked processes that reach each other over gloo."""
+    """Return the results or errors of `work(rank, *arguments)` in two forked processes connected by gloo."""
     context = multiprocessing.get_context("fork")
     answers, port = context.SimpleQueue(), find_free_port()
 
