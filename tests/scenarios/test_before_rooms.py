@@ -1,4 +1,4 @@
-"""Files written before the modules moved into sub-packages are still read; see tests/data/before_rooms/README.md."""
+"""Files of the tree before its modules moved into sub-packages are still read; see tests/data/before_rooms/README.md."""
 
 import gzip
 import json
