@@ -1,4 +1,4 @@
-"""Files of the tree before its modules moved into sub-packages are still read; see tests/data/before_rooms/README.md."""
+"""Files written before the modules moved into sub-packages are still read; see tests/data/before_rooms."""
 
 import gzip
 import json
