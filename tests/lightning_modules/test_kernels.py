@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from flows.cli.main import main
-from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.kernels import (
     KERNELS,
@@ -26,7 +25,7 @@ def photo(tmp_path, monkeypatch):
     """A colour picture of 20 x 12 px in an otherwise empty folder, which is no project."""
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(Project("photo.png"))
+    Image.fromarray(pixels).save("photo.png")
     return tmp_path / "photo.png"
 
 
@@ -73,7 +72,7 @@ def test_a_picture_is_read_whole_grey_and_upright(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20), dtype=np.uint8)
     sideways = Image.Exif()
     sideways[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    Image.fromarray(pixels).save(Project(tmp_path / "grey.png"), exif=sideways)
+    Image.fromarray(pixels).save(tmp_path / "grey.png", exif=sideways)
     assert np.array_equal(read_grey_image(tmp_path / "grey.png"), np.rot90(pixels, -1))
 
 

@@ -40,16 +40,16 @@ def write_odd(path: Path, kind: str, rng: np.random.Generator) -> None:
             exif[0x0112] = 6
             picture.save(path.with_suffix(".jpg"), exif=exif, quality=92)
         case "cmyk":
-            picture.convert("CMYK").save(Project(path.with_suffix(".jpg")), quality=92)
+            picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=92)
         case "palette":
-            picture.quantize(32).save(Project(path.with_suffix(".png")))
+            picture.quantize(32).save(path.with_suffix(".png"))
         case "palette-see-through":
-            picture.quantize(32).save(Project(path.with_suffix(".png")), transparency=3)
+            picture.quantize(32).save(path.with_suffix(".png"), transparency=3)
         case "grey":
-            picture.convert("L").save(Project(path.with_suffix(".jpg")), quality=92)
+            picture.convert("L").save(path.with_suffix(".jpg"), quality=92)
         case "sixteen-bit":
             grey = np.asarray(picture.convert("L")).astype(np.uint16) * 257
-            Image.fromarray(grey).save(Project(path.with_suffix(".png")))
+            Image.fromarray(grey).save(path.with_suffix(".png"))
         case "see-through":
             picture.putalpha(Image.fromarray(np.asarray(picture)[..., 0]))
             picture.save(path.with_suffix(".png"))

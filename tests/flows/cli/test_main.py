@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize("missing", ["dvc.yaml", "params.yaml"])
 def test_a_folder_that_is_no_project_is_named(empty_project, missing, capsys):
     (empty_project / missing).unlink()
-    assert f"holds no {missing}" in error_of(["run", "somewhere"], capsys)
+    assert f"has no {missing}" in error_of(["run", "somewhere"], capsys)
 
 
 def test_a_source_that_does_not_exist_is_named(empty_project, capsys):

@@ -12,7 +12,6 @@ from flows.labeling.tagging import check_tagging, tag_images
 from flows.prediction.image_stream import open_images
 from flows.prediction.summary import render_prediction_markdown
 from flows.prediction.table_writer import PredictionCounts
-from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.raw import ingestion
 from imageset.raw import records as raw_records
@@ -133,5 +132,5 @@ def test_the_summary_shows_counts_labels_and_the_least_sure(pictures, bundle):
 
 def gif() -> bytes:
     buffer = io.BytesIO()
-    Image.new("P", (8, 8)).save(Project(buffer), "GIF")
+    Image.new("P", (8, 8)).save(buffer, "GIF")
     return buffer.getvalue()

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from flows.labeling import xmp
-from flows.project.project import Project
 from tests.helpers.real_data import find_hostile_file
 
 DC, RDF = "{http://purl.org/dc/elements/1.1/}", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -16,7 +15,7 @@ PACKET = xmp.build_packet(["daisy <&> Gänseblümchen"], {"probability": "0.9312
 def picture(format: str, **options) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(Project(buffer), format, **options)
+    Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
 
 
