@@ -161,7 +161,7 @@ def test_verify_says_what_can_be_verified_instead_of_a_sweep_or_of_a_training_of
     for run_id, is_what in ((nested, nested_is), (parent, "is a sweep, which trains many times; `dvc repro`")):
         said = run_convoy(done.project, "verify", run_id)
         assert said.returncode == 2 and said.stdout.startswith(f"error: run {run_id} {is_what}"), said.stdout
-        assert said.stdout.count("\n") == 1 and said.stdout.endswith("as a run that `convoy verify` takes\n")
+        assert said.stdout.count("\n") == 1 and said.stdout.endswith("as a run that `convoy verify` accepts\n")
 
 
 def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(done, tmp_path, monkeypatch):
