@@ -30,7 +30,7 @@ from lightning_modules.training.stage import check_ranks
 from tests.helpers.images import write_multilabel_images
 from tests.helpers.project import ROOT, run_stage, set_params
 
-SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9, "nesterov": True}}
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9, "nesterov": True}}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
