@@ -40,14 +40,18 @@ class Desk:
         self.answers = Predictor(bundle, PyTorchEngine(bundle), Version("digits", version, ""),
                                {"batch_size": 8, "top_k": 3}, num_workers=1)  # fmt: skip
         self.parts = self.answers.open_cache(folder)
-        self.num_computed = 0
+        self._counts: list[int] = []  # appended by several threads
         logits = self.answers.engine.logits
 
         def counting(images):
-            self.num_computed += int(images.any(axis=(1, 2, 3)).sum())  # a batch is filled up with zeros
+            self._counts.append(int(images.any(axis=(1, 2, 3)).sum()))  # a batch is filled up with zeros
             return logits(images)
 
         self.answers.engine.logits = counting
+
+    @property
+    def num_computed(self) -> int:
+        return sum(self._counts)
 
     def predict(self, source: Path | str, out: Path, **options) -> list[dict]:
         with self.parts.cache_lock(on_busy=lambda: None):
