@@ -443,7 +443,7 @@ def test_the_study_of_a_sweep_is_read(old):
     assert folder.name == expected["folder"] and (folder / "run_id").read_text() == expected["run_id"]
     params = {"metric": "val_loss", "pruner": "median", "startup_trials": 5, "warmup_epochs": 3, "seed": 0}
     found = study.open_study(folder, params, 2)
-    assert study.num_finished(found) == expected["num_done"]
+    assert study.count_finished(found) == expected["num_done"]
     assert found.best_trial.user_attrs[study.VALUES_ATTR] == expected["best"]
     assert found.best_value == pytest.approx(expected["value"])
 

@@ -87,7 +87,7 @@ def test_convoy_explains_one_picture(trained, tmp_path, monkeypatch, capsys):
     run_id = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
     for arguments, model in (([], "the model in data/models/classifier"), (["--run", run_id], f"run {run_id}")):
         assert main(["explain", "data/digits/7/0007.png", "--out", "page.html", *arguments]) == 0
-        assert capsys.readouterr().out.startswith(f"explain: {model} says 7 (")
+        assert capsys.readouterr().out.startswith(f"explain: {model} predicts 7 (")
         assert "Where it looked" in (project / "page.html").read_text()
 
 
