@@ -147,7 +147,7 @@ def make_project(project: Path, make: Callable[[Path], Any], **normalize: Any) -
         "store = ImageStore.open('data/normalized')\n"
         "for name in ('train', 'test'):\n"
         "    split = store.split(name)\n"
-        "    np.save(f'{name}-pixels.npy', split.batch(np.arange(len(split))))\n"
+        "    np.save(f'{name}-pixels.npy', split.read_batch(np.arange(len(split))))\n"
         "    np.save(f'{name}-labels.npy', split.labels)\n",
         project,
     )

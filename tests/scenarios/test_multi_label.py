@@ -79,7 +79,7 @@ def test_the_curves_hold_the_mean_average_precision_and_the_run_its_best(served_
 
 def test_the_numbers_are_those_of_scikit_learn_and_of_what_is_served(served_labels, bundle, store, metrics):
     split, scorer = store.split("test"), Scorer(bundle)
-    probabilities = scorer.probabilities(split.batch(np.arange(len(split))))
+    probabilities = scorer.probabilities(split.read_batch(np.arange(len(split))))
     said = thresholds.apply_thresholds(probabilities, bundle.info.thresholds)
     test = metrics["test"]
     assert test["map"] == pytest.approx(average_precision_score(split.labels, probabilities), abs=1e-3)
@@ -93,7 +93,7 @@ def test_the_numbers_are_those_of_scikit_learn_and_of_what_is_served(served_labe
 
 def test_each_label_has_the_threshold_of_the_highest_f1_on_the_validation_pictures(bundle, store):
     split = store.split("val")
-    probabilities = Scorer(bundle).probabilities(split.batch(np.arange(len(split))))
+    probabilities = Scorer(bundle).probabilities(split.read_batch(np.arange(len(split))))
     said = thresholds.apply_thresholds(probabilities, bundle.info.thresholds)
     half = f1_score(split.labels, probabilities >= 0.5, average=None)
     assert (f1_score(split.labels, said, average=None) >= half).all()
@@ -205,7 +205,7 @@ def test_a_metric_of_several_labels_is_refused_for_one_a_picture(served, tmp_pat
     text = (served.folder / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("metric: accuracy", "metric: map"))
     with pytest.raises(
-        UserError, match=r"'map' is for pictures that bear several labels.* give accuracy, macro_f1"
+        UserError, match=r"'map' is for multi-label datasets.* use accuracy, macro_f1"
     ):
         Project(project).load_params("promote")
 
@@ -226,7 +226,7 @@ def test_int8_is_judged_by_whole_sets(bundle, store, tmp_path):
     _, found = select_engine(bundle, "openvino", "int8", store.split("val"), AgreementLimits(0.0, 1.0), tmp_path)
     split = store.split("val")
     said = thresholds.apply_thresholds(
-        Scorer(bundle).probabilities(split.batch(np.arange(len(split)))), bundle.info.thresholds
+        Scorer(bundle).probabilities(split.read_batch(np.arange(len(split)))), bundle.info.thresholds
     )
     assert f"(fp32 {(said == split.labels).all(axis=1).mean():.4f})" in found["seen"]
 
