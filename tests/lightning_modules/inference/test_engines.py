@@ -30,7 +30,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, positions: np.ndarray) -> np.ndarray:
+    def read_batch(self, positions: np.ndarray) -> np.ndarray:
         return self.images[positions]
 
 
@@ -64,7 +64,7 @@ def scorer(request, bundle, validation, folder) -> Scorer:
 
 
 def test_every_engine_gives_the_same_answers(scorer, bundle, validation):
-    images = validation.batch(np.arange(64))
+    images = validation.read_batch(np.arange(64))
     ours, expected = scorer.probabilities(images), Scorer(bundle).probabilities(images)
     if scorer.engine.precision == "fp32":
         assert np.abs(ours - expected).max() < 1e-5
@@ -73,7 +73,7 @@ def test_every_engine_gives_the_same_answers(scorer, bundle, validation):
 
 
 def test_a_pictures_answer_is_the_same_to_the_last_bit_in_any_company(scorer, validation):
-    images = list(validation.batch(np.arange(8)))
+    images = list(validation.read_batch(np.arange(8)))
     among = scorer.score_padded(images, 8)
     alone = np.concatenate([scorer.score_padded([image], 8) for image in images])
     assert np.array_equal(among, alone)
