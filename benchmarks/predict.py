@@ -245,7 +245,7 @@ class CalibrationImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batch(self, positions: Any) -> Any:
+    def read_batch(self, positions: Any) -> Any:
         import numpy as np
 
         from imageset.decoding.decoder import decode
