@@ -204,9 +204,7 @@ def test_a_metric_of_several_labels_is_refused_for_one_a_picture(served, tmp_pat
     shutil.copy(served.folder / "data/normalized/dataset.json", project / "data/normalized")
     text = (served.folder / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("metric: accuracy", "metric: map"))
-    with pytest.raises(
-        UserError, match=r"'map' is for multi-label datasets.* use accuracy, macro_f1"
-    ):
+    with pytest.raises(UserError, match=r"'map' is for multi-label datasets.* use accuracy, macro_f1"):
         Project(project).load_params("promote")
 
 
