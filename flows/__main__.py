@@ -1,4 +1,4 @@
-"""`convoy`: a thin door to the flows. What a command needs is imported when that command runs."""
+"""`python -m flows`: the same as the command `convoy`."""
 
 from __future__ import annotations
 

@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.project.exceptions import BrokenManifest, ProjectBusy
 from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -116,17 +113,7 @@ class Project:
             return None
         return None if task is None else task == MULTI_LABEL
 
-    # ---- MLflow and the lock ------------------------------------------------------------------------
-
-    def connect_mlflow(self) -> MlflowClient:
-        """Connect to the MLflow server in MLFLOW_TRACKING_URI, else to the project's own database.
-
-        Raises:
-            UserError: the server does not answer, or the database cannot be opened.
-        """
-        from lightning_modules.tracking.client import connect_to_mlflow
-
-        return connect_to_mlflow(self.folder)
+    # ---- the lock -----------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self) -> Iterator[None]:
