@@ -42,6 +42,7 @@ from lightning_modules.tracking import offline_queue
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.training.checkpointing import DigestCheckpointIO, find_newest_intact
 from tests.helpers.project import ROOT, run_convoy
+from tests.helpers.real_data import extract_archive
 
 KEPT = ROOT / "tests" / "data" / "before_rooms"
 EXPECTED = json.loads((KEPT / "expected.json").read_text()) if (KEPT / "expected.json").exists() else {}
@@ -95,7 +96,7 @@ def restore_offline(project: Path) -> Path:
 def unpack_code(folder: Path) -> None:
     """`imageset` and `lightning_modules` as every model of that time carries them."""
     with tarfile.open(KEPT / "store" / "code.tar.gz") as tar:
-        tar.extractall(folder, filter="data")
+        extract_archive(tar, folder)
 
 
 def put_path(path: Path, project: Path) -> None:
