@@ -10,6 +10,8 @@ one runs to its end and prints how many rows it wrote. `new` is --new-only.
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.prediction import cache
@@ -39,19 +41,31 @@ def cut_into_many_shards() -> None:
 
 
 def run_killed(folder: Path, new_only: bool, points: list[int]) -> None:
-    if os.fork() == 0:
-        make_untrained_bundle(folder)
-        os._exit(0)
-    os.wait()
+    """Predict in children of this process; PyTorch's threads, which no child of a fork has, never start in it."""
+
+    def predict_until(point: int) -> None:
+        die_at(point)
+        predict(folder, new_only)
+
+    _run_in_child(lambda: make_untrained_bundle(folder))
     for point in points:
-        child = os.fork()
-        if child == 0:
-            die_at(point)
-            predict(folder, new_only)
-            os._exit(0)  # fewer renames than that
-        status = os.waitpid(child, 0)[1]
-        print(point, "killed" if os.WIFSIGNALED(status) else "ended", flush=True)
-    print(predict(folder, new_only), flush=True)
+        status = _run_in_child(lambda point=point: predict_until(point))
+        print(point, "killed" if os.WIFSIGNALED(status) else "ended", flush=True)  # ended: fewer renames than that
+    _run_in_child(lambda: print(predict(folder, new_only), flush=True))
+
+
+def _run_in_child(function: Callable[[], object]) -> int:
+    """Call a function in a child of this process; return the status that os.waitpid gives."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
 
 
 def predict(folder: Path, new_only: bool) -> str:
