@@ -109,13 +109,22 @@ def read_step_s(project: Path) -> float:
 
 
 def write_train_params(project: Path, change: Mapping[str, Any]) -> None:
-    """Write the repository's params.yaml with some of `train` changed and the probe as a callback."""
+    """Write params.yaml: the preset `scratch` with some of `train` changed, and the probe as a callback."""
     import yaml
 
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = read_scratch_params()
     merge_params(params["train"], change)
     params["train"]["trainer"]["callbacks"] = [{"class_path": "probe.Probe"}]
     (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def read_scratch_params() -> dict[str, Any]:
+    """Return the repository's params.yaml with the preset `scratch`."""
+    import yaml
+
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    merge_params(params, yaml.safe_load((ROOT / "presets" / "scratch.yaml").read_text()))
+    return params
 
 
 def merge_params(into: dict[str, Any], change: Mapping[str, Any]) -> None:

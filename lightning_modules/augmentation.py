@@ -18,6 +18,7 @@ MAX_POSTERIZE_BITS = 4  # of 8 bits, removed by posterizing
 GEOMETRIC_OPS = ("rotate", "shear_x", "shear_y", "shift_x", "shift_y")
 COLOUR_OPS = ("brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast")
 OPERATIONS = ("identity", *GEOMETRIC_OPS, *COLOUR_OPS)
+MAX_LOG_ASPECT = math.log(4 / 3)  # of a random crop
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -44,6 +45,30 @@ def shift_and_flip(images: Tensor, max_shift: float, flip: bool) -> Tensor:
     first_rows = torch.arange(n, device=device)[:, None] * height  # (N, 1), of each image among the rows of all
     index = ((first_rows + rows) * width)[:, :, None] + columns[:, None]  # (N, H, W)
     return images.reshape(-1, channels).index_select(0, index.flatten()).view(images.shape)
+
+
+def random_resized_crop(images: Tensor, min_area: float) -> Tensor:
+    """Enlarge a random part of each image to its full size, so that things appear at different distances.
+
+    The part has at least `min_area` of the area and is 3/4 to 4/3 times as wide as high, but never wider or higher
+    than the image. Source: C. Szegedy et al., "Going Deeper with Convolutions", 2014, arXiv:1409.4842.
+
+    Args:
+        images: (N, C, H, W), values 0 to 1; the result has the same shape.
+        min_area: smallest share of the area; 1 returns the images unchanged.
+    """
+    if min_area >= 1:
+        return images
+    n, device = len(images), images.device
+    area = _draw_uniform(n, min_area, 1.0, device)
+    aspect = torch.exp(_draw_uniform(n, -MAX_LOG_ASPECT, MAX_LOG_ASPECT, device))
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    centre_x = _draw_uniform(n, -1.0, 1.0, device) * (1 - width)  # the grid runs from -1 to 1 along both sides
+    centre_y = _draw_uniform(n, -1.0, 1.0, device) * (1 - height)
+    zeros = torch.zeros_like(width)
+    maps = torch.stack([torch.stack([width, zeros, centre_x], 1), torch.stack([zeros, height, centre_y], 1)], 1)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def rand_augment(images: Tensor, num_ops: int, strength: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The LightningModule: a network, its optimization and its metrics."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,18 +13,26 @@ from torch import Tensor, nn
 from torchmetrics.classification import MultilabelAveragePrecision
 
 from imageset.exceptions import UserError
-from lightning_modules.augmentation import apply_mixup_cutmix, rand_augment, random_erasing, shift_and_flip
+from lightning_modules.augmentation import (
+    apply_mixup_cutmix,
+    rand_augment,
+    random_erasing,
+    random_resized_crop,
+    shift_and_flip,
+)
 from lightning_modules.lr_schedules import one_cycle, warmup_cosine
 from lightning_modules.networks.factory import make_network
 from lightning_modules.networks.preprocessing import Normalize, scale_to_unit
 from lightning_modules.networks.pretrained import (
-    IMAGENET_STATISTICS,
     PretrainedWeights,
     adapt_statistics,
-    find_head,
     list_backbone_layers,
     load_pretrained,
 )
+from lightning_modules.networks.weights.training_images import IMAGENET_STATISTICS
+
+AUTO_CROP_AREA = 0.5
+NUM_LAYER_GROUPS = 8  # of pretrained layers, each with a learning rate of its own
 
 
 class Classifier(pl.LightningModule):
@@ -32,14 +40,19 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: {"class_path", "init_args"}, see `lightning_modules.networks.registry`.
-        weights: pretrained weights, see `lightning_modules.networks.pretrained`; null: random weights.
+            `auto`: chosen before `build`, see `lightning_modules.training.auto_network`.
+        weights: pretrained weights, see `lightning_modules.networks.pretrained`; null: random weights; `auto`:
+            those that are installed with Convoy, if the network is EfficientNet-Lite0, else null.
         mean_std: mean and standard deviation that normalize the images: `dataset`, those of the dataset;
             `imagenet`; `auto`, those of the pretrained weights, or of the dataset without weights. Filters trained
             for one scale do not work for another.
         freeze: `backbone`: only the head is trained; `gradual`: the head first, then in the first half of the
             epochs one more quarter of the layers at a time, from the last to the first; `none`: all layers are
             trained.
-        backbone_lr: factor of the learning rate of all layers but the head.
+        backbone_lr: factor of the learning rate of pretrained layers, which are all but the head.
+        layer_decay: further factor of the learning rate from each eighth of the pretrained layers to the one
+            before it. Source: J. Howard, S. Ruder, "Universal Language Model Fine-tuning for Text Classification",
+            2018, arXiv:1801.06146 (discriminative fine-tuning).
         optimizer: builds the optimizer from the parameters.
         schedule: `cosine`, see `warmup_cosine`, or `one_cycle`, see `one_cycle`.
         warmup: share of all steps in which the learning rate rises.
@@ -55,7 +68,10 @@ class Classifier(pl.LightningModule):
         channels_last: memory order of activations and filters; faster on most devices, with the same results.
         compile: torch.compile, whose minute of start-up pays in a long training.
         shift: augmentation, see `lightning_modules.augmentation.shift_and_flip`.
-        flip: likewise.
+        flip: likewise; `auto`: if a probe trained on images recognizes their mirror images, too, which only
+            networks with pretrained weights find out, else false.
+        crop_area: see `lightning_modules.augmentation.random_resized_crop`; `auto`: 0.5 with pretrained weights,
+            else 1.
         rand_augment: number of operations, see `lightning_modules.augmentation.rand_augment`.
         strength: strength of the operations, likewise.
         erasing: probability, see `lightning_modules.augmentation.random_erasing`.
@@ -83,16 +99,19 @@ class Classifier(pl.LightningModule):
         channels_last: bool,
         compile: bool,
         shift: float,
-        flip: bool,
+        flip: bool | Literal["auto"],
         rand_augment: int,
         strength: float,
         erasing: float,
         mixup: float,
         cutmix: float,
+        layer_decay: float = 1.0,
+        crop_area: float | Literal["auto"] = 1.0,
     ) -> None:
         super().__init__()
         shares = {"warmup": warmup, "ema": ema or 0, "label_smoothing": label_smoothing, "shift": shift,
-                  "strength": strength, "erasing": erasing}  # fmt: skip
+                  "strength": strength, "erasing": erasing, "layer_decay": layer_decay,
+                  "crop_area": 1 if crop_area == "auto" else crop_area}  # fmt: skip
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
@@ -101,13 +120,15 @@ class Classifier(pl.LightningModule):
                 f"model.freeze: {freeze} would freeze weights that were never trained; give model.weights too"
             )
         self.network_spec, self.make_optimizer = network, optimizer
-        self.weights, self.mean_std, self.freeze_mode, self.backbone_lr = weights, mean_std, freeze, backbone_lr
+        self.weights, self.mean_std, self.freeze_mode = weights, mean_std, freeze
+        self.backbone_lr, self.layer_decay = backbone_lr, layer_decay
+        self.is_pretrained = False
         self.frozen_epoch = -1  # the epoch that the frozen layers were last chosen for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
         self.label_smoothing, self.imbalance = label_smoothing, imbalance
         self.channels_last, self.is_compiled = channels_last, compile
-        self.shift, self.flip = shift, flip
+        self.shift, self.flip, self.crop_area = shift, flip, crop_area
         self.rand_augment, self.strength, self.erasing = rand_augment, strength, erasing
         self.mixup, self.cutmix = mixup, cutmix
         self.seed = 0
@@ -136,14 +157,16 @@ class Classifier(pl.LightningModule):
         Returns:
             A line that describes what was loaded of the pretrained weights; empty without any.
         """
+        self.is_pretrained = pretrained is not None
         statistics = IMAGENET_STATISTICS
         if pretrained is not None and self.mean_std == "auto":
-            statistics = pretrained.statistics
+            statistics = pretrained.images.statistics
         own = self.mean_std == "dataset" or (self.mean_std == "auto" and pretrained is None)
         self.mean, self.std = (tuple(mean), tuple(std)) if own else adapt_statistics(statistics, len(mean))
         self.normalize = Normalize(self.mean, self.std)
         self.network = make_network(self.network_spec, len(mean), len(classes))
-        summary = load_pretrained(self.network, pretrained, classes) if pretrained is not None else ""
+        loaded = load_pretrained(self.network, pretrained, classes) if pretrained is not None else None
+        self.keeps_head = loaded is not None and loaded.keeps_head
         whiten = getattr(self.network, "whiten", None)
         if pretrained is None and images is not None and whiten is not None:
             whiten(self.normalize(images))
@@ -162,7 +185,7 @@ class Classifier(pl.LightningModule):
             self.network.compile()
         if self.freeze_mode != "none":
             self._freeze(0)
-        return summary
+        return loaded.summary if loaded is not None else ""
 
     @property
     def serving_network(self) -> nn.Module:
@@ -229,9 +252,11 @@ class Classifier(pl.LightningModule):
         Returns:
             Normalized images (N, C, H, W), and the targets (N, K) of the augmented images.
         """
-        images = shift_and_flip(images, self.shift, self.flip)
-        if self.rand_augment:
-            x = rand_augment(scale_to_unit(images), self.rand_augment, self.strength)
+        images = shift_and_flip(images, self.shift, self.flip is True)
+        min_area = self.min_crop_area
+        if self.rand_augment or min_area < 1:
+            x = random_resized_crop(scale_to_unit(images), min_area)
+            x = rand_augment(x, self.rand_augment, self.strength)
             x = (x - self.normalize.mean) / self.normalize.std
         else:
             x = self.normalize(images)
@@ -297,22 +322,40 @@ class Classifier(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @property
+    def min_crop_area(self) -> float:
+        """The smallest share of the area of a random crop; `crop_area` with `auto` replaced."""
+        if self.crop_area == "auto":
+            return AUTO_CROP_AREA if self.is_pretrained else 1.0
+        return self.crop_area
+
     def build_parameter_groups(self) -> list[dict[str, Any]]:
-        """Group the parameters by whether they belong to the head and whether weight decay applies to them.
+        """Group the parameters by the factor of their learning rate and by whether weight decay applies to them.
 
         The head is the first group, since the learning rate of the first group is logged.
         """
-        head = f"{find_head(self.network, len(self.class_weights))}." if self.backbone_lr != 1 else ""
-        named = list(self.network.named_parameters())
-        groups: list[dict[str, Any]] = []
-        for in_head in (True, False):
-            members = [p for name, p in named if name.startswith(head) is in_head]
-            decayed = [p for p in members if self.decay_norm_and_bias or p.ndim > 1]
-            not_decayed = [p for p in members if not self.decay_norm_and_bias and p.ndim <= 1]
-            factor = 1.0 if in_head else self.backbone_lr
-            groups += [{"params": decayed, "lr_factor": factor}]
-            groups += [{"params": not_decayed, "lr_factor": factor, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for weights, factor in self._iter_learning_rate_factors():
+            is_decayed = self.decay_norm_and_bias or weights.ndim > 1
+            groups.setdefault((factor, is_decayed), []).append(weights)
+        return [
+            {"params": members, "lr_factor": factor} | ({} if is_decayed else {"weight_decay": 0.0})
+            for (factor, is_decayed), members in groups.items()
+        ]
+
+    def _iter_learning_rate_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """Yield all parameters, those of the head first, with the factor of their learning rate."""
+        if not self.is_pretrained or (self.backbone_lr == 1 and self.layer_decay == 1):
+            yield from ((weights, 1.0) for weights in self.network.parameters())
+            return
+        layers = list_backbone_layers(self.network, len(self.class_weights))
+        factors: dict[int, tuple[nn.Parameter, float]] = {}
+        for number, layer in enumerate(layers):
+            depth = NUM_LAYER_GROUPS - 1 - number * NUM_LAYER_GROUPS // len(layers)  # 0: nearest to the head
+            for weights in layer.parameters(recurse=False):
+                factors[id(weights)] = weights, self.backbone_lr * self.layer_decay**depth
+        yield from ((weights, 1.0) for weights in self.network.parameters() if id(weights) not in factors)
+        yield from factors.values()
 
     def _log_metrics(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
         """Log loss, accuracy and error of a batch.

@@ -1,6 +1,7 @@
-"""Presets: small files with values for keys of `train`; `convoy preset NAME` copies them into params.yaml.
+"""Presets: small files with values for keys of params.yaml; `convoy preset NAME` copies them there.
 
-params.yaml stays the only place of every number, DVC sees each change, and a preset hides nothing.
+params.yaml stays the only place of every number, DVC sees each change, and a preset hides nothing. Presets are
+complete: each sets every key that another one sets, so the one that was applied last decides alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
 
 PRESETS_DIR = "presets"
+DEFAULT_PRESET = "default"  # its keys may be missing from an older params.yaml
 
 
 def apply_preset(name: str, project: Project) -> str:
-    """Write the values of `presets/NAME.yaml` into the section `train` of params.yaml; comments are kept.
+    """Write the values of `presets/NAME.yaml` into params.yaml; comments are kept.
+
+    A file whose keys are not sections of params.yaml holds keys of `train`.
 
     Args:
         name: the preset's name.
@@ -27,7 +31,7 @@ def apply_preset(name: str, project: Project) -> str:
         One line with the keys that changed.
 
     Raises:
-        UserError: there is no such preset, a file cannot be read, or `train` does not have a key of the preset.
+        UserError: there is no such preset, a file cannot be read, or params.yaml has no such key.
     """
     known = sorted(path.stem for path in (project / PRESETS_DIR).glob("*.yaml"))
     if name not in known:
@@ -35,27 +39,53 @@ def apply_preset(name: str, project: Project) -> str:
         raise UserError(f"no preset {name!r}; {hint}")
     path = project / "params.yaml"
     params = params_yaml.read_commented_yaml(path)
-    preset = params_yaml.read_commented_yaml(project / PRESETS_DIR / f"{name}.yaml")
+    preset, default = (_read_preset(project, each, params) for each in (name, DEFAULT_PRESET))
     if not isinstance(params.get("train"), MutableMapping):
         raise UserError(f"{path}: the section 'train:' is missing")
-    changed = _merge_preset(params["train"], preset, f"{PRESETS_DIR}/{name}.yaml")
+    changed = merge_preset(params, preset, default, f"{PRESETS_DIR}/{name}.yaml")
     if not changed:
         return f"preset {name}: params.yaml holds these values already"
     params_yaml.write_commented_yaml(path, params)
     return f"preset {name}: changed in params.yaml: {', '.join(changed)}; `convoy run` trains with them"
 
 
-def _merge_preset(
-    section: MutableMapping[str, Any], preset: Mapping[str, Any], source: str, prefix: str = ""
+def _read_preset(project: Project, name: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a preset as a mapping of sections; empty if the project does not have it."""
+    path = project / PRESETS_DIR / f"{name}.yaml"
+    if not path.exists():
+        return {}
+    preset: Mapping[str, Any] = params_yaml.read_commented_yaml(path)
+    return preset if set(preset) <= set(params) else {"train": preset}
+
+
+def merge_preset(
+    section: MutableMapping[str, Any],
+    preset: Mapping[str, Any],
+    default: Mapping[str, Any],
+    source: str,
+    prefix: str = "",
 ) -> list[str]:
-    """Set the preset's values in the section; return the dotted names of the keys whose value changed."""
+    """Set the preset's values in the section; return the dotted names of the keys whose value changed.
+
+    Args:
+        section: the section of params.yaml.
+        preset: the values for it.
+        default: the values of the default preset, whose keys are known, too.
+        source: the preset's file, for messages.
+        prefix: names of the sections around it, for messages.
+    """
     changed = []
     for key, value in preset.items():
-        if key not in section and prefix != "trainer.":  # the Trainer has more options than params.yaml lists
-            raise UserError(f"{source}: unknown key '{prefix}{key}'; {suggest_name(key, section)}")
-        if isinstance(value, Mapping) and "class_path" not in value and isinstance(section[key], MutableMapping):
-            changed += _merge_preset(section[key], value, source, f"{prefix}{key}.")
-        elif section.get(key) != value:
+        known = {*section, *default}
+        if key not in known and prefix != "train.trainer.":  # the Trainer has more options than params.yaml lists
+            raise UserError(f"{source}: unknown key '{prefix}{key}'; {suggest_name(key, known)}")
+        if (
+            isinstance(value, Mapping)
+            and "class_path" not in value
+            and isinstance(section.get(key), MutableMapping)
+        ):
+            changed += merge_preset(section[key], value, default.get(key) or {}, source, f"{prefix}{key}.")
+        elif key not in section or section[key] != value:
             section[key] = value
             changed.append(f"{prefix}{key}")
     return changed

@@ -11,7 +11,7 @@ from PIL import Image
 # An image with a shorter side shows nothing; placeholder images of web pages are 1 x 1.
 MIN_SIDE_PX = 4
 
-AUTO_SIZES_PX = (32, 64, 96, 128)  # the choices of `size_px: auto`
+AUTO_SIZES_PX = (32, 64, 96, 128, 160, 192, 224)  # the choices of `size_px: auto`
 FITS = ("crop", "pad", "stretch")
 FIDELITIES = ("exact", "fast")
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {

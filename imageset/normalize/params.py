@@ -56,8 +56,8 @@ class NormalizeParams(ParamsModel):
         Annotated[int, Field(ge=1, le=4096)] | Literal["auto"],
         RangeMessage(": must be auto or 1 to 4096 (px), not {value}"),
     ] = Field(
-        description="Side of the square images in pixels; auto: the smallest of 32, 64, 96, 128 that is not below "
-        "the median short side."
+        description="Side of the square images in pixels; auto: the smallest of 32, 64, 96, 128, 160, 192, "
+        "224 that is not below the median short side."
     )
     channels: Annotated[int | str, OneOf(("auto", 1, 3))] = Field(
         description="1 for grey, 3 for colour; auto: 1 if every image is grey."

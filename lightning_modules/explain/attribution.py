@@ -136,11 +136,13 @@ def choose_shift_distances(side_px: int, max_distances: int) -> list[int]:
     return sorted({0, *even, max(1, round(NEAR_SHARE * side_px))})
 
 
-def make_predict_proba(network: nn.Module, temperature: float, multi_label: bool) -> Callable[[Tensor], Tensor]:
+def make_predict_proba(
+    compute_logits: Callable[[Tensor], Tensor], temperature: float, multi_label: bool
+) -> Callable[[Tensor], Tensor]:
     """Return a differentiable function (N, C, H, W) -> calibrated probabilities (N, num_classes)."""
 
     def predict_proba(x: Tensor) -> Tensor:
-        logits = network(x).float() / temperature
+        logits = compute_logits(x).float() / temperature
         return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1)
 
     return predict_proba

@@ -19,7 +19,11 @@ IMAGES_PER_BATCH = 32
 
 
 class InstrumentedModel:
-    """A copy of a bundle's network to observe: on the CPU, in evaluation mode, without in-place operations."""
+    """A copy of a bundle's network to observe: on the CPU, in evaluation mode, without in-place operations.
+
+    `network` sees the image only, so that its layers run once; `logits` are those of the bundle, for some networks
+    the mean over the image and its mirror image.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.info, self.spec = bundle.info, bundle.spec
@@ -27,9 +31,17 @@ class InstrumentedModel:
         for module in self.network.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
+        self.has_mirror = bool(getattr(self.network, "mirror", False))
+        if self.has_mirror:
+            self.network.mirror = False  # type: ignore[assignment]
         self.normalize = Normalize(bundle.info.mean, bundle.info.std)
         self.multi_label = bundle.info.multi_label
-        self.predict_proba = make_predict_proba(self.network, bundle.info.temperature, self.multi_label)
+        self.predict_proba = make_predict_proba(self.logits, bundle.info.temperature, self.multi_label)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of the network's input (N, C, H, W)."""
+        logits: Tensor = self.network(x)
+        return (logits + self.network(x.flip(-1))) / 2 if self.has_mirror else logits
 
     def preprocess(self, images: np.ndarray) -> Tensor:
         """Return images uint8 (N, H, W, C) as the network's input, float32 (N, C, H, W)."""
@@ -40,7 +52,7 @@ class InstrumentedModel:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities of images: uint8 (N, H, W, C) -> float32 (N, num_classes)."""
         batches = [
-            self.network(self.preprocess(images[i : i + IMAGES_PER_BATCH]))
+            self.logits(self.preprocess(images[i : i + IMAGES_PER_BATCH]))
             for i in range(0, len(images), IMAGES_PER_BATCH)
         ]
         logits = torch.cat(batches).float().numpy()

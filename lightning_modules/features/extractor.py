@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from imageset.exceptions import UserError
@@ -31,7 +32,8 @@ class FeatureExtractor:
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return features, float32 (N, num_features), and logits (N, num_classes) of images, uint8 (N, H, W, C).
 
-        If the last layer is a convolution, its input is averaged over all positions.
+        If the last layer is a convolution, its input is averaged over all positions; if the network averages over
+        the image and its mirror image, so are the features.
         """
         captured: list[Tensor] = []
         hook = (
@@ -46,7 +48,7 @@ class FeatureExtractor:
                 hook.remove()
         if not captured:
             return logits, logits
-        vectors = captured[-1].float()
+        vectors = torch.stack(captured).float().mean(dim=0)
         vectors = vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors.flatten(1)
         return vectors.cpu().numpy(), logits
 

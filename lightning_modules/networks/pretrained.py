@@ -1,6 +1,6 @@
 """Pretrained weights: read without unpickling and loaded into a network, or rejected with the reason.
 
-Weights of each source come with the mean and standard deviation of the images that they were trained on.
+Weights of each source come with a description of the images that they were trained on.
 """
 
 import hashlib
@@ -13,17 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from imageset.exceptions import UserError
-from lightning_modules.networks.torchvision_nets import WITH_AUXILIARY_CLASSIFIERS
+from lightning_modules.networks.weights.downloads import download_weights
+from lightning_modules.networks.weights.training_images import Statistics, TrainingImages, describe_training_images
 
 if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
 StateDict = Mapping[str, Tensor]
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
 
-IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# torchvision's GoogLeNet and Inception keep the scale -1 to 1 of their original authors.
-INCEPTION_STATISTICS: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WRAPPER_PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # trainers and torch.compile prepend them
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys of a checkpoint that hold the weights
 
@@ -36,14 +33,14 @@ class PretrainedWeights:
         name: the value of `model.weights` in params.yaml.
         state: name -> weights.
         digest: SHA-256 of the weights.
-        statistics: mean and standard deviation of the images that the weights were trained on.
+        images: the images that the weights were trained on.
         classes: classes of the head, if they are known.
     """
 
     name: str
     state: StateDict
     digest: str
-    statistics: Statistics
+    images: TrainingImages
     classes: tuple[str, ...] | None = None
 
 
@@ -53,7 +50,7 @@ def read_weights(
     """Read the weights that `model.weights` names.
 
     Args:
-        weights: `DEFAULT` (torchvision's download), `models:/NAME@ALIAS` or `models:/NAME/VERSION` (MLflow), or
+        weights: `DEFAULT` (see `weights.downloads`), `models:/NAME@ALIAS` or `models:/NAME/VERSION` (MLflow), or
             the path of a .safetensors file or of a state dict that torch.save wrote (.pth, .pt).
         network: {"class_path", "init_args"} of the network that receives the weights.
         load_registered: loads the bundle of a `models:/` URI: `tracking.model_download.load_bundle`, which this
@@ -64,20 +61,30 @@ def read_weights(
     """
     if weights.startswith("models:/"):
         return _read_registered(weights, load_registered)
-    name = str(network["init_args"].get("name", ""))
-    statistics = INCEPTION_STATISTICS if name in WITH_AUXILIARY_CLASSIFIERS else IMAGENET_STATISTICS
+    images = describe_training_images(network)
     if weights == "DEFAULT":
-        if not network["class_path"].endswith(".TorchvisionNet"):
-            raise UserError("model.weights: DEFAULT is for torchvision's networks; give a file, or null")
-        state = _download(name)
-        return PretrainedWeights(weights, state, _hash_state_dict(state), statistics)
+        state = download_weights(network)
+        return PretrainedWeights(weights, state, _hash_state_dict(state), images)
     data = _read_bytes(Path(weights))
     return PretrainedWeights(
-        weights, _parse_state_dict(Path(weights), data), hashlib.sha256(data).hexdigest(), statistics
+        weights, _parse_state_dict(Path(weights), data), hashlib.sha256(data).hexdigest(), images
     )
 
 
-def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class LoadResult:
+    """The outcome of loading pretrained weights into a network.
+
+    Attributes:
+        keeps_head: whether the head is pretrained, too.
+        summary: a line that describes what was loaded.
+    """
+
+    keeps_head: bool
+    summary: str
+
+
+def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Sequence[str]) -> LoadResult:
     """Load pretrained weights into a network; its head stays new if the classes differ.
 
     A first convolution over one channel receives the sum of the filters for three channels, so it computes what
@@ -87,9 +94,6 @@ def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Seq
         network: the network; it is unchanged if an error is raised.
         weights: the pretrained weights.
         classes: names of the network's classes.
-
-    Returns:
-        A line that describes what was loaded.
 
     Raises:
         UserError: a weight is missing, unexpected, or of a different shape.
@@ -115,10 +119,11 @@ def load_pretrained(network: nn.Module, weights: PretrainedWeights, classes: Seq
     _check_fits(weights.name, given, own)
     network.load_state_dict(given)
     if keeps_head:
-        return f"weights: {weights.name}, the head included"
-    return (
+        return LoadResult(True, f"weights: {weights.name}, the head included")
+    return LoadResult(
+        False,
         f"weights: {weights.name}; its head '{head}' for {num_given} classes was replaced by a new one for "
-        f"{len(classes)}"
+        f"{len(classes)}",
     )
 
 
@@ -156,22 +161,12 @@ def _read_registered(uri: str, load_registered: Callable[[str], "Bundle"]) -> Pr
     bundle = load_registered(uri)
     info = bundle.info
     return PretrainedWeights(
-        uri, bundle.network.state_dict(), bundle.digest, (info.mean, info.std), tuple(info.classes)
+        uri,
+        bundle.network.state_dict(),
+        bundle.digest,
+        TrainingImages((info.mean, info.std), bundle.spec.size),
+        tuple(info.classes),
     )
-
-
-def _download(name: str) -> StateDict:
-    from torchvision import models
-
-    try:
-        weights = models.get_model_weights(name).DEFAULT
-        state: StateDict = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"model.weights: the weights of {name} cannot be downloaded ({reason}); give a file"
-        ) from error
-    return state
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -2,7 +2,9 @@
 
     network: resnet18                                   # torchvision's, by name
     network: timm/resnet26d                             # timm's, by name
+    network: efficientnet_lite0                         # timm's, whose weights are installed with Convoy
     network: LeNet5                                     # Convoy's
+    network: auto                                       # the better of efficientnet_lite0 and ConvNet
     network: {class_path: ConvNet, init_args: {filters: [16, 32]}}
     network: {class_path: my_package.MyNet, init_args: {width: 3}}
 
@@ -16,8 +18,11 @@ from typing import Any
 
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
+from lightning_modules.networks.weights.installed import INSTALLED_NETWORK
 
+AUTO = "auto"  # chosen for the dataset, see lightning_modules.training.auto_network
 NETWORKS_PACKAGE = "lightning_modules.networks"
+INSTALLED_ALIAS = "efficientnet_lite0"  # timm's name has the prefix tf_
 OWN_NETWORKS = ("ConvNet", "LeNet5", "SpeedNet", "TimmNet", "TorchvisionNet")
 
 
@@ -35,6 +40,8 @@ def parse_network_spec(network: Any) -> dict[str, Any]:
         hint = suggest_name(unknown[0], ("class_path", "init_args"))
         raise UserError(f"model.network: unknown key '{unknown[0]}'; {hint}")
     path, arguments = network["class_path"], dict(network.get("init_args") or {})
+    if path == INSTALLED_ALIAS:
+        path = f"timm/{INSTALLED_NETWORK}"
     if path in OWN_NETWORKS:
         path = f"{NETWORKS_PACKAGE}.{path}"
     elif path.startswith("timm/"):
@@ -69,12 +76,15 @@ def list_dataset_arguments(network: Callable[..., Any]) -> list[str]:
 
 
 def resolve_stem(network: Mapping[str, Any], side_px: int) -> dict[str, Any]:
-    """Replace `stem: auto` by the stem for images of `side_px`, see `torchvision_nets.choose_stem`."""
+    """Replace `stem: auto` by the stem for images of `side_px`, see `torchvision_nets.choose_stem`.
+
+    For a network that enlarges its images, the enlarged side counts.
+    """
     from lightning_modules.networks.torchvision_nets import choose_stem
 
     arguments = dict(network["init_args"])
     if arguments.get("stem") == "auto":
-        arguments["stem"] = choose_stem(str(arguments["name"]), side_px)
+        arguments["stem"] = choose_stem(str(arguments["name"]), arguments.get("resize_px") or side_px)
     return {"class_path": network["class_path"], "init_args": arguments}
 
 
@@ -83,6 +93,5 @@ def _check_torchvision_name(name: str) -> None:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise UserError(
-            f"model.network: no network is called {name!r}; {suggest_name(name.lower(), [*known, *OWN_NETWORKS])}"
-        )
+        hint = suggest_name(name.lower(), [*known, *OWN_NETWORKS, INSTALLED_ALIAS])
+        raise UserError(f"model.network: no network is called {name!r}; {hint}")

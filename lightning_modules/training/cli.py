@@ -30,7 +30,8 @@ TRAINER_DEFAULTS = {
     "enable_checkpointing": False,  # fit adds checkpointing.ResumableCheckpoint
 }
 STAGE_KEYS = {
-    "seed_everything", "threads", "stop_at_error", "abstain_below", "checkpoint_every_min", "reference_pictures",
+    "seed_everything", "threads", "stop_at_error", "patience", "budget", "abstain_below", "checkpoint_every_min",
+    "reference_pictures",
     "trainer", "data", "model",
 }  # fmt: skip
 HIDDEN_KEYS = ("help", "config", "print_config")  # LightningCLI adds them for a command line
@@ -93,6 +94,8 @@ class StageCLI(LightningCLI):
             parser.add_argument("--checkpoint_every_min", type=float, required=True)
             parser.add_argument("--reference_pictures", type=int, required=True)
             parser.add_argument("--threads", type=int | None, default=None)
+            parser.add_argument("--patience", type=int | None, default=None)
+            parser.add_argument("--budget", type=float | None, default=None)
 
 
 def build_stage(
@@ -155,7 +158,7 @@ def complete_network_spec(network: Any, stage: str) -> dict[str, Any]:
     """Return `model.network` in its full form, with the value of every argument of the network.
 
     Args:
-        network: the value of `model.network`: a name, a class path, or a mapping.
+        network: the value of `model.network`: a name, a class path, a mapping, or `auto`, which stays as it is.
         stage: name of the section, for messages.
 
     Returns:
@@ -164,6 +167,8 @@ def complete_network_spec(network: Any, stage: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such network, or it does not take these arguments.
     """
+    if network == registry.AUTO:
+        return {"class_path": registry.AUTO, "init_args": {}}
     try:
         spec = registry.parse_network_spec(network)
         factory = registry.import_network(spec["class_path"])

@@ -33,6 +33,17 @@ class TrainParams(ParamsModel):
         default=None,
         description="Training ends when the validation error is at or below this value; null: never.",
     )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Training ends after so many epochs without a lower validation loss; null: never.",
+    )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="10^12 multiply-adds that fine-tuning of pretrained weights may take on a CPU; if it allows "
+        "fewer than 3 epochs, only the last layer is trained; null: any number, as on a GPU.",
+    )
     abstain_below: float | None = Field(
         default=None,
         description="The model gives no label where its highest probability is lower; null: it always does.",

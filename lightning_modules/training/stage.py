@@ -19,21 +19,29 @@ from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
 from imageset.utils.memory import keep_large_blocks
 from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
-from lightning_modules.calibration.temperature import fit_temperature, to_probabilities
-from lightning_modules.calibration.thresholds import fit_thresholds
 from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.features.reference_sample import make_reference_sample
+from lightning_modules.features.transfer_learning import (
+    Probe,
+    choose_finetune_epochs,
+    count_macs,
+    fit_probe,
+    has_linear_head,
+    make_feature_cache,
+    set_head,
+)
 from lightning_modules.networks.factory import check_network
-from lightning_modules.networks.pretrained import read_weights
-from lightning_modules.networks.registry import resolve_stem
-from lightning_modules.scoring import Scorer
+from lightning_modules.networks.pretrained import PretrainedWeights, read_weights
+from lightning_modules.networks.registry import AUTO, resolve_stem
+from lightning_modules.networks.weights.installed import INSTALLED_NETWORK
 from lightning_modules.tracking.client import connect_to_mlflow
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.tracking.model_logging import log_model
 from lightning_modules.tracking.provenance import hash_lock_file, read_git_commit
 from lightning_modules.tracking.run import TrackedRun
-from lightning_modules.training.callbacks import SUMMARY_METRICS, FiniteLossCheck, MetricHistory, write_history
+from lightning_modules.training.auto_network import choose_network
+from lightning_modules.training.callbacks import FiniteLossCheck, MetricHistory, write_history
 from lightning_modules.training.checkpointing import (
     SIGTERM_EXIT_STATUS,
     DigestCheckpointIO,
@@ -50,6 +58,13 @@ from lightning_modules.training.distributed import (
 )
 from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
 from lightning_modules.training.params import check_train_params
+from lightning_modules.training.trained_model import (
+    TrainedModel,
+    choose_better,
+    describe_metrics,
+    take_best_epoch,
+    take_probe,
+)
 from lightning_modules.training.unfinished_training import RunState, compute_training_key
 
 NUM_WHITENING_IMAGES = 2048  # images that a first layer is computed from, see networks.speednet
@@ -84,15 +99,15 @@ def fit(project: Path) -> None:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     store: ImageStore = cli.datamodule.store
-    prepare_training(cli, config, store, project)
+    probe = prepare_training(cli, config, store, project)
 
     num_ranks = cli.trainer.world_size
     run_state = RunState(project / ".cache" / "train" / compute_training_key(store, config, num_ranks))
     launcher = watch_ranks(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
-            fit_and_log(project, cli, config, run_state, stop)
-        else:
+            fit_and_log(project, cli, config, run_state, stop, probe)
+        elif cli.trainer.max_epochs:
             run_trainer(cli, run_state, None, stop)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
@@ -110,7 +125,12 @@ def fit(project: Path) -> None:
 
 
 def fit_and_log(
-    project: Path, cli: StageCLI, config: Mapping[str, Any], run_state: RunState, stop: StopRequest
+    project: Path,
+    cli: StageCLI,
+    config: Mapping[str, Any],
+    run_state: RunState,
+    stop: StopRequest,
+    probe: Probe | None,
 ) -> None:
     """Train and log an MLflow run with its final status, on rank 0."""
     store: ImageStore = cli.datamodule.store
@@ -124,8 +144,9 @@ def fit_and_log(
         if isinstance(launcher := cli.trainer.strategy.launcher, WatchedLauncher):
             launcher.on_failure = lambda: run.close("FAILED")
         try:
-            history, checkpoint_callback = run_trainer(cli, run_state, run, stop)
-            save_best_model(project, run, cli, config, dataset, history, checkpoint_callback)
+            info = describe_model(project, cli, config, dataset)
+            trained, history = train_model(cli, config, run_state, run, stop, info, probe)
+            save_model(project, run, cli, config, info, trained, history)
             shutil.rmtree(run_state.folder)
             run.close("FINISHED")
         except BaseException as error:
@@ -140,14 +161,18 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
-def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> None:
+def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> Probe | None:
     """Build the model for the dataset, and seed the model and the data.
 
     Args:
         cli: the trainer, the model and the data of the stage.
-        config: the section `train` of params.yaml; it receives the resolved network and the digest of the weights.
+        config: the section `train` of params.yaml; it receives the values that `auto` stands for and the
+            digest of the weights.
         store: the normalized dataset.
         project: folder of the project.
+
+    Returns:
+        The linear probe that the head starts from, if the weights are pretrained and the head is new.
 
     Raises:
         UserError: a setting does not fit the dataset, the ranks or the network.
@@ -158,7 +183,7 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
     check_trainer(cli)
     check_ranks(cli, config, store)
     try:
-        config["model"]["network"] = cli.model.network_spec = resolve_stem(cli.model.network_spec, store.spec.size)
+        lines = [resolve_network(cli, config, store, project)]
         weights = None
         if cli.model.weights is not None:
             if cli.model.weights.startswith("models:/"):
@@ -167,14 +192,72 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
             config["model"]["weights_sha256"] = weights.digest  # logged, and part of the training key
         split = store.split("train")
         images = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
-        summary = cli.model.build(store.mean, store.std, store.classes, split.labels, weights, images)
+        lines.append(cli.model.build(store.mean, store.std, store.classes, split.labels, weights, images))
         check_network(cli.model.network, store.spec.shape, len(store.classes))
-        if summary and cli.trainer.is_global_zero:
-            print(f"train: {summary}", flush=True)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"params.yaml: train: model.network: {error}") from error
+    for line in lines:
+        if line and cli.trainer.is_global_zero:
+            print(f"train: {line}", flush=True)
+    probe = start_from_probe(cli, config, store, project, weights) if weights is not None else None
+    cli.model.flip = config["model"]["flip"] = (
+        (probe is not None and probe.mirror_is_same) if cli.model.flip == AUTO else cli.model.flip
+    )
+    config["model"]["crop_area"] = cli.model.min_crop_area
+    return probe
+
+
+def resolve_network(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> str:
+    """Replace `auto` in the model's network and weights; return a line about the choice, or nothing."""
+    model, summary = cli.model, ""
+    if model.network_spec["class_path"] == AUTO:
+        choice = choose_network(model, store, config, project, cli.trainer.strategy.root_device)
+        model.network_spec, model.weights, summary = choice.network, choice.weights, choice.summary
+    elif model.weights == AUTO:
+        is_installed = model.network_spec["init_args"].get("name") == INSTALLED_NETWORK
+        model.weights = "DEFAULT" if is_installed else None
+    model.network_spec = resolve_stem(model.network_spec, store.spec.size)
+    config["model"] |= {"network": model.network_spec, "weights": model.weights}
+    return summary
+
+
+def start_from_probe(
+    cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path, weights: PretrainedWeights
+) -> Probe | None:
+    """Fit a linear probe, let the model's head start from it, and limit fine-tuning to the budget.
+
+    Returns:
+        None if the head is pretrained, too, or is more than a linear layer.
+    """
+    model, num_classes = cli.model, len(store.classes)
+    if model.keeps_head or not has_linear_head(model.network, store.spec.shape, num_classes):
+        return None
+    device = cli.trainer.strategy.root_device
+    cache = make_feature_cache(project, model, store, weights.digest, device)
+    probe = fit_probe(model, store, cache, device, model.seed)
+    networks = [model.network] if model.ema is None else [model.network, model.average]
+    for network in networks:
+        set_head(network, probe.head)
+        if probe.mirror:
+            network.mirror = True
+    if probe.mirror:
+        model.network_spec["init_args"]["mirror"] = True
+    if device.type == "cpu" and model.freeze_mode == "none":
+        macs = count_macs(model.network, store.spec.shape)
+        epochs = choose_finetune_epochs(
+            cli.trainer.max_epochs or -1, macs, store.counts["train"], config["budget"]
+        )
+        cli.trainer.fit_loop.max_epochs = config["trainer"]["max_epochs"] = epochs
+    if cli.trainer.is_global_zero:
+        print(
+            f"train: linear probe: val_loss {probe.score.loss:.4f}, val_accuracy {probe.score.accuracy:.4f}"
+            + (", over each picture and its mirror image" if probe.mirror else "")
+            + ("" if cli.trainer.max_epochs else "; fine-tuning would exceed train.budget"),
+            flush=True,
+        )
+    return probe
 
 
 def check_trainer(cli: StageCLI) -> None:
@@ -260,92 +343,125 @@ def parse_num_steps(checkpoint: Path) -> int:
 
 
 def make_early_stopping(config: Any) -> list[pl.Callback]:
-    """Make the callback that ends the training when the validation error reaches `stop_at_error`."""
-    if config["stop_at_error"] is None:
-        return []
-    return [
-        EarlyStopping(
-            "val_error", mode="min", patience=ENDLESS_PATIENCE, stopping_threshold=config["stop_at_error"] + 1e-12
+    """Make the callbacks that end the training at `stop_at_error`, or after `patience` epochs without progress."""
+    callbacks: list[pl.Callback] = []
+    if config["stop_at_error"] is not None:
+        callbacks.append(
+            EarlyStopping(
+                "val_error",
+                mode="min",
+                patience=ENDLESS_PATIENCE,
+                stopping_threshold=config["stop_at_error"] + 1e-12,
+            )
         )
-    ]
+    if config["patience"] is not None:
+        callbacks.append(EarlyStopping("val_loss", mode="min", patience=config["patience"], check_finite=False))
+    return callbacks
 
 
-def save_best_model(
-    project: Path,
-    run: TrackedRun,
+def train_model(
     cli: StageCLI,
     config: Mapping[str, Any],
-    dataset: Mapping[str, str],
-    history: MetricHistory,
-    checkpoint_callback: ResumableCheckpoint,
-) -> None:
-    """Write the stage's output and log the model of the best epoch.
+    run_state: RunState,
+    run: TrackedRun,
+    stop: StopRequest,
+    info: BundleInfo,
+    probe: Probe | None,
+) -> tuple[TrainedModel, MetricHistory]:
+    """Train, on rank 0, and return the best model and the metrics of each epoch.
+
+    Args:
+        cli: the trainer, the model and the data of the stage.
+        config: the section `train` of params.yaml.
+        run_state: state of the unfinished training.
+        run: MLflow run that receives the metrics.
+        stop: the handler of SIGTERM.
+        info: a description of the model, without its metrics.
+        probe: the probe that the head started from, if there is one.
+    """
+    store: ImageStore = cli.datamodule.store
+    probe_model = None
+    if probe is not None:
+        probe_model = take_probe(cli.model.network, probe)
+        run.log_metrics({f"probe_{name}": value for name, value in probe_model.metrics.items()}, 0)
+    if probe_model is not None and not cli.trainer.max_epochs:
+        history = MetricHistory(lambda metrics, step: None, -1)
+        history.rows.append({"epoch": 0, **probe_model.metrics})
+        run.log_metrics(probe_model.metrics, 0)
+        return probe_model, history
+    history, checkpoint_callback = run_trainer(cli, run_state, run, stop)
+    trained = take_best_epoch(cli.model, info, store, history, checkpoint_callback, config["data"]["batch_size"])
+    if probe_model is not None:
+        trained = choose_better(probe_model, trained, store.split("val").labels)
+    return trained, history
+
+
+def describe_model(
+    project: Path, cli: StageCLI, config: Mapping[str, Any], dataset: Mapping[str, str]
+) -> BundleInfo:
+    """Return the description of the model for its bundle, without metrics and calibration.
 
     Args:
         project: folder of the project.
-        run: MLflow run that receives the model.
         cli: the trainer, the model and the data of the stage.
         config: the section `train` of params.yaml.
         dataset: `name`, `fingerprint` and `digest` of the normalized dataset.
-        history: the metrics of each epoch.
-        checkpoint_callback: knows the checkpoint of the best epoch.
     """
     store: ImageStore = cli.datamodule.store
-    checkpoint = DigestCheckpointIO().load_checkpoint(checkpoint_callback.find_best_checkpoint())
-    cli.model.load_state_dict(checkpoint["state_dict"])
-    row = history.rows[checkpoint["epoch"]]
-    info = BundleInfo(
+    return BundleInfo(
         network=config["model"]["network"],
         classes=store.classes,
         decode=store.spec.to_dict(),
         mean=cli.model.mean,
         std=cli.model.std,
         dataset=dict(dataset),
-        metrics={name: row[name] for name in SUMMARY_METRICS if name.startswith("val_") and name in row},
+        metrics={},
         abstain_below=config["abstain_below"],
         git_commit=read_git_commit(project),
         lock_sha256=hash_lock_file(project),
     )
-    info = replace(info, **fit_calibration(Bundle(info, cli.model.serving_network, ""), store, config))
+
+
+def save_model(
+    project: Path,
+    run: TrackedRun,
+    cli: StageCLI,
+    config: Mapping[str, Any],
+    info: BundleInfo,
+    trained: TrainedModel,
+    history: MetricHistory,
+) -> None:
+    """Write the stage's output and log the model.
+
+    Args:
+        project: folder of the project.
+        run: MLflow run that receives the model.
+        cli: the trainer, the model and the data of the stage.
+        config: the section `train` of params.yaml.
+        info: a description of the model, without metrics and calibration.
+        trained: the model.
+        history: the metrics of each epoch.
+    """
+    store: ImageStore = cli.datamodule.store
+    info = replace(info, metrics=trained.metrics, **trained.calibration)
     output = project / "data" / "models" / "classifier"
     output.mkdir(parents=True, exist_ok=True)
     reference = make_reference_sample(
-        Bundle(info, cli.model.serving_network, ""), store, config["reference_pictures"]
+        Bundle(info, trained.network_for_reference, ""), store, config["reference_pictures"]
     )
-    save_bundle(output, info, cli.model.serving_network, reference)
+    save_bundle(output, info, trained.network, reference)
     write_history(output / "history.csv", history)
     model_uri = log_model(run, output, info, store)
-    run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, checkpoint["epoch"])
+    run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, max(trained.epoch, 0))
     run_info = {
         "run_id": run.run_id,
-        "experiment": dataset["name"],
+        "experiment": info.dataset["name"],
         "model_uri": model_uri,
-        "dataset": dict(dataset),
+        "dataset": dict(info.dataset),
     }
     write_bytes(output / "run.json", (json.dumps(run_info, indent=2) + "\n").encode())
     print(
-        f"train: best epoch {checkpoint['epoch'] + 1}, "
-        f"{', '.join(f'{name} {value:.4f}' for name, value in info.metrics.items())}; "
+        f"train: {trained.name}, {describe_metrics(info.metrics)}; "
         f"{output.relative_to(project)} written, MLflow run {run.run_id}",
         flush=True,
     )
-
-
-def fit_calibration(bundle: Bundle, store: ImageStore, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Calibrate the probabilities of a trained network, in another pass over the validation split.
-
-    Args:
-        bundle: the trained network.
-        store: the normalized dataset.
-        config: the section `train` of params.yaml.
-
-    Returns:
-        The bundle's `temperature`, and `thresholds` of the labels if the dataset is multi-label.
-    """
-    split = store.split("val")
-    logits = Scorer(bundle).split_logits(split, config["data"]["batch_size"])
-    temperature = fit_temperature(logits, split.labels)
-    if not store.multi_label:
-        return {"temperature": temperature}
-    probabilities = to_probabilities(logits, temperature, multi_label=True)
-    return {"temperature": temperature, "thresholds": fit_thresholds(probabilities, split.labels)}

@@ -20,7 +20,7 @@ from lightning_modules.bundle import Bundle
 from lightning_modules.drift.detector import DriftParams, detect_drift
 from lightning_modules.features.reference_sample import ImageSample, observe_images
 from tests.helpers.models import MonitoredProject, blur, change_camera, make_monitored_project, serve_trained_model
-from tests.helpers.project import ROOT, set_params
+from tests.helpers.project import copy_params, set_params
 
 BATCH = 100  # pictures
 SHIFTS = {"blur": blur, "camera": change_camera}
@@ -309,7 +309,7 @@ def test_wrong_settings_are_named(project):
         set_params(project, **{f"monitor__{name}": value})
         with pytest.raises(UserError, match=message):
             Project(project).load_params("monitor")
-        shutil.copy(ROOT / "params.yaml", project)
+        copy_params(project)
     set_params(project, monitor__retrain__cooldown=3)
     with pytest.raises(UserError, match="unknown key 'cooldown'; did you mean 'cooldown_hours'"):
         Project(project).load_params("monitor")

@@ -1,5 +1,4 @@
 import os
-import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -16,7 +15,7 @@ from imageset.exceptions import UserError
 from imageset.sources import files
 from tests.helpers.images import write_digit_images
 from tests.helpers.models import make_untrained_bundle
-from tests.helpers.project import ROOT
+from tests.helpers.project import copy_params
 
 
 def test_the_version_carries_what_was_seen_of_a_faster_precision_and_says_it_once():
@@ -71,7 +70,7 @@ def listings(monkeypatch):
 def model(tmp_path, monkeypatch):
     """A model in place of the registry's, and a project without servers."""
     bundle, version = make_untrained_bundle(tmp_path), Version("digits", 1, "")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    copy_params(tmp_path)
     for module, task in ((predict_flow, "predict_source"), (monitor_flow, "compare_source")):
         monkeypatch.setattr(module, task, getattr(module, task).fn)
     monkeypatch.setattr(Project, "find", lambda: Project(tmp_path))

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from flows.project.project import Project
 from lightning_modules.bundle import BundleInfo, save_bundle
 from lightning_modules.features.reference_sample import ImageSample
-from tests.helpers.project import ROOT, run_stage, set_params
+from tests.helpers.project import ROOT, copy_params, run_stage, set_params
 from tests.helpers.real_data import DATASETS
 
 
@@ -67,8 +67,8 @@ def make_monitored_project(folder: Path, empty_mlflow_db: Path) -> MonitoredProj
             (folder / "source" / label / f"{number:04d}.png").write_bytes(data)
     project = folder / "project"
     project.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, project)
+    copy_params(project)
+    shutil.copy(ROOT / "dvc.yaml", project)
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
     ingest_source(open_source(str(folder / "source")), project / "data" / "raw")
     set_params(project, train__trainer__max_epochs=3, normalize__size_px=32, normalize__split__val=0.25,

@@ -32,9 +32,21 @@ def run_convoy(folder: Path, *arguments: str, **environment: str) -> subprocess.
     )  # fmt: skip
 
 
+def copy_params(folder: Path) -> None:
+    """Our params.yaml with the preset `scratch`: a small network, without the choice that `auto` makes first."""
+    from flows.project.params_yaml import read_commented_yaml, write_commented_yaml
+    from flows.project.presets import merge_preset
+
+    params = read_commented_yaml(ROOT / "params.yaml")
+    preset = read_commented_yaml(ROOT / "presets" / "scratch.yaml")
+    merge_preset(params, preset, preset, "scratch")
+    write_commented_yaml(folder / "params.yaml", params)
+
+
 def make_project(folder: Path) -> Path:
-    """A project like a fresh clone: our files, git with one commit, DVC."""
-    for name in ("dvc.yaml", "params.yaml", "prefect.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
+    """A project like a fresh clone, but with the preset `scratch`: our files, git with one commit, DVC."""
+    copy_params(folder)
+    for name in ("dvc.yaml", "prefect.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     for name in ("imageset", "lightning_modules", "flows"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

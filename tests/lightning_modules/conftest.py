@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.project import ROOT, run_stage, set_params
+from tests.helpers.images import write_digit_images
+from tests.helpers.project import copy_params, run_stage, set_params
 
 
 @pytest.fixture
@@ -25,10 +26,27 @@ def digits_project(tmp_path_factory, empty_mlflow_db) -> Path:
     from imageset.sources.factory import open_source
 
     project = tmp_path_factory.mktemp("digits")
-    shutil.copy(ROOT / "params.yaml", project)
+    copy_params(project)
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
     write_digits(project / "data" / "digits", project / "data" / "inbox")
     ingest_source(open_source(str(project / "data" / "digits")), project / "data" / "raw")
+    set_params(project, train__trainer__max_epochs=3, normalize__size_px=16)
+    code, output = run_stage(project, "normalize", "imageset")
+    assert code == 0, output
+    return project
+
+
+@pytest.fixture(scope="session")
+def few_digits_project(tmp_path_factory, empty_mlflow_db) -> Path:
+    """As `digits_project`, with 80 digits of each of three classes."""
+    from imageset.raw.ingestion import ingest_source
+    from imageset.sources.factory import open_source
+
+    project = tmp_path_factory.mktemp("few")
+    copy_params(project)
+    shutil.copy(empty_mlflow_db, project / "mlflow.db")
+    pictures = write_digit_images(project / "digits", num_each=80)
+    ingest_source(open_source(str(pictures)), project / "data" / "raw")
     set_params(project, train__trainer__max_epochs=3, normalize__size_px=16)
     code, output = run_stage(project, "normalize", "imageset")
     assert code == 0, output

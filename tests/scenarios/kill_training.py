@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.project import ROOT, set_params
+from tests.helpers.project import copy_params, set_params
 
 ENDED_BEFORE = "status 0, "  # it had ended before the signal came
 FEATURES = ("weights.safetensors", "history.csv")
@@ -78,7 +78,7 @@ def make_training_project(project: Path) -> Path:
     from lightning_modules.tracking.client import connect_to_mlflow
 
     project.mkdir()
-    shutil.copy(ROOT / "params.yaml", project)
+    copy_params(project)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     write_digits(project / "data" / "digits", project / "data" / "inbox")
     ingest_source(open_source(str(project / "data" / "digits")), project / "data" / "raw")

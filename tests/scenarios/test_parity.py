@@ -15,7 +15,7 @@ from flows.project.project import Project
 from flows.promotion import model_registry
 from imageset.raw.ingestion import ingest_source
 from imageset.sources.factory import open_source
-from tests.helpers.project import ROOT, run_stage, set_params
+from tests.helpers.project import ROOT, copy_params, run_stage, set_params
 
 ODD = (
     "exif",
@@ -63,8 +63,8 @@ def write_odd(path: Path, kind: str, rng: np.random.Generator) -> None:
 def odd(tmp_path_factory, empty_mlflow_db) -> Path:
     """A project that was trained on odd pictures, with odd pictures in its test split."""
     project = tmp_path_factory.mktemp("odd")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, project)
+    copy_params(project)
+    shutil.copy(ROOT / "dvc.yaml", project)
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
     rng = np.random.default_rng(0)
     for split in ("train", "test"):

@@ -7,7 +7,7 @@ import pytest
 
 from flows.cli.main import main
 from tests.helpers.images import write_digit_images
-from tests.helpers.project import ROOT
+from tests.helpers.project import copy_params
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def empty_project(tmp_path, monkeypatch) -> Path:
     project = tmp_path / "project"
     project.mkdir()
     (project / "dvc.yaml").write_text("{}\n")
-    shutil.copy(ROOT / "params.yaml", project)
+    copy_params(project)
     monkeypatch.chdir(project)
     return project
 

@@ -48,7 +48,7 @@ def test_params_yaml_names_its_schema_and_follows_it(validator):
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "presets").glob("*.yaml")))
 def test_params_yaml_follows_the_schema_with_every_preset(validator, name):
     params = read_params()
-    merge(params["train"], yaml.safe_load((ROOT / "presets" / name).read_text(encoding="utf-8")))
+    merge(params, yaml.safe_load((ROOT / "presets" / name).read_text(encoding="utf-8")))
     validator.validate(params)
 
 

@@ -80,7 +80,6 @@ def test_the_page_shows_the_pictures_that_changed_sides_and_spells_names_out(cli
 @pytest.fixture
 def digits_store(project):
     """A few digits, normalized in the project."""
-    import shutil
 
     from imageset.normalize.params import read_normalize_params
     from imageset.normalize.stage import normalize
@@ -88,9 +87,9 @@ def digits_store(project):
     from imageset.sources.factory import open_source
     from imageset.store.reader import ImageStore
     from tests.helpers.images import write_digit_images
-    from tests.helpers.project import ROOT
+    from tests.helpers.project import copy_params
 
-    shutil.copy(ROOT / "params.yaml", project)
+    copy_params(project)
     ingest_source(open_source(str(write_digit_images(project / "digits", num_each=20))), project / "data/raw")
     normalize(project / "data/raw", project / "data/normalized", read_normalize_params(project / "params.yaml"))
     return ImageStore.open(project / "data/normalized")

@@ -11,13 +11,12 @@ from imageset.exceptions import UserError
 from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
 from lightning_modules.networks.factory import make_network
 from lightning_modules.networks.pretrained import (
-    IMAGENET_STATISTICS,
-    INCEPTION_STATISTICS,
     adapt_statistics,
     list_backbone_layers,
     load_pretrained,
     read_weights,
 )
+from lightning_modules.networks.weights.training_images import IMAGENET_STATISTICS, INCEPTION_STATISTICS
 from tests.helpers.real_data import find_real_file
 from tests.helpers.training import RECIPE_OFF, DigitBatches, make_loader, make_sgd, make_trainer
 
@@ -66,7 +65,7 @@ def test_all_but_the_head_is_taken_over_and_that_is_said_in_one_line(kind, publi
         torch.save({f"module.{name}": value for name, value in published.items()}, path)
     here = network()
     fresh_head = here.network.classifier[1].weight.clone()
-    said = load_pretrained(here, read_unregistered(path, SPEC), CLASSES)
+    said = load_pretrained(here, read_unregistered(path, SPEC), CLASSES).summary
     assert said.endswith("its head 'network.classifier.1' for 1000 classes was replaced by a new one for 3")
     assert "\n" not in said
     assert torch.equal(here.network.features[0].weight, published["features.0.weight"])
@@ -75,7 +74,7 @@ def test_all_but_the_head_is_taken_over_and_that_is_said_in_one_line(kind, publi
 
 def test_a_head_of_as_many_classes_is_taken_over_too(published, file):
     here = network(num_classes=1000)
-    assert load_pretrained(here, read_unregistered(file, SPEC), tuple(map(str, range(1000)))).endswith(
+    assert load_pretrained(here, read_unregistered(file, SPEC), tuple(map(str, range(1000)))).summary.endswith(
         "the head included"
     )
     assert torch.equal(here.network.classifier[1].weight, published["classifier.1.weight"])
@@ -134,8 +133,8 @@ def test_a_file_that_is_not_there_is_named():
         read_unregistered("nowhere.pth", SPEC)
 
 
-def test_default_is_for_torchvision_alone():
-    with pytest.raises(UserError, match="DEFAULT is for torchvision's networks"):
+def test_default_is_for_networks_of_torchvision_and_timm():
+    with pytest.raises(UserError, match="DEFAULT is for networks of torchvision and timm"):
         read_unregistered("DEFAULT", {"class_path": "lightning_modules.networks.LeNet5", "init_args": {}})
 
 
@@ -184,9 +183,9 @@ def test_a_bundles_weights_bring_their_classes_and_their_scale(tmp_path):
 
     source = read_weights("models:/flowers@champion", SPEC, load_registered)
     assert asked == ["models:/flowers@champion"]
-    assert source.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert "was replaced" in load_pretrained(network(), source, CLASSES)  # as many classes, but others
-    assert load_pretrained(network(), source, ("a", "b", "c")).endswith("the head included")
+    assert source.images.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert "was replaced" in load_pretrained(network(), source, CLASSES).summary  # as many classes, but others
+    assert load_pretrained(network(), source, ("a", "b", "c")).summary.endswith("the head included")
 
 
 def test_auxiliary_classifiers_are_left_out_and_their_networks_have_a_scale_of_their_own(tmp_path):
@@ -195,7 +194,7 @@ def test_auxiliary_classifiers_are_left_out_and_their_networks_have_a_scale_of_t
     spec = {**SPEC, "init_args": {"name": "googlenet", "stem": "small"}}
     torch.save(googlenet(num_classes=1000, init_weights=False).state_dict(), tmp_path / "googlenet.pth")
     source = read_unregistered(str(tmp_path / "googlenet.pth"), spec)
-    assert source.statistics == INCEPTION_STATISTICS
+    assert source.images.statistics == INCEPTION_STATISTICS
     load_pretrained(make_network(spec, 3, 3), source, CLASSES)
 
 
@@ -245,8 +244,8 @@ def test_gradually_the_last_layers_are_freed_first_and_all_in_the_end(file, tmp_
 def test_the_backbone_has_a_learning_rate_of_its_own(file, tmp_path):
     from lightning_modules.classifier import Classifier
 
-    model = Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | {"backbone_lr": 0.1}))
-    model.build((0.3,), (0.3,), TEN)
+    model = Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | {"weights": file, "backbone_lr": 0.1}))
+    model.build((0.3,), (0.3,), TEN, None, read_unregistered(file, SPEC))
     training = make_trainer(tmp_path, 1)
     training.fit(model, make_loader())
     starts = [group["initial_lr"] for group in training.optimizers[0].param_groups]
@@ -276,5 +275,5 @@ def test_pictures_are_normalized_as_the_weights_expect_unless_told_otherwise(fil
 def test_the_published_weights_of_squeezenet_fit():
     spec = {**SPEC, "init_args": {"name": "squeezenet1_0", "stem": "standard"}}
     weights = read_unregistered(str(find_real_file("squeezenet1_0.pth")), spec)
-    said = load_pretrained(make_network(spec, 3, 5), weights, tuple("abcde"))
+    said = load_pretrained(make_network(spec, 3, 5), weights, tuple("abcde")).summary
     assert "for 1000 classes was replaced by a new one for 5" in said

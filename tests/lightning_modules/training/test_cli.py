@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,12 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.training.cli import build_stage, choose_precision, to_plain_config
 from lightning_modules.training.stage import prepare_training
-from tests.helpers.project import ROOT, set_params
+from tests.helpers.project import copy_params, set_params
 
 
 @pytest.fixture
 def build(digits_project, tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    copy_params(tmp_path)
     set_params(tmp_path, train__data__store=str(digits_project / "data/normalized"))
 
     def build(**changes):

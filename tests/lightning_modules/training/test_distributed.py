@@ -28,7 +28,7 @@ from lightning_modules.training.cli import build_stage, to_plain_config
 from lightning_modules.training.distributed import RankConsistencyCheck, apply_torchrun_env, describe_lost_rank
 from lightning_modules.training.stage import check_ranks
 from tests.helpers.images import write_multilabel_images
-from tests.helpers.project import ROOT, run_stage, set_params
+from tests.helpers.project import copy_params, run_stage, set_params
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9, "nesterov": True}}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -94,7 +94,7 @@ def in_twos(project: Path, folder: Path) -> tuple[Path, Path]:
 def label_sets(tmp_path_factory, empty_mlflow_db) -> Path:
     """A project whose pictures bear several labels."""
     project = tmp_path_factory.mktemp("labels")
-    shutil.copy(ROOT / "params.yaml", project)
+    copy_params(project)
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
     table = write_multilabel_images(project / "pairs", 400)
     ingest_source(open_source(f"{table}?labels=zero,one,two,three"), project / "data" / "raw")

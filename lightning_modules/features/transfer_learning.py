@@ -1,0 +1,228 @@
+"""Transfer learning: a linear probe on pretrained features, then fine-tuning from its head where its work fits.
+
+The probe is deterministic and its features are cached, so each process of a training computes the same one, and a
+resumed training computes it again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from imageset.exceptions import UserError
+from imageset.store.reader import ImageStore, StoreSplit
+from imageset.utils.file_lock import file_lock
+from imageset.utils.progress import Progress
+from lightning_modules.classifier import Classifier
+from lightning_modules.features.frozen_features import (
+    FeatureCache,
+    FeatureNetwork,
+    FrozenFeatures,
+    compute_features,
+)
+from lightning_modules.features.linear_probe import (
+    LinearHead,
+    ProbeScore,
+    choose_strength,
+    compute_score,
+    fit_head,
+    is_correct,
+    predict_out_of_fold,
+)
+from lightning_modules.networks.pretrained import find_head
+
+PASSES_PER_STEP = 3  # work of a training step in forward passes
+MIN_FINETUNE_EPOCHS = 3  # fewer do not reach the low learning rates of the schedule
+MAX_MIRROR_DROP = 0.02  # accuracy that a probe may lose on mirror images
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe of a network on a dataset.
+
+    Attributes:
+        head: fitted to the training split.
+        final_head: fitted to the training and the validation split, with the same strength.
+        score: of `head` on the validation split.
+        strength: of the regularization, as scikit-learn's C.
+        mirror: whether the features are means over an image and its mirror image.
+        mirror_is_same: whether `head` recognizes mirror images as well.
+        image_ids: of the images of both splits.
+        labels: of these images: int (n,), or 0 and 1 (n, K).
+        out_of_fold_logits: float32 (n, K) for these images.
+        val_logits: float32 (n, K) of `head` for the validation split.
+    """
+
+    head: LinearHead
+    final_head: LinearHead
+    score: ProbeScore
+    strength: float
+    mirror: bool
+    mirror_is_same: bool
+    image_ids: list[str]
+    labels: np.ndarray
+    out_of_fold_logits: np.ndarray
+    val_logits: np.ndarray
+
+
+def has_linear_head(network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> bool:
+    """Return whether the logits are a linear function of the input of the last layer.
+
+    Args:
+        network: the network.
+        shape: (H, W, C) of its images.
+        num_classes: number of logits.
+    """
+    try:
+        head = network.get_submodule(find_head(network, num_classes))
+    except UserError:
+        return False
+    outputs: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    height, width, channels = shape
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval().forward(torch.zeros(1, channels, height, width))
+    finally:
+        hook.remove()
+        network.train(training)
+    return isinstance(head, nn.Linear) and head.bias is not None and torch.equal(outputs[-1], logits)
+
+
+def set_head(network: nn.Module, head: LinearHead) -> None:
+    """Set the weights of a network's last layer."""
+    layer = network.get_submodule(find_head(network, len(head.bias)))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator]
+        layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator]
+
+
+def make_feature_cache(
+    project: Path, model: Classifier, store: ImageStore, weights_digest: str, device: torch.device
+) -> FeatureCache:
+    """Return the cache of the features of a model's network."""
+    key = {
+        "weights": weights_digest,
+        "network": {name: value for name, value in model.network_spec["init_args"].items() if name != "mirror"},
+        "class_path": model.network_spec["class_path"],
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "decode": store.spec.to_dict(),
+        "device": device.type,
+    }
+    return FeatureCache(project / ".cache" / "features", key)
+
+
+def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device: torch.device, seed: int) -> Probe:
+    """Fit a linear probe of the model's network.
+
+    Args:
+        model: the network with its pretrained weights.
+        store: the dataset.
+        cache: features that were computed before.
+        device: where the features are computed.
+        seed: of the folds.
+    """
+    splits = [store.split("train"), store.split("val")]
+    train, val = features = read_features(model, store, splits, cache, device)
+    labels, val_labels = splits[0].labels, splits[1].labels
+    num_classes = len(store.classes)
+    can_mirror = hasattr(model.network, "mirror")
+    strength, head, score = choose_strength(
+        train.mean if can_mirror else train.plain,
+        labels,
+        val.mean if can_mirror else val.plain,
+        val_labels,
+        num_classes,
+    )
+    plain_head = fit_head(train.plain, labels, num_classes, strength) if can_mirror else head
+    mirror = can_mirror and bool(score.loss <= compute_score(plain_head.logits(val.plain), val_labels).loss)
+    if not mirror:
+        strength, head, score = choose_strength(train.plain, labels, val.plain, val_labels, num_classes)
+    everything = FrozenFeatures.concat([part for part in features if len(part)])
+    vectors = everything.mean if mirror else everything.plain
+    all_labels = np.concatenate([labels, val_labels])
+    groups = np.concatenate([read_groups(split) for split in splits])
+    return Probe(
+        head=head,
+        final_head=fit_head(vectors, all_labels, num_classes, strength),
+        score=score,
+        strength=strength,
+        mirror=mirror,
+        mirror_is_same=recognizes_mirror_images(plain_head, val, val_labels),
+        image_ids=[*splits[0].image_ids, *splits[1].image_ids],
+        labels=all_labels,
+        val_logits=head.logits(val.mean if mirror else val.plain),
+        out_of_fold_logits=predict_out_of_fold(vectors, all_labels, groups, num_classes, strength, seed),
+    )
+
+
+def recognizes_mirror_images(head: LinearHead, features: FrozenFeatures, labels: np.ndarray) -> bool:
+    """Return whether a head that was fitted to images recognizes their mirror images about as well.
+
+    It may lose `MAX_MIRROR_DROP` of its accuracy and one standard deviation of the difference (McNemar's test).
+
+    Args:
+        head: fitted to other images, without mirror images.
+        features: of the images.
+        labels: of the images.
+    """
+    if not len(features):
+        return False
+    plain, mirrored = (is_correct(head.logits(part), labels) for part in (features.plain, features.mirrored))
+    num_lost, num_gained = int((plain & ~mirrored).sum()), int((~plain & mirrored).sum())
+    allowed = MAX_MIRROR_DROP * len(features) + math.sqrt(num_lost + num_gained)
+    return num_lost - num_gained <= allowed
+
+
+def read_features(
+    model: Classifier,
+    store: ImageStore,
+    splits: list[StoreSplit],
+    cache: FeatureCache,
+    device: torch.device,
+) -> list[FrozenFeatures]:
+    """Return the features of the model's network for some splits; one process at a time computes missing ones."""
+    network = FeatureNetwork(model.normalize, model.network, len(store.classes))
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(cache.folder / "lock"), Progress("train") as progress:
+        return compute_features(network, splits, cache, device, progress)
+
+
+def read_groups(split: StoreSplit) -> np.ndarray:
+    """Return the group of each image as text; an image without a group is a group of its own."""
+    groups = split.rows["group"].to_pylist()
+    return np.array([group or f"\0{image_id}" for group, image_id in zip(groups, split.image_ids, strict=True)])
+
+
+def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Return the multiply-adds of one image, (H, W, C), through a network."""
+    height, width, channels = shape
+    training = network.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network.eval().forward(torch.zeros(1, channels, height, width))
+    network.train(training)
+    return counter.get_total_flops() // 2
+
+
+def choose_finetune_epochs(max_epochs: int, macs: int, num_images: int, budget_tmacs: float | None) -> int:
+    """Return how many epochs of fine-tuning the budget allows: up to `max_epochs`, or 0 if it allows too few.
+
+    Args:
+        max_epochs: number of epochs without a budget.
+        macs: multiply-adds of one image through the network.
+        num_images: number of training images.
+        budget_tmacs: multiply-adds that fine-tuning may take, in 10^12; None: any number.
+    """
+    if budget_tmacs is None:
+        return max_epochs
+    allowed = int(budget_tmacs * 1e12 / (PASSES_PER_STEP * macs * max(1, num_images)))
+    return min(max_epochs, allowed) if allowed >= min(MIN_FINETUNE_EPOCHS, max_epochs) else 0
