@@ -31,8 +31,9 @@ kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments;
 	python -m tests.scenarios.kill_predict
 	python -m tests.scenarios.kill_training
 
-nights: .venv/ready  ## fourteen nights of one project, then all its books compared; KEEP=FOLDER keeps the project there
+nights: .venv/ready  ## fourteen nights of one project, then all its records compared; KEEP=FOLDER keeps the project there
 	python -m tests.scenarios.nights $(KEEP)
+	python -m pytest tests/scenarios/test_nights.py -m long
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
 	python -m pytest tests/scenarios/test_servers.py -m "long or not long"

@@ -1,4 +1,4 @@
-"""Fourteen nights (see tests/scenarios/nights.py), and then everybody's books beside everybody else's."""
+"""Fourteen nights (see tests/scenarios/nights.py), then all records compared; `make nights` runs these tests."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from tests.scenarios.agreement import disagreements, found_by
 from tests.scenarios.nights import NAME, Nights
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
