@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from imageset.store.reader import StoreSplit
 from imageset.utils.atomic_write import write_bytes
 from imageset.utils.progress import Progress
+from lightning_modules.networks.factory import evaluation_mode
 from lightning_modules.networks.pretrained import find_head
 
 FILE_SUFFIX = ".safetensors"
@@ -44,10 +45,6 @@ class FrozenFeatures:
     def mean(self) -> np.ndarray:
         """The mean over an image and its mirror image, float32 (n, d)."""
         return (self.plain + self.mirrored) / 2
-
-    def take(self, positions: np.ndarray) -> "FrozenFeatures":
-        """Return the features of some images."""
-        return FrozenFeatures(self.plain[positions], self.mirrored[positions])
 
     @classmethod
     def concat(cls, parts: "Sequence[FrozenFeatures]") -> "FrozenFeatures":
@@ -101,13 +98,13 @@ class FeatureNetwork(nn.Module):
 
     Args:
         normalize: converts uint8 images to normalized floats.
-        network: the network; it stays in evaluation mode.
+        network: the network; each layer keeps its mode.
         num_classes: number of logits, by which the head is found.
     """
 
     def __init__(self, normalize: nn.Module, network: nn.Module, num_classes: int) -> None:
         super().__init__()
-        self.normalize, self.network = normalize, network.eval()
+        self.normalize, self.network = normalize, network
         self.head = network.get_submodule(find_head(network, num_classes))
 
     @torch.no_grad()
@@ -116,7 +113,8 @@ class FeatureNetwork(nn.Module):
         captured: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
         try:
-            self.network(self.normalize(images))
+            with evaluation_mode(self.network):
+                self.network(self.normalize(images))
         finally:
             hook.remove()
         features = captured[-1].float()

@@ -19,7 +19,6 @@ STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # C of scikit-learn: smal
 DEFAULT_STRENGTH = 1e-2  # without validation images
 NUM_FOLDS = 5
 MAX_ITERATIONS = 100
-MIN_PROBABILITY = 1e-7  # of a class, within the loss
 ABSENT_LOGIT = -20.0  # of a class without images
 
 

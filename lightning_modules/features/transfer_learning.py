@@ -35,6 +35,7 @@ from lightning_modules.features.linear_probe import (
     is_correct,
     predict_out_of_fold,
 )
+from lightning_modules.networks.factory import evaluation_mode
 from lightning_modules.networks.pretrained import find_head
 
 PASSES_PER_STEP = 3  # work of a training step in forward passes
@@ -50,11 +51,9 @@ class Probe:
         head: fitted to the training split.
         final_head: fitted to the training and the validation split, with the same strength.
         score: of `head` on the validation split.
-        strength: of the regularization, as scikit-learn's C.
         mirror: whether the features are means over an image and its mirror image.
         mirror_is_same: whether `head` recognizes mirror images as well.
-        image_ids: of the images of both splits.
-        labels: of these images: int (n,), or 0 and 1 (n, K).
+        labels: of the images of both splits: int (n,), or 0 and 1 (n, K).
         out_of_fold_logits: float32 (n, K) for these images.
         val_logits: float32 (n, K) of `head` for the validation split.
     """
@@ -62,10 +61,8 @@ class Probe:
     head: LinearHead
     final_head: LinearHead
     score: ProbeScore
-    strength: float
     mirror: bool
     mirror_is_same: bool
-    image_ids: list[str]
     labels: np.ndarray
     out_of_fold_logits: np.ndarray
     val_logits: np.ndarray
@@ -86,13 +83,11 @@ def has_linear_head(network: nn.Module, shape: tuple[int, int, int], num_classes
     outputs: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     height, width, channels = shape
-    training = network.training
     try:
-        with torch.no_grad():
-            logits = network.eval().forward(torch.zeros(1, channels, height, width))
+        with torch.no_grad(), evaluation_mode(network):
+            logits = network.forward(torch.zeros(1, channels, height, width))
     finally:
         hook.remove()
-        network.train(training)
     return isinstance(head, nn.Linear) and head.bias is not None and torch.equal(outputs[-1], logits)
 
 
@@ -154,10 +149,8 @@ def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device:
         head=head,
         final_head=fit_head(vectors, all_labels, num_classes, strength),
         score=score,
-        strength=strength,
         mirror=mirror,
         mirror_is_same=recognizes_mirror_images(plain_head, val, val_labels),
-        image_ids=[*splits[0].image_ids, *splits[1].image_ids],
         labels=all_labels,
         val_logits=head.logits(val.mean if mirror else val.plain),
         out_of_fold_logits=predict_out_of_fold(vectors, all_labels, groups, num_classes, strength, seed),
@@ -205,11 +198,9 @@ def read_groups(split: StoreSplit) -> np.ndarray:
 def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """Return the multiply-adds of one image, (H, W, C), through a network."""
     height, width, channels = shape
-    training = network.training
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network.eval().forward(torch.zeros(1, channels, height, width))
-    network.train(training)
+    with torch.no_grad(), evaluation_mode(network), counter:
+        network.forward(torch.zeros(1, channels, height, width))
     return counter.get_total_flops() // 2
 
 

@@ -1,6 +1,7 @@
 """Construction of a network from its specification, and a check that it fits the dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from imageset.exceptions import UserError
@@ -33,6 +34,21 @@ def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int)
     return module
 
 
+@contextmanager
+def evaluation_mode(network: "nn.Module") -> Iterator[None]:
+    """Put a network into evaluation mode, and each layer back into its own mode at the end.
+
+    Frozen layers stay in evaluation mode during a training, and Lightning's fit keeps the modes that it finds.
+    """
+    modes = [(layer, layer.training) for layer in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
 def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes: int) -> None:
     """Run a network on two empty images, so that a network that does not fit the dataset fails before training.
 
@@ -47,11 +63,10 @@ def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes
     import torch
 
     height, width, channels = shape
-    training = network.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(network):
             # forward() skips the compilation
-            logits = network.eval().forward(torch.zeros(2, channels, height, width))
+            logits = network.forward(torch.zeros(2, channels, height, width))
     except UserError:
         raise
     except Exception as error:
@@ -59,7 +74,6 @@ def check_network(network: "nn.Module", shape: tuple[int, int, int], num_classes
         raise UserError(
             f"model.network: it does not take pictures of {height}x{width}x{channels}: {reason}"
         ) from error
-    network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         actual = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(f"model.network: it returns {actual} for 2 pictures, not their logits (2, {num_classes})")

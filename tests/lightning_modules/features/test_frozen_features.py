@@ -107,6 +107,13 @@ def test_a_damaged_file_is_removed_named_and_computed_again(network, split, tmp_
     assert "damaged and removed" in capsys.readouterr().out
 
 
+def test_a_network_is_left_in_the_mode_that_it_was_in(network, split, tmp_path):
+    network.network.train()
+    network.network.body.eval()  # as a frozen layer
+    compute(network, split, FeatureCache(tmp_path / "features", {}))
+    assert network.network.training and network.network.head.training and not network.network.body.training
+
+
 def test_other_weights_have_a_folder_of_their_own(tmp_path):
     one, other = (FeatureCache(tmp_path, {"weights": name}) for name in "ab")
     assert one.folder != other.folder

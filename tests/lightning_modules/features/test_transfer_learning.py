@@ -14,6 +14,7 @@ from lightning_modules.features.transfer_learning import (
     set_head,
 )
 from lightning_modules.networks.convnet import ConvNet
+from lightning_modules.networks.factory import check_network
 from lightning_modules.networks.weights.installed import read_installed_weights
 from lightning_modules.training.trained_model import TrainedModel, choose_better
 from tests.helpers.project import run_stage, set_params, start_stage
@@ -118,11 +119,14 @@ def test_epochs_are_limited_by_work_and_too_few_are_none():
 
 def test_the_head_is_set_and_the_multiply_adds_are_counted():
     network = ConvNet(3, 4, filters=(8,), grid=2, hidden=())
+    network.train().features[1].eval()  # as a frozen layer
     assert has_linear_head(network, (16, 16, 3), 4)
     head = LinearHead(np.arange(4 * 32, dtype=np.float32).reshape(4, 32), np.ones(4, np.float32))
     set_head(network, head)
     assert network.classifier[0].weight.tolist() == head.weight.tolist()
     assert count_macs(network, (16, 16, 3)) == 16 * 16 * 8 * 3 * 9 + 32 * 4
+    check_network(network, (16, 16, 3), 4)
+    assert network.training and network.classifier.training and not network.features[1].training
 
 
 def test_a_last_layer_that_is_followed_by_others_is_no_linear_head():
