@@ -67,6 +67,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "lightning_modules/classifier.py",
         "lightning_modules/datamodule.py",
         "lightning_modules/evaluation",
+        "lightning_modules/features/out_of_fold.py",
         "lightning_modules/lr_schedules.py",
         "lightning_modules/training/callbacks.py",
         "lightning_modules/training/cli.py",

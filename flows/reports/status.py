@@ -47,6 +47,7 @@ def report_status(project: Project) -> str:
         *report_serving(project, problems),
         *report_drift(project, problems),
         *report_data(project, problems),
+        *report_training(project, problems),
         *report_runs(project, problems),
         *report_unfinished_work(project, problems),
         *report_full_check(project, problems),
@@ -215,6 +216,22 @@ def report_data(project: Project, problems: list[str]) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"{NORMALIZED}/dataset.json: broken ({error}); run `dvc repro -f normalize`")
     yield _format_line("data", line)
+
+
+def report_training(project: Project, problems: list[str]) -> Iterator[str]:
+    """Yield the network of the last training in this project, with its metrics on validation pictures."""
+    try:
+        bundle = json.loads((project / CLASSIFIER / "bundle.json").read_text(encoding="utf-8"))["info"]
+        network = bundle["network"]
+        name = network["init_args"].get("name") or network["class_path"].rpartition(".")[-1]
+        metrics = ", ".join(
+            f"{key} {value:.4f}" for key, value in bundle["metrics"].items() if key.startswith("val_")
+        )
+        yield _format_line("trained", f"{name} on {bundle['dataset']['name']}; {metrics}")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"{CLASSIFIER}/bundle.json: broken ({error}); run `dvc repro -f train`")
 
 
 # ---- runs -------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Source: C. Northcutt, L. Jiang, I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021,
 arXiv:1911.00068, as cleanlab implements it. The method needs probabilities of images that the network was not
-trained on, so it covers the validation and test splits; training images would need a training for each fold.
+trained on. A training that starts from pretrained weights keeps them for training and validation images, see
+`lightning_modules.features.out_of_fold`; without, only the validation and the test split are covered.
 """
 
 import csv

@@ -120,10 +120,17 @@ class EvaluationReport:
         return f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 
-def evaluate_split(test: ScoredSplit, val: ScoredSplit, params: EvaluationParams) -> EvaluationReport:
-    """Measure the test split, and look for label issues in both splits.
+def evaluate_split(
+    test: ScoredSplit, audited: Sequence[ScoredSplit], params: EvaluationParams
+) -> EvaluationReport:
+    """Measure the test split, and look for label issues.
 
     Lightning's own metrics, accuracy and loss, are yet to be added to `metrics["test"]`.
+
+    Args:
+        test: the test split.
+        audited: the splits whose labels are checked, each with outputs of a network that has not learned from it.
+        params: the section `evaluate` of params.yaml.
     """
     measure = measure_multilabel if test.multi_label else measure_multiclass
     measured = measure(test, params.bootstrap.to_bootstrap())
@@ -133,7 +140,7 @@ def evaluate_split(test: ScoredSplit, val: ScoredSplit, params: EvaluationParams
     slices = compute_slices(
         test.split.rows, test.correct, params.slices, params.smallest_slice, params.bootstrap.level
     )
-    issues = collect_label_issues([test, val])
+    issues = collect_label_issues(audited)
     metrics = {
         **measured,
         "slices": summarize_slices(slices, params.slices),

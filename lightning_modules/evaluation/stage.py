@@ -16,6 +16,7 @@ from lightning_modules.datamodule import ImageDataModule
 from lightning_modules.evaluation.params import KNOWN_PARAMS, EvaluationParams
 from lightning_modules.evaluation.report import EvaluationReport, ScoredSplit, evaluate_split
 from lightning_modules.evaluation.slices import check_slice_columns
+from lightning_modules.features.out_of_fold import OutOfFoldPredictions
 from lightning_modules.networks.preprocessing import Normalize
 from lightning_modules.tracking.metric_logging import (
     log_artifacts,
@@ -78,7 +79,8 @@ def evaluate(project: Path) -> None:
     cli.trainer.validate(model, cli.datamodule, verbose=False)
 
     scored = {name: model.to_scored_split(name, store.split(name)) for name in ("test", "val")}
-    report = evaluate_split(scored["test"], scored["val"], params)
+    audited = [scored["test"], *select_audited_splits(model.folder, store, scored["val"])]
+    report = evaluate_split(scored["test"], audited, params)
     lightning_metrics = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
     report.metrics["test"] = lightning_metrics | report.metrics["test"]
     folder = project / "data" / "models" / "report"
@@ -87,6 +89,29 @@ def evaluate(project: Path) -> None:
     write_bytes(project / "metrics.json", (json.dumps(report.metrics, indent=2, allow_nan=False) + "\n").encode())
     log_report(project, model.folder, report, folder)
     print(f"evaluate: {report.summarize()}; metrics.json and {folder.relative_to(project)} written", flush=True)
+
+
+def select_audited_splits(bundle: Path, store: ImageStore, val: ScoredSplit) -> list[ScoredSplit]:
+    """Return the splits besides the test split whose labels are checked, with predictions that do not know them.
+
+    They are the training and the validation split if the training kept out-of-fold predictions for their images,
+    else the validation split with the predictions of the network.
+
+    Args:
+        bundle: the folder of the bundle.
+        store: the dataset.
+        val: the validation split with the network's outputs.
+    """
+    predictions = OutOfFoldPredictions.load(bundle)
+    if predictions is None:
+        return [val]
+    splits = [store.split("train"), store.split("val")]
+    logits = [predictions.select(split.image_ids) for split in splits]
+    return [
+        ScoredSplit(split, rows, predictions.temperature, predictions.thresholds)
+        for split, rows in zip(splits, logits, strict=True)
+        if rows is not None
+    ]
 
 
 def check_bundle_fits(model: BundleClassifier, store: ImageStore) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
+from imageset.utils.text import format_count
 
 HISTORY_METRICS = (
     "train_loss",
@@ -28,6 +30,8 @@ HISTORY_METRICS = (
 )
 # Metrics of a progress line and of the best epoch; val_map only for multi-label datasets.
 SUMMARY_METRICS = ("train_loss", "val_loss", "val_accuracy", "val_map")
+
+ENDLESS_PATIENCE = 2**31  # epochs; the patience of an EarlyStopping that stops only at its threshold
 
 
 class MetricHistory(Callback):
@@ -147,3 +151,41 @@ class PlainProgress(Callback):
 def write_history(path: Path, history: MetricHistory) -> None:
     """Write the history as CSV, for DVC's plots."""
     write_bytes(path, history.to_csv())
+
+
+def make_early_stopping(config: Any) -> list[pl.Callback]:
+    """Make the callbacks that end the training at `stop_at_error`, or after `patience` epochs without progress."""
+    callbacks: list[pl.Callback] = []
+    if config["stop_at_error"] is not None:
+        callbacks.append(
+            EarlyStopping(
+                "val_error",
+                mode="min",
+                patience=ENDLESS_PATIENCE,
+                stopping_threshold=config["stop_at_error"] + 1e-12,
+            )
+        )
+    if config["patience"] is not None:
+        callbacks.append(EarlyStopping("val_loss", mode="min", patience=config["patience"], check_finite=False))
+    return callbacks
+
+
+def describe_early_end(trainer: pl.Trainer, config: Any) -> str:
+    """Return why a training ended before its last epoch, as a line; empty if it did not.
+
+    Args:
+        trainer: after its `fit`.
+        config: the section `train` of params.yaml.
+    """
+    num_epochs, max_epochs = trainer.current_epoch, trainer.max_epochs or -1
+    if 0 < max_epochs <= num_epochs:
+        return ""
+    reason = "trainer.max_time or trainer.max_steps is reached"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, EarlyStopping):
+            continue
+        if callback.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
+            reason = f"the validation error is at or below stop_at_error, {config['stop_at_error']}"
+        elif callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            reason = f"val_loss has not fallen for {format_count(callback.patience, 'epoch')} (patience)"
+    return f"training ended after epoch {num_epochs} of {max_epochs}: {reason}"

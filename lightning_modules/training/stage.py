@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from imageset.exceptions import UserError
@@ -21,6 +19,7 @@ from imageset.utils.memory import keep_large_blocks
 from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
 from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import ImageDataModule
+from lightning_modules.features.out_of_fold import FILE_NAME, OutOfFoldPredictions
 from lightning_modules.features.reference_sample import make_reference_sample
 from lightning_modules.features.transfer_learning import (
     Probe,
@@ -41,7 +40,13 @@ from lightning_modules.tracking.model_logging import log_model
 from lightning_modules.tracking.provenance import hash_lock_file, read_git_commit
 from lightning_modules.tracking.run import TrackedRun
 from lightning_modules.training.auto_network import choose_network
-from lightning_modules.training.callbacks import FiniteLossCheck, MetricHistory, write_history
+from lightning_modules.training.callbacks import (
+    FiniteLossCheck,
+    MetricHistory,
+    describe_early_end,
+    make_early_stopping,
+    write_history,
+)
 from lightning_modules.training.checkpointing import (
     SIGTERM_EXIT_STATUS,
     DigestCheckpointIO,
@@ -60,6 +65,7 @@ from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
 from lightning_modules.training.params import check_train_params
 from lightning_modules.training.trained_model import (
     TrainedModel,
+    calibrate,
     choose_better,
     describe_metrics,
     take_best_epoch,
@@ -74,7 +80,7 @@ OUT_OF_MEMORY_MESSAGES = (  # parts of torch's messages
     "out of memory",
     "bad_alloc",
 )
-ENDLESS_PATIENCE = 2**31  # epochs; the patience of an EarlyStopping that stops only at its threshold
+MODEL_FOLDER = Path("data", "models", "classifier")
 
 
 def fit(project: Path) -> None:
@@ -147,6 +153,7 @@ def fit_and_log(
             info = describe_model(project, cli, config, dataset)
             trained, history = train_model(cli, config, run_state, run, stop, info, probe)
             save_model(project, run, cli, config, info, trained, history)
+            save_out_of_fold(project / MODEL_FOLDER, store, probe)
             shutil.rmtree(run_state.folder)
             run.close("FINISHED")
         except BaseException as error:
@@ -334,29 +341,14 @@ def run_trainer(
         trainer.strategy.launcher.finished.set()
     if stop.is_requested:  # received after the loop checked for the last time
         raise SystemExit(SIGTERM_EXIT_STATUS)
+    if trainer.is_global_zero and (reason := describe_early_end(trainer, cli.config)):
+        print(f"train: {reason}", flush=True)
     return history, checkpoint_callback
 
 
 def parse_num_steps(checkpoint: Path) -> int:
     """Return the number of steps before a checkpoint, from its name."""
     return int(re.split("[-.]", checkpoint.name)[1])
-
-
-def make_early_stopping(config: Any) -> list[pl.Callback]:
-    """Make the callbacks that end the training at `stop_at_error`, or after `patience` epochs without progress."""
-    callbacks: list[pl.Callback] = []
-    if config["stop_at_error"] is not None:
-        callbacks.append(
-            EarlyStopping(
-                "val_error",
-                mode="min",
-                patience=ENDLESS_PATIENCE,
-                stopping_threshold=config["stop_at_error"] + 1e-12,
-            )
-        )
-    if config["patience"] is not None:
-        callbacks.append(EarlyStopping("val_loss", mode="min", patience=config["patience"], check_finite=False))
-    return callbacks
 
 
 def train_model(
@@ -444,7 +436,7 @@ def save_model(
     """
     store: ImageStore = cli.datamodule.store
     info = replace(info, metrics=trained.metrics, **trained.calibration)
-    output = project / "data" / "models" / "classifier"
+    output = project / MODEL_FOLDER
     output.mkdir(parents=True, exist_ok=True)
     reference = make_reference_sample(
         Bundle(info, trained.network_for_reference, ""), store, config["reference_pictures"]
@@ -465,3 +457,13 @@ def save_model(
         f"{output.relative_to(project)} written, MLflow run {run.run_id}",
         flush=True,
     )
+
+
+def save_out_of_fold(folder: Path, store: ImageStore, probe: Probe | None) -> None:
+    """Write the probe's out-of-fold predictions beside the bundle; without a probe, remove those of before."""
+    if probe is None:
+        (folder / FILE_NAME).unlink(missing_ok=True)
+        return
+    image_ids = (*store.split("train").image_ids, *store.split("val").image_ids)
+    calibration = calibrate(probe.out_of_fold_logits, probe.labels)
+    OutOfFoldPredictions(image_ids, probe.out_of_fold_logits, **calibration).save(folder)

@@ -40,6 +40,21 @@ def test_an_empty_project_serves_nothing_and_nothing_is_wrong(tmp_path, monkeypa
     assert (said["last"], said["problems"]) == ("run  none", "none")
 
 
+def test_the_network_of_the_last_training_is_named(tmp_path):
+    path = tmp_path / "data/models/classifier/bundle.json"
+    path.parent.mkdir(parents=True)
+    network = {"class_path": "lightning_modules.networks.ConvNet", "init_args": {}}
+    info = {"network": network, "dataset": {"name": "digits"}, "metrics": {"val_accuracy": 0.5, "train_loss": 1}}
+    path.write_text(json.dumps({"info": info}))
+    assert lines_of(tmp_path)["trained"] == "ConvNet on digits; val_accuracy 0.5000"
+    network["init_args"]["name"] = "resnet18"
+    path.write_text(json.dumps({"info": info}))
+    assert lines_of(tmp_path)["trained"].startswith("resnet18 on digits")
+    path.write_text("{}")
+    assert "trained" not in lines_of(tmp_path)
+    assert any("bundle.json: broken" in line for line in report_status(Project(tmp_path)).splitlines())
+
+
 def test_what_serves_since_when_and_why(serving):
     assert lines_of(serving)["serving"].startswith("digits version 1 since 20")
     assert lines_of(serving)["serving"].endswith(": the first")

@@ -32,7 +32,7 @@ def test_pictures_with_several_labels_are_judged_label_by_label(digits_project, 
     for name in ("test", "val"):
         labels = store.split(name).labels
         seen.append(ScoredSplit(store.split(name), 4.0 * labels - 2 + draws.normal(0, 1.5, labels.shape), 1.0))
-    verdict = evaluate_split(*seen, settings)
+    verdict = evaluate_split(seen[0], seen, settings)
     numbers = verdict.metrics["test"]
     labels = store.split("test").labels
     assert numbers["map"] == pytest.approx(average_precision_score(labels, seen[0].logits, average="macro"))

@@ -1,12 +1,16 @@
+import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from imageset.store.reader import ImageStore
 from lightning_modules.bundle import Bundle
-from lightning_modules.features.linear_probe import LinearHead
+from lightning_modules.features.linear_probe import LinearHead, is_correct
+from lightning_modules.features.out_of_fold import OutOfFoldPredictions
 from lightning_modules.features.transfer_learning import (
     choose_finetune_epochs,
     count_macs,
@@ -70,6 +74,39 @@ def test_the_model_is_evaluated_like_any_other(probed, tmp_path):
     code, output = run_stage(copy, "test")
     assert code == 0, output
     assert json.loads((copy / "metrics.json").read_text())["test"]["accuracy"] > 0.8
+
+
+def test_labels_are_checked_in_all_splits_since_the_probe_keeps_out_of_fold_predictions(probed, tmp_path):
+    project, _ = probed
+    copy = shutil.copytree(project, tmp_path / "copy")
+    store = ImageStore.open(copy / "data/normalized")
+    train = store.split("train")
+    path = copy / "data/models/classifier"
+    predictions = OutOfFoldPredictions.load(path)
+    logits = predictions.select(train.image_ids)
+    assert is_correct(logits, train.labels).mean() > 0.75
+    wrong = logits.copy()
+    suggested = (train.labels[7] + 1) % len(store.classes)
+    wrong[7] = 20.0 * (np.arange(len(store.classes)) == suggested)
+    both = np.concatenate([wrong, predictions.select(store.split("val").image_ids)])
+    replace(predictions, logits=both).save(path)
+    code, output = run_stage(copy, "test")
+    assert code == 0, output
+    with (copy / "data/models/report/label_issues.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = next(row for row in rows if row["image_id"] == train.image_ids[7])
+    assert found["label"] == store.classes[train.labels[7]]
+    assert found["suggested"] == store.classes[suggested]
+
+
+def test_out_of_fold_predictions_are_read_as_they_were_written(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    OutOfFoldPredictions(("a", "b", "c"), logits, 1.5, (0.25, 0.5)).save(tmp_path)
+    read = OutOfFoldPredictions.load(tmp_path)
+    assert (read.temperature, read.thresholds, read.image_ids) == (1.5, (0.25, 0.5), ("a", "b", "c"))
+    assert np.array_equal(read.select(["c", "a"]), logits[[2, 0]])
+    assert read.select(["a", "d"]) is None
+    assert OutOfFoldPredictions.load(tmp_path / "elsewhere") is None
 
 
 def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, tmp_path):

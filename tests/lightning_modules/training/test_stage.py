@@ -174,6 +174,23 @@ def test_training_stops_when_the_error_reaches_the_target(fresh):
     assert code == 0, output
     points = connect_to_mlflow(fresh).get_metric_history(note(fresh)["run_id"], "val_error")
     assert len(points) == 1 and points[0].value <= 0.95
+    reason = "the validation error is at or below stop_at_error, 0.95"
+    assert f"train: training ended after epoch 1 of 3: {reason}\n" in output
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(fresh):
+    set_params(fresh, train__patience=1, train__trainer__max_epochs=30)
+    set_params(fresh, train__model__optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}})
+    code, output = run_stage(fresh, "fit")
+    assert code == 0, output
+    assert "of 30: val_loss has not fallen for 1 epoch (patience)\n" in output
+
+
+def test_a_training_that_its_time_ends_says_so(fresh):
+    set_params(fresh, train__trainer__max_time="00:00:00:01", train__trainer__max_epochs=500)
+    code, output = run_stage(fresh, "fit")
+    assert code == 0, output
+    assert "of 500: trainer.max_time or trainer.max_steps is reached\n" in output
 
 
 @pytest.mark.parametrize("network", ["ConvNet", "LeNet5"])
