@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench families kill nights schema servers up
+.PHONY: demo test lint bench bench-accuracy families kill nights schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -22,6 +22,9 @@ lint: .venv/ready
 
 bench: .venv/ready  ## what the README claims, measured beside the peers
 	for name in ingest train predict; do python -m benchmarks.$$name || exit 1; done
+
+bench-accuracy: .venv/ready  ## the default model beside other recipes on six sets of pictures (two hours)
+	python -m benchmarks.accuracy
 
 families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
 	python -m benchmarks.networks
