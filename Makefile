@@ -11,8 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
 	convoy demo
 
-test: .venv/ready lint  ## lint, types, import direction, then the test suite
-	python -m pytest
+test: .venv/ready lint  ## lint, types, import direction, then the test suite in two processes (half an hour)
+	OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	ruff check .

@@ -9,8 +9,8 @@
 
 The seconds are those that the default took for its training; evaluation is not counted. Sets with splits of their
 own are trained once, the others once for each seed of the split. The interval is Wilson's, of 95%, over all test
-pictures together. Prints a Markdown table and writes benchmarks/results/accuracy.json. Called again, it goes on where
-it stopped: rows that are there are not trained again. Run it on a quiet machine.
+pictures together. Prints a Markdown table and writes benchmarks/results/accuracy.json. Called again, it goes on
+where it stopped: rows that are there are not trained again. Run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from tests.helpers.servers import DASK_SETTINGS  # noqa: E402
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Append each test that is skipped for want of real data to the file that CONVOY_LIST_SKIPPED names."""
     path = os.environ.get("CONVOY_LIST_SKIPPED")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that the workers report to does it
     if path and report.skipped and MISSING_DATA in str(report.longrepr):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(f"{report.nodeid}\n")
