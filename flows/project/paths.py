@@ -11,6 +11,7 @@ CLASSIFIER = Path("data/models/classifier")
 PREDICTIONS = Path("data/predictions")
 PARAMS = Path("params.yaml")
 CACHE = Path(".cache")
+FEATURES = CACHE / "features"  # of images by frozen networks
 PROJECT_LOCK = CACHE / "convoy.lock"
 # The last full check: {"time": ISO 8601, "findings": {subject: [problem, ...]}}
 FULL_CHECK_FILE = CACHE / "full_check.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.orchestration import subprocesses
-from flows.project.paths import CACHE, CLASSIFIER, NORMALIZED, PARAMS
+from flows.project.paths import CACHE, CLASSIFIER, FEATURES, NORMALIZED, PARAMS
 from flows.project.project import Project
 from imageset.utils.atomic_write import write_text
 from lightning_modules.tracking.client import get_tracking_uri
@@ -105,13 +105,18 @@ def start_trial(
 
 
 def _link_project(folder: Path, project: Project, params: Mapping[str, Any]) -> None:
-    """Link to everything in the project, except what a training writes; write params.yaml."""
+    """Link to everything in the project, except what a training writes; write params.yaml.
+
+    The cache of features is shared: an image's features do not depend on what the trials vary.
+    """
     import yaml
 
-    data = folder / NORMALIZED.parent
-    data.mkdir(parents=True, exist_ok=True)
+    (project / FEATURES).mkdir(parents=True, exist_ok=True)
+    for path in (NORMALIZED, FEATURES):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
     shared = [(path, folder / path.name) for path in project.folder.iterdir() if path.name not in OWN_FILES]
-    for target, link in [*shared, (project / NORMALIZED, folder / NORMALIZED)]:
+    shared += [(project / path, folder / path) for path in (NORMALIZED, FEATURES)]
+    for target, link in shared:
         if not link.is_symlink():
             link.symlink_to(target.resolve())
     write_text(folder / PARAMS.name, yaml.safe_dump(dict(params), sort_keys=False))
