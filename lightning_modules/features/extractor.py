@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from imageset.exceptions import UserError
 from lightning_modules.bundle import Bundle
+from lightning_modules.features.head_input import record_inputs, to_vectors
 from lightning_modules.networks.pretrained import find_head
 from lightning_modules.scoring import PyTorchEngine
 
@@ -35,21 +36,12 @@ class FeatureExtractor:
         If the last layer is a convolution, its input is averaged over all positions; if the network averages over
         the image and its mirror image, so are the features.
         """
-        captured: list[Tensor] = []
-        hook = (
-            self.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-            if self.head
-            else None
-        )
-        try:
+        if self.head is None:
             logits = self.engine.logits(images)
-        finally:
-            if hook is not None:
-                hook.remove()
-        if not captured:
             return logits, logits
-        vectors = torch.stack(captured).float().mean(dim=0)
-        vectors = vectors.mean(dim=(2, 3)) if vectors.ndim == 4 else vectors.flatten(1)
+        with record_inputs(self.head) as inputs:
+            logits = self.engine.logits(images)
+        vectors = torch.stack([to_vectors(head_input) for head_input in inputs]).mean(dim=0)
         return vectors.cpu().numpy(), logits
 
 

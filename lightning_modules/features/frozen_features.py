@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from imageset.store.reader import StoreSplit
 from imageset.utils.atomic_write import write_bytes
 from imageset.utils.progress import Progress
+from lightning_modules.features.head_input import record_inputs, to_vectors
 from lightning_modules.networks.factory import evaluation_mode
 from lightning_modules.networks.pretrained import find_head
 
@@ -110,15 +111,9 @@ class FeatureNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features (N, d) of images, uint8 (N, H, W, C)."""
-        captured: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-        try:
-            with evaluation_mode(self.network):
-                self.network(self.normalize(images))
-        finally:
-            hook.remove()
-        features = captured[-1].float()
-        return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)
+        with record_inputs(self.head) as inputs, evaluation_mode(self.network):
+            self.network(self.normalize(images))
+        return to_vectors(inputs[-1])
 
 
 def compute_features(
