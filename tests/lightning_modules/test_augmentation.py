@@ -9,6 +9,7 @@ from lightning_modules.augmentation import (
     apply_mixup_cutmix,
     rand_augment,
     random_erasing,
+    random_resized_crop,
     shift_and_flip,
 )
 
@@ -101,3 +102,24 @@ def test_with_mixup_and_cutmix_each_picture_has_one_of_them():
     x, _ = apply_mixup_cutmix(black_and_white, torch.eye(2).repeat(32, 1), 1.0, 1.0)
     cut = [set(picture.unique().tolist()) <= {0.0, 1.0} for picture in x]
     assert any(cut) and not all(cut)
+
+
+def test_a_random_crop_is_a_part_of_the_image_of_at_least_the_smallest_area():
+    torch.manual_seed(0)
+    side = 64
+    ramp = (torch.arange(side) + 0.5) / side  # the value of a pixel is its place, from 0 to 1
+    x, y = ramp.view(1, 1, 1, side).expand(200, 1, side, side), ramp.view(1, 1, side, 1).expand(200, 1, side, side)
+    draws = torch.get_rng_state()
+    columns = random_resized_crop(x.contiguous(), 0.25)
+    torch.set_rng_state(draws)
+    rows = random_resized_crop(y.contiguous(), 0.25)
+    inner = side - 2  # pixels between the centres of the second and the last but one
+    width = (columns[:, 0, 0, -2] - columns[:, 0, 0, 1]) * side / (inner - 1)
+    height = (rows[:, 0, -2, 0] - rows[:, 0, 1, 0]) * side / (inner - 1)
+    area = width * height
+    assert 0.2 < area.min() < 0.35 and 0.8 < area.max() <= 1.02
+    assert ((width / height > 0.7) & (width / height < 1.4)).all()
+    assert columns.min() >= 0 and columns.max() <= 1
+    left = columns[:, 0, 0, 0]
+    assert left.min() < 0.05 and left.max() > 0.3  # parts of all places
+    assert torch.equal(random_resized_crop(x, 1.0), x)
