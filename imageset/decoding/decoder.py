@@ -265,11 +265,37 @@ def _fit_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
     width, height = image.size
     if spec.fit == "pad":
         return _pad_image(image, spec)
+    if spec.crop_fraction < 1:
+        return _crop_fraction(image, spec)
     if spec.fit == "crop" and width != height:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     return _resize_image(image, spec.size, spec.size, spec)
+
+
+def _crop_fraction(image: Image.Image, spec: DecodeSpec) -> Image.Image:
+    """Resize the short side, then keep the central square, as published networks are evaluated."""
+    image = image.crop(_limit_long_side(*image.size))
+    image = _resize_image(image, *_scale_short_side(*image.size, spec), spec)
+    left, top = (image.width - spec.size) // 2, (image.height - spec.size) // 2
+    return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _limit_long_side(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the central box (left, top, right, bottom) whose long side is at most twice the short one.
+
+    A panorama of 4 x 100,000 pixels would otherwise fill the memory when its short side is enlarged.
+    """
+    limit = 2 * min(width, height)
+    left, top = max(0, width - limit) // 2, max(0, height - limit) // 2
+    return left, top, left + min(width, limit), top + min(height, limit)
+
+
+def _scale_short_side(width: int, height: int, spec: DecodeSpec) -> tuple[int, int]:
+    """Return the width and height at which the short side is `spec.short_side_px`."""
+    scale = spec.short_side_px / min(width, height)
+    return round(width * scale), round(height * scale)
 
 
 def _pad_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
@@ -297,9 +323,9 @@ def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpe
         return None  # converting colour to grey costs more than the fast path saves
     width, height, grey, may_be_rotated = header
     _check_size(width, height, spec.max_pixels)
-    in_place = (height, width, 1 if grey else 3) == out.shape and not may_be_rotated
+    in_place = (height, width, 1 if grey else 3) == out.shape and not may_be_rotated and spec.crop_fraction == 1
     buffer = out if in_place else reuse_buffer(width * height * (1 if grey else 3))
-    pixels = jpeg.decode_jpeg(data, grey, buffer, spec.size if spec.fidelity == "fast" else 0)
+    pixels = jpeg.decode_jpeg(data, grey, buffer, spec.short_side_px if spec.fidelity == "fast" else 0)
     if pixels is None:
         return None
     if in_place:
@@ -327,11 +353,24 @@ def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
         out[:] = 0
         out[top : top + inner[1], left : left + inner[0]] = resized
         return
+    if spec.crop_fraction < 1:
+        _crop_fraction_of_pixels(pixels, spec, out)
+        return
     if spec.fit == "crop" and width != height:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         pixels = pixels[top : top + side, left : left + side]
     _resize_pixels(pixels, spec, out)
+
+
+def _crop_fraction_of_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
+    """Fit (H, W, C) pixels into `out` as `_crop_fraction` does."""
+    left, top, right, bottom = _limit_long_side(pixels.shape[1], pixels.shape[0])
+    pixels = pixels[top:bottom, left:right]
+    width, height = _scale_short_side(pixels.shape[1], pixels.shape[0], spec)
+    _resize_pixels(pixels, spec, resized := np.empty((height, width, pixels.shape[2]), np.uint8))
+    left, top = (width - spec.size) // 2, (height - spec.size) // 2
+    out[:] = resized[top : top + spec.size, left : left + spec.size]
 
 
 def _resize_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:

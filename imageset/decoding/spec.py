@@ -34,6 +34,8 @@ class DecodeSpec:
         max_pixels: an image whose header gives more pixels is rejected before it is decoded.
         fidelity: "exact" (every pixel is decoded, then resized with antialiasing) or "fast" (the JPEG decoder may
             scale down first, to no less than twice the size).
+        crop_fraction: with "crop", the side of the central square that is kept, as a fraction of the short side,
+            e.g. 0.875 for 224 of 256 px: networks are published with such a crop.
     """
 
     size: int
@@ -42,6 +44,7 @@ class DecodeSpec:
     interpolation: str
     max_pixels: int
     fidelity: str = "exact"
+    crop_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -57,15 +60,29 @@ class DecodeSpec:
             raise ValueError(f"fidelity must be one of {', '.join(FIDELITIES)}, not {self.fidelity!r}")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
+        if not 0.1 <= self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.fit != "crop"):
+            raise ValueError(f"crop_fraction must be 0.1 to 1, and 1 unless fit is crop, not {self.crop_fraction}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape (H, W, C) of every decoded image."""
         return self.size, self.size, self.channels
 
+    @property
+    def short_side_px(self) -> int:
+        """The short side of the whole image, in pixels, when its central square has the side `size`."""
+        return round(self.size / self.crop_fraction)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return a plain dictionary, for JSON."""
-        return asdict(self)
+        """Return a plain dictionary, for JSON.
+
+        The whole square has no `crop_fraction` in it, so that the fingerprints of datasets and the digests of
+        bundles stay those of before the field existed.
+        """
+        values = asdict(self)
+        if self.crop_fraction == 1:
+            del values["crop_fraction"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DecodeSpec:

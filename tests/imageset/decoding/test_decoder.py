@@ -55,6 +55,46 @@ def test_crop_keeps_the_middle_pad_keeps_all_and_stretch_distorts() -> None:
     assert stretch[:, :4].max() == 0 and stretch[:, 6:].min() == 255
 
 
+CROP = DecodeSpec(14, 3, "crop", "bicubic", 10**6, crop_fraction=0.875)  # 14 of 16 px
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(40, 28), (28, 40), (16, 16), (14, 14), (9, 7)])
+def test_a_crop_fraction_resizes_the_whole_picture_and_keeps_its_middle(kind: str, mode: str, size) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*reversed(size), 3), np.uint8)
+    data = picture_bytes(Image.fromarray(pixels).convert(mode), kind)
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = 16 / min(size)
+    width, height = round(size[0] * scale), round(size[1] * scale)
+    left, top = (width - 14) // 2, (height - 14) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    expected = np.asarray(resized.crop((left, top, left + 14, top + 14)), np.int16)
+    assert np.abs(decode(data, CROP) - expected).max() <= 1
+
+
+def test_a_crop_fraction_of_a_thread_of_pixels_needs_little_memory() -> None:
+    import tracemalloc
+
+    data = picture_bytes(Image.new("RGB", (60_000, 4), (9, 9, 9)), "JPEG")
+    tracemalloc.start()
+    assert (decode(data, CROP) == 9).all()
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20  # bytes; enlarged as a whole it has 11 MB
+    tracemalloc.stop()
+
+
+def test_the_whole_square_is_written_as_before_the_field_existed() -> None:
+    assert sorted(SPEC.to_dict()) == ["channels", "fidelity", "fit", "interpolation", "max_pixels", "size"]
+    assert DecodeSpec.from_dict(SPEC.to_dict()) == SPEC
+    assert CROP.to_dict()["crop_fraction"] == 0.875 and DecodeSpec.from_dict(CROP.to_dict()) == CROP
+
+
+@pytest.mark.parametrize(("fit", "fraction"), [("pad", 0.9), ("stretch", 0.9), ("crop", 0.0), ("crop", 1.1)])
+def test_a_crop_fraction_belongs_to_crop_and_is_a_fraction(fit: str, fraction: float) -> None:
+    with pytest.raises(ValueError, match="crop_fraction must be"):
+        DecodeSpec(14, 3, fit, "bicubic", 10**6, crop_fraction=fraction)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_photograph_stands_upright(orientation: int) -> None:
     upright = halves(32, 32)
