@@ -18,10 +18,11 @@ from flows.notifications import console
 from flows.orchestration import artifacts, concurrency
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
+from flows.prediction import imagenet
 from flows.prediction.options import PredictOptions
 from flows.prediction.predictor import Predictor, open_validation_split
 from flows.prediction.table_writer import check_prediction, predict_table
-from flows.project.paths import CACHE
+from flows.project.exceptions import NoChampion
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
 
 logger = console.get_logger(__name__)
 
-PREDICTION_CACHE = CACHE / "predictions"
-ENGINE_CACHE = CACHE / "engines"
+PREDICTION_CACHE, ENGINE_CACHE = "predictions", "engines"  # in the folder of the caches
 AGREEMENT_PREFIX = "agrees with fp32"  # begins the note on a faster precision that was compared with fp32
 
 
@@ -86,7 +86,8 @@ def predict(
     Args:
         source: everything that ingest takes: a folder, an archive, a table ...; it is only read.
         out: Parquet, CSV or JSON lines by its ending; written completely or not at all; its folder must exist.
-        model: registered name; None for the model named like the dataset in data/normalized.
+        model: registered name; None for the model named like the dataset in data/normalized; "imagenet", if no
+            model of that name serves, for the installed network with ImageNet's classes.
         new_only: only images that are in no table which this model version wrote before.
         engine: engine that runs the network; None for the one in params.yaml. See
             lightning_modules.inference.engine_selection.
@@ -105,7 +106,7 @@ def predict(
     )
     project = Project.find()
     check_prediction(source, out)
-    version = find_model(model or project.read_dataset_name(), project)
+    version = find_model(model or read_model_name(project), project)
     params = options.override_params(project.load_params("predict"))
     project.load_params("monitor")  # report errors in that section before the work, not after it
     with concurrency.acquire_limits(*concurrency.name_gpu_limits()[:1]):
@@ -115,36 +116,79 @@ def predict(
     return result
 
 
+def predict_without_project(options: PredictOptions) -> PredictResult:
+    """Predict with the model `imagenet` in a folder that is no project: without Prefect, MLflow and params.yaml.
+
+    Raises:
+        UserError: the source does not exist or holds no images, or the table cannot be written.
+    """
+    check_prediction(options.source, str(options.out))
+    params = options.override_params(imagenet.load_default_params())
+    result: PredictResult = predict_source.fn(options, imagenet.make_imagenet_version(), None, params)
+    return result
+
+
+def read_model_name(project: Project) -> str:
+    """Return the name of the project's dataset, which is also the name of its model.
+
+    Raises:
+        UserError: there is no dataset, so nothing was trained; the message names the model that needs no training.
+    """
+    try:
+        return project.read_dataset_name()
+    except UserError as error:
+        raise UserError(f"{error}; {imagenet.IMAGENET_HINT}") from None
+
+
 @task(**TASK_RETRY_OPTIONS)
 def find_model(name: str, project: Project) -> Version:
-    """Return the champion of the model `name`. Its number is pinned for the whole batch."""
+    """Return the champion of the model `name`. Its number is pinned for the whole batch.
+
+    A registered model that is called `imagenet` comes before the installed network.
+    """
     client = model_registry.connect_registry(project)
     alias_updates.replay_if_needed(client, project)
-    return model_registry.require_champion(client, name)
+    if name == imagenet.IMAGENET:
+        return model_registry.find_champion_version(client, name) or imagenet.make_imagenet_version()
+    try:
+        return model_registry.require_champion(client, name)
+    except NoChampion as error:
+        raise NoChampion(f"{error}; {imagenet.IMAGENET_HINT}") from None
 
 
 @task(name="answer")  # the name in Prefect's history
 def predict_source(
-    options: PredictOptions, version: Version, project: Project, params: Mapping[str, Any]
+    options: PredictOptions, version: Version, project: Project | None, params: Mapping[str, Any]
 ) -> PredictResult:
-    """Open the source, predict its images, write the table and everything that the options ask for beside it."""
+    """Open the source, predict its images, write the table and everything that the options ask for beside it.
+
+    Args:
+        options: what to predict, and what to write.
+        version: a registered version, or the model `imagenet`.
+        project: None: the current folder is no project.
+        params: the section `predict` of params.yaml.
+    """
     from flows.prediction.image_stream import open_images
 
     images = open_images(options.source)
     check_extras(options, images)
-    client = model_registry.connect_registry(project)
-    bundle = model_registry.load_version_bundle(version)
+    bundle = imagenet.load_version_bundle(version)
     engine, choice = choose_engine(bundle, params, project)
-    tags = collect_precision_tags(version, choice)
-    model_registry.set_version_tags(client, version.name, version.number, tags)
+    if project is not None and imagenet.is_registered(version):
+        client = model_registry.connect_registry(project)
+        tags = collect_precision_tags(version, choice)
+        model_registry.set_version_tags(client, version.name, version.number, tags)
     replaced = "; the existing table is replaced" if options.out.exists() else ""
     logger.info("predict: %s tags %s%s", version, format_count(len(images), "picture"), replaced)
     with open_cluster(options.executor) as cluster, console.make_progress("predict", logger) as progress:
         predictor = Predictor(bundle, engine, version, params, choice["seen"], cluster=cluster)
         result, counts = predict_and_write(predictor, images, options, project, progress)
+    if project is None or not imagenet.is_registered(version):  # no training data here to compare with
+        return result
     if not project.load_params("monitor")["after_predict"]:
         return result
-    rows = predictor.open_cache(project / PREDICTION_CACHE).iter_rows(counts.shard_names)
+    cache_folder = imagenet.find_cache_folder(project) / PREDICTION_CACHE
+    rows = predictor.open_cache(cache_folder).iter_rows(counts.shard_names)
     return replace(result, monitor_result=check_drift(options.source, rows, images, bundle, version, project))
 
 
@@ -174,11 +218,15 @@ def check_drift(
 
 
 def predict_and_write(
-    predictor: Predictor, images: ImageStream, options: PredictOptions, project: Project, progress: Progress
+    predictor: Predictor,
+    images: ImageStream,
+    options: PredictOptions,
+    project: Project | None,
+    progress: Progress,
 ) -> tuple[PredictResult, PredictionCounts]:
     """Write the table, its summary, and everything that the options ask for beside it."""
     out, version = options.out, predictor.version
-    cache = predictor.open_cache(project / PREDICTION_CACHE)
+    cache = predictor.open_cache(imagenet.find_cache_folder(project) / PREDICTION_CACHE)
     with cache.cache_lock(on_busy=_log_waiting):
         progress.begin(len(images))
         counts = predict_table(images, predictor, cache, out, progress, new_only=options.new_only)
@@ -189,7 +237,8 @@ def predict_and_write(
             )
         rows, errors = format_count(counts.num_rows, "row"), f"{counts.num_errors:,}"
         logger.info("predict: %s in %s, %s of them errors", rows, out, errors)
-        publish_summary(out, counts, predictor, cache, images)
+        if project is not None:
+            publish_summary(out, counts, predictor, cache, images)
         if options.review:
             write_review_images(options, counts, predictor, cache, images)
         if options.tag:
@@ -264,7 +313,9 @@ def write_tags(
     logger.info("predict: %s tagged in %s%s", tagged, options.tag_folder or "place", note)
 
 
-def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Project) -> tuple[Engine, dict[str, Any]]:
+def choose_engine(
+    bundle: Bundle, params: Mapping[str, Any], project: Project | None
+) -> tuple[Engine, dict[str, Any]]:
     """Return the engine that the parameters ask for, and the notes on its selection; log both."""
     from lightning_modules.inference.engine_selection import AgreementLimits, select_engine
 
@@ -273,9 +324,9 @@ def choose_engine(bundle: Bundle, params: Mapping[str, Any], project: Project) -
         bundle,
         params["engine"],
         params["precision"],
-        open_validation_split(bundle, project),
+        None if project is None else open_validation_split(bundle, project),
         limits,
-        project / ENGINE_CACHE,
+        imagenet.find_cache_folder(project) / ENGINE_CACHE,
     )
     rejections = [
         f"{name} ({reason})" for name, reason in choice["refused"].items() if params["precision"] == "auto"

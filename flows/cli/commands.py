@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows.project.project import Project
 from imageset.executors import factory
@@ -33,6 +34,7 @@ class Command:
         run: called with the parsed arguments; it returns the exit status, or None for 0.
         add_options: adds its arguments to its parser.
         needs_project: whether it works only in a project's folder.
+        works_anywhere: whether it works in any other folder, too, with these arguments; it then has no project.
         read_only: whether it changes nothing that another command could be working on; runs whose process died are
             then left for the next command.
         starts_server: whether it starts a Prefect server itself, which then closes the runs whose process died.
@@ -44,6 +46,7 @@ class Command:
     run: Callable[[argparse.Namespace], int | None]
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     needs_project: bool = True
+    works_anywhere: Callable[[argparse.Namespace], bool] = lambda arguments: False
     read_only: bool = False
     starts_server: bool = False
     epilog: str = PROJECT_EPILOG
@@ -78,13 +81,14 @@ def run_command(arguments: argparse.Namespace) -> int:
         return command.run(arguments) or 0
     from flows.notifications import console
 
-    arguments.project = Project.find()
+    works_here = command.works_anywhere(arguments) and not Project.is_here()
+    arguments.project = None if works_here else Project.find()
     console.attach_console()
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
     if getattr(arguments, "source", None):
         arguments.source = mask_url(arguments.source)  # before Prefect stores it as a flow's parameter
-    if command.read_only or getattr(arguments, "dry_run", False):
+    if arguments.project is None or command.read_only or getattr(arguments, "dry_run", False):
         return command.run(arguments) or 0
     return _run_recorded(command, arguments)
 
@@ -288,9 +292,14 @@ def _run_explain(arguments: argparse.Namespace) -> None:
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="whatever `convoy ingest` reads, with or without labels; it is only read")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="table to write, one row a picture: .parquet, .csv or .jsonl"
+        "--out",
+        default="predictions.parquet",
+        metavar="FILE",
+        help="table to write, one row a picture: .parquet, .csv or .jsonl; default %(default)s",
     )
-    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument(
+        "--model", metavar="NAME", help=f"{MODEL_HELP}; imagenet: a network that is installed, 1,000 classes"
+    )
     parser.add_argument(
         "--new-only",
         action="store_true",
@@ -327,12 +336,22 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     from flows.prediction.table_writer import check_prediction
 
     check_prediction(arguments.source, arguments.out)
+    names = ("model", "new_only", "engine", "precision", "review", "tag", "in_place", "executor")
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.project is None:
+        _predict_without_project(arguments, options)
+        return
     with use_prefect_server(arguments.project):
         from flows.predict import predict
 
-        names = ("model", "new_only", "engine", "precision", "review", "tag", "in_place", "executor")
-        options = {name: getattr(arguments, name) for name in names}
         print(predict(arguments.source, arguments.out, **options))
+
+
+def _predict_without_project(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    from flows.predict import predict_without_project
+    from flows.prediction.options import PredictOptions
+
+    print(predict_without_project(PredictOptions(arguments.source, Path(arguments.out), **options)))
 
 
 def _add_monitor_options(parser: argparse.ArgumentParser) -> None:
@@ -487,7 +506,14 @@ _ROWS = (
         read_only=True,
     ),
     Command("sync", "send what waited while MLflow's server was unavailable", _run_sync),
-    Command("predict", "tag pictures with the champion", _run_predict, _add_predict_options, starts_server=True),
+    Command(
+        "predict",
+        "tag pictures with the champion, or before anything was trained with --model imagenet",
+        _run_predict,
+        _add_predict_options,
+        works_anywhere=lambda arguments: arguments.model == "imagenet",
+        starts_server=True,
+    ),
     Command(
         "monitor",
         "compare pictures with the training data of the champion; retrain if the policy says so",

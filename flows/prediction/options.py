@@ -15,7 +15,7 @@ class PredictOptions:
     Attributes:
         source: everything that ingest takes: a folder, an archive, a table ...; only read.
         out: table to write: .parquet, .csv or .jsonl.
-        model: registered name; None for the model named like the dataset in data/normalized.
+        model: registered name, or "imagenet"; None for the model named like the dataset in data/normalized.
         new_only: skip images that are in a table which this model version wrote before.
         engine: engine that runs the network; None for the one in params.yaml.
         precision: precision of that engine; None for the one in params.yaml.

@@ -179,7 +179,7 @@ class Predictor:
         return {
             "uri": image.uri, "image_id": image.image_id,
             "model_name": self.version.name, "model_version": self.version.number,
-            "dataset_fingerprint": self.bundle.info.dataset["fingerprint"], **answer,
+            "dataset_fingerprint": self.bundle.info.dataset.get("fingerprint"), **answer,
         }  # fmt: skip
 
 
@@ -192,5 +192,5 @@ def open_validation_split(bundle: Bundle, project: Project) -> StoreSplit | None
     except UserError:
         return None
     split = store.split("val")
-    same = store.fingerprint == bundle.info.dataset["fingerprint"] and store.classes == bundle.info.classes
+    same = store.fingerprint == bundle.info.dataset.get("fingerprint") and store.classes == bundle.info.classes
     return split if same and len(split) else None

@@ -16,6 +16,8 @@ from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
+PROJECT_FILES = ("dvc.yaml", "params.yaml")
+
 
 @dataclass(frozen=True)
 class Project:
@@ -36,10 +38,15 @@ class Project:
         Raises:
             UserError: the folder has no dvc.yaml or no params.yaml.
         """
-        for name in ("dvc.yaml", "params.yaml"):
-            if not Path(name).is_file():
-                raise UserError(f"{Path.cwd()} is not a Convoy project: it has no {name}; cd into one first")
+        missing = [name for name in PROJECT_FILES if not Path(name).is_file()]
+        if missing:
+            raise UserError(f"{Path.cwd()} is not a Convoy project: it has no {missing[0]}; cd into one first")
         return cls(Path.cwd())
+
+    @staticmethod
+    def is_here() -> bool:
+        """Return whether the current folder is a project."""
+        return all(Path(name).is_file() for name in PROJECT_FILES)
 
     def __truediv__(self, path: str | Path) -> Path:
         return self.folder / path
