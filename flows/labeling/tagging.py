@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.labeling import xmp
+from flows.labeling import xmp, xmp_packet
+from flows.labeling.xmp_packet import Tags
 from flows.prediction.cache import ImageRef
 from flows.prediction.image_stream import ImageStream
 from imageset.exceptions import UserError
@@ -47,7 +49,7 @@ def tag_images(
         outcome = _find_skip_reason(image, row) or (None if tags else "without any label")
         if outcome is None:
             path = images.to_path(image.uri) if target is None else _resolve_below(target, image.uri)
-            outcome = _write_tags(path, data, _build_packet(row, tags), way, in_place=target is None)
+            outcome = _write_tags(path, data, _build_tags(row, tags), way, in_place=target is None)
         outcomes[outcome] += 1
     return outcomes
 
@@ -72,33 +74,48 @@ def _find_skip_reason(image: ImageRef, row: dict[str, Any]) -> str | None:
     return None if row["label"] is not None else f"no label ({row['status']})"
 
 
-def _build_packet(row: dict[str, Any], tags: list[str]) -> bytes:
+def _build_tags(row: dict[str, Any], subjects: list[str]) -> Tags:
     model = f"{row['model_name']} version {row['model_version']}"
-    return xmp.build_packet(tags, {"probability": f"{row['probability']:.4f}", "model": model})
+    return Tags(subjects, {"probability": f"{row['probability']:.4f}", "model": model})
 
 
-def _write_tags(path: Path, data: bytes, packet: bytes, way: str, in_place: bool) -> str:
+def _write_tags(path: Path, data: bytes, tags: Tags, way: str, in_place: bool) -> str:
     """Write the tags; return TAGGED, or the reason why they were not written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sidecar = path.with_name(f"{path.name}.xmp")
     if way == "xmp" and data.startswith((b"\xff\xd8\xff", b"\x89PNG")):
         try:
-            tagged = xmp.embed_packet(data, packet)
+            tagged = xmp.embed_tags(data, tags)
         except xmp.TaggingError as error:
             if not in_place:
                 write_bytes(path, data)
             return str(error)
-        with replace_file(path) as temporary:
-            temporary.write_bytes(tagged)
-            if in_place:
-                temporary.chmod(path.stat().st_mode & 0o7777)
+        _replace_bytes(path, tagged, keep_mode=in_place)
         return TAGGED
     if way == "xmp" and not in_place:
         write_bytes(path, data)
-    if in_place and sidecar.exists() and xmp.TOOLKIT not in sidecar.read_bytes():
-        return "has a sidecar file of another program"
-    write_bytes(sidecar, packet)
+    return _write_sidecar(path.with_name(f"{path.name}.xmp"), tags, in_place)
+
+
+def _write_sidecar(path: Path, tags: Tags, in_place: bool) -> str:
+    """Write a sidecar file; in place, one that exists is merged with. Return TAGGED or the reason why not."""
+    merges = in_place and os.path.lexists(path)
+    try:
+        earlier = path.read_bytes() if merges else xmp_packet.EMPTY_PACKET
+        packet = xmp_packet.merge_tags(earlier, tags)
+    except OSError:
+        return "has a sidecar file that cannot be read"
+    except xmp_packet.PacketError as error:
+        return f"has a sidecar file with {error}"
+    _replace_bytes(path, packet, keep_mode=merges)
     return TAGGED
+
+
+def _replace_bytes(path: Path, data: bytes, keep_mode: bool) -> None:
+    """Write a file by rename, under the permissions of the one that it replaces."""
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
+        if keep_mode:
+            temporary.chmod(path.stat().st_mode & 0o7777)
 
 
 def _resolve_below(folder: Path, uri: str) -> Path:

@@ -96,10 +96,10 @@ def test_tags_go_into_the_pictures_themselves_if_that_is_wanted(pictures):
     assert again == {"changed or gone meanwhile": 31, "tagged": 1}
 
 
-def test_a_sidecar_of_someone_else_is_left_alone(pictures):
+def test_a_sidecar_that_is_no_xmp_is_left_alone(pictures):
     (pictures / "0" / "0000.png.xmp").write_text("<mine/>")
     done = tag_images(open_images(str(pictures)), rows_of(pictures), "sidecar", None)
-    assert done == {"tagged": 29, "has a sidecar file of another program": 1}
+    assert done == {"tagged": 29, "has a sidecar file with XMP in a form that tags cannot be added to": 1}
     assert (pictures / "0" / "0000.png.xmp").read_text() == "<mine/>"
 
 
