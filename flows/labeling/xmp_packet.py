@@ -214,7 +214,7 @@ class _Document:
         descriptions = [child for child in self.list_children(self.rdf) if child.name == _DESCRIPTION]
         return [
             element for element in self.elements
-            if element.name == _SUBJECT and any(element.parent is one for one in descriptions)
+            if element.name == _SUBJECT and any(element.parent is description for description in descriptions)
         ]  # fmt: skip
 
     def find_subject(self) -> _Element | None:
@@ -241,7 +241,7 @@ class _Document:
     def read_tags(self) -> list[str]:
         """Return the keywords that convoy:tags lists, however another program has written it."""
         lists = [element for element in self.elements if element.name == (NAMESPACE, "tags")]
-        return [item.text for one in lists for item in self.list_items(one)]
+        return [item.text for array in lists for item in self.list_items(array)]
 
     # ---- additions -------------------------------------------------------------------------------------
 
@@ -312,7 +312,8 @@ class _Document:
             tags: the keywords; the last one of each text is removed.
             keep: a part of the packet that is removed as a whole.
         """
-        elements = [one for one in self.elements if keep is None or not keep.start() <= one.start < keep.end()]
+        start, end = keep.span() if keep else (0, 0)
+        elements = [element for element in self.elements if not start <= element.start < end]
         edits: list[_Edit] = []
         items = [item for subject in self.find_subjects() for item in self.list_items(subject)]
         for text in tags:

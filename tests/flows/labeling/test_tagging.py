@@ -13,8 +13,9 @@ from flows.prediction.image_stream import open_images
 from tests.helpers.xmp_samples import DARKTABLE, REFUSED, SAMPLES
 
 # The packets that ExifTool reads; it takes no CDATA, no > in an attribute, and needs the prefix rdf.
-READ_BY_EXIFTOOL = ("lightroom", "darktable", "digikam", "apple_photos", "exiftool", "crlf", "other_prefixes",
-                    "self_closed", "empty_bag", "self_closed_bag", "self_closed_subject", "single_text")  # fmt: skip
+READ_BY_EXIFTOOL = ("lightroom", "darktable", "digikam", "apple_photos", "exiftool", "crlf",
+                    "other_prefixes", "self_closed", "empty_bag", "self_closed_bag", "self_closed_subject",
+                    "single_text")  # fmt: skip
 
 
 def encode_image(kind: str, packet: str | None = None) -> bytes:

@@ -141,6 +141,33 @@ def test_our_properties_as_attributes_are_found_and_no_text_that_looks_like_them
     assert "y:said=' convoy:model=\"x\" '" in again
 
 
+def test_a_keyword_that_its_owner_has_added_beside_ours_is_kept():
+    merged = merge_tags(DIGIKAM.encode(), Tags(["daisy"])).replace(
+        b"<rdf:li>Ann", b"<rdf:li>daisy</rdf:li><rdf:li>Ann"
+    )
+    assert read_keywords(merged) == ["daisy", "Ann", "daisy"]
+    assert read_keywords(merge_tags(merged, Tags(["rose"]))) == ["daisy", "Ann", "rose"]
+
+
+def test_properties_within_properties_are_removed_as_a_whole_and_nothing_after_them():
+    text = wrap(
+        f"<rdf:Description rdf:about='' xmlns:convoy='{NAMESPACE}' xmlns:y='urn:y'><convoy:model>"
+        "<rdf:Description convoy:probability='0.5' convoy:model='a long text'/></convoy:model>"
+        "<y:kept>text</y:kept></rdf:Description>"
+    )
+    again = remove_tags(text.encode()).decode()
+    assert "<y:kept>text</y:kept></rdf:Description>" in again and "<convoy:" not in again
+
+
+def test_an_attribute_of_others_under_a_prefix_like_ours_is_kept():
+    text = wrap(
+        f"<rdf:Description rdf:about='' xmlns:convoy='urn:other' xmlns:c='{NAMESPACE}' c:model='m' convoy:a='b'/>"
+        f"<rdf:Description rdf:about='' xmlns:convoy='{NAMESPACE}' convoy:model='m'/>"
+    )
+    again = remove_tags(text.encode()).decode()
+    assert "convoy:a='b'" in again and "model" not in again
+
+
 def test_our_description_in_a_comment_is_not_ours():
     ours = re.search(r"\n  <rdf:Description.*</rdf:Description>", build_packet(DAISY).decode(), re.DOTALL)
     packet = LIGHTROOM.replace("   <dc:subject>", f"<!--{ours[0]}-->   <dc:subject>").encode()
