@@ -1,8 +1,10 @@
 """Linear probe: logistic regression on the features of a frozen network, as the new head of that network.
 
-The features are standardized; the strength of the regularization is the one with the lowest loss on the validation
-split. The head that is registered learns from the training and the validation split with that strength, and its
-probabilities are calibrated with out-of-fold predictions: each image is predicted by a head that has not seen it.
+The features are standardized, with variances that are shrunk towards their mean. The strength of the
+regularization is the one with the lowest calibrated loss on the validation split: strong regularization makes a
+head less sure than it may be, which its temperature corrects. The head that is registered learns from the
+training and the validation split with that strength, and its probabilities are calibrated with out-of-fold
+predictions: each image is predicted by a head that has not seen it.
 
 Sources: G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes", 2016,
 arXiv:1610.01644; A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
@@ -14,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from lightning_modules.calibration.temperature import fit_temperature
 
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # C of scikit-learn: small values regularize more
 DEFAULT_STRENGTH = 1e-2  # without validation images
@@ -56,8 +60,10 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
         num_classes: K.
         strength: C of scikit-learn's LogisticRegression.
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    scale = 1 / np.maximum(features.std(axis=0, dtype=np.float64), 1e-6)
+    mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
+    # Half of each variance is the mean over all features: few images measure that of one feature badly, and a
+    # feature that hardly varies says little.
+    scale = 1 / np.sqrt(np.maximum((variance + variance.mean()) / 2, 1e-12))
     standardized = (features - mean) * scale
     if labels.ndim == 2:
         rows = [_fit_binary(standardized, column, strength) for column in labels.T]
@@ -71,18 +77,22 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
 def choose_strength(
     features: np.ndarray, labels: np.ndarray, val_features: np.ndarray, val_labels: np.ndarray, num_classes: int
 ) -> tuple[float, LinearHead, ProbeScore]:
-    """Return the strength with the lowest validation loss, the head that was fitted with it, and its score."""
+    """Return the strength with the lowest calibrated validation loss, the head that it gives, and its score.
+
+    The score is that of the logits as they are, like the metrics of an epoch.
+    """
     if not len(val_labels):
         head = fit_head(features, labels, num_classes, DEFAULT_STRENGTH)
         return DEFAULT_STRENGTH, head, ProbeScore(float("nan"), float("nan"))
     best: tuple[float, LinearHead, ProbeScore] | None = None
+    lowest_loss = float("inf")
     for strength in STRENGTHS:
         head = fit_head(features, labels, num_classes, strength)
-        score = compute_score(head.logits(val_features), val_labels)
-        if best is None or score.loss < best[2].loss:
-            best = strength, head, score
-        else:
+        logits = head.logits(val_features)
+        loss = compute_score(logits / fit_temperature(logits, val_labels), val_labels).loss
+        if loss >= lowest_loss:
             break  # the loss has one minimum
+        lowest_loss, best = loss, (strength, head, compute_score(logits, val_labels))
     assert best is not None
     return best
 

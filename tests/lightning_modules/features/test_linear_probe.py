@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from lightning_modules.calibration.temperature import fit_temperature
 from lightning_modules.features.linear_probe import (
     DEFAULT_STRENGTH,
+    STRENGTHS,
     choose_strength,
     compute_score,
     fit_head,
@@ -19,30 +21,39 @@ def draw_classes(n=300, num_classes=3, dim=8, spread=1.0, seed=0):
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
-def test_the_head_is_scikit_learns_on_standardized_features(num_classes):
+def test_the_head_is_scikit_learns_on_features_of_similar_variances(num_classes):
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     features, labels = draw_classes(num_classes=num_classes)
+    features *= np.linspace(0.1, 10, 8, dtype=np.float32)
     head = fit_head(features, labels, num_classes, 0.1)
-    expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(features, labels)
+    variance = features.var(axis=0)
+    scaled = (features - features.mean(axis=0)) / np.sqrt((variance + variance.mean()) / 2)
+    expected = LogisticRegression(C=0.1, max_iter=500).fit(scaled, labels)
     logits = head.logits(features).astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert head.weight.dtype == np.float32 and head.weight.shape == (num_classes, 8)
-    assert probabilities == pytest.approx(expected.predict_proba(features), abs=2e-3)
+    assert probabilities == pytest.approx(expected.predict_proba(scaled), abs=2e-3)
 
 
-def test_the_strength_with_the_lowest_validation_loss_is_chosen():
-    features, labels = draw_classes(60, dim=200, spread=2.0)
-    val_features, val_labels = draw_classes(400, dim=200, spread=2.0, seed=1)
+def test_the_strength_with_the_lowest_calibrated_validation_loss_is_chosen():
+    features, labels = draw_classes(60, dim=50, spread=1.5)
+    val_features, val_labels = draw_classes(400, dim=50, spread=1.5, seed=1)
     strength, head, score = choose_strength(features, labels, val_features, val_labels, 3)
     assert score == compute_score(head.logits(val_features), val_labels)
-    for other in (1e-4, 1e-2, 1.0):
-        assert (
-            score.loss <= compute_score(fit_head(features, labels, 3, other).logits(val_features), val_labels).loss
-        )
-    assert strength < 1.0
+
+    def compute_calibrated_loss(strength):
+        logits = fit_head(features, labels, 3, strength).logits(val_features)
+        return compute_score(logits / fit_temperature(logits, val_labels), val_labels).loss
+
+    losses = {other: compute_calibrated_loss(other) for other in STRENGTHS}
+    assert strength == min(losses, key=losses.__getitem__)
+    assert STRENGTHS[0] < strength < STRENGTHS[-1]
+    raw = {
+        other: compute_score(fit_head(features, labels, 3, other).logits(val_features), val_labels).loss
+        for other in STRENGTHS
+    }
+    assert strength < min(raw, key=raw.__getitem__)  # which would take a head only for being surer
 
 
 def test_without_validation_images_the_default_is_taken():
