@@ -5,7 +5,6 @@ Source: D. Erhan, Y. Bengio, A. Courville, P. Vincent, "Visualizing Higher-Layer
 smoothed gradients keep the image from ending in noise).
 """
 
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.explain.activations import record_responses
+
 STEP_SIZE, JITTER = 0.15, 1 / 16  # of a pixel's range, roughly; share of the side
 
 
-class _LayerReached(Exception):
-    """The signal that ends a forward pass once the layer's output is known."""
-
-
 def maximize_activation(
-    network: nn.Module, layer: nn.Module, filters: list[int], shape: tuple[int, int, int], normalize: Any,
+    network: nn.Module, layer_number: int, filters: list[int], shape: tuple[int, int, int], normalize: Any,
     steps: int, seed: int,
 ) -> np.ndarray:  # fmt: skip
     """Make an image for each filter that excites it most.
 
     Args:
         network: in evaluation mode.
-        layer: a convolution of the network.
+        layer_number: of the layer, see `LayerActivation.number`.
         filters: numbers of its output channels.
         shape: (C, H, W) of the images.
         normalize: has `mean` and `std` (1, C, 1, 1), in units of 0..1.
@@ -44,7 +41,8 @@ def maximize_activation(
     rows = torch.arange(len(filters))
     for step in range(steps):
         x = (torch.sigmoid(free) - normalize.mean) / normalize.std
-        response = _forward_to_layer(network, layer, _jitter(x, generator))[rows, filters]  # (len(filters), h, w)
+        responses = record_responses(network, _jitter(x, generator), [layer_number])[layer_number]
+        response = responses[rows, filters]  # (len(filters), h, w)
         if step == 0:
             usual = response.detach().std(dim=(1, 2), keepdim=True).clamp(min=1e-6)
         # The square makes a few strong responses count for more than many weak ones.
@@ -55,29 +53,6 @@ def maximize_activation(
         free.data -= free.data.mean(dim=(2, 3), keepdim=True)  # as much light as dark: a pattern, not brightness
     pixels = torch.sigmoid(free).detach().permute(0, 2, 3, 1)
     return (pixels * 255).round().to(torch.uint8).numpy()
-
-
-def top_activations(maps: Tensor, count: int) -> list[int]:
-    """Return the numbers of the `count` channels of feature maps (C, H, W) that vary most, in increasing order."""
-    order = torch.argsort(maps.std(dim=(1, 2)), descending=True, stable=True)
-    return sorted(order[:count].tolist())
-
-
-def _forward_to_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """Return a layer's output; the layers after it do not run."""
-    outputs: list[Tensor] = []
-
-    def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs.append(output)
-        raise _LayerReached
-
-    handle = layer.register_forward_hook(keep_output)
-    try:
-        with suppress(_LayerReached):
-            network(x)
-    finally:
-        handle.remove()
-    return outputs[0]
 
 
 def _jitter(x: Tensor, generator: torch.Generator) -> Tensor:

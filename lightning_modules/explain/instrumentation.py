@@ -15,7 +15,7 @@ from lightning_modules.explain.attribution import make_predict_proba
 from lightning_modules.networks.preprocessing import Normalize
 
 MAX_MAXIMIZATION_PX = 96  # side of the images that are made to excite a filter
-IMAGES_PER_BATCH = 32
+IMAGES_PER_BATCH = 8  # as fast as larger ones on a CPU, and with less memory
 
 
 class InstrumentedModel:
@@ -28,6 +28,7 @@ class InstrumentedModel:
     def __init__(self, bundle: Bundle) -> None:
         self.info, self.spec = bundle.info, bundle.spec
         self.network = copy.deepcopy(bundle.network).cpu().eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
         for module in self.network.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
@@ -44,9 +45,9 @@ class InstrumentedModel:
         return (logits + self.network(x.flip(-1))) / 2 if self.has_mirror else logits
 
     def preprocess(self, images: np.ndarray) -> Tensor:
-        """Return images uint8 (N, H, W, C) as the network's input, float32 (N, C, H, W)."""
+        """Return images uint8 (N, H, W, C) as the network's input, float32 (N, C, H, W), channels last."""
         x: Tensor = self.normalize(torch.from_numpy(np.require(images, requirements=("C", "W"))))
-        return x.contiguous()
+        return x
 
     @torch.no_grad()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -73,6 +74,11 @@ class InstrumentedModel:
     def trace(self, image: np.ndarray) -> ActivationTrace:
         """Record the output of each layer for one image, uint8 (H, W, C)."""
         return activations.trace_activations(self.network, self.preprocess(image[None]))
+
+    @property
+    def num_passes(self) -> int:
+        """The number of passes through the network for one prediction."""
+        return 2 if self.has_mirror else 1
 
     def maximization_px(self) -> int:
         """Return the side of images made to excite a filter: at most 96 px if the network accepts such images."""

@@ -12,7 +12,9 @@ from pydantic import Field
 
 from imageset.params import ParamsModel, load_params
 
-NUM_SHIFTS = 8  # distances
+NUM_SHIFTS = 5  # distances
+MAX_SEARCHED = 512  # images among which patches are searched
+MIN_EXAMPLE_WINDOWS = 5  # patches along a side; fewer show too little of where a network looks
 
 
 class ExplainParams(ParamsModel):
@@ -38,7 +40,13 @@ class ExplainParams(ParamsModel):
 
 @dataclass(frozen=True)
 class ComputeBudget:
-    """How much the page shows, by the fields of ExplainParams; a large network gets less, see `fit_to_budget`."""
+    """How much the page shows; a large network gets less, see `fit_to_budget`.
+
+    Attributes:
+        searched: images among which the patches are searched that excite a filter most.
+        example_windows: patches along a side that occlusion hides in each of the answers.
+        others: as in ExplainParams.
+    """
 
     layers: int
     maps: int
@@ -48,34 +56,42 @@ class ComputeBudget:
     shifted: int
     windows: int
     seed: int
+    searched: int = MAX_SEARCHED
+    example_windows: int = 0
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> ComputeBudget:
         """Return what the section `explain` of params.yaml asks for."""
-        return cls(**{name: params[name] for name in cls.__dataclass_fields__})
+        names = [name for name in cls.__dataclass_fields__ if name in ExplainParams.model_fields]
+        return cls(**{name: params[name] for name in names}, example_windows=params["windows"])
 
-    def fit_to_budget(self, macs: int, excite_macs: int, budget: float) -> ComputeBudget:
+    def fit_to_budget(self, macs: int, excite_macs: int, budget: float, passes: int = 1) -> ComputeBudget:
         """Return what a budget of multiply-adds allows.
 
-        They are counted and not timed, so that the page is the same on every machine. Half of the budget is for
-        activation maximization, a quarter for shifts, and a tenth each for the rest.
+        They are counted and not timed, so that the page is the same on every machine.
 
         Args:
             macs: multiply-adds of one image through the network.
             excite_macs: multiply-adds of one image of the size that activation maximization uses.
             budget: multiply-adds of the whole page.
+            passes: of an image through the network for one prediction; 2 with its mirror image.
         """
-        ascents = int(0.5 * budget / (3 * 3 * max(1, excite_macs)))  # three layers; forward and back
+        macs, predict_macs = max(1, macs), max(1, macs * passes)
+        ascents = int(0.3 * budget / (3 * 3 * max(1, excite_macs)))  # three layers; forward and back
         filters = min(self.filters, max(1, ascents // self.steps))
+        examples = int(0.15 * budget / (2 * predict_macs))  # predictions for each of the answers, right and wrong
+        answers = min(self.answers, examples // MIN_EXAMPLE_WINDOWS**2)
         return ComputeBudget(
             layers=self.layers,
             maps=self.maps,
             filters=filters,
             steps=min(self.steps, ascents // filters),
-            answers=min(self.answers, int(0.1 * budget / (2 * 3 * max(1, macs)))),
-            shifted=min(self.shifted, max(1, int(0.25 * budget / (4 * NUM_SHIFTS * max(1, macs))))),
-            windows=min(self.windows, max(2, math.isqrt(int(0.1 * budget / max(1, macs))))),
+            answers=answers,
+            shifted=min(self.shifted, max(1, int(0.25 * budget / (4 * NUM_SHIFTS * predict_macs)))),
+            windows=min(self.windows, max(2, math.isqrt(int(0.05 * budget / predict_macs)))),
             seed=self.seed,
+            searched=min(self.searched, int(0.15 * budget / macs)),
+            example_windows=min(self.windows, math.isqrt(examples // max(1, answers))),
         )
 
 

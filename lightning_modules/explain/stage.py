@@ -12,16 +12,17 @@ from imageset.store.reader import ImageStore, StoreSplit
 from imageset.utils.atomic_write import replace_folder, write_bytes
 from lightning_modules.bundle import Bundle
 from lightning_modules.explain.activations import ActivationTrace
-from lightning_modules.explain.attribution import ShiftCurve
 from lightning_modules.explain.instrumentation import InstrumentedModel
 from lightning_modules.explain.params import ComputeBudget, load_explain_params
-from lightning_modules.explain.sections import (
-    ExplainPage,
-    add_activation_maximization,
-    add_grad_cam_examples,
-    add_image_sections,
-    add_shift_curve,
-)
+from lightning_modules.explain.sections.filters import describe_first_filters, describe_strongest
+from lightning_modules.explain.sections.heat_maps import describe_attribution, describe_examples
+from lightning_modules.explain.sections.layers import describe_feature_maps, describe_network
+from lightning_modules.explain.sections.page import ExplainPage
+from lightning_modules.explain.sections.pixels import describe_pixels, describe_worked_convolution
+from lightning_modules.explain.sections.prediction import describe_prediction
+from lightning_modules.explain.sections.shifts import LabelledImages, add_dense_network, describe_shifts
+from lightning_modules.explain.sections.training_loop import HISTORY_FILE, describe_training
+from lightning_modules.explain.translation import DENSE_IMAGES, ShiftCurve
 from lightning_modules.tracking.metric_logging import log_artifacts, log_final_metrics, open_training_run
 from lightning_modules.tracking.tags import EXPLAIN_FOLDER, REPORT_FOLDER
 
@@ -34,7 +35,8 @@ def explain(project: Path) -> None:
     """
     params = load_explain_params(project / "params.yaml")
     bundle = Bundle.load(project / params["bundle"])
-    test = ImageStore.open(project / params["store"]).split("test")
+    store = ImageStore.open(project / params["store"])
+    test = store.split("test")
     report_folder = project / "data" / "models" / "report"
     right, wrong = rank_test_predictions(report_folder / "predictions.csv", test)
     model = InstrumentedModel(bundle)
@@ -44,15 +46,15 @@ def explain(project: Path) -> None:
 
     page = ExplainPage()
     add_image_sections(page, model, image, f"test picture {test.uris[example]}", trace, budget)
-    add_activation_maximization(page, model, trace, budget)
     chosen = {"right": right[: budget.answers], "wrong": wrong[: budget.answers]}
-    add_grad_cam_examples(page, model, trace, test, chosen)
-    add_shift_curve(page, model, test.read_batch(np.arange(len(test))[:: -(-len(test) // budget.shifted)]))
+    curves = add_dataset_sections(page, model, store, trace, chosen, budget)
+    history = project / params["bundle"] / HISTORY_FILE
+    page.sections["training"] = describe_training(page, bundle.info, history, project / "params.yaml")
 
     with replace_folder(report_folder / "sees") as folder:
         for name, content in page.files.items():
             (folder / name).write_bytes(content)
-        (folder / "shift.csv").write_text(format_shift_curve(page.shift_curve), encoding="utf-8")
+        (folder / "shift.csv").write_text(format_shift_curves(*curves), encoding="utf-8")
     name = f"{bundle.info.dataset['name']}, {bundle.info.network['class_path'].rpartition('.')[-1]}"
     lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     html = report_folder / "what_the_network_sees.html"
@@ -60,11 +62,10 @@ def explain(project: Path) -> None:
     run = open_training_run(project, project / params["bundle"])
     log_artifacts(run, [html], REPORT_FOLDER)
     log_artifacts(run, (report_folder / "sees").iterdir(), EXPLAIN_FOLDER)
-    kept_share = page.shift_curve.kept_share if page.shift_curve else 0.0
-    log_final_metrics(run, {"shift_kept": kept_share})
+    log_final_metrics(run, {"shift_consistency": curves[0].consistency})
     run.detach()
-    print(f"explain: {html.relative_to(project)} written; moved by up to a tenth of the side, pictures keep "
-          f"{kept_share:.1%} of the probability", flush=True)  # fmt: skip
+    print(f"explain: {html.relative_to(project)} written; {curves[0].consistency:.1%} of the predictions stay the "
+          "same when pictures move by up to a tenth of the side", flush=True)  # fmt: skip
 
 
 def explain_image(
@@ -79,16 +80,68 @@ def explain_image(
     trace, budget = plan_budget(model, image, params)
     page = ExplainPage()
     add_image_sections(page, model, image, name, trace, budget)
-    add_shift_curve(page, model, image[None])
+    page.sections["shift"], _ = describe_shifts(page, model, image[None])
     html = render_explain_page(
         f"{name}, seen by {model_name}", "One picture on its way through the network.", page
     )
     return html, bundle.info.to_prediction(model.probabilities(image[None])[0])
 
 
+def add_image_sections(
+    page: ExplainPage,
+    model: InstrumentedModel,
+    image: np.ndarray,
+    name: str,
+    trace: ActivationTrace,
+    budget: ComputeBudget,
+) -> None:
+    """Add the sections on one image, from its pixels to the places that decided the prediction."""
+    page.sections |= {
+        "pixels": describe_pixels(page, model, image, name),
+        "worked": describe_worked_convolution(page, model, image, trace),
+        "first_filters": describe_first_filters(page, trace, budget.seed),
+        "network": describe_network(model, image, trace),
+        "feature_maps": describe_feature_maps(page, trace.activations, budget),
+        "prediction": describe_prediction(model, image),
+        "attribution": describe_attribution(page, model, image, trace, budget),
+    }
+
+
+def add_dataset_sections(
+    page: ExplainPage,
+    model: InstrumentedModel,
+    store: ImageStore,
+    trace: ActivationTrace,
+    chosen: dict[str, list[int]],
+    budget: ComputeBudget,
+) -> tuple[ShiftCurve, ShiftCurve]:
+    """Add the sections on many images of a dataset; `chosen` holds positions of right and wrong test predictions.
+
+    Returns:
+        The accuracy over the distance that test images are moved, of the network and of a fully connected one.
+    """
+    train, test = store.split("train"), store.split("test")
+    searched = read_sample(train, budget.searched)
+    page.sections["strongest"] = describe_strongest(page, model, trace, *searched, budget)
+    page.sections["num_searched"] = len(searched[0])
+    page.sections["examples"] = describe_examples(page, model, trace, test, chosen, budget)
+    moved = read_sample(test, budget.shifted)
+    section, curve = describe_shifts(page, model, *moved)
+    page.sections["shift"] = section
+    dense = add_dense_network(page, section, curve, model, moved, read_sample(train, DENSE_IMAGES), budget.seed)
+    return curve, dense
+
+
+def read_sample(split: StoreSplit, count: int) -> LabelledImages:
+    """Return at most `count` images of a split and their labels, spread evenly over it."""
+    positions = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    return split.read_batch(positions), split.labels[positions]
+
+
 def render_explain_page(title: str, lead: str, page: ExplainPage) -> bytes:
     """Render the page as an HTML document."""
-    return render_page("explain.html", {"title": title, "lead": lead, **page.sections})
+    empty = {"strongest": None, "num_searched": 0, "examples": None, "training": None}
+    return render_page("explain.html", {"title": title, "lead": lead, **empty, **page.sections})
 
 
 def plan_budget(
@@ -98,7 +151,9 @@ def plan_budget(
     trace = model.trace(image)
     share = (model.maximization_px() / model.spec.size) ** 2
     budget = params["budget_gmacs"] * 1e9
-    return trace, ComputeBudget.from_params(params).fit_to_budget(trace.macs, int(trace.macs * share), budget)
+    return trace, ComputeBudget.from_params(params).fit_to_budget(
+        trace.macs, int(trace.macs * share), budget, model.num_passes
+    )
 
 
 def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list[int]]:
@@ -130,7 +185,12 @@ def rank_test_predictions(path: Path, test: StoreSplit) -> tuple[list[int], list
     return right[middle:] + right[:middle], wrong
 
 
-def format_shift_curve(curve: ShiftCurve | None) -> str:
-    """Format the curve as CSV for DVC's plot, one row for each distance."""
-    rows = zip(curve.distances_px, curve.probability, strict=True) if curve else ()
-    return "distance_px,probability\n" + "".join(f"{d},{p:.6f}\n" for d, p in rows)
+def format_shift_curves(network: ShiftCurve, dense: ShiftCurve) -> str:
+    """Format the curves of both networks as CSV for DVC's plot, one row for each distance."""
+    rows = zip(
+        network.distances_px, network.accuracy, dense.accuracy, network.same, network.probability, strict=True
+    )
+    return "distance_px,accuracy,fully_connected_accuracy,same_prediction,probability\n" + "".join(
+        f"{distance},{accuracy:.6f},{of_dense:.6f},{same:.6f},{probability:.6f}\n"
+        for distance, accuracy, of_dense, same, probability in rows
+    )

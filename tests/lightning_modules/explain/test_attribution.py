@@ -1,15 +1,8 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules.explain.attribution import (
-    choose_shift_distances,
-    grad_cam,
-    measure_shift_curve,
-    occlusion,
-    shift_images,
-)
+from lightning_modules.explain.attribution import grad_cam, occlusion
 
 
 class TopLeft(nn.Module):
@@ -63,25 +56,3 @@ def test_occlusion_finds_the_corner_too(bright):
     assert lost.shape == (16, 16)
     assert lost[:8, :8].min() > 0.01
     assert max(abs(lost[12:]).max(), abs(lost[:, 12:]).max()) < 0.02 * lost.max()
-
-
-def test_moved_pictures_keep_their_edge():
-    image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
-    assert shift_images(image, 0, 1)[0, ..., 0].tolist() == [[0, 0, 1], [3, 3, 4], [6, 6, 7]]
-    assert shift_images(image, -1, 0)[0, ..., 0].tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]
-
-
-def test_a_network_that_only_counts_light_keeps_all_of_its_probability():
-    images = np.zeros((2, 20, 20, 1), np.uint8)
-    images[:, 8:12, 8:12] = 255
-
-    def by_light(x):
-        share = x.mean(axis=(1, 2, 3)) / 255
-        return np.stack([share, 1 - share], axis=1)
-
-    def by_place(x):
-        share = 0.4 + 0.6 * (x[:, 9:11, 9:11].mean(axis=(1, 2, 3)) / 255)
-        return np.stack([share, 1 - share], axis=1)
-
-    assert measure_shift_curve(by_light, images, choose_shift_distances(20, 4)).kept_share == pytest.approx(1)
-    assert measure_shift_curve(by_place, images, choose_shift_distances(20, 4)).kept_share < 0.95
