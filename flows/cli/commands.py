@@ -433,21 +433,30 @@ def _add_kernels_options(parser: argparse.ArgumentParser) -> None:
         "--kernel",
         required=True,
         metavar="KERNEL",
-        help="sharpen, edge, blur, emboss, outline, identity, or 9 numbers row by row in quotes: "
-        "'0 -1 0 -1 5 -1 0 -1 0'",
+        help="sharpen, edge, blur, emboss, outline, identity; or k x k numbers, k odd, row by row in quotes: "
+        "'0 -1 0 -1 5 -1 0 -1 0'; or a folder of files NAME.txt with such numbers, drawn side by side",
     )
     parser.add_argument(
         "--stride", type=int, default=1, metavar="N", help="px from one position to the next; default 1"
     )
     parser.add_argument("--padding", type=int, default=0, metavar="N", help="px of zeros on each side; default 0")
+    parser.add_argument(
+        "--pool", choices=["max", "avg", "sum"], help="also pool the rectified map over windows of 2 x 2"
+    )
+    parser.add_argument(
+        "--colour", action="store_true", help="filter red, green and blue each; default: the grey picture"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="default: IMAGE.KERNEL.png here")
 
 
 def _run_kernels(arguments: argparse.Namespace) -> None:
-    from lightning_modules.kernels import write_kernel_page
+    from lightning_modules.kernels.page import write_kernel_page
 
-    page = write_kernel_page(arguments.image, arguments.kernel, arguments.stride, arguments.padding, arguments.out)
-    print(page)
+    line = write_kernel_page(
+        arguments.image, arguments.kernel, arguments.stride, arguments.padding, arguments.out,
+        arguments.pool, arguments.colour,
+    )  # fmt: skip
+    print(line)
 
 
 _ROWS = (
@@ -550,7 +559,7 @@ _ROWS = (
     ),
     Command(
         "kernels",
-        "show what a filter does to a picture: picture, matrix and feature map in one PNG",
+        "show what filters do to a picture: picture, matrix, feature map and pooling in one PNG",
         _run_kernels,
         _add_kernels_options,
         needs_project=False,

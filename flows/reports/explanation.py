@@ -56,7 +56,7 @@ def read_image_file(image: Path) -> bytes:
     """
     from imageset.decoding.decoder import read_image_header
     from imageset.rejections import Rejected
-    from lightning_modules.kernels import MAX_PIXELS
+    from lightning_modules.kernels.page import MAX_PIXELS
 
     if not image.is_file():
         raise UserError(f"{image}: no such file; give a picture")
