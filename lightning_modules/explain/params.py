@@ -29,7 +29,9 @@ class ExplainParams(ParamsModel):
         ge=1, description="Number of filters of an early, a middle and a late layer for activation maximization."
     )
     steps: int = Field(ge=1, description="Steps of gradient ascent for each filter.")
-    answers: int = Field(ge=0, description="Number of correct and of wrong predictions that Grad-CAM explains.")
+    answers: int = Field(
+        ge=0, description="Number of correct and of wrong predictions that Grad-CAM and occlusion explain."
+    )
     shifted: int = Field(ge=1, description="Number of test images that are shifted.")
     windows: int = Field(ge=1, description="Patches along a side that occlusion hides.")
     budget_gmacs: float = Field(

@@ -32,6 +32,7 @@ KERNELS: Mapping[str, tuple[tuple[float, ...], ...]] = {
 MAX_KERNEL_VALUE = 1_000_000  # with larger numbers, sums of products lose the image
 MAX_KERNEL_SIDE = 31  # px
 MAX_KERNELS = 24  # of a folder
+WHITE_PERCENTILE = 99.5  # of a map's numbers; from there on they are white
 POOL_WINDOW = 2  # px, as in ConvNet's default
 
 
@@ -154,12 +155,15 @@ def pool2d(feature_map: np.ndarray, kind: PoolKind) -> np.ndarray:
 def rectify(feature_map: np.ndarray, keeps_brightness: bool) -> tuple[np.ndarray, str]:
     """Return a feature map (H, W, C) after ReLU as an image, uint8 (H, W, C), and a description of the scale.
 
-    Values below 0 are black. If brightness is kept, white is 255 and more, as in the image; otherwise white is the
-    largest value of the map.
+    Values below 0 are black. If brightness is kept, white is 255 and more, as in the image. Otherwise a few of the
+    largest values are white: by the very largest alone, a map of edges would be nearly black.
     """
-    white = 255.0 if keeps_brightness else max(float(feature_map.max()), 1e-9)
+    white = 255.0
+    if not keeps_brightness:
+        bright = float(np.percentile(feature_map, WHITE_PERCENTILE, method="higher"))
+        white = max(bright if bright > 0 else float(feature_map.max()), 1e-9)
     pixels = np.rint(feature_map.clip(0, white) * (255 / white)).astype(np.uint8)
-    return pixels, f"rectified: below 0 is black, {white:.4g} is white"
+    return pixels, f"rectified: below 0 is black, {white:.4g} and more is white"
 
 
 def is_brightness_kept(kernel: np.ndarray, pool: PoolKind | None) -> bool:

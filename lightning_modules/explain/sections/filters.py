@@ -105,11 +105,11 @@ def describe_strongest_of_layer(
     for position, number in enumerate(filters):
         tops = responses.find_top(number)
         png = image_grids.draw_patches([draw_patch(responses, number, image, images[image]) for image in tops])
-        patches = page.add_figure(f"patches_{name}_{number}", png, f"the {len(tops)} strongest patches")
+        patches = page.add_figure(f"patches_{name}_{number}", png, f"{len(tops)} strongest patches")
         figure = None
         if maximized is not None:
             made = image_grids.draw_image(maximized[position])
-            figure = page.add_figure(f"excites_{name}_{number}", made, "made by gradient ascent")
+            figure = page.add_figure(f"excites_{name}_{number}", made, "gradient ascent")
         shown.append({
             "number": number, "patches": patches, "maximized": figure,
             "classes": name_classes(labels[tops], model.info.classes),
@@ -158,7 +158,7 @@ def draw_patch(responses: LayerResponses, number: int, image_number: int, image:
 
 
 def name_classes(labels: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the classes of images with their counts, the commonest first: `7 ants, 2 bees`.
+    """Return the classes of images with their counts, the commonest first: `ants: 7, bees: 2`.
 
     Args:
         labels: int (n,), or 0 and 1 (n, num_classes).
@@ -166,4 +166,4 @@ def name_classes(labels: np.ndarray, classes: Sequence[str]) -> str:
     """
     counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
     order = np.argsort(-counts, kind="stable")[:3]
-    return ", ".join(f"{int(counts[i])} {classes[i]}" for i in order if counts[i])
+    return ", ".join(f"{classes[i]}: {int(counts[i])}" for i in order if counts[i])

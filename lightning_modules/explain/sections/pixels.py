@@ -85,6 +85,7 @@ def describe_worked_convolution(
             }
             for c, name in enumerate(names)
         ] if is_readable else [],
+        "first_name": names[0],
         "has_bias": layer.call.bias is not None,
         "mean": float(model.info.mean[0]), "std": float(model.info.std[0] or 1.0),
         "num_products": products.size, "total": float(products.sum()) + bias,

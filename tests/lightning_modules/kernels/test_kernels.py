@@ -82,11 +82,21 @@ def test_a_rectified_map_shows_nothing_below_zero_and_says_what_white_is():
     feature_map = np.array([[-5.0, 0.0], [20.0, 40.0]])[..., None]
     pixels, how = rectify(feature_map, is_brightness_kept(parse_kernel("edge"), None))
     assert pixels[..., 0].tolist() == [[0, 0], [128, 255]]
-    assert how == "rectified: below 0 is black, 40 is white"
+    assert how == "rectified: below 0 is black, 40 and more is white"
     assert is_brightness_kept(parse_kernel("sharpen"), "max") and not is_brightness_kept(
         parse_kernel("blur"), "sum"
     )
     assert rectify(feature_map, keeps_brightness=True)[0][..., 0].tolist() == [[0, 0], [20, 40]]
+
+
+def test_one_bright_spot_does_not_make_a_map_of_edges_black():
+    feature_map = np.full((50, 50, 1), 10.0)
+    feature_map[0, 0] = 1000
+    pixels, how = rectify(feature_map, keeps_brightness=False)
+    assert (pixels == 255).all() and how.endswith("10 and more is white")
+    feature_map[:] = -1
+    feature_map[0, 0] = 8  # too few to matter, and yet all there is
+    assert rectify(feature_map, keeps_brightness=False)[0].max() == 255
 
 
 def test_a_picture_is_read_whole_grey_and_upright(tmp_path):
