@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+from torch import nn
 
 from flows.cli.main import main
-from lightning_modules.bundle import Bundle
+from imageset.decoding.spec import DecodeSpec
+from lightning_modules.bundle import Bundle, BundleInfo
 from lightning_modules.explain.params import ComputeBudget, ExplainParams
 from lightning_modules.explain.stage import explain_image
+from lightning_modules.networks.lenet import LeNet5
 from lightning_modules.tracking.client import connect_to_mlflow
 from tests.helpers.project import run_stage, set_params
 
@@ -78,6 +81,28 @@ def test_the_same_model_gives_the_same_page(trained):
     first, second = (explain_image(bundle, image, "<u>.png", "a model", SMALL) for _ in range(2))
     assert b"&lt;u&gt;.png, seen by a model" in first[0] and b"<u>" not in first[0]
     assert first == second and set(SMALL) == set(ExplainParams.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("network", "shown", "not_shown"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ["fixed size", "Occlusion"], ["Grad-CAM", "worked out"]),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+         ["no more weights", "Grad-CAM", "worked out"], ["filters of the first layer", "NaN", "nan"]),
+        (nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.Flatten(), nn.Linear(4, 3)), ["fixed size"], ["in numbers"]),
+        (LeNet5(3, 3), ["after activation (tanh)", "after pooling (subsampling)"], ["ReLU"]),
+    ],
+)  # fmt: skip
+def test_any_network_has_a_page(network, shown, not_shown):
+    spec = DecodeSpec(16, 3, "crop", "bilinear", 10**6)
+    info = BundleInfo({"class_path": "mine.Network", "init_args": {}}, ("a", "b", "c"), spec.to_dict(),
+                      (0.5,) * 3, (0.25,) * 3, {"name": "any"}, {}, 1.0, (0.5, 0.5, 0.5))  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    html, (label, _) = explain_image(Bundle(info, network.eval(), ""), image, "x.png", "a model", SMALL)
+    text = html[html.index(b"</style>") :].decode()
+    words = re.sub(r"data:[^\"]*", "", text)
+    assert all(word in words for word in shown) and not any(word in words for word in not_shown)
+    assert "sigmoid" in words and set(label.split("|")) <= {"a", "b", "c", ""}
 
 
 def test_a_project_that_was_not_evaluated_is_told_what_to_run(trained, tmp_path, monkeypatch, capsys):
