@@ -65,7 +65,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class LayerMeasures:
+class PatchMetrics:
     """Measurements of the nine top patches of a layer's filters, each beside the same for nine drawn by chance.
 
     Attributes:
@@ -124,7 +124,7 @@ def add_context(patch: Patch, image_shape: Sequence[int]) -> Patch:
 
 def measure_layer(
     responses: LayerResponses, images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int
-) -> LayerMeasures:
+) -> PatchMetrics:
     """Measure the top patches of a layer's filters.
 
     Args:
@@ -147,7 +147,7 @@ def measure_layer(
         by_chance.append([move_patch(patch, draws, images.shape[1:]).cut(draws.choice(grey)) for patch in patches])
     size = min(NUM_PATCHES, len(images))
     random_sets = [draws.choice(len(images), size, replace=False) for _ in range(NUM_RANDOM_DRAWS)]
-    return LayerMeasures(
+    return PatchMetrics(
         num_filters=len(chosen),
         orientation=float(np.mean([measure_common_orientation(patches) for patches in found] or [0])),
         random_orientation=float(np.mean([measure_common_orientation(patches) for patches in by_chance] or [0])),

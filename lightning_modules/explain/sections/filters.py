@@ -115,9 +115,9 @@ def describe_strongest_of_layer(
             "classes": name_classes(labels[tops], model.info.classes),
         })  # fmt: skip
     fields = responses.layer.fields
-    measures = measure_layer(responses, images, labels, len(model.info.classes), budget.seed)
+    metrics = measure_layer(responses, images, labels, len(model.info.classes), budget.seed)
     return {
-        "name": name, "filters": shown, "measures": measures,
+        "name": name, "filters": shown, "metrics": metrics,
         "num_filters": responses.maxima.shape[1],
         "field_px": None if fields is None else fields[1].size,
         "sees_all": fields is not None and fields[1].covers(images.shape[2]),

@@ -60,7 +60,7 @@ def apply_colours(shares: np.ndarray, name: str) -> np.ndarray:
 
 def draw_filters(filters: np.ndarray) -> bytes:
     """Draw filters, float (F, channels, k, k), see `colour_filter`."""
-    return draw_grid([enlarge(colour_filter(one), TILE_PX) for one in filters])
+    return draw_grid([enlarge(colour_filter(filter_), TILE_PX) for filter_ in filters])
 
 
 def draw_filter(filter_: np.ndarray) -> bytes:
