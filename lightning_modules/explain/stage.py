@@ -23,6 +23,7 @@ from lightning_modules.explain.sections.prediction import describe_prediction
 from lightning_modules.explain.sections.shifts import LabelledImages, add_dense_network, describe_shifts
 from lightning_modules.explain.sections.training_loop import HISTORY_FILE, describe_training
 from lightning_modules.explain.translation import DENSE_IMAGES, ShiftCurve
+from lightning_modules.networks.registry import get_display_name
 from lightning_modules.tracking.metric_logging import log_artifacts, log_final_metrics, open_training_run
 from lightning_modules.tracking.tags import EXPLAIN_FOLDER, REPORT_FOLDER
 
@@ -55,7 +56,7 @@ def explain(project: Path) -> None:
         for name, content in page.files.items():
             (folder / name).write_bytes(content)
         (folder / "shift.csv").write_text(format_shift_curves(*curves), encoding="utf-8")
-    name = f"{bundle.info.dataset['name']}, {bundle.info.network['class_path'].rpartition('.')[-1]}"
+    name = f"{bundle.info.dataset['name']}, {get_display_name(bundle.info.network)}"
     lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     html = report_folder / "what_the_network_sees.html"
     write_bytes(html, render_explain_page(f"What the network sees: {name}", lead, page))

@@ -95,3 +95,12 @@ def _check_torchvision_name(name: str) -> None:
     if name not in known:
         hint = suggest_name(name.lower(), [*known, *OWN_NETWORKS, INSTALLED_ALIAS])
         raise UserError(f"model.network: no network is called {name!r}; {hint}")
+
+
+def get_display_name(network: Mapping[str, Any]) -> str:
+    """Return the name of a network for people: `resnet18` of torchvision's and timm's, else the class, `ConvNet`.
+
+    Args:
+        network: {"class_path", "init_args"}.
+    """
+    return str(network["init_args"].get("name") or network["class_path"].rpartition(".")[-1])

@@ -10,6 +10,7 @@ import yaml
 
 from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
+from lightning_modules.networks.registry import get_display_name
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
 from lightning_modules.tracking.offline_queue import (
     TrackingServerUnavailable,
@@ -61,7 +62,7 @@ def open_run(
     tags = {DATASET_TAG: dataset["name"], FINGERPRINT_TAG: dataset["fingerprint"]}
     tags |= {GIT_COMMIT_TAG: commit} if commit else {}
     previous_run_id = run_state.run_id
-    network = config["model"]["network"]["class_path"].rpartition(".")[-1]
+    network = get_display_name(config["model"]["network"])
     name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
     if is_tracking_server(project):
         run: TrackedRun = open_server_run(project, run_state, dataset["name"], previous_run_id, name, tags)
