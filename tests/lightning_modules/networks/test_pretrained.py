@@ -254,6 +254,20 @@ def test_the_backbone_has_a_learning_rate_of_its_own(file, tmp_path):
     assert {id(p) for group in training.optimizers[0].param_groups[:2] for p in group["params"]} == head
 
 
+def test_the_learning_rate_falls_from_layer_to_layer_towards_the_image(file):
+    from lightning_modules.classifier import Classifier
+
+    changes = {"weights": file, "backbone_lr": 0.1, "layer_decay": 0.5}
+    model = Classifier(SPEC, optimizer=make_sgd, **(RECIPE_OFF | changes))
+    model.build((0.3,), (0.3,), TEN, None, read_unregistered(file, SPEC))
+    factors = {id(p): group["lr_factor"] for group in model.build_parameter_groups() for p in group["params"]}
+    layers = list_backbone_layers(model.network, 10)
+    of_layers = [factors[id(next(layer.parameters(recurse=False)))] for layer in layers]
+    assert of_layers == sorted(of_layers) and len(set(of_layers)) == 8
+    assert (of_layers[0], of_layers[-1]) == pytest.approx((0.1 * 0.5**7, 0.1))
+    assert {factors[id(p)] for p in model.network.network.classifier.parameters()} == {1.0}
+
+
 def test_freezing_what_was_never_trained_is_refused():
     from lightning_modules.classifier import Classifier
 
