@@ -197,6 +197,7 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
                 connect_to_mlflow(project)
             weights = read_weights(cli.model.weights, cli.model.network_spec, load_bundle)
             config["model"]["weights_sha256"] = weights.digest  # logged, and part of the training key
+            lines.append(describe_size_difference(cli.model.network_spec, weights, store.spec.size))
         split = store.split("train")
         images = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
         lines.append(cli.model.build(store.mean, store.std, store.classes, split.labels, weights, images))
@@ -214,6 +215,23 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
     )
     config["model"]["crop_area"] = cli.model.min_crop_area
     return probe
+
+
+def describe_size_difference(network: Mapping[str, Any], weights: PretrainedWeights, side_px: int) -> str:
+    """Return a line if weights were trained on images of another size than the network gets; else nothing.
+
+    Args:
+        network: {"class_path", "init_args"}.
+        weights: the pretrained weights.
+        side_px: side of the dataset's images.
+    """
+    trained_px, shown_px = weights.images.side_px, network["init_args"].get("resize_px") or side_px
+    if trained_px is None or trained_px == shown_px:
+        return ""
+    return (
+        f"the weights are from pictures of {trained_px} px, the network gets {shown_px} px; "
+        f"normalize.size_px: {trained_px} in params.yaml changes that"
+    )
 
 
 def resolve_network(cli: StageCLI, config: dict[str, Any], store: ImageStore, project: Path) -> str:

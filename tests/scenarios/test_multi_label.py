@@ -235,7 +235,7 @@ def test_a_picture_is_explained_label_by_label(served_labels, tmp_path):
     out = tmp_path / "page.html"
     said = write_explanation(served_labels.pictures / "0003.png", None, out, Project(served_labels.folder))
     page = out.read_text()
-    assert "sigmoids" in page and "Grad-CAM: what spoke for" in page and "softmax" not in page
+    assert "sigmoids" in page and "Grad-CAM: places that speak for" in page and "softmax" not in page
     assert said.startswith("explain: labels version 1 predicts ")
 
 

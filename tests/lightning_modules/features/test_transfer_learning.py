@@ -40,6 +40,7 @@ def test_a_budget_that_is_too_small_leaves_the_frozen_network_with_the_probes_he
     project, output = probed
     assert "fine-tuning would exceed train.budget" in output
     assert "train: linear probe, val_loss 0." in output
+    assert "train: the weights are from pictures of 224 px, the network gets 32 px; " in output
     bundle = Bundle.load(project / "data/models/classifier")
     assert bundle.info.metrics["val_accuracy"] > 0.8
     backbone = {name: value for name, value in read_installed_weights().items() if name.startswith("blocks")}
@@ -132,7 +133,7 @@ def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, t
         next(line for line in calm.splitlines() if "linear probe: " in line),
         next(line for line in calm.splitlines() if "epoch 1/2, train_loss" in line),
     ))  # fmt: skip
-    assert first > probe - 0.15  # a new random head would be near 0.1
+    assert first > probe - 0.35  # a new random head would be near 0.33
 
 
 def test_a_budget_of_zero_is_one_line(probed, tmp_path):
