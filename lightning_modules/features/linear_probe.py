@@ -99,13 +99,16 @@ def choose_strength(
 
 def compute_score(logits: np.ndarray, labels: np.ndarray) -> ProbeScore:
     """Return the mean cross entropy and the accuracy; multi-label: an image is correct if all its labels are."""
+    return ProbeScore(float(compute_losses(logits, labels).mean()), float(is_correct(logits, labels).mean()))
+
+
+def compute_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the cross entropy of each image, float64 (n,); multi-label: the mean over its labels."""
     z = logits.astype(np.float64)
     if labels.ndim == 2:
-        losses = np.logaddexp(0, z) - labels * z
-    else:
-        z -= z.max(axis=1, keepdims=True)
-        losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-    return ProbeScore(float(losses.mean()), float(is_correct(logits, labels).mean()))
+        return np.asarray((np.logaddexp(0, z) - labels * z).mean(axis=1))
+    z -= z.max(axis=1, keepdims=True)
+    return np.asarray(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels])
 
 
 def is_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

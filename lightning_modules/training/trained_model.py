@@ -16,7 +16,7 @@ from lightning_modules.bundle import Bundle, BundleInfo
 from lightning_modules.calibration.temperature import fit_temperature, to_probabilities
 from lightning_modules.calibration.thresholds import fit_thresholds
 from lightning_modules.classifier import Classifier
-from lightning_modules.features.linear_probe import compute_score
+from lightning_modules.features.linear_probe import compute_losses, is_correct
 from lightning_modules.features.transfer_learning import Probe, set_head
 from lightning_modules.scoring import Scorer
 from lightning_modules.training.callbacks import SUMMARY_METRICS, MetricHistory
@@ -110,20 +110,21 @@ def take_probe(pretrained: nn.Module, probe: Probe) -> TrainedModel:
 def choose_better(probe: TrainedModel, fine_tuned: TrainedModel, labels: np.ndarray) -> TrainedModel:
     """Return the fine-tuned network if it beats the probe on the validation split, else the probe.
 
-    It has to have the lower calibrated loss and at least the same accuracy. The probe wins ties, since its head
-    learns from the validation split, too.
+    Its calibrated loss has to be lower by one standard error of the difference, and its accuracy no worse: on a
+    small split a lower loss may be chance, and the head of the probe learns from the validation split, too. Source
+    of the rule of one standard error: L. Breiman et al., "Classification and Regression Trees", 1984.
 
     Args:
         probe: the probe's network.
         fine_tuned: the fine-tuned network.
         labels: of the validation split.
     """
-    scores = []
-    for model in (probe, fine_tuned):
-        temperature = fit_temperature(model.val_logits, labels)
-        scores.append(compute_score(model.val_logits / temperature, labels))
-    is_better = scores[1].loss < scores[0].loss and scores[1].accuracy >= scores[0].accuracy
-    return fine_tuned if is_better else probe
+    before, after = (model.val_logits / fit_temperature(model.val_logits, labels) for model in (probe, fine_tuned))
+    gains = compute_losses(before, labels) - compute_losses(after, labels)
+    standard_error = gains.std() / np.sqrt(len(gains))
+    is_better = gains.mean() > standard_error
+    is_as_accurate = is_correct(after, labels).mean() >= is_correct(before, labels).mean()
+    return fine_tuned if is_better and is_as_accurate else probe
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

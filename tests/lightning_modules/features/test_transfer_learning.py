@@ -185,3 +185,16 @@ def test_the_fine_tuned_network_must_beat_the_probe_in_loss_without_losing_accur
     assert choose_better(probe, better, labels) is better
     assert choose_better(better, probe, labels) is better
     assert choose_better(probe, make_model("tuned", weak), labels) is probe  # a tie
+
+
+def test_a_small_gain_on_a_small_split_may_be_chance():
+    draws = np.random.default_rng(1)
+    labels = np.array([0, 1] * 10)
+    margins = draws.normal(2, 1.5, 20)  # logit of the right class over that of the other
+    changed = margins + draws.normal(0.1, 0.5, 20)
+    signs = np.where(labels == 0, 1, -1)
+    few = [np.stack([signs * values / 2, -signs * values / 2], axis=1) for values in (margins, changed)]
+    many = [np.tile(logits, (50, 1)) for logits in few]
+    for logits, name in ((few, "probe"), (many, "tuned")):
+        models = make_model("probe", logits[0]), make_model("tuned", logits[1])
+        assert choose_better(*models, np.tile(labels, len(logits[0]) // 20)).name == name
