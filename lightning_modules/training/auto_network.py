@@ -47,7 +47,7 @@ SCRATCH_NETWORK = "ConvNet"
 NUM_TRAIN, NUM_VAL = 1500, 500  # images of the samples
 RESIZE_PX = {32: 64, 224: 224}  # largest side of the images -> side to which EfficientNet-Lite0 enlarges them
 SCRATCH_SIDE_PX = 64  # larger images are made smaller for the trial of the network with random weights
-SHRUNK_TMACS = 0.5  # multiply-adds of that trial then, in 10^12; otherwise it has half of the epochs
+SHRUNK_TMACS = 0.15  # multiply-adds of that trial then, in 10^12; otherwise it has half of the epochs
 
 
 @dataclass(frozen=True)
