@@ -76,11 +76,13 @@ def evaluate(project: Path) -> None:
     check_bundle_fits(model, store)
     cli.trainer.test(model, cli.datamodule, verbose=False)
     values = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    cli.trainer.validate(model, cli.datamodule, verbose=False)
+    audited = select_out_of_fold_splits(model.folder, store)
+    if audited is None:
+        cli.trainer.validate(model, cli.datamodule, verbose=False)
+        audited = [model.to_scored_split("val", store.split("val"))]
 
-    scored = {name: model.to_scored_split(name, store.split(name)) for name in ("test", "val")}
-    audited = [scored["test"], *select_audited_splits(model.folder, store, scored["val"])]
-    report = evaluate_split(scored["test"], audited, params)
+    test = model.to_scored_split("test", store.split("test"))
+    report = evaluate_split(test, [test, *audited], params)
     lightning_metrics = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
     report.metrics["test"] = lightning_metrics | report.metrics["test"]
     folder = project / "data" / "models" / "report"
@@ -91,20 +93,19 @@ def evaluate(project: Path) -> None:
     print(f"evaluate: {report.summarize()}; metrics.json and {folder.relative_to(project)} written", flush=True)
 
 
-def select_audited_splits(bundle: Path, store: ImageStore, val: ScoredSplit) -> list[ScoredSplit]:
-    """Return the splits besides the test split whose labels are checked, with predictions that do not know them.
-
-    They are the training and the validation split if the training kept out-of-fold predictions for their images,
-    else the validation split with the predictions of the network.
+def select_out_of_fold_splits(bundle: Path, store: ImageStore) -> list[ScoredSplit] | None:
+    """Return the training and the validation split with predictions that do not know their labels.
 
     Args:
         bundle: the folder of the bundle.
-        store: the dataset.
-        val: the validation split with the network's outputs.
+        store: the dataset; a split is left out if the training has not predicted all of its images.
+
+    Returns:
+        None if the training kept no out-of-fold predictions.
     """
     predictions = OutOfFoldPredictions.load(bundle)
     if predictions is None:
-        return [val]
+        return None
     splits = [store.split("train"), store.split("val")]
     logits = [predictions.select(split.image_ids) for split in splits]
     return [

@@ -89,7 +89,7 @@ def choose_strength(
     for strength in STRENGTHS:
         head = fit_head(features, labels, num_classes, strength)
         logits = head.logits(val_features)
-        loss = compute_score(logits / fit_temperature(logits, val_labels), val_labels).loss
+        loss = float(compute_calibrated_losses(logits, val_labels).mean())
         if loss >= lowest_loss:
             break  # the loss has one minimum
         lowest_loss, best = loss, (strength, head, compute_score(logits, val_labels))
@@ -109,6 +109,11 @@ def compute_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return np.asarray((np.logaddexp(0, z) - labels * z).mean(axis=1))
     z -= z.max(axis=1, keepdims=True)
     return np.asarray(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels])
+
+
+def compute_calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the cross entropy of each image, float64 (n,), after the temperature that suits these images best."""
+    return compute_losses(logits / fit_temperature(logits, labels), labels)
 
 
 def is_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

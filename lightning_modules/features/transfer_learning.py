@@ -30,7 +30,7 @@ from lightning_modules.features.linear_probe import (
     LinearHead,
     ProbeScore,
     choose_strength,
-    compute_score,
+    compute_calibrated_losses,
     fit_head,
     is_correct,
     predict_out_of_fold,
@@ -138,7 +138,7 @@ def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device:
         num_classes,
     )
     plain_head = fit_head(train.plain, labels, num_classes, strength) if can_mirror else head
-    mirror = can_mirror and bool(score.loss <= compute_score(plain_head.logits(val.plain), val_labels).loss)
+    mirror = can_mirror and len(val) > 0 and mirror_helps(head, plain_head, val, val_labels)
     if not mirror:
         strength, head, score = choose_strength(train.plain, labels, val.plain, val_labels, num_classes)
     everything = FrozenFeatures.concat([part for part in features if len(part)])
@@ -155,6 +155,22 @@ def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device:
         val_logits=head.logits(val.mean if mirror else val.plain),
         out_of_fold_logits=predict_out_of_fold(vectors, all_labels, groups, num_classes, strength, seed),
     )
+
+
+def mirror_helps(head: LinearHead, plain_head: LinearHead, features: FrozenFeatures, labels: np.ndarray) -> bool:
+    """Return whether the mean over an image and its mirror image has no higher calibrated loss than the image.
+
+    Args:
+        head: fitted to such means.
+        plain_head: fitted to images alone.
+        features: of the validation images.
+        labels: of the validation images.
+    """
+    losses = [
+        compute_calibrated_losses(logits, labels).mean()
+        for logits in (head.logits(features.mean), plain_head.logits(features.plain))
+    ]
+    return bool(losses[0] <= losses[1])
 
 
 def recognizes_mirror_images(head: LinearHead, features: FrozenFeatures, labels: np.ndarray) -> bool:

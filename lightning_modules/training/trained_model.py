@@ -16,7 +16,7 @@ from lightning_modules.bundle import Bundle, BundleInfo
 from lightning_modules.calibration.temperature import fit_temperature, to_probabilities
 from lightning_modules.calibration.thresholds import fit_thresholds
 from lightning_modules.classifier import Classifier
-from lightning_modules.features.linear_probe import compute_losses, is_correct
+from lightning_modules.features.linear_probe import compute_calibrated_losses, is_correct
 from lightning_modules.features.transfer_learning import Probe, set_head
 from lightning_modules.scoring import Scorer
 from lightning_modules.training.callbacks import SUMMARY_METRICS, MetricHistory
@@ -119,11 +119,13 @@ def choose_better(probe: TrainedModel, fine_tuned: TrainedModel, labels: np.ndar
         fine_tuned: the fine-tuned network.
         labels: of the validation split.
     """
-    before, after = (model.val_logits / fit_temperature(model.val_logits, labels) for model in (probe, fine_tuned))
-    gains = compute_losses(before, labels) - compute_losses(after, labels)
+    before, after = (compute_calibrated_losses(model.val_logits, labels) for model in (probe, fine_tuned))
+    gains = before - after
     standard_error = gains.std() / np.sqrt(len(gains))
     is_better = gains.mean() > standard_error
-    is_as_accurate = is_correct(after, labels).mean() >= is_correct(before, labels).mean()
+    is_as_accurate = (
+        is_correct(fine_tuned.val_logits, labels).mean() >= is_correct(probe.val_logits, labels).mean()
+    )
     return fine_tuned if is_better and is_as_accurate else probe
 
 

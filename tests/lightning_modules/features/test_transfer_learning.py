@@ -117,6 +117,7 @@ def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, t
     for kill in (False, True):
         copy = shutil.copytree(project, tmp_path / f"copy{kill}")
         set_params(copy, train__budget=None, train__trainer__max_epochs=2, train__checkpoint_every_min=0)
+        set_params(copy, train__model__optimizer={"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}})
         if kill:
             process = start_stage(copy, "lightning_modules", "fit")
             while not list((copy / ".cache/train").glob("*/last-*.ckpt")):
@@ -133,7 +134,7 @@ def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, t
         next(line for line in calm.splitlines() if "linear probe: " in line),
         next(line for line in calm.splitlines() if "epoch 1/2, train_loss" in line),
     ))  # fmt: skip
-    assert first > probe - 0.35  # a new random head would be near 0.33
+    assert first > probe - 0.15  # a new random head would be near 0.33
 
 
 def test_a_budget_of_zero_is_one_line(probed, tmp_path):
