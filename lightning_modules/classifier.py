@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.classification import MultilabelAveragePrecision
 
 from imageset.exceptions import UserError
@@ -122,7 +123,7 @@ class Classifier(pl.LightningModule):
         self.network_spec, self.make_optimizer = network, optimizer
         self.weights, self.mean_std, self.freeze_mode = weights, mean_std, freeze
         self.backbone_lr, self.layer_decay = backbone_lr, layer_decay
-        self.is_pretrained = False
+        self.is_pretrained = self.has_fixed_statistics = False
         self.frozen_epoch = -1  # the epoch that the frozen layers were last chosen for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
@@ -222,9 +223,19 @@ class Classifier(pl.LightningModule):
         layers = list_backbone_layers(self.network, len(self.class_weights))
         for number, layer in enumerate(layers):
             is_free = number >= len(layers) - len(layers) * free_quarters // 4
-            layer.train(is_free)
+            layer.train(is_free and not (self.has_fixed_statistics and isinstance(layer, _BatchNorm)))
             for weight in layer.parameters(recurse=False):
                 weight.requires_grad_(is_free)
+
+    def fix_batch_statistics(self) -> None:
+        """Keep the statistics of batch normalization in training: those that the features of a probe come from.
+
+        With the statistics of batches, fine-tuning would begin with other features than its head was fitted to.
+        """
+        self.has_fixed_statistics = True
+        for layer in self.network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.eval()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the cross entropy of an augmented batch; for multi-label datasets, the mean over the labels."""

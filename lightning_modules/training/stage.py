@@ -267,6 +267,7 @@ def start_from_probe(
         set_head(network, probe.head)
         if probe.mirror:
             network.mirror = True
+    model.fix_batch_statistics()
     if probe.mirror:
         model.network_spec["init_args"]["mirror"] = True
     if device.type == "cpu" and model.freeze_mode == "none":
