@@ -3,7 +3,7 @@
     python -m benchmarks.predict [--repeats 3] [--pictures 1002] [--memory] [--out benchmarks/results/predict.json]
 
 ResNet-18 at 224 px over JPEG files to a Parquet table. Needs the photographs of ../shared (photos.tar.gz), and
-`pip install 'convoy[openvino]'`: without it what it does is left out. Both sides read the same files and decode
+the extra `openvino`: without it what it does is left out. Both sides read the same files and decode
 them in as many processes as there are processors; the seconds count from the first file to the finished table,
 imports and the network's conversion left out on both sides. Ours and the peer's runs take turns; the rates are
 medians. The weights are random, which changes no speed; how far int8 agrees with fp32 is measured by

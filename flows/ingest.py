@@ -12,10 +12,11 @@ from prefect import flow, task
 from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
-from flows.project.paths import RAW
+from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
-from flows.versioning.source_check import open_checked_source
+from flows.versioning.source_check import check_source_change, open_checked_source
+from imageset.params import check_convoy_version
 from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
@@ -25,19 +26,23 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-def ingest(source: str | None = None) -> IngestResult:
+def ingest(source: str | None = None, replace_source: bool = False) -> IngestResult:
     """Copy the images of a source into data/raw and version them.
 
     Args:
         source: what `imageset.sources.factory.open_source` takes, e.g. a folder; None for the last ingested
             source.
+        replace_source: whether the source may be another one than the project's; its pictures then take the place
+            of the former ones.
 
     Raises:
         UserError: the source does not exist, or holds nothing that a model can be trained on.
     """
     project = Project.find()
+    check_convoy_version(project / PARAMS)
+    check_source_change(source, project, replace_source)
     source = mask_url(source or dvc_repo.read_last_source(project))
-    summary = read_source(source, project)
+    summary = read_source(source, project, replace_source)
     return version_raw(source, summary.name, project)
 
 
@@ -51,14 +56,16 @@ class IngestResult:
 
 
 @task(**TASK_RETRY_OPTIONS)
-def read_source(source: str, project: Project) -> IngestSummary:
+def read_source(source: str, project: Project, replace_source: bool = False) -> IngestSummary:
     """Copy the images, byte for byte, into shards. Prefect retries it after transient errors."""
     from imageset.raw.ingestion import ingest_source
 
     with console.make_progress("ingest", logger) as progress:
         opened = open_checked_source(source, progress)
         logger.info("ingest: %s", opened.describe())
-        summary = ingest_source(opened, project / RAW, progress=progress)
+        summary = ingest_source(
+            opened, project / RAW, name=project.read_name(), progress=progress, start_anew=replace_source
+        )
     logger.info("ingest: %s", summary.describe())
     return summary
 

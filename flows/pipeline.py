@@ -16,12 +16,16 @@ from flows.versioning.after_run import load_post_steps, run_post_steps
 
 
 @flow(**FLOW_OPTIONS)
-def pipeline(source: str | None = None, timeout_h: float | None = None) -> PromoteResult:
+def pipeline(
+    source: str | None = None, timeout_h: float | None = None, replace_source: bool = False
+) -> PromoteResult:
     """Ingest, train and promote, skipping every step that is up to date.
 
     Args:
         source: e.g. a folder with one sub-folder a class; None for the last ingested source.
         timeout_h: hours after which the run stops, with all its child processes; the next run resumes there.
+
+        replace_source: whether the source may be another one than the project's.
 
     Raises:
         UserError: an error of one of the three flows, or the time limit.
@@ -32,7 +36,7 @@ def pipeline(source: str | None = None, timeout_h: float | None = None) -> Promo
     afterwards = load_post_steps(project)
     with project.lock(), time_limit(timeout_h, "pipeline"):
         # Called as plain functions: their tasks and the output of the stages then belong to this run and its log.
-        ingested = ingest.fn(source)
+        ingested = ingest.fn(source, replace_source)
         with concurrency.acquire_limits(
             concurrency.name_dataset_limit(ingested.name), *concurrency.name_gpu_limits()
         ):

@@ -49,8 +49,10 @@ def _run_normalize(options: argparse.Namespace) -> str:
         # Imported here, while the workers load their own modules.
         from imageset.normalize.params import read_normalize_params
         from imageset.normalize.stage import normalize
+        from imageset.params import check_convoy_version
         from imageset.utils.progress import Progress
 
+        check_convoy_version(options.params)
         params = read_normalize_params(options.params)
         with Progress("normalize") as progress:
             summary = normalize(options.raw, options.out, params, progress=progress, executor=executor)

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from imageset.distribution import DISTRIBUTION, get_version
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
 
@@ -76,6 +77,38 @@ class RangeMessage:
     text: str
 
 
+class VersionParams(ParamsModel):
+    """The section `convoy`: the version of Convoy that the stages depend on."""
+
+    version: str = Field(
+        description="Version of convoy-vision; `convoy upgrade` writes the one that is installed."
+    )
+
+
+def read_convoy_version(path: str | Path) -> str | None:
+    """Return `convoy.version` of a params.yaml; None in a project whose stages depend on Convoy's code itself.
+
+    Raises:
+        UserError: the section is wrong.
+    """
+    if not isinstance(_load_document(Path(path)).get("convoy"), dict):
+        return None
+    return load_params(path, "convoy", VersionParams).version
+
+
+def check_convoy_version(path: str | Path) -> None:
+    """Raise UserError if a project's stages depend on another version of Convoy than the one that is running.
+
+    DVC would record that the stage ran with the version in params.yaml.
+    """
+    version = read_convoy_version(path)
+    if version is not None and version != get_version():
+        raise UserError(
+            f"{path}: the project is of Convoy {version}, and {get_version()} is installed: `convoy upgrade` says "
+            f"what runs again and takes it over, or install the other: pip install '{DISTRIBUTION}=={version}'"
+        )
+
+
 def load_params(path: str | Path, section: str, model: type[Model]) -> Model:
     """Return a section of a params.yaml.
 
@@ -92,20 +125,25 @@ def load_section(path: str | Path, stage: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such file or section, it is not YAML, or DVC would not see a key change.
     """
+    path = Path(path)
+    document = _load_document(path)
+    if not isinstance(document.get(stage), dict):
+        raise UserError(f"{path}: the section '{stage}:' is missing")
+    section: dict[str, Any] = document[stage]
+    _check_seen_by_dvc(section, where=f"{path}: {stage}")
+    return section
+
+
+def _load_document(path: Path) -> dict[str, Any]:
     import yaml
 
-    path = Path(path)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or not isinstance(document.get(stage), dict):
-        raise UserError(f"{path}: the section '{stage}:' is missing")
-    section: dict[str, Any] = document[stage]
-    _check_seen_by_dvc(section, where=f"{path}: {stage}")
-    return section
+    return document if isinstance(document, dict) else {}
 
 
 def _check_seen_by_dvc(section: Any, where: str) -> None:

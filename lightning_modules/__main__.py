@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from imageset.exceptions import UserError
+from imageset.params import check_convoy_version
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
+        check_convoy_version(Path.cwd() / "params.yaml")
         if arguments.stage == "fit" and arguments.find:
             from lightning_modules.tuner import tune
 

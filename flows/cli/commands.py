@@ -17,7 +17,10 @@ from flows.project.project import Project
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
 
-PROJECT_EPILOG = "convoy works in the current folder, which holds dvc.yaml and params.yaml."
+PROJECT_EPILOG = (
+    "convoy works in the project at or above the current folder; `convoy init` makes one. "
+    "`convoy -C DIR COMMAND` runs as if started in DIR."
+)
 SOURCE_HELP = "folder with one sub-folder a class, archive, table, URL, torchvision://NAME ..."
 OPTIONAL_SOURCE_HELP = f"{SOURCE_HELP}; without it, the source of the last ingest"
 RUN_HELP = "MLflow's run id, or its first characters"
@@ -35,6 +38,7 @@ class Command:
         add_options: adds its arguments to its parser.
         needs_project: whether it works only in a project's folder.
         works_anywhere: whether it works in any other folder, too, with these arguments; it then has no project.
+        works_in_repository: whether it works at the top of a git repository for all projects in it, too.
         read_only: whether it changes nothing that another command could be working on; runs whose process died are
             then left for the next command.
         starts_server: whether it starts a Prefect server itself, which then closes the runs whose process died.
@@ -47,6 +51,7 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     needs_project: bool = True
     works_anywhere: Callable[[argparse.Namespace], bool] = lambda arguments: False
+    works_in_repository: bool = False
     read_only: bool = False
     starts_server: bool = False
     epilog: str = PROJECT_EPILOG
@@ -59,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="From a folder of labelled pictures to a registered CNN, and from there to predictions.",
         epilog=PROJECT_EPILOG,
     )
+    parser.add_argument("-C", dest="directory", metavar="DIR", help="run as if started in DIR, as `git -C` does")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS.values():
         description = f"{command.help[0].upper()}{command.help[1:]}."
@@ -76,13 +82,20 @@ def run_command(arguments: argparse.Namespace) -> int:
         UserError: what the command reports to its user.
         ConnectionError: a server or a remote source does not answer.
     """
+    from flows.cli import location
+
     command = COMMANDS[arguments.command]
+    location.enter_directory(arguments.directory)
+    arguments.directory = None  # entered
     if not command.needs_project:
         return command.run(arguments) or 0
     from flows.notifications import console
 
-    works_here = command.works_anywhere(arguments) and not Project.is_here()
-    arguments.project = None if works_here else Project.find()
+    works_here = command.works_anywhere(arguments) or (
+        command.works_in_repository and location.find_repository_projects()
+    )
+    has_project = Project.find_or_none() is not None or not works_here
+    arguments.project = location.enter_project(arguments) if has_project else None
     console.attach_console()
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
@@ -123,14 +136,47 @@ def _close_crashed_runs(project: Project) -> None:
 # ---- demo, run, ingest, check -----------------------------------------------------------------------
 
 
-def _run_demo(arguments: argparse.Namespace) -> None:
-    from flows.cli.demo import run_demo
+def _add_init_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", nargs="?", default=".", metavar="DIR", help="made if it is missing; default: here"
+    )
+    parser.add_argument("--name", help="of the project, its dataset and its model; default: the folder's name")
+    parser.add_argument("--commit", action="store_true", help="also commit the new files to git")
 
+
+def _run_init(arguments: argparse.Namespace) -> None:
+    from flows.cli.init import init_project
+
+    print(init_project(Path(arguments.folder), arguments.name, arguments.commit))
+
+
+def _add_upgrade_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would change and run again")
+
+
+def _run_upgrade(arguments: argparse.Namespace) -> None:
+    from flows.cli.upgrade import upgrade_project
+
+    print(upgrade_project(arguments.project, arguments.dry_run))
+
+
+def _run_demo(arguments: argparse.Namespace) -> int | None:
+    from flows.cli.demo import init_demo_project, run_demo
+
+    if arguments.project is None:
+        print(init_demo_project(Path.cwd()))
+        return run_command(arguments)  # now in a project
     print(run_demo(arguments.project))
+    return None
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", help=OPTIONAL_SOURCE_HELP)
+    parser.add_argument(
+        "--replace-source",
+        action="store_true",
+        help="the project's pictures come from another source from now on; those of the former one are left out",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -142,22 +188,22 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.versioning.source_check import check_source
 
-    check_source(arguments.source, arguments.project)
+    check_source(arguments.source, arguments.project, arguments.replace_source)
     with use_prefect_server(arguments.project):
         from flows.pipeline import pipeline
 
-        print(pipeline(arguments.source))
+        print(pipeline(arguments.source, replace_source=arguments.replace_source))
 
 
 def _run_ingest(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.versioning.source_check import check_source
 
-    check_source(arguments.source, arguments.project)
+    check_source(arguments.source, arguments.project, arguments.replace_source)
     with use_prefect_server(arguments.project):
         from flows.ingest import ingest
 
-        ingest(arguments.source)
+        ingest(arguments.source, arguments.replace_source)
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -397,7 +443,9 @@ def _run_up(arguments: argparse.Namespace) -> None:
 
 
 def _add_preset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="fast, default, best, finetune, or a YAML file of your own")
+    parser.add_argument(
+        "name", metavar="NAME", help="fast, default, best, finetune, scratch, or presets/NAME.yaml of your own"
+    )
 
 
 def _run_preset(arguments: argparse.Namespace) -> None:
@@ -460,7 +508,22 @@ def _run_kernels(arguments: argparse.Namespace) -> None:
 
 
 _ROWS = (
-    Command("demo", "run everything on handwritten digits that need no download", _run_demo, starts_server=True),
+    Command(
+        "init",
+        "make a project in a folder: params.yaml, dvc.yaml, prefect.yaml, git and DVC; nothing is overwritten",
+        _run_init,
+        _add_init_options,
+        needs_project=False,
+        epilog="works in any folder.",
+    ),
+    Command(
+        "demo",
+        "run everything on handwritten digits that need no download, in a project or in an empty folder",
+        _run_demo,
+        works_anywhere=lambda arguments: True,
+        starts_server=True,
+        epilog="works in a project, and in an empty folder, where it makes one.",
+    ),
     Command(
         "run",
         "ingest a folder, train, and promote the model if it is better",
@@ -512,7 +575,14 @@ _ROWS = (
         "status",
         "report what serves since when and on which data, the last run, the next one, and open problems",
         _run_status,
+        works_in_repository=True,
         read_only=True,
+    ),
+    Command(
+        "upgrade",
+        "let the project use the version of Convoy that is installed, and say which stages run again",
+        _run_upgrade,
+        _add_upgrade_options,
     ),
     Command("sync", "send what waited while MLflow's server was unavailable", _run_sync),
     Command(
@@ -535,6 +605,7 @@ _ROWS = (
         "run MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C",
         _run_up,
         _add_up_options,
+        works_in_repository=True,
         starts_server=True,
     ),
     Command(
@@ -545,7 +616,7 @@ _ROWS = (
     ),
     Command(
         "preset",
-        "write the values of a preset (presets/NAME.yaml) into params.yaml",
+        "write the values of a preset (fast, default, best, finetune, scratch or your own) into params.yaml",
         _run_preset,
         _add_preset_options,
         read_only=True,

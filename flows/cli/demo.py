@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.cli.init import init_project
 from flows.notifications import console
 from flows.project.paths import PREDICTIONS
 from flows.project.project import Project
+from imageset.exceptions import UserError
 from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ DIGITS_DIR, INBOX_DIR = Path("data/digits"), Path("data/inbox")
 def run_demo(project: Project) -> str:
     """Write the digits, run the pipeline on them, predict the held-out digits; return the summary to print."""
     from flows.orchestration.prefect_server import use_prefect_server
+    from flows.versioning.source_check import check_source_change
 
+    check_source_change(str(DIGITS_DIR), project, replace_source=False)
     write_demo_images(project)
     out = PREDICTIONS / "inbox.parquet"
     (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,20 @@ def run_demo(project: Project) -> str:
         decision = pipeline(str(DIGITS_DIR))
         predicted = predict(str(INBOX_DIR), str(out), decision.version.name)
     return format_demo_summary(project, decision, predicted)
+
+
+def init_demo_project(folder: Path) -> str:
+    """Make the demo's project in an empty folder; return what was done.
+
+    Raises:
+        UserError: the folder holds other files.
+    """
+    if entries := sorted(entry.name for entry in folder.iterdir() if entry.name not in (".git", ".venv")):
+        raise UserError(
+            f"{folder} is no project and holds {entries[0]}; run the demo in an empty folder: "
+            "mkdir demo && cd demo && convoy demo"
+        )
+    return "\n".join(init_project(folder, DIGITS_DIR.name).lines)
 
 
 def write_demo_images(project: Project) -> None:

@@ -169,7 +169,7 @@ def record_flow_run(flow: Any, flow_run: Any, state: Any) -> None:
     """
     from prefect.settings import PREFECT_API_URL
 
-    project = Project(Path.cwd())
+    project = Project.find_or_none() or Project(Path.cwd())
     heartbeat = _heartbeats.get(project.folder.resolve())
     if heartbeat is None:
         close_dead_processes(project)

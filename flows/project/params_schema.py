@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from flows.project.params import (
@@ -23,16 +23,18 @@ from flows.project.params import (
     PromoteParams,
     SweepParams,
 )
-from flows.project.project import Project
+from flows.project.paths import TEMPLATES
+from flows.project.project import NAME_PATTERN, Project
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.normalize.params import NormalizeParams
-from imageset.params import ParamsModel
+from imageset.params import ParamsModel, VersionParams
 from imageset.utils.atomic_write import write_text
 from lightning_modules.evaluation.params import EvaluationParams
 from lightning_modules.explain.params import ExplainParams
 from lightning_modules.training.params import LightningParams, TrainParams
 
 SCHEMA_FILE = Path("params.schema.json")
+NAME_SCHEMA = f"^{NAME_PATTERN.pattern}$"
 
 
 class TrainSection(TrainParams, LightningParams):
@@ -48,6 +50,13 @@ class ParamsFile(ParamsModel):
 
     model_config = ConfigDict(extra="allow")  # a stage that a user adds has a section of its own
 
+    name: str = Field(
+        pattern=NAME_SCHEMA,
+        description="Name of the dataset, of its registered model and of its MLflow experiment.",
+    )
+    convoy: VersionParams | None = Field(
+        default=None, description="The Convoy that the stages ran with; not in Convoy's own repository."
+    )
     normalize: NormalizeParams
     train: TrainSection
     evaluate: EvaluateSection
@@ -80,14 +89,21 @@ def format_schema() -> str:
 
 
 def main() -> int:
-    """Write params.schema.json beside params.yaml; return the exit status."""
+    """Write params.schema.json beside params.yaml; return the exit status.
+
+    In Convoy's own repository the copy that new projects get is written, too.
+    """
     try:
-        path = Project.find() / SCHEMA_FILE
+        project = Project.find()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STATUS
-    write_text(path, format_schema())
-    print(f"{path} written")
+    paths = [project / SCHEMA_FILE]
+    if TEMPLATES.is_relative_to(project.folder):
+        paths.append(TEMPLATES / SCHEMA_FILE)
+    for path in paths:
+        write_text(path, format_schema())
+        print(f"{path} written")
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+TEMPLATES = Path(__file__).parent / "templates"  # the files that `convoy init` writes, and the presets
+
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
 MANIFEST = NORMALIZED / "dataset.json"

@@ -1,5 +1,7 @@
 """Presets: small files with values for keys of params.yaml; `convoy preset NAME` copies them there.
 
+Some come with Convoy; a project may have its own in its folder `presets`.
+
 params.yaml stays the only place of every number, DVC sees each change, and a preset hides nothing. Presets are
 complete: each sets every key that another one sets, so the one that was applied last decides alone.
 """
@@ -10,6 +12,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from flows.project import params_yaml
+from flows.project.paths import TEMPLATES
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
@@ -19,7 +22,7 @@ DEFAULT_PRESET = "default"  # its keys may be missing from an older params.yaml
 
 
 def apply_preset(name: str, project: Project) -> str:
-    """Write the values of `presets/NAME.yaml` into params.yaml; comments are kept.
+    """Write the values of a preset into params.yaml; comments are kept.
 
     A file whose keys are not sections of params.yaml holds keys of `train`.
 
@@ -33,10 +36,9 @@ def apply_preset(name: str, project: Project) -> str:
     Raises:
         UserError: there is no such preset, a file cannot be read, or params.yaml has no such key.
     """
-    known = sorted(path.stem for path in (project / PRESETS_DIR).glob("*.yaml"))
+    known = list_presets(project)
     if name not in known:
-        hint = suggest_name(name, known) if known else f"the folder {PRESETS_DIR} has none"
-        raise UserError(f"no preset {name!r}; {hint}")
+        raise UserError(f"no preset {name!r}; {suggest_name(name, known)}")
     path = project / "params.yaml"
     params = params_yaml.read_commented_yaml(path)
     preset, default = (_read_preset(project, each, params) for each in (name, DEFAULT_PRESET))
@@ -49,11 +51,16 @@ def apply_preset(name: str, project: Project) -> str:
     return f"preset {name}: changed in params.yaml: {', '.join(changed)}; `convoy run` trains with them"
 
 
+def list_presets(project: Project) -> list[str]:
+    """List the names of the presets that come with Convoy, and of those in the project's folder `presets`."""
+    folders = (TEMPLATES / PRESETS_DIR, project / PRESETS_DIR)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
 def _read_preset(project: Project, name: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a preset as a mapping of sections; empty if the project does not have it."""
-    path = project / PRESETS_DIR / f"{name}.yaml"
-    if not path.exists():
-        return {}
+    """Return a preset as a mapping of sections; the project's own one is taken if there are two of the name."""
+    own = project / PRESETS_DIR / f"{name}.yaml"
+    path = own if own.exists() else TEMPLATES / PRESETS_DIR / f"{name}.yaml"
     preset: Mapping[str, Any] = params_yaml.read_commented_yaml(path)
     return preset if set(preset) <= set(params) else {"train": preset}
 

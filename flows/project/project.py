@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.exceptions import BrokenManifest, ProjectBusy
-from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK
+from flows.project.paths import MANIFEST, PARAMS, PROJECT_LOCK, RAW
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
 PROJECT_FILES = ("dvc.yaml", "params.yaml")
+OWN_SECTION = re.compile(
+    r"^normalize:", re.MULTILINE
+)  # of params.yaml: other programs have a file of that name, too
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,69 @@ class Project:
 
     @classmethod
     def find(cls) -> Project:
-        """Return the project in the current folder.
+        """Return the project of the current folder: the nearest one at or above it.
 
         Raises:
-            UserError: the folder has no dvc.yaml or no params.yaml.
+            UserError: there is none.
         """
-        missing = [name for name in PROJECT_FILES if not Path(name).is_file()]
-        if missing:
-            raise UserError(f"{Path.cwd()} is not a Convoy project: it has no {missing[0]}; cd into one first")
-        return cls(Path.cwd())
+        project = cls.find_or_none()
+        if project is not None:
+            return project
+        here = Path.cwd()
+        missing = [name for name in PROJECT_FILES if not (here / name).is_file()]
+        if len(missing) == 1:
+            raise UserError(
+                f"{here} is not a whole Convoy project: {missing[0]} is missing; restore it with "
+                f"`git checkout {missing[0]}`, or let `convoy init` write a new one"
+            )
+        raise UserError(
+            f"{here} is not in a Convoy project; `convoy init` makes one there, `-C DIR` names another"
+        )
 
-    @staticmethod
-    def is_here() -> bool:
-        """Return whether the current folder is a project."""
-        return all(Path(name).is_file() for name in PROJECT_FILES)
+    @classmethod
+    def find_or_none(cls) -> Project | None:
+        """Return the nearest project at or above the current folder, or None."""
+        here = Path.cwd()
+        if all((here / name).is_file() for name in PROJECT_FILES):
+            return cls(here)
+        if any((here / name).is_file() for name in PROJECT_FILES):
+            return None
+        return next((cls(folder) for folder in here.parents if is_project(folder)), None)
+
+    # ---- the name -----------------------------------------------------------------------------------
+
+    def read_name(self) -> str:
+        """Return the project's name: that of its dataset, its registered model and its MLflow experiment.
+
+        It is `name` in params.yaml. A project that was made before there was such a key has the name that its
+        data was ingested under, else that of its folder.
+
+        Raises:
+            UserError: params.yaml cannot be read, or the name is not one.
+        """
+        name = self._load_yaml(PARAMS).get("name")
+        if name is None:
+            return self.read_ingested_name() or make_name(self.folder.resolve().name)
+        return check_name(name, f"{self / PARAMS}: name")
+
+    def read_ingested_name(self) -> str | None:
+        """Return the name that the data was ingested under, as data/raw.dvc records it, or None."""
+        try:
+            name = (self._load_yaml(Path(f"{RAW}.dvc")).get("meta") or {}).get("name")
+        except (UserError, AttributeError):
+            return None
+        return name if isinstance(name, str) else None
+
+    def _load_yaml(self, path: Path) -> dict[str, Any]:
+        import yaml
+
+        try:
+            document = yaml.safe_load((self / path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{self / path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(document, dict):
+            raise UserError(f"{self / path}: holds no keys")
+        return document
 
     def __truediv__(self, path: str | Path) -> Path:
         return self.folder / path
@@ -78,21 +133,15 @@ class Project:
     # ---- the dataset --------------------------------------------------------------------------------
 
     def read_dataset_name(self) -> str:
-        """Return the name of the dataset in data/normalized, which is also the name of its model.
+        """Return the name of the dataset in data/normalized, else of the project; its model has the same name.
 
         Raises:
-            UserError: there is no dataset, or its manifest is damaged.
+            UserError: the manifest of the dataset is damaged, or params.yaml is.
         """
         try:
-            name = self.read_dataset_field("name")
+            return self.read_dataset_field("name") or self.read_name()
         except BrokenManifest as error:
             raise UserError(f"{error}, or use --model") from None
-        if name is None:
-            raise UserError(
-                f"{NORMALIZED}: no dataset here, so no model of that name; train one with `convoy run FOLDER`, "
-                "or name a registered model with --model"
-            )
-        return name
 
     def read_dataset_field(self, field: str) -> str | None:
         """Return a field of dataset.json as text, or None if there is no dataset.
@@ -138,6 +187,38 @@ class Project:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def is_project(folder: Path) -> bool:
+    """Return whether a folder has dvc.yaml and a params.yaml of Convoy's."""
+    try:
+        text = (folder / PARAMS).read_text(encoding="utf-8", errors="replace")
+        return (folder / "dvc.yaml").is_file() and OWN_SECTION.search(text) is not None
+    except OSError:
+        return False
+
+
+def make_name(text: str) -> str:
+    """Make a valid name of a project from any text, e.g. `my-flowers` from the name of the folder `My Flowers`."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text.lower()).strip("-._")[:64] or "pictures"
+
+
+def check_name(name: object, where: str) -> str:
+    """Return a project's name if it is a valid one.
+
+    Args:
+        name: the value.
+        where: how the message begins.
+
+    Raises:
+        UserError: it is not text, or has other characters than MLflow, Prefect and file systems all accept.
+    """
+    if isinstance(name, str) and NAME_PATTERN.fullmatch(name):
+        return name
+    raise UserError(
+        f"{where}: must be at most 64 letters, digits, '.', '_' and '-', e.g. {make_name(str(name))}; not {name!r}"
+    )
 
 
 def _raise_busy(path: Path) -> None:

@@ -144,7 +144,7 @@ def clone_at_commit(project: Project, commit: str, patch: Path | None, target: P
     local_config = project / ".dvc" / "config.local"  # remotes and their keys
     if local_config.exists():
         shutil.copy(local_config, copy / ".dvc" / local_config.name)
-    _run_dvc(copy, "config", "--local", "cache.dir", str(_find_cache_dir(project)))
+    run_dvc(copy, "config", "--local", "cache.dir", str(_find_cache_dir(project)))
     _fetch_raw(copy)
     return copy
 
@@ -154,9 +154,9 @@ def _fetch_raw(copy: Path) -> None:
     if not (copy / pointer).exists():
         raise UserError(f"the run's commit has no {pointer}, so its data is not known; it cannot be verified")
     try:
-        _run_dvc(copy, "checkout", "--quiet", pointer)
+        run_dvc(copy, "checkout", "--quiet", pointer)
     except UserError:
-        _run_dvc(copy, "pull", "--quiet", pointer)
+        run_dvc(copy, "pull", "--quiet", pointer)
 
 
 def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
@@ -178,7 +178,7 @@ def add_raw(project: Project, source: str, name: str) -> bool:
     """
     pointer = project / f"{RAW}.dvc"
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
-    _run_dvc(project.folder, "add", "--quiet", RAW.as_posix())
+    run_dvc(project.folder, "add", "--quiet", RAW.as_posix())
     document = _read_yaml(pointer)
     document["meta"] = {**(document.get("meta") or {}), "source": source, "name": name}
     text = _dump_yaml(document)
@@ -233,7 +233,7 @@ def push_to_remote(project: Project) -> None:
     Raises:
         UserError: the push fails, with DVC's reason.
     """
-    _run_dvc(project.folder, "push")
+    run_dvc(project.folder, "push")
 
 
 def find_changed_stages(project: Project) -> dict[str, list[str]]:
@@ -323,7 +323,13 @@ def _find_cache_dir(project: Project) -> Path:
     return (project / output.strip()).resolve()
 
 
-def _run_dvc(folder: Path, *arguments: str) -> None:
+def run_dvc(folder: Path, *arguments: str) -> None:
+    """Run a command of DVC in a folder; its output goes to the log.
+
+    Raises:
+        ProjectBusy: another DVC command is running there.
+        UserError: it fails, with its reason.
+    """
     lines: list[str] = []
     statuses: list[int] = []
     for line in stream_output([*DVC_COMMAND, *arguments], cwd=folder, finished=statuses.append):

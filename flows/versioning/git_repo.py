@@ -8,9 +8,39 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.project.project import is_project
 from imageset.exceptions import UserError
 
 NULL_COMMIT = "0" * 40  # git's name for the tip of a branch that does not exist
+
+
+def find_top(folder: Path) -> Path | None:
+    """Return the top folder of the git repository that a folder lies in, without starting git; None if in none."""
+    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+
+
+def list_project_folders(top: Path) -> list[Path]:
+    """List the folders of Convoy's projects in a repository, the top folder included, in sorted order.
+
+    Files that git ignores, and repositories inside this one, are not searched.
+    """
+    patterns = ("dvc.yaml", "**/dvc.yaml")
+    names = run_git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--",
+                    *(f":(glob){pattern}" for pattern in patterns))  # fmt: skip
+    return sorted({folder for name in names.split("\0") if name and is_project(folder := (top / name).parent)})
+
+
+def commit_paths(folder: Path, paths: Sequence[str], message: str) -> str | None:
+    """Commit files to the branch that is checked out, and nothing else; return the commit, None without a change.
+
+    Raises:
+        UserError: git refuses.
+    """
+    run_git(folder, "add", "--", *paths)
+    if not run_git(folder, "status", "--porcelain", "--", *paths):
+        return None
+    run_git(folder, "commit", "--quiet", "-m", message, "--", *paths, variables=_build_author(folder))
+    return run_git(folder, "rev-parse", "HEAD")
 
 
 def check_branch(project: Path, branch: str) -> None:

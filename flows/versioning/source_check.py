@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from flows.project.paths import PARAMS
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
+from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
     from imageset.check import CheckReport
@@ -22,21 +24,55 @@ logger = console.get_logger(__name__)
 _opened: dict[str, Source] = {}  # sources that `check_source` has opened, for the flow that ingests them
 
 
-def check_source(source: str | None, project: Project) -> None:
+def check_source(source: str | None, project: Project, replace_source: bool = False) -> None:
     """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong.
 
     A local source is opened for the check; `open_checked_source` hands it on, so that it is listed once.
     """
     from imageset.normalize.params import read_normalize_params
+    from imageset.params import check_convoy_version
     from imageset.sources.factory import check_url, open_source
     from imageset.sources.remote.url import is_remote
 
+    check_convoy_version(project / PARAMS)
     read_normalize_params(project / PARAMS)
+    check_source_change(source, project, replace_source)
     source = source or dvc_repo.read_last_source(project)
     if is_remote(source):
         check_url(source)  # opening it fetches it, which the flow does
     else:
         _opened[source] = open_source(source)
+
+
+def check_source_change(source: str | None, project: Project, replace_source: bool) -> None:
+    """Raise UserError if the project's data has another source or another name, unless that is what is wanted.
+
+    Args:
+        source: the source to ingest; None for the last one.
+        project: the project.
+        replace_source: whether the data is to be replaced.
+    """
+    name, ingested_name = project.read_name(), project.read_ingested_name()
+    if replace_source or ingested_name is None:
+        return
+    if name != ingested_name:
+        raise UserError(
+            f"{project / PARAMS}: name is {name}, but the data was ingested as {ingested_name}; write "
+            f"`name: {ingested_name}` there, or start a new dataset with --replace-source"
+        )
+    last = dvc_repo.read_last_source(project)
+    if source is not None and not is_same_source(source, last, project):
+        raise UserError(
+            f"the pictures of this project, {name}, come from {mask_url(last)}; make a project of its own for "
+            f"{mask_url(source)}: `convoy init ../other`, or let it take their place: --replace-source"
+        )
+
+
+def is_same_source(first: str, second: str, project: Project) -> bool:
+    """Return whether two sources are the same URL, or lead to the same file or folder."""
+    if "://" in first or "://" in second:
+        return mask_url(first) == mask_url(second)
+    return os.path.realpath(project / first) == os.path.realpath(project / second)
 
 
 def open_checked_source(source: str, progress: Progress) -> Source:

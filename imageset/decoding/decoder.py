@@ -190,7 +190,7 @@ def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise Rejected("unsupported", "HEIC; to decode it: pip install -e '.[heic]'") from None
+        raise Rejected("unsupported", "HEIC; to decode it: pip install pillow-heif") from None
     register_heif_opener()
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from imageset.decoding.decoder import DECODER_VERSION
+from imageset.distribution import format_install_command
 from imageset.exceptions import UserError
 from imageset.executors.base import BaseExecutor, WorkerDied
 from imageset.executors.limits import become_worker
@@ -37,7 +38,7 @@ class DaskExecutor(BaseExecutor):
             import dask
             from distributed import Client, KilledWorker
         except ImportError:
-            raise UserError("Dask is not installed; install it with `pip install -e '.[dask]'`") from None
+            raise UserError(f"Dask is not installed; install it: {format_install_command('dask')}") from None
         self._address, self._killed = address, KilledWorker
         dask.config.set(
             {"distributed.admin.large-graph-warning-threshold": "1GB"}

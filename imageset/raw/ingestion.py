@@ -99,6 +99,7 @@ def ingest_source(
     *,
     name: str | None = None,
     progress: Progress | None = None,
+    start_anew: bool = False,
 ) -> IngestSummary:
     """Update `raw_dir` to the current state of a source.
 
@@ -110,6 +111,7 @@ def ingest_source(
         raw_dir: the folder of the raw data.
         name: name of the dataset; None: the source's name.
         progress: reports the number of images read.
+        start_anew: whether nothing of an earlier source is kept.
 
     Raises:
         UserError: the source cannot be used, or `raw_dir` holds other files.
@@ -122,7 +124,7 @@ def ingest_source(
     raw_dir, progress = Path(raw_dir), progress or SilentProgress()
     identity: dict[str, Any] = {"name": name or source.name, "kind": source.kind}
     identity |= {"multi_label": True} if source.multi_label else {}
-    if find_source_identity(raw_dir) == identity:
+    if find_source_identity(raw_dir) == identity and not start_anew:
         return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress)
     with replace_folder(raw_dir) as fresh:
         summary = _ingest_into(source, fresh, identity, None, progress)

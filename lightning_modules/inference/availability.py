@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from imageset.distribution import format_install_command
+
 
 def describe_unavailability(name: str, precision: str) -> str | None:
     """Return why an engine cannot run in a precision on this machine, or None if it can.
@@ -24,7 +26,7 @@ def describe_unavailability(name: str, precision: str) -> str | None:
     for package in packages:
         if find_spec(package) is None:
             extra = "onnx" if name == "onnxruntime" else "openvino"
-            return f"{package} is not installed (pip install -e '.[{extra}]')"
+            return f"{package} is not installed ({format_install_command(extra)})"
     if name != "pytorch" and torch.cuda.is_available():
         return "there is a GPU, which only pytorch uses here"
     if precision == "bf16" and not has_bf16():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from imageset.distribution import format_install_command
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
 from imageset.sources.remote.url import is_whole_file_name, parse_file_name, parse_scheme
@@ -72,7 +73,7 @@ class RemotePath:
             raise UserError(f"{url}: '{scheme}' is not a known scheme; {suggest_name(scheme, known)}") from None
         except ImportError as error:
             if scheme in _EXTRA_BY_SCHEME:
-                hint = f"install its file system with `pip install -e '.[{_EXTRA_BY_SCHEME[scheme]}]'`"
+                hint = f"install its file system: {format_install_command(_EXTRA_BY_SCHEME[scheme])}"
             else:
                 hint = str(error)
             raise UserError(f"{url}: {hint}") from None

@@ -202,7 +202,7 @@ def test_heic_is_unsupported_with_a_hint_where_its_decoder_is_missing(
     monkeypatch.setattr(Image, "OPEN", {name: how for name, how in Image.OPEN.items() if name != "HEIF"})
     with pytest.raises(Rejected) as caught:
         decode(real["smallest/heif.heif"], SPEC)
-    assert caught.value.reason == "unsupported" and "pip install -e '.[heic]'" in caught.value.detail
+    assert caught.value.reason == "unsupported" and "pip install pillow-heif" in caught.value.detail
 
 
 def test_avif_is_unsupported_where_pillow_was_built_without_it(

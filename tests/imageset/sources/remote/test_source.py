@@ -231,7 +231,7 @@ def test_a_file_system_that_is_not_installed_is_named_with_what_installs_it(
     for name in ("gcsfs", "s3fs"):
         monkeypatch.setitem(sys.modules, name, None)
     for scheme, extra in (("gs", "gcs"), ("s3", "s3")):
-        with pytest.raises(UserError, match=rf"pip install -e '\.\[{extra}\]'"):
+        with pytest.raises(UserError, match=rf"pip install .*\[{extra}\]'"):
             open_source(f"{scheme}://bucket/flowers")
 
 

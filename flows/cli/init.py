@@ -1,0 +1,212 @@
+"""`convoy init`: make a project in a folder, without overwriting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flows.project.paths import TEMPLATES
+from flows.project.project import PROJECT_FILES, Project, check_name, is_project, make_name
+from flows.versioning import dvc_repo, git_repo
+from imageset.distribution import get_version
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_text
+
+# Template in the package -> file in the project
+PROJECT_TEMPLATES = {
+    "params.yaml": "params.yaml",
+    "params.schema.json": "params.schema.json",
+    "dvc.yaml": "dvc.yaml",
+    "prefect.yaml": "prefect.yaml",
+    "README.md": "README.md",
+    "gitignore": ".gitignore",
+    "dvcignore": ".dvcignore",
+    "data.gitignore": "data/.gitignore",
+}
+OWN_STAGE = "imageset normalize"  # in the dvc.yaml of every project
+INBOX = Path("data/inbox")
+# Where several projects of one repository keep what they share; `.cache` and the store stay out of git there, too.
+SHARED_IGNORES = ("/mlflow.db*", "/mlartifacts/", "/.cache/")
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """A project, and one line for each thing that was done."""
+
+    project: Project
+    name: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        here = Path.cwd() == self.project.folder
+        prefix = "convoy" if here else f"convoy -C {shlex.quote(os.path.relpath(self.project.folder))}"
+        advice = [
+            f"next: {prefix} run PICTURES, a folder with one sub-folder a class",
+            f"or first: {prefix} check PICTURES, which only reads them and says what is wrong",
+        ]
+        return "\n".join([*self.lines, *advice])
+
+
+def init_project(folder: Path, name: str | None = None, commit: bool = False) -> InitResult:
+    """Make a project in a folder: its files, git and DVC where there is none. Nothing is overwritten.
+
+    Args:
+        folder: made if it does not exist.
+        name: of the project; None: that of the folder.
+        commit: whether the new files are committed to git.
+
+    Raises:
+        UserError: the folder cannot hold a project; nothing was written then.
+    """
+    folder = folder.expanduser().absolute()
+    _check_folder(folder)
+    name = _choose_name(folder, name)
+    _check_name_is_free(folder, name)
+    written: list[Path] = []
+    try:
+        lines = list(_write_project(folder, name, written))
+    except OSError as error:
+        for path in reversed(written):
+            path.unlink(missing_ok=True)
+        raise UserError(f"{error.filename or folder}: {error.strerror}; choose another folder") from None
+    if commit:
+        lines.append(_commit(folder, name, written))
+    return InitResult(Project(folder), name, tuple(lines))
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError if a project cannot be made in a folder."""
+    inside = next((part for part in folder.resolve().parts if part in (".git", ".dvc")), None)
+    if inside:
+        raise UserError(f"{folder} is inside {inside}, which {inside[1:]} manages; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder")
+    dvc_yaml, params = (folder / name for name in PROJECT_FILES)
+    if dvc_yaml.exists() and OWN_STAGE not in dvc_yaml.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"{dvc_yaml} belongs to another pipeline; choose another folder: convoy init {folder}/NAME"
+        )
+    if params.exists() and not dvc_yaml.exists() and "normalize:" not in params.read_text(errors="replace"):
+        raise UserError(f"{params} belongs to another program; choose another folder: convoy init {folder}/NAME")
+    around = next((parent for parent in folder.parents if is_project(parent)), None)
+    if around is not None and folder.is_relative_to(around / "data"):
+        raise UserError(f"{folder} is in the data of the project {around}; choose another folder")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{existing}: not writable; choose another folder: convoy init DIR")
+
+
+def _choose_name(folder: Path, name: str | None) -> str:
+    if (folder / "params.yaml").exists():
+        existing = Project(folder).read_name()
+        if name not in (None, existing):
+            raise UserError(f"{folder} is the project {existing!r} already; change `name` in its params.yaml")
+        return existing
+    return make_name(folder.resolve().name) if name is None else check_name(name, "--name")
+
+
+def _check_name_is_free(folder: Path, name: str) -> None:
+    """Raise UserError if another project of the repository has the name: they share a registry."""
+    top = git_repo.find_top(folder)
+    for project in git_repo.list_project_folders(top) if top else ():
+        if project != folder and Project(project).read_name() == name:
+            raise UserError(
+                f"{project} is called {name!r}, too, and shares its model registry; give another name: --name NAME"
+            )
+
+
+def _write_project(folder: Path, name: str, written: list[Path]) -> Iterator[str]:
+    """Write what is missing, and yield a line for each thing that is done."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        yield f"made {folder}"
+    for template, target in PROJECT_TEMPLATES.items():
+        path = folder / target
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        if path.exists():
+            yield _keep_file(path, target, text)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, fill_template(text, name))
+        written.append(path)
+        yield f"wrote {target}"
+    (folder / INBOX).mkdir(parents=True, exist_ok=True)
+    top = git_repo.find_top(folder)
+    if top is None:
+        git_repo.run_git(folder, "init", "--quiet")
+        yield "made a git repository"
+        top = folder
+    if not (folder / ".dvc").is_dir():
+        yield _init_dvc(folder, top)
+    shared = "shared by the Convoy projects of this repository"
+    if top != folder and (added := _add_ignores(top / ".gitignore", SHARED_IGNORES, shared)):
+        yield f"added {', '.join(added)} to {top / '.gitignore'}: {shared}"
+
+
+def _keep_file(path: Path, target: str, text: str) -> str:
+    """Keep a file that is there; one that lists what is ignored gets the lines that it lacks."""
+    if path.name in (".gitignore", ".dvcignore"):
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        if added := _add_ignores(path, lines, "Convoy"):
+            return f"added {', '.join(added)} to {target}"
+    return f"kept {target}, which was there"
+
+
+def fill_template(text: str, name: str) -> str:
+    """Return the text of a template for a project.
+
+    Args:
+        text: NAME stands for the project's name, VERSION for that of Convoy.
+        name: of the project.
+    """
+    import yaml
+
+    is_text = yaml.safe_load(name) == name  # 2024 is a number to YAML, and `on` is true
+    values = {"NAME": name if is_text else json.dumps(name), "VERSION": get_version()}
+    for placeholder, value in values.items():
+        text = re.sub(rf": {placeholder}( *)(?=\s#|$)", partial(_keep_column, value), text, flags=re.MULTILINE)
+    return text.replace("NAME-", f"{name}-").replace("# NAME\n", f"# {name}\n")
+
+
+def _keep_column(value: str, match: re.Match[str]) -> str:
+    """Return the value with as many spaces behind it as keep the comment of the line where it is."""
+    return f": {value}".ljust(len(match[0]))
+
+
+def _init_dvc(folder: Path, top: Path) -> str:
+    """Initialize DVC; below the top of a repository its cache is the one that all projects share."""
+    is_below = top != folder
+    dvc_repo.run_dvc(folder, "init", "--quiet", *(["--subdir"] if is_below else []))
+    config = "[core]\n    analytics = false\n    check_update = false\n"
+    if not is_below:
+        write_text(folder / ".dvc" / "config", config)
+        return "initialized DVC"
+    cache = top / ".dvc" / "cache" if (top / ".dvc").is_dir() else top / ".cache" / "dvc"
+    relative = os.path.relpath(cache, folder / ".dvc")  # the repository can be moved
+    write_text(folder / ".dvc" / "config", f"{config}[cache]\n    dir = {relative}\n")
+    return f"initialized DVC in this folder of the repository {top}; the cache for all its projects is {cache}"
+
+
+def _add_ignores(path: Path, lines: Sequence[str], comment: str) -> list[str]:
+    """Add lines to a .gitignore or .dvcignore that it does not have yet; return those that were added."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    present = {line.strip().strip("/") for line in text.splitlines()}
+    added = [line for line in lines if line.strip("/") not in present]
+    if added:
+        separator = "" if not text or text.endswith("\n") else "\n"
+        write_text(path, text + separator + "\n".join([f"# {comment}", *added]) + "\n")
+    return added
+
+
+def _commit(folder: Path, name: str, written: list[Path]) -> str:
+    """Commit the files of a new project, and nothing else that is staged."""
+    paths = [str(path.relative_to(folder)) for path in written]
+    paths += [path for path in (".dvc/config", ".dvc/.gitignore") if (folder / path).exists()]
+    commit = git_repo.commit_paths(folder, paths, f"Add the Convoy project {name}")
+    return f"committed as {commit[:12]}" if commit else "nothing to commit"

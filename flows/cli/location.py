@@ -1,0 +1,66 @@
+"""The folder that a command works in: `-C DIR`, the project around it, paths typed in a sub-folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from flows.project.project import Project
+from flows.versioning import git_repo
+from imageset.exceptions import UserError
+
+PATH_ARGUMENTS = ("source", "out", "page", "image", "pictures", "report")  # of any command
+
+
+def enter_directory(directory: str | None) -> None:
+    """Change to the folder that `-C` names.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if directory is None:
+        return
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UserError(f"-C {directory}: {error.strerror}") from None
+
+
+def enter_project(arguments: argparse.Namespace) -> Project:
+    """Change to the project at or above the current folder; typed paths stay those of the current folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    project, here = _find_project(arguments), Path.cwd()
+    if project.folder != here:
+        for name in PATH_ARGUMENTS:
+            if isinstance(value := getattr(arguments, name, None), str | Path):
+                setattr(arguments, name, type(value)(_move_path(os.fspath(value), here, project.folder)))
+        os.chdir(project.folder)
+    return project
+
+
+def _find_project(arguments: argparse.Namespace) -> Project:
+    try:
+        return Project.find()
+    except UserError:
+        source = getattr(arguments, "source", None)
+        if not source or any(Path(name).exists() for name in ("dvc.yaml", "params.yaml")):
+            raise
+        advice = f"`convoy init` makes one here, then `convoy {arguments.command} {source}`"
+        raise UserError(f"{Path.cwd()} is not in a Convoy project; {advice}") from None
+
+
+def _move_path(path: str, here: Path, folder: Path) -> str:
+    """Return a path that was typed in `here` as it is called in `folder`; a URL and an absolute path stay."""
+    if "://" in path or Path(path).is_absolute():
+        return path
+    return os.path.relpath(here / path, folder)
+
+
+def find_repository_projects() -> list[Project]:
+    """Return the projects of the git repository around the current folder, in sorted order."""
+    top = git_repo.find_top(Path.cwd())
+    return [Project(folder) for folder in git_repo.list_project_folders(top)] if top else []
