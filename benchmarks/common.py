@@ -122,8 +122,10 @@ def read_scratch_params() -> dict[str, Any]:
     """Return the repository's params.yaml with the preset `scratch`."""
     import yaml
 
+    from flows.project.paths import TEMPLATES
+
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge_params(params, yaml.safe_load((ROOT / "presets" / "scratch.yaml").read_text()))
+    merge_params(params, yaml.safe_load((TEMPLATES / "presets" / "scratch.yaml").read_text()))
     return params
 
 

@@ -10,7 +10,7 @@ step ended. The peer is a plain Lightning script: float32, NCHW, a torchvision t
 step       pictures a second in steady state (medians of the steps), and the test accuracy after the same steps
 overhead   a tiny network, the end of an epoch, checkpoint and MLflow included, against a loop of bare PyTorch
 loader     normalized float32 batches (N, C, H, W) a second, from the second pass on
-fashion    seconds of the whole command with presets/fast.yaml and 5 epochs, against those that the plain script
+fashion    seconds of the whole command with the preset fast and 5 epochs, against those that the plain script
            (Adam, 1e-3) takes to a test accuracy of 0.93 on Fashion-MNIST; it is given up after twice ours: then
            the ratio is at least that
 cifar      the same with the preset's own epochs, to 0.90 on CIFAR-10
@@ -333,7 +333,9 @@ def measure_time_to_accuracy(
     """Compare the preset `fast` with Adam in a plain script, both to one test accuracy; once each."""
     import yaml
 
-    fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
+    from flows.project.paths import TEMPLATES
+
+    fast = yaml.safe_load((TEMPLATES / "presets" / "fast.yaml").read_text())
     fast["trainer"]["max_epochs"] = epochs or fast["trainer"]["max_epochs"]
     our_accuracy, _, seconds = train_and_time(project, fast, test=True)
     ours = f"fast, {fast['trainer']['max_epochs']} epochs: {our_accuracy:.4f} after {seconds:.0f} s"

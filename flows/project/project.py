@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.exceptions import BrokenManifest, ProjectBusy
-from flows.project.paths import MANIFEST, PARAMS, PROJECT_LOCK, RAW
+from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK, RAW
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
@@ -142,6 +142,11 @@ class Project:
             return self.read_dataset_field("name") or self.read_name()
         except BrokenManifest as error:
             raise UserError(f"{error}, or use --model") from None
+
+    def require_dataset(self) -> None:
+        """Raise UserError if there is no dataset in data/normalized, or its manifest is damaged."""
+        if self.read_dataset_field("name") is None:
+            raise UserError(f"{NORMALIZED}: no dataset here; `convoy run FOLDER` makes it from pictures")
 
     def read_dataset_field(self, field: str) -> str | None:
         """Return a field of dataset.json as text, or None if there is no dataset.

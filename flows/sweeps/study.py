@@ -44,7 +44,7 @@ def check_sweep(project: Project, trials: int | None, processes: int | None) -> 
     params, where = project.load_params("sweep") | given, f"{project / PARAMS}: sweep"
     check_sweep_params(params, where)
     parse_space(params, load_section(project / PARAMS, "train"), where)
-    project.read_dataset_name()
+    project.require_dataset()
 
 
 def check_sweep_params(params: Mapping[str, Any], where: str) -> None:

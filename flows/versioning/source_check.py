@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from imageset.sources.base import Source
     from imageset.utils.progress import Progress
 
+
+# Of S3, Google Cloud Storage, CloudFront and Azure
+SIGNATURE_PARAMETER = re.compile(
+    r"(x-amz-|x-goog-|(awsaccesskeyid|googleaccessid|expires|signature|policy|key-pair-id|s[a-z]{1,2}|skoid|sktid)=)",
+    re.IGNORECASE,
+)
 
 logger = console.get_logger(__name__)
 
@@ -71,8 +78,14 @@ def check_source_change(source: str | None, project: Project, replace_source: bo
 def is_same_source(first: str, second: str, project: Project) -> bool:
     """Return whether two sources are the same URL, or lead to the same file or folder."""
     if "://" in first or "://" in second:
-        return mask_url(first) == mask_url(second)
+        return _strip_signature(mask_url(first)) == _strip_signature(mask_url(second))
     return os.path.realpath(project / first) == os.path.realpath(project / second)
+
+
+def _strip_signature(url: str) -> str:
+    """Return a URL without the parameters of a signature, which are others each time that it is signed."""
+    base, _, query = url.partition("?")
+    return "&".join([base, *(part for part in query.split("&") if part and not SIGNATURE_PARAMETER.match(part))])
 
 
 def open_checked_source(source: str, progress: Progress) -> Source:

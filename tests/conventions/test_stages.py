@@ -25,6 +25,7 @@ ENTRY_POINTS = {
 }  # fmt: skip
 # Modules that a stage imports and that do not change its result, each with the reason.
 WITHOUT_EFFECT = {
+    "imageset/distribution.py": "names the version and what to install; another version does not start the stage",
     "imageset/exceptions.py": "an error ends the stage; its text is in no output",
     "imageset/rejections.py": "imported by executors and pages for its exception class",
     "imageset/executors/*.py": "where work runs; the result is the same by their own tests",

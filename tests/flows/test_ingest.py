@@ -14,7 +14,7 @@ from imageset.raw.records import read_records
 from imageset.sources import files
 from imageset.utils import transient_errors
 from tests.helpers.images import write_digit_images
-from tests.helpers.project import make_project, run_convoy
+from tests.helpers.project import copy_params, make_project, run_convoy
 from tests.helpers.servers import serve_http
 
 
@@ -32,7 +32,7 @@ def test_convoy_ingests_a_url_and_remembers_it(tmp_path, prefect_server, digits_
         site.faults["/sets/digits.zip"] = [503, 503, "cut"]  # the look before the flow, then two attempts
         done = run_convoy(project, "ingest", f"{site.url}/sets/digits.zip", PREFECT_API_URL=prefect_server)
         assert done.returncode == 0, done.stdout
-        assert "digits: 20 pictures in 2 classes, 20 new" in done.stdout
+        assert "digits-few: 20 pictures in 2 classes, 20 new" in done.stdout
         assert f"source: {site.url}/sets/digits.zip" in (project / "data" / "raw.dvc").read_text()
         again = run_convoy(project, "ingest", PREFECT_API_URL=prefect_server)
         assert "20 pictures in 2 classes, nothing new" in again.stdout, again.stdout
@@ -63,13 +63,14 @@ def test_credentials_in_a_url_are_stored_nowhere(tmp_path, prefect_server, digit
 
 def test_prefect_tries_again_what_may_pass_and_nothing_else(tmp_path, prefect_server, digits_zip, monkeypatch):
     monkeypatch.setattr(transient_errors, "RETRY_PAUSES_S", ())
+    copy_params(tmp_path)
     task = read_source.with_options(retry_delay_seconds=0)
     with serve_http() as site:
         site.files["/digits.zip"], site.faults["/digits.zip"] = digits_zip, [503, "cut"]
-        assert task(f"{site.url}/digits.zip", tmp_path).num_new == 20
+        assert task(f"{site.url}/digits.zip", Project(tmp_path)).num_new == 20
         assert site.requests["/digits.zip"] == 3
         with pytest.raises(UserError, match="no such file"):
-            task(f"{site.url}/other.zip", tmp_path)
+            task(f"{site.url}/other.zip", Project(tmp_path))
         assert site.requests["/other.zip"] == 1
 
 

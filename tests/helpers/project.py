@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from flows.project.paths import TEMPLATES
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,20 +34,21 @@ def run_convoy(folder: Path, *arguments: str, **environment: str) -> subprocess.
     )  # fmt: skip
 
 
-def copy_params(folder: Path) -> None:
+def copy_params(folder: Path, name: str = "digits-few") -> None:
     """Our params.yaml with the preset `scratch`: a small network, without the choice that `auto` makes first."""
     from flows.project.params_yaml import read_commented_yaml, write_commented_yaml
     from flows.project.presets import merge_preset
 
     params = read_commented_yaml(ROOT / "params.yaml")
-    preset = read_commented_yaml(ROOT / "presets" / "scratch.yaml")
+    preset = read_commented_yaml(TEMPLATES / "presets" / "scratch.yaml")
     merge_preset(params, preset, preset, "scratch")
+    params["name"] = name
     write_commented_yaml(folder / "params.yaml", params)
 
 
-def make_project(folder: Path) -> Path:
+def make_project(folder: Path, name: str = "digits-few") -> Path:
     """A project like a fresh clone, but with the preset `scratch`: our files, git with one commit, DVC."""
-    copy_params(folder)
+    copy_params(folder, name)
     for name in ("dvc.yaml", "prefect.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     for name in ("imageset", "lightning_modules", "flows"):

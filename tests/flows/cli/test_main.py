@@ -46,7 +46,9 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize("missing", ["dvc.yaml", "params.yaml"])
 def test_a_folder_that_is_no_project_is_named(empty_project, missing, capsys):
     (empty_project / missing).unlink()
-    assert f"has no {missing}" in error_of(["run", "somewhere"], capsys)
+    assert f"{missing} is missing; restore it with `git checkout {missing}`" in error_of(
+        ["run", "somewhere"], capsys
+    )
 
 
 def test_a_source_that_does_not_exist_is_named(empty_project, capsys):
@@ -169,7 +171,7 @@ def test_a_server_of_prefect_that_is_away_is_named(empty_project, tmp_path):
         (["verify", "abcdef"], "MLflow has no run 'abcdef'"),
         (["compare", "abcdef", "abcdef"], "MLflow has no run 'abcdef'"),
         (["rollback", "--model", "cats"], "no model 'cats' serves"),
-        (["rollback"], "data/normalized: no dataset here"),
+        (["rollback"], "no model 'digits-few' serves"),
         (["history"], "nothing was decided yet"),
     ],
 )

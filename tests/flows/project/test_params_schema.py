@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from flows.project.params_schema import SCHEMA_FILE, build_schema, format_schema
+from flows.project.paths import TEMPLATES
 from tests.helpers.project import ROOT
 
 PARAMS_TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -45,10 +46,10 @@ def test_params_yaml_names_its_schema_and_follows_it(validator):
     validator.validate(read_params())
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "presets").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.name for path in (TEMPLATES / "presets").glob("*.yaml")))
 def test_params_yaml_follows_the_schema_with_every_preset(validator, name):
     params = read_params()
-    merge(params, yaml.safe_load((ROOT / "presets" / name).read_text(encoding="utf-8")))
+    merge(params, yaml.safe_load((TEMPLATES / "presets" / name).read_text(encoding="utf-8")))
     validator.validate(params)
 
 

@@ -4,18 +4,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.project.paths import TEMPLATES
 from flows.project.presets import apply_preset
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from tests.helpers.project import ROOT
 
-PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (TEMPLATES / "presets").glob("*.yaml"))
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    (tmp_path / "presets").mkdir()
     return tmp_path
 
 
@@ -54,7 +55,7 @@ def test_the_preset_that_was_applied_last_decides_alone(project, first, second):
 
 
 def test_every_preset_sets_every_key_that_another_sets():
-    files = {name: yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in PRESETS}
+    files = {name: yaml.safe_load((TEMPLATES / f"presets/{name}.yaml").read_text()) for name in PRESETS}
     keys = {name: list_keys(preset) for name, preset in files.items()}
     assert all(keys[name] == keys["default"] for name in PRESETS)
     assert "normalize.size_px" in keys["default"] and "train.model.weights" in keys["default"]
@@ -79,7 +80,7 @@ def test_the_values_are_in_params_yaml_and_its_comments_and_other_sections_stay(
     text = (project / "params.yaml").read_text()
     after = yaml.safe_load(text)
     assert after["train"]["model"]["network"]["class_path"] == "SpeedNet"
-    fast = yaml.safe_load((ROOT / "presets" / "fast.yaml").read_text())
+    fast = yaml.safe_load((TEMPLATES / "presets" / "fast.yaml").read_text())
     assert fast["train"]["trainer"]["max_epochs"] != before["train"]["trainer"]["max_epochs"]
     assert after["train"]["trainer"] == before["train"]["trainer"] | fast["train"]["trainer"]
     touched = ("normalize", "train")
