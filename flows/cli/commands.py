@@ -317,7 +317,7 @@ def _run_status(arguments: argparse.Namespace) -> None:
 def _run_sync(arguments: argparse.Namespace) -> None:
     from lightning_modules.tracking.offline_queue import sync_queues
 
-    print(sync_queues(arguments.project))
+    print(sync_queues(arguments.project.folder))
 
 
 def _add_explain_options(parser: argparse.ArgumentParser) -> None:

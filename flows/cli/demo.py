@@ -14,6 +14,7 @@ from flows.project.paths import PREDICTIONS
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
+from lightning_modules.tracking.local_store.location import DATABASE, SQLITE, find_shared_folder
 
 if TYPE_CHECKING:
     from flows.predict import PredictResult
@@ -91,5 +92,7 @@ def format_mlflow_command(project: Project) -> str:
 
 
 def find_store_uri(project: Project) -> str:
-    """Return the URI of MLflow's store, relative to the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Return the URI of MLflow's store, relative to the project's folder if it lies there."""
+    shared = find_shared_folder(project.folder)
+    database = Path(DATABASE) if shared == project.folder.resolve() else shared / DATABASE
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{database}"

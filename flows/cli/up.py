@@ -19,6 +19,7 @@ from flows.project.paths import CACHE
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
+from lightning_modules.tracking.local_store.location import ARTIFACTS, DATABASE, SQLITE, find_shared_folder
 
 logger = console.get_logger(__name__)
 
@@ -164,10 +165,11 @@ def start_servers(
 ) -> None:
     """Start MLflow and Prefect at the same time, and wait until both answer."""
     logger.info("up: starting MLflow and Prefect (about 20 s)")
+    shared = find_shared_folder(project.folder)
     fleet.start(
         "mlflow", sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", f"sqlite:///{project.folder.resolve() / 'mlflow.db'}",
-        "--artifacts-destination", str(project.folder.resolve() / "mlartifacts"),
+        "--backend-store-uri", f"{SQLITE}{shared / DATABASE}",
+        "--artifacts-destination", str(shared / ARTIFACTS),
         "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
     )  # fmt: skip
     fleet.start(

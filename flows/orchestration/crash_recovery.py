@@ -43,6 +43,7 @@ from imageset.utils.file_lock import file_lock, is_locked
 from imageset.utils.text import format_count
 from lightning_modules.tracking import offline_queue
 from lightning_modules.tracking.client import connect_to_mlflow, get_tracking_uri
+from lightning_modules.tracking.local_store.location import get_database_path
 
 logger = console.get_logger(__name__)
 
@@ -327,11 +328,11 @@ def _find_unfinished_trainings(project: Project) -> Iterable[str]:
 
 def _has_running_mlflow_run(run_ids: list[str], project: Project) -> bool:
     """Return whether one of the runs may be RUNNING; a local file is queried without MLflow's client."""
-    uri = get_tracking_uri(project.folder)
-    if not uri.startswith("sqlite:///"):
+    database = get_database_path(get_tracking_uri(project.folder))
+    if database is None:
         return True
     try:
-        return local_databases.has_running_run(Path(uri.removeprefix("sqlite:///")), run_ids)
+        return local_databases.has_running_run(database, run_ids)
     except sqlite3.Error:
         return True
 

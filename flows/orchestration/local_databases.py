@@ -13,6 +13,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from flows.project.paths import CACHE
+from flows.project.project import Project
+from lightning_modules.tracking.local_store.location import find_shared_folder
+
 TIMEOUT_S = 5.0  # while another process writes
 
 # flow, run, state, start, end, message; the oldest run first
@@ -27,6 +31,11 @@ ORDER BY 4
 """
 _CHAMPIONS = "SELECT name, version FROM registered_model_aliases WHERE alias = 'champion' ORDER BY name"
 _NUM_RUNNING = "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND run_uuid IN ({})"
+
+
+def find_prefect_database(project: Project) -> Path:
+    """Return the file of Prefect's database, which all projects of a git repository share."""
+    return find_shared_folder(project.folder) / CACHE / "prefect.db"
 
 
 def read_flow_runs(path: Path) -> list[FlowRunRow]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.notifications import console
-from flows.orchestration import subprocesses
+from flows.orchestration import local_databases, subprocesses
 from flows.orchestration.prefect_api import (
     API_VARIABLE,
     HOST,
@@ -38,9 +38,10 @@ START_TIMEOUT_S = 180.0  # a first start migrates an empty database: 20 s on two
 def build_prefect_settings(project: Project) -> dict[str, str]:
     """Build the environment of Prefect's processes; variables that the user has set are kept.
 
-    The database is in the project, the `flows` logger is part of a run's log, and no telemetry is sent.
+    The database is shared by all projects of a repository, the `flows` logger is part of a run's log, and no
+    telemetry is sent.
     """
-    database = (project / CACHE / "prefect.db").resolve()
+    database = local_databases.find_prefect_database(project)
     settings = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

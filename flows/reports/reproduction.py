@@ -15,6 +15,7 @@ from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
+from lightning_modules.tracking.local_store.location import DATABASE, SQLITE
 from lightning_modules.tracking.tags import GIT_COMMIT_TAG, PARENT_RUN_TAG, PATCH_ARTIFACT, SWEEP_TAG, TRIAL_TAG
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def verify_run(project: Project, run_id: str, tolerance: float = 0.0) -> VerifyR
         )
         weights = _read_logged_digest(run)  # fails before hours of training, not after
         logger.info("verify: commit %s is checked out; running all stages", commit[:12])
-        dvc_repo.force_repro(copy, {"MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}"})
+        dvc_repo.force_repro(copy, {"MLFLOW_TRACKING_URI": f"{SQLITE}{copy / DATABASE}"})
         reproduced = _select_metrics(_open_reproduced_run(copy))
         same_weights = weights == _read_weights_digest(copy / CLASSIFIER)
     return VerifyResult(run.info.run_id, commit, _select_metrics(run), reproduced, same_weights, tolerance)
@@ -127,7 +128,7 @@ def _open_reproduced_run(copy: Path) -> Run:
     from mlflow import MlflowClient
 
     run_id = json.loads((copy / CLASSIFIER / "run.json").read_text(encoding="utf-8"))["run_id"]
-    return MlflowClient(f"sqlite:///{copy / 'mlflow.db'}").get_run(run_id)
+    return MlflowClient(f"{SQLITE}{copy / DATABASE}").get_run(run_id)
 
 
 def _select_metrics(run: Run) -> dict[str, float]:

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from flows.monitoring import batch_log
 from flows.monitoring.retrain_policy import TOO_SMALL, count_drifted_in_a_row
@@ -35,6 +34,7 @@ from imageset.utils.timestamps import format_local_time
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.tracking import offline_queue
 from lightning_modules.tracking.client import get_tracking_uri
+from lightning_modules.tracking.local_store.location import get_database_path
 
 TIMEOUT_S = 1.5  # for the answer of a server
 FAILED_STATES = ("FAILED", "CRASHED")
@@ -151,8 +151,8 @@ def read_champions(project: Project, problems: list[str]) -> dict[str, int]:
     """Return the version of each registered model that has the alias `champion`."""
     uri = get_tracking_uri(project.folder)
     try:
-        if uri.startswith("sqlite:///"):
-            return local_databases.read_champions(Path(uri.removeprefix("sqlite:///")))
+        if (database := get_database_path(uri)) is not None:
+            return local_databases.read_champions(database)
         if uri.startswith(("http://", "https://")):
             return _read_champions_from_server(uri)
         from mlflow import MlflowClient
@@ -265,7 +265,7 @@ def read_flow_runs(project: Project) -> list[FlowRunRow]:
     """Return all flow runs, the oldest first: of the server in PREFECT_API_URL, else of the project's database."""
     api = os.environ.get("PREFECT_API_URL")
     if api is None:
-        return local_databases.read_flow_runs(project / CACHE / "prefect.db")
+        return local_databases.read_flow_runs(local_databases.find_prefect_database(project))
     runs = call_prefect_api(f"{api}/flow_runs/filter", {"sort": "START_TIME_DESC"}, timeout_s=TIMEOUT_S)
     flows = call_prefect_api(f"{api}/flows/filter", {}, timeout_s=TIMEOUT_S)
     names = {flow["id"]: flow["name"] for flow in flows}

@@ -17,6 +17,7 @@ from flows.project.paths import CACHE, CLASSIFIER, FEATURES, NORMALIZED, PARAMS
 from flows.project.project import Project
 from imageset.utils.atomic_write import write_text
 from lightning_modules.tracking.client import get_tracking_uri
+from lightning_modules.tracking.local_store.location import ARTIFACTS, DATABASE
 from lightning_modules.tracking.tags import PARENT_RUN_TAG, TRIAL_TAG
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TRAIN_COMMAND = (sys.executable, "-m", "lightning_modules", "fit")
 # What the folder of a training holds itself; everything else is a link into the project.
-OWN_FILES = {PARAMS.name, "data", CACHE.name, "mlflow.db", "mlartifacts"}
+OWN_FILES = {PARAMS.name, "data", CACHE.name, DATABASE, ARTIFACTS}
 
 
 @dataclass

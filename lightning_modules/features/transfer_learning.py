@@ -100,9 +100,9 @@ def set_head(network: nn.Module, head: LinearHead) -> None:
 
 
 def make_feature_cache(
-    project: Path, model: Classifier, store: ImageStore, weights_digest: str, device: torch.device
+    cache: Path, model: Classifier, store: ImageStore, weights_digest: str, device: torch.device
 ) -> FeatureCache:
-    """Return the cache of the features of a model's network."""
+    """Return the cache of the features of a model's network, in the project's `.cache`."""
     key = {
         "weights": weights_digest,
         "network": {name: value for name, value in model.network_spec["init_args"].items() if name != "mirror"},
@@ -112,7 +112,7 @@ def make_feature_cache(
         "decode": store.spec.to_dict(),
         "device": device.type,
     }
-    return FeatureCache(project / ".cache" / "features", key)
+    return FeatureCache(cache / "features", key)
 
 
 def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device: torch.device, seed: int) -> Probe:

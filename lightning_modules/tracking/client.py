@@ -10,6 +10,13 @@ from urllib.parse import urlsplit
 
 from imageset.exceptions import UserError
 from imageset.utils.url_credentials import mask_url, redact
+from lightning_modules.tracking.local_store.location import (
+    ARTIFACTS,
+    DATABASE,
+    SQLITE,
+    find_shared_folder,
+    get_database_path,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,8 +37,8 @@ CAUSE_PATTERN = re.compile(r"\[Errno -?\d+\] ([\w ]+)|(timed out|Connection refu
 
 
 def get_tracking_uri(project: Path) -> str:
-    """Return `MLFLOW_TRACKING_URI`, else the absolute URI of the project's SQLite file `mlflow.db`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve() / 'mlflow.db'}"
+    """Return `MLFLOW_TRACKING_URI`, else the absolute URI of the SQLite file in `find_shared_folder`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{find_shared_folder(project) / DATABASE}"
 
 
 def connect_to_mlflow(project: Path) -> "MlflowClient":
@@ -115,7 +122,7 @@ def is_tracking_shared() -> bool:
 def ensure_experiment(client: "MlflowClient", name: str, project: Path) -> str:
     """Return the id of the experiment `name`, and create it if it is missing.
 
-    A new experiment in a local store keeps its artifacts in the project's `mlartifacts/`.
+    A new experiment in a local store keeps its artifacts in `mlartifacts/`, beside the SQLite file.
 
     Raises:
         UserError: an experiment of that name was deleted.
@@ -128,7 +135,7 @@ def ensure_experiment(client: "MlflowClient", name: str, project: Path) -> str:
                 f"restore it with `mlflow experiments restore -x {experiment.experiment_id}`"
             )
         return str(experiment.experiment_id)
-    is_local = get_tracking_uri(project).startswith("sqlite:")
-    location = (project.resolve() / "mlartifacts" / name).as_uri() if is_local else None
+    database = get_database_path(get_tracking_uri(project))
+    location = (database.parent / ARTIFACTS / name).as_uri() if database is not None else None
     kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs, not on traces
     return str(client.create_experiment(name, artifact_location=location, tags=kind))

@@ -29,6 +29,7 @@ from imageset.utils.file_lock import file_lock
 from imageset.utils.text import format_count
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment, get_tracking_uri, is_reachable
 from lightning_modules.tracking.journal_replay import apply_entry
+from lightning_modules.tracking.local_store.location import find_cache, find_original_project
 from lightning_modules.tracking.tags import LOCAL_RUN_TAG
 
 if TYPE_CHECKING:
@@ -213,9 +214,15 @@ def create_run(client: "MlflowClient", project: Path, entry: Mapping[str, Any], 
     return str(client.create_run(experiment, entry["at"], tags, entry["name"]).info.run_id)
 
 
+def find_queue_folder(project: Path) -> Path:
+    """Return the folder of the queues: of the original project, where DVC runs a stage in a temporary copy."""
+    return find_original_project(project) / QUEUE_FOLDER
+
+
 def list_queues(project: Path) -> list[LogQueue]:
     """Return all queues of the project, the oldest first."""
-    journals = sorted((project / QUEUE_FOLDER).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
+    folder = find_queue_folder(project)
+    journals = sorted(folder.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
     return [LogQueue(path.parent) for path in journals]
 
 
@@ -242,7 +249,7 @@ def open_queue(project: Path, run_id: str) -> LogQueue:
     if queue is None:
         is_local = run_id.startswith(LOCAL_ID_PREFIX)
         name = run_id.removeprefix(LOCAL_ID_PREFIX) if is_local else uuid.uuid4().hex
-        queue = LogQueue(project / QUEUE_FOLDER / name)
+        queue = LogQueue(find_queue_folder(project) / name)
         if is_local:
             with suppress(TrackingServerUnavailable):
                 queue.save_run_id(find_sent_run(connect_to_server(project), run_id))
@@ -307,7 +314,7 @@ def sync_queues(project: Path) -> str:
 
 def remove_sent(project: Path) -> None:
     """Remove the queues that are sent, not in use, and not of an unfinished training."""
-    unfinished = [path.read_text() for path in (project / ".cache" / "train").glob("*/run_id")]
+    unfinished = [path.read_text() for path in (find_cache(project) / "train").glob("*/run_id")]
     for queue in list_queues(project):
         if queue.num_waiting or any(queue.has_id(run_id) for run_id in unfinished):
             continue

@@ -19,6 +19,7 @@ from lightning_modules.tracking.offline_queue import (
     TrackingServerUnavailable,
     connect_to_server,
     find_queue,
+    find_queue_folder,
     remove_sent,
 )
 from lightning_modules.tracking.run import TrackedRun
@@ -67,7 +68,7 @@ class OfflineRun(TrackedRun):
                 return run
             except RunDeleted:
                 shutil.rmtree(queue.folder)
-        run = cls(project, LogQueue(project / QUEUE_FOLDER / uuid.uuid4().hex))
+        run = cls(project, LogQueue(find_queue_folder(project) / uuid.uuid4().hex))
         now = time.time_ns() // 1_000_000
         entry = {
             "do": "create",

@@ -40,6 +40,7 @@ from lightning_modules.features.transfer_learning import (
 )
 from lightning_modules.networks.pretrained import read_weights
 from lightning_modules.networks.registry import AUTO, INSTALLED_ALIAS, resolve_stem
+from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.training.cli import complete_network_spec
 
@@ -88,7 +89,7 @@ def choose_network(
     if model.weights != AUTO or not store.counts["val"]:
         reason = "there are no validation pictures" if model.weights == AUTO else f"weights is {model.weights}"
         return NetworkChoice(pretrained, "DEFAULT", f"network: {INSTALLED_ALIAS}, since {reason}")
-    folder = project / ".cache" / "train"
+    folder = find_cache(project) / "train"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"network-{_compute_key(store, config)}.json"
     with file_lock(folder / "network.lock"):
@@ -182,7 +183,7 @@ def _try_probe(
     trial.network_spec, trial.ema, trial.is_compiled = network, None, False
     weights = read_weights("DEFAULT", network, load_bundle)
     trial.build(store.mean, store.std, store.classes, train.labels, weights)
-    cache = make_feature_cache(project, trial, store, weights.digest, device)
+    cache = make_feature_cache(find_cache(project), trial, store, weights.digest, device)
     features = read_features(trial, store, [train, val], cache, device)
     _, _, score = choose_strength(features[0].mean, train.labels, features[1].mean, val.labels, len(store.classes))
     return score

@@ -12,6 +12,7 @@ from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
 from lightning_modules.networks.registry import get_display_name
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
+from lightning_modules.tracking.local_store.location import find_original_project
 from lightning_modules.tracking.offline_queue import (
     TrackingServerUnavailable,
     connect_to_server,
@@ -76,7 +77,8 @@ def open_run(
     described_path = run_state.folder / "described"
     if not run.has_id(previous_run_id) or not described_path.exists():
         run.log_params(config)
-        run.log_dataset(dataset["name"], dataset["digest"], project / config["data"]["store"], context="training")
+        path = find_original_project(project) / config["data"]["store"]
+        run.log_dataset(dataset["name"], dataset["digest"], path, context="training")
         page = project / config["data"]["store"] / "dataset.html"
         if page.exists():
             run.log_artifact(page, DATASET_FOLDER)

@@ -35,6 +35,7 @@ from lightning_modules.networks.pretrained import PretrainedWeights, read_weight
 from lightning_modules.networks.registry import AUTO, resolve_stem
 from lightning_modules.networks.weights.installed import INSTALLED_NETWORK
 from lightning_modules.tracking.client import connect_to_mlflow
+from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.tracking.model_logging import log_model
 from lightning_modules.tracking.provenance import hash_lock_file, read_git_commit
@@ -108,7 +109,7 @@ def fit(project: Path) -> None:
     probe = prepare_training(cli, config, store, project)
 
     num_ranks = cli.trainer.world_size
-    run_state = RunState(project / ".cache" / "train" / compute_training_key(store, config, num_ranks))
+    run_state = RunState(find_cache(project) / "train" / compute_training_key(store, config, num_ranks))
     launcher = watch_ranks(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
@@ -260,7 +261,7 @@ def start_from_probe(
     if model.keeps_head or not has_linear_head(model.network, store.spec.shape, num_classes):
         return None
     device = cli.trainer.strategy.root_device
-    cache = make_feature_cache(project, model, store, weights.digest, device)
+    cache = make_feature_cache(find_cache(project), model, store, weights.digest, device)
     probe = fit_probe(model, store, cache, device, model.seed)
     networks = [model.network] if model.ema is None else [model.network, model.average]
     for network in networks:
