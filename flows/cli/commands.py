@@ -164,7 +164,7 @@ def _run_demo(arguments: argparse.Namespace) -> int | None:
     from flows.cli.demo import init_demo_project, run_demo
 
     if arguments.project is None:
-        print(init_demo_project(Path.cwd()))
+        print(init_demo_project(Path.cwd()), flush=True)
         return run_command(arguments)  # now in a project
     print(run_demo(arguments.project))
     return None
@@ -309,6 +309,12 @@ def _run_history(arguments: argparse.Namespace) -> None:
 
 
 def _run_status(arguments: argparse.Namespace) -> None:
+    if arguments.project is None:
+        from flows.cli.location import find_repository_projects
+        from flows.reports.project_list import report_projects
+
+        print(report_projects(find_repository_projects()))
+        return
     from flows.reports.status import report_status
 
     print(report_status(arguments.project))
@@ -432,10 +438,11 @@ def _add_up_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_up(arguments: argparse.Namespace) -> None:
-    from flows.cli.up import run_servers
+    from flows.cli.location import find_repository_projects
+    from flows.cli.up import run_servers, select_sharing_projects
 
     run_servers(
-        arguments.project,
+        select_sharing_projects(arguments.project, find_repository_projects()),
         arguments.mlflow_port,
         arguments.prefect_port,
         lambda text: print(text, flush=True),

@@ -171,7 +171,7 @@ def fill_template(text: str, name: str) -> str:
     values = {"NAME": name if is_text else json.dumps(name), "VERSION": get_version()}
     for placeholder, value in values.items():
         text = re.sub(rf": {placeholder}( *)(?=\s#|$)", partial(_keep_column, value), text, flags=re.MULTILINE)
-    text = text.replace("[NAME]", f"[{values['NAME']}]")
+    text = text.replace("project:NAME", f"project:{name}")
     return text.replace("NAME-", f"{name}-").replace("# NAME\n", f"# {name}\n")
 
 

@@ -10,12 +10,21 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from flows.cli.commands import build_parser, run_command
 from imageset.exceptions import EXIT_STATUS, UserError
+
+WINDOWS_ADVICE = (
+    "Convoy does not run on Windows itself; it runs in its Linux subsystem: `wsl --install` there, then install "
+    "Convoy in that Linux and keep the project in its file system, not below /mnt/c"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status: 2, with one line on stderr, for an error that the user can fix."""
+    if sys.platform == "win32":  # before anything is imported that exists only on the other systems
+        print(f"error: {WINDOWS_ADVICE}", file=sys.stderr)
+        return EXIT_STATUS
+    from flows.cli.commands import build_parser
+
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script starts background jobs without it
@@ -30,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_and_report_errors(arguments: argparse.Namespace) -> int:
+    from flows.cli.commands import run_command
+
     try:
         status = run_command(arguments)
         sys.stdout.flush()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,12 @@ from flows.orchestration.prefect_server import is_port_free
 from flows.project.exceptions import ProjectBusy
 from flows.project.paths import CACHE
 from flows.project.project import Project
-from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import ARTIFACTS, DATABASE, SQLITE, find_shared_folder
 
 logger = console.get_logger(__name__)
 
-WORK_POOL, DEPLOYMENT = "convoy", "pipeline/nightly"
+WORK_POOL = "convoy"
 LOCKING_FLOWS = ("pipeline", "ingest", "train", "promote")  # flows that run while `lock.project_lock` is held
 START_TIMEOUT_S = 180.0
 NUM_LOG_LINES = 15  # from the end of the log of a process that died
@@ -50,9 +51,9 @@ class ChildServer:
 class ServerGroup:
     """All servers of `convoy up`: started one by one, stopped together with every process that they started."""
 
-    def __init__(self, project: Project, env: Mapping[str, str]) -> None:
-        self.project, self.env = project, dict(env)
-        self.logs = project / CACHE / "up"
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self.folder, self.env = folder, dict(env)
+        self.logs = folder / CACHE / "up"
         self.children: list[ChildServer] = []
 
     def start(self, name: str, *command: str) -> None:
@@ -60,7 +61,7 @@ class ServerGroup:
         self.logs.mkdir(parents=True, exist_ok=True)
         path = self.logs / f"{name}.log"
         with path.open("wb") as log:
-            process = subprocesses.start_process(command, log=log, cwd=self.project.folder, env=self.env)
+            process = subprocesses.start_process(command, log=log, cwd=self.folder, env=self.env)
         self.children.append(ChildServer(name, process, path))
 
     def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
@@ -97,39 +98,107 @@ class ServerGroup:
             subprocesses.stop_process(child.process)
 
 
-def run_servers(project: Project, mlflow_port: int, prefect_port: int, announce: Callable[[str], None]) -> None:
+def run_servers(
+    projects: Sequence[Project], mlflow_port: int, prefect_port: int, announce: Callable[[str], None]
+) -> None:
     """Start all servers, announce their addresses, and watch them until a signal or the end of a server.
 
+    Args:
+        projects: they share one MLflow store and one database of Prefect, see `select_sharing_projects`.
+        mlflow_port: of MLflow's server.
+        prefect_port: of Prefect's server.
+        announce: called once with the addresses.
+
     Raises:
-        UserError: a port is taken, another `convoy up` runs here, or a server does not start, or ends.
+        UserError: a port is taken, another `convoy up` runs here, two projects have a deployment of one name, or a
+            server does not start, or ends.
     """
-    check_ports(project, {"--mlflow-port": mlflow_port, "--prefect-port": prefect_port})
+    first = projects[0]
+    folder = find_shared_folder(first.folder)
+    check_ports(first, {"--mlflow-port": mlflow_port, "--prefect-port": prefect_port})
+    deployments = {project: list_deployments(project) for project in projects}
+    check_deployment_names(deployments)
     addresses = ServerAddresses(os.getpid(), f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}")
-    fleet = ServerGroup(project, build_server_environment(project, addresses))
+    api = f"{addresses.prefect}/api"
+    fleet = ServerGroup(folder, build_server_environment(first, addresses))
     try:
-        start_servers(project, fleet, addresses, mlflow_port, prefect_port)
-        crash_recovery.close_dead_processes(project, project_api=f"{addresses.prefect}/api")
-        close_dead_runs(project, addresses)
-        concurrency.ensure_limits(f"{addresses.prefect}/api", name_project_limits(project))
+        start_servers(fleet, addresses, mlflow_port, prefect_port)
+        close_dead_processes(projects, api)
+        close_dead_runs(projects, api)
+        concurrency.ensure_limits(api, name_project_limits(projects))
         start_worker(fleet, addresses)
-        apply_deployments(fleet)
-        addresses.save(project)
-        announce(format_welcome(project, addresses))
-        watch_servers(project, fleet, f"{addresses.prefect}/api")
+        for project in projects:
+            apply_deployments(fleet, project)
+        addresses.save(first)
+        announce(format_welcome(deployments, addresses))
+        watch_servers(projects, fleet, api)
     finally:
         logger.info("up: stopping")
-        (project / prefect_api.ADDRESSES_FILE).unlink(missing_ok=True)
+        prefect_api.find_addresses_file(first).unlink(missing_ok=True)
         fleet.stop()
         logger.info("up: all stopped")
 
 
-def watch_servers(project: Project, fleet: ServerGroup, api: str) -> None:
+def select_sharing_projects(project: Project | None, others: Sequence[Project]) -> list[Project]:
+    """Select the projects that `convoy up` serves together: those of a repository that share one store.
+
+    Args:
+        project: the project that the command was called in, or None at the top of a repository without one.
+        others: all projects of the repository.
+    """
+    candidates = list(dict.fromkeys([*([project] if project else []), *others]))
+    folder = find_shared_folder(candidates[0].folder)
+    served = [each for each in candidates if find_shared_folder(each.folder) == folder]
+    for each in candidates:
+        if each not in served:
+            logger.info("up: %s has a store of its own; serve it with `convoy -C %s up`", each, each)
+    return served
+
+
+def list_deployments(project: Project) -> list[str]:
+    """List the deployments of a project's prefect.yaml as FLOW/NAME.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    import yaml
+
+    path = project / "prefect.yaml"
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        return [
+            f"{re.split('[.:]', entry['entrypoint'])[-1].replace('_', '-')}/{entry['name']}" for entry in entries
+        ]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({' '.join(str(error).split())}); `git checkout` it") from None
+
+
+def check_deployment_names(deployments: Mapping[Project, Sequence[str]]) -> None:
+    """Raise UserError if two projects have a deployment of one name: the second would replace the first."""
+    owners: dict[str, Project] = {}
+    for project, names in deployments.items():
+        for name in names:
+            if name in owners:
+                raise UserError(
+                    f"{project / 'prefect.yaml'}: the deployment {name} is in {owners[name]}, too; give it "
+                    f"another name, e.g. {project.read_name()}-{name.rpartition('/')[2]}"
+                )
+            owners[name] = project
+
+
+def close_dead_processes(projects: Sequence[Project], api: str) -> None:
+    """Close the runs of processes that died, of all projects."""
+    for project in projects:
+        crash_recovery.close_dead_processes(project, project_api=api)
+
+
+def watch_servers(projects: Sequence[Project], fleet: ServerGroup, api: str) -> None:
     """Watch the servers, and close runs whose process died: a run that stays Running delays all later ones."""
     last_recovery = time.monotonic()
     while True:
         fleet.raise_if_dead()
         if time.monotonic() - last_recovery > RECOVERY_INTERVAL_S:
-            crash_recovery.close_dead_processes(project, project_api=api)
+            close_dead_processes(projects, api)
             last_recovery = time.monotonic()
         time.sleep(0.5)
 
@@ -155,21 +224,19 @@ def build_server_environment(project: Project, addresses: ServerAddresses) -> di
         PREFECT_API_URL=f"{addresses.prefect}/api",
         PREFECT_SERVER_UI_API_URL=f"{addresses.prefect}/api",
         **{prefect_api.API_VARIABLE: f"{addresses.prefect}/api"},
+        PYTHONSAFEPATH="1",  # a project's folder called flows/ or imageset/ does not shadow ours
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         MLFLOW_DISABLE_TELEMETRY="true",
     )
 
 
-def start_servers(
-    project: Project, fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int
-) -> None:
+def start_servers(fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int) -> None:
     """Start MLflow and Prefect at the same time, and wait until both answer."""
     logger.info("up: starting MLflow and Prefect (about 20 s)")
-    shared = find_shared_folder(project.folder)
     fleet.start(
         "mlflow", sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", f"{SQLITE}{shared / DATABASE}",
-        "--artifacts-destination", str(shared / ARTIFACTS),
+        "--backend-store-uri", f"{SQLITE}{fleet.folder / DATABASE}",
+        "--artifacts-destination", str(fleet.folder / ARTIFACTS),
         "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
     )  # fmt: skip
     fleet.start(
@@ -179,14 +246,15 @@ def start_servers(
     fleet.wait_until_ready("MLflow", lambda: is_healthy(f"{addresses.mlflow}/health"))
 
 
-def close_dead_runs(project: Project, addresses: ServerAddresses) -> None:
+def close_dead_runs(projects: Sequence[Project], api: str) -> None:
     """Mark Running flow runs as Crashed if their process is gone without a record, and release their slots.
 
     A process that runs a pipeline holds the project lock. If the lock is free, no such process is alive.
     """
-    api = f"{addresses.prefect}/api"
     try:
-        with project.lock():
+        with ExitStack() as stack:
+            for project in projects:
+                stack.enter_context(project.lock())
             running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}},
                        "flows": {"name": {"any_": list(LOCKING_FLOWS)}}}  # fmt: skip
             for run in call_prefect_api(f"{api}/flow_runs/filter", running):
@@ -194,13 +262,13 @@ def close_dead_runs(project: Project, addresses: ServerAddresses) -> None:
                     logger.info("up: run %s was killed and is closed as crashed", run["name"])
             concurrency.release_limits(api)
     except ProjectBusy:
-        logger.info("up: another run is active in this project; crashed runs are not searched for")
+        logger.info("up: another run is active in a project; crashed runs are not searched for")
 
 
-def name_project_limits(project: Project) -> list[str]:
-    """Name the limits of one run at a time: of the dataset in data/raw, and of each GPU."""
-    name = dvc_repo.read_raw_dataset_name(project)
-    return [*([concurrency.name_dataset_limit(name)] if name else []), *concurrency.name_gpu_limits()]
+def name_project_limits(projects: Sequence[Project]) -> list[str]:
+    """Name the limits of one run at a time: of the dataset in each project's data/raw, and of each GPU."""
+    names = [name for project in projects if (name := project.read_ingested_name())]
+    return [*(concurrency.name_dataset_limit(name) for name in names), *concurrency.name_gpu_limits()]
 
 
 def start_worker(fleet: ServerGroup, addresses: ServerAddresses) -> None:
@@ -218,15 +286,15 @@ def _is_worker_online(workers: str) -> bool:
         return False
 
 
-def apply_deployments(fleet: ServerGroup) -> None:
-    """Apply the deployments of prefect.yaml.
+def apply_deployments(fleet: ServerGroup, project: Project) -> None:
+    """Apply the deployments of a project's prefect.yaml; their runs work in its folder.
 
     Raises:
         UserError: `prefect deploy` failed; with the end of its output.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=fleet.project.folder,
+        [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=project.folder,
         env=fleet.env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -236,17 +304,22 @@ def apply_deployments(fleet: ServerGroup) -> None:
     (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
-        raise UserError("prefect.yaml cannot be applied:\n" + "\n".join(f"  {line}" for line in lines))
-    logger.info("up: the deployments of prefect.yaml are applied")
+        raise UserError(
+            f"{project / 'prefect.yaml'} cannot be applied:\n" + "\n".join(f"  {line}" for line in lines)
+        )
+    logger.info("up: the deployments of %s are applied", project / "prefect.yaml")
 
 
-def format_welcome(project: Project, addresses: ServerAddresses) -> str:
-    """Format the addresses of the servers, and the command that starts a run by hand."""
+def format_welcome(deployments: Mapping[Project, Sequence[str]], addresses: ServerAddresses) -> str:
+    """Format the addresses of the servers, the projects, and the command that starts a run by hand."""
     prefect = Path(sys.executable).parent / "prefect"
-    command = prefect.relative_to(project) if prefect.is_relative_to(project) else prefect
+    command = prefect.relative_to(Path.cwd()) if prefect.is_relative_to(Path.cwd()) else prefect
+    names = [name for each in deployments.values() for name in each if name.startswith("pipeline/")]
+    projects = [f"project  {project.read_name()}, {project}" for project in deployments]
     return "\n".join([
         f"MLflow   {addresses.mlflow}",
         f"Prefect  {addresses.prefect}",
-        f"run now  PREFECT_API_URL={addresses.prefect}/api {command} deployment run {DEPLOYMENT}",
+        *(projects if len(projects) > 1 else ()),
+        *(f"run now  PREFECT_API_URL={addresses.prefect}/api {command} deployment run {name}" for name in names),
         "Ctrl-C stops all of it",
     ])  # fmt: skip

@@ -19,11 +19,11 @@ from lightning_modules.tracking.local_store.location import find_shared_folder
 
 TIMEOUT_S = 5.0  # while another process writes
 
-# flow, run, state, start, end, message; the oldest run first
-FlowRunRow = tuple[str, str, str, str, str | None, str | None]
+# flow, run, state, start, end, message, tags as JSON; the oldest run first
+FlowRunRow = tuple[str, str, str, str, str | None, str | None, str | None]
 _FLOW_RUNS = """
 SELECT flow.name, flow_run.name, flow_run.state_type, coalesce(flow_run.start_time, flow_run.expected_start_time),
-       flow_run.end_time, flow_run_state.message
+       flow_run.end_time, flow_run_state.message, flow_run.tags
 FROM flow_run JOIN flow ON flow.id = flow_run.flow_id
 LEFT JOIN flow_run_state ON flow_run_state.id = flow_run.state_id
 WHERE flow_run.parent_task_run_id IS NULL

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from flows.notifications import console
@@ -18,12 +19,14 @@ from flows.project.paths import CACHE
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
+from lightning_modules.tracking.local_store.location import find_shared_folder
 
 logger = console.get_logger(__name__)
 
 HOST = "127.0.0.1"
 ADDRESSES_FILE = CACHE / "up.json"  # written by `convoy up` while it runs
 API_VARIABLE = "CONVOY_API"  # in the environment of all that `convoy up` starts: the address of its Prefect server
+PROJECT_TAG_PREFIX = "project:"
 TIMEOUT_S = 5.0  # for one answer
 PATIENCE_S = 10.0  # for a server that is just starting
 REFUSALS = {
@@ -31,6 +34,16 @@ REFUSALS = {
     403: "refuses this login: see PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
     404: "is not Prefect's API: PREFECT_API_URL ends in /api",
 }
+
+
+def name_project_tag(project: Project) -> str:
+    """Return the tag by which the flow runs of a project are found in a database that several projects share."""
+    return f"{PROJECT_TAG_PREFIX}{project.read_name()}"
+
+
+def find_addresses_file(project: Project) -> Path:
+    """Return the file with the addresses of `convoy up`, which serves all projects that share its stores."""
+    return find_shared_folder(project.folder) / ADDRESSES_FILE
 
 
 @dataclass(frozen=True)
@@ -48,14 +61,14 @@ class ServerAddresses:
     prefect: str
 
     def save(self, project: Project) -> None:
-        """Write the addresses into the project."""
-        write_text(project / ADDRESSES_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        """Write the addresses beside the stores of the servers."""
+        write_text(find_addresses_file(project), json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, project: Project) -> ServerAddresses | None:
         """Return the addresses of a `convoy up` that is alive, or None."""
         try:
-            addresses = cls(**json.loads((project / ADDRESSES_FILE).read_text(encoding="utf-8")))
+            addresses = cls(**json.loads(find_addresses_file(project).read_text(encoding="utf-8")))
             os.kill(addresses.pid, 0)
         except (OSError, TypeError, ValueError):
             return None

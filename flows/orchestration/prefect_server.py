@@ -23,6 +23,7 @@ from flows.orchestration.prefect_api import (
     ServerAddresses,
     check_prefect_server,
     is_healthy,
+    name_project_tag,
     translate_prefect_errors,
 )
 from flows.project.paths import CACHE
@@ -57,7 +58,7 @@ def build_prefect_settings(project: Project) -> dict[str, str]:
 
 @contextmanager
 def use_prefect_server(project: Project) -> Iterator[None]:
-    """Let the flows of this process report to a server that answers.
+    """Let the flows of this process report to a server that answers; their runs get the project's name as a tag.
 
     Enter the block before Prefect is imported, which reads its settings then.
 
@@ -68,6 +69,14 @@ def use_prefect_server(project: Project) -> Iterator[None]:
     os.environ.setdefault(
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
     )  # the console shows the `flows` logger
+    from prefect import tags
+
+    with _choose_server(project), tags(name_project_tag(project)):
+        yield
+
+
+@contextmanager
+def _choose_server(project: Project) -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     chosen = PREFECT_API_URL.value()

@@ -21,7 +21,12 @@ from flows.monitoring.retrain_policy import TOO_SMALL, count_drifted_in_a_row
 from flows.notifications import problems as open_problems
 from flows.orchestration import crash_recovery, local_databases
 from flows.orchestration.local_databases import FlowRunRow
-from flows.orchestration.prefect_api import ServerAddresses, call_prefect_api
+from flows.orchestration.prefect_api import (
+    PROJECT_TAG_PREFIX,
+    ServerAddresses,
+    call_prefect_api,
+    name_project_tag,
+)
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, RAW
 from flows.project.project import Project
 from flows.promotion import ledger
@@ -81,7 +86,7 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
     except UserError as error:
         problems.append(str(error))
         entries = []
-    champions = read_champions(project, problems)
+    champions = _select_own_models(read_champions(project, problems), entries, project)
     if not champions:
         yield _format_line("serving", "nothing; train with `convoy run FOLDER`")
     for model, number in champions.items():
@@ -101,6 +106,14 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
             f"a decision about {entry['model']} version {entry['version']} is unfinished; "
             "the next promote, predict or rollback completes it"
         )
+
+
+def _select_own_models(
+    champions: dict[str, int], entries: list[ledger.LedgerEntry], project: Project
+) -> dict[str, int]:
+    """Select the models of this project: of its name, and those that its ledger has decided about."""
+    own = {project.read_name(), *(entry["model"] for entry in entries if "model" in entry)}
+    return {name: number for name, number in champions.items() if name in own}
 
 
 def report_drift(project: Project, problems: list[str]) -> Iterator[str]:
@@ -240,7 +253,7 @@ def report_training(project: Project, problems: list[str]) -> Iterator[str]:
 def report_runs(project: Project, problems: list[str]) -> Iterator[str]:
     """Yield the last run, the last failed run and the next scheduled run, as Prefect records them."""
     try:
-        runs = read_flow_runs(project)
+        runs = [run for run in read_flow_runs(project) if _is_of_project(run, name_project_tag(project))]
     except (sqlite3.Error, OSError, ValueError, KeyError) as error:
         problems.append(f"Prefect's runs cannot be read ({error})")
         return
@@ -277,6 +290,7 @@ def read_flow_runs(project: Project) -> list[FlowRunRow]:
             run["start_time"] or run["expected_start_time"],
             run["end_time"],
             (run["state"] or {}).get("message"),
+            json.dumps(run.get("tags") or []),
         )
         for run in runs
         if run["parent_task_run_id"] is None
@@ -284,8 +298,14 @@ def read_flow_runs(project: Project) -> list[FlowRunRow]:
     return sorted(rows, key=lambda row: str(row[3]))
 
 
+def _is_of_project(run: FlowRunRow, tag: str) -> bool:
+    """Return whether a run is of the project with this tag; one without a project's tag may be of any."""
+    projects = [each for each in json.loads(run[-1] or "[]") if each.startswith(PROJECT_TAG_PREFIX)]
+    return tag in projects or not projects
+
+
 def _format_run(run: FlowRunRow) -> str:
-    flow, name, state, start, end, message = run
+    flow, name, state, start, end, message, _ = run
     duration = f", {(_parse_time(end) - _parse_time(start)).total_seconds():.0f} s" if end else ""
     reason = f": {' '.join(message.split())[:200]}" if message and state in FAILED_STATES else ""
     return f"{flow} ({name}) {state.lower()}, started {_format_time(start)}{duration}{reason}"

@@ -202,16 +202,6 @@ def read_last_source(project: Project) -> str:
     return source
 
 
-def read_raw_dataset_name(project: Project) -> str | None:
-    """Return the name of the dataset in data/raw; None if nothing was ingested, or data/raw.dvc has no name."""
-    pointer = project / f"{RAW}.dvc"
-    try:
-        name = (_read_yaml(pointer).get("meta") or {}).get("name")
-    except (OSError, UserError):
-        return None
-    return name if isinstance(name, str) else None
-
-
 def find_default_remote(project: Project) -> str | None:
     """Return DVC's default remote, or None."""
     from configparser import ConfigParser, Error

@@ -177,10 +177,10 @@ def test_the_raw_data_is_read_and_a_second_ingest_adds_nothing(old):
 
 
 def test_dvc_s_note_of_the_raw_data_is_read(old):
-    from flows.versioning.dvc_repo import read_last_source, read_raw_dataset_name
+    from flows.versioning.dvc_repo import read_last_source
     from lightning_modules.training.mlflow_run import read_dataset_digest
 
-    assert (read_last_source(Project(old)), read_raw_dataset_name(Project(old))) == (NAME, NAME)
+    assert (read_last_source(Project(old)), Project(old).read_ingested_name()) == (NAME, NAME)
     store = ImageStore.open(old / "data/normalized")
     assert read_dataset_digest(old, store) == EXPECTED["dataset"]["digest"]
 
