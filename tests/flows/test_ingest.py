@@ -8,7 +8,7 @@ import pytest
 
 from flows.ingest import read_source, to_portable_source
 from flows.project.project import Project
-from flows.versioning.source_check import check_source
+from flows.versioning.source_check import check_source, check_source_change, is_same_source
 from imageset.exceptions import UserError
 from imageset.raw.records import read_records
 from imageset.sources import files
@@ -94,3 +94,76 @@ def test_a_folder_is_listed_once_for_the_check_and_the_ingest(tmp_path, monkeypa
 def test_a_url_is_noted_as_it_is(tmp_path):
     assert to_portable_source("s3://bucket/set?label=x", Project(tmp_path)) == "s3://bucket/set?label=x"
     assert to_portable_source(str(tmp_path / "set"), Project(tmp_path)) == "set"
+
+
+# ---- the project's name and its source --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ingested(tmp_path) -> Project:
+    """A project called `pets`, whose pictures come from its folder `pictures`."""
+    copy_params(tmp_path, "pets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "raw.dvc").write_text("meta: {source: pictures, name: pets}\n")
+    return Project(tmp_path)
+
+
+def test_another_source_is_refused_with_the_two_ways_out(ingested):
+    with pytest.raises(UserError, match=r"come from pictures; .*`convoy init \.\./other`.*--replace-source"):
+        check_source_change("cars", ingested, replace_source=False)
+    check_source_change("cars", ingested, replace_source=True)
+    check_source_change(None, ingested, replace_source=False)
+
+
+def test_one_source_may_be_called_in_many_ways(ingested, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to("pictures")
+    for source in ("pictures", "pictures/", "./data/../pictures", str(tmp_path / "pictures"), "link"):
+        check_source_change(source, ingested, replace_source=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("s3://bucket/a", "s3://bucket/a", True),
+        ("s3://bucket/a", "s3://bucket/b", False),
+        (
+            "https://h/a.zip?X-Amz-Date=1&X-Amz-Signature=***",
+            "https://h/a.zip?X-Amz-Date=2&X-Amz-Signature=x",
+            True,
+        ),
+        ("https://h/a.zip?v=1&sig=***&se=1", "https://h/a.zip?v=2&sig=x&se=1", False),
+        ("https://user:***@h/a.zip", "https://user:secret@h/a.zip", True),
+        ("pictures", "https://h/pictures", False),
+    ],
+)
+def test_a_signature_does_not_make_another_source_of_a_url(first, second, same, tmp_path):
+    assert is_same_source(first, second, Project(tmp_path)) is same
+
+
+def test_a_name_that_was_changed_after_an_ingest_is_reported(ingested):
+    copy_params(ingested.folder, "dogs")
+    with pytest.raises(UserError, match=r"name is dogs, but the data was ingested as pets; write `name: pets`"):
+        check_source_change("pictures", ingested, replace_source=False)
+
+
+def test_the_name_of_the_data_is_that_of_the_project_and_a_new_source_starts_anew(ingested, tmp_path):
+    first, second = (
+        write_digit_images(tmp_path / name, classes) for name, classes in (("one", "01"), ("two", "23"))
+    )
+    summary = read_source.fn(str(first), ingested)
+    assert (summary.name, summary.num_images) == ("pets", len(list(first.rglob("*.png"))))
+    summary = read_source.fn(str(second), ingested, replace_source=True)
+    assert summary.num_absent == 0 and set(summary.classes) == {"2", "3"}
+
+
+def test_a_project_without_a_name_keeps_the_one_that_its_data_has(tmp_path):
+    folder = tmp_path / "My Folder"
+    folder.mkdir()
+    copy_params(folder)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("name: digits-few", "# no name"))
+    assert Project(folder).read_name() == "my-folder"
+    (folder / "data").mkdir()
+    (folder / "data" / "raw.dvc").write_text("meta: {source: x, name: flowers}\n")
+    assert Project(folder).read_name() == "flowers"

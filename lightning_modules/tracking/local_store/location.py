@@ -1,4 +1,4 @@
-"""Where a project's own MLflow store lies: mlflow.db, mlartifacts/ and, beside them, the database of Prefect."""
+"""The place of a project's own MLflow store: mlflow.db, mlartifacts/ and, beside them, Prefect's database."""
 
 from pathlib import Path
 
