@@ -48,11 +48,11 @@ def test_what_a_killed_up_left_behind_is_ignored(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     prefect_api.ServerAddresses(ended.pid, "http://one", "http://two").save(Project(tmp_path))
-    assert prefect_api.ServerAddresses.load(tmp_path) is None
+    assert prefect_api.ServerAddresses.load(Project(tmp_path)) is None
 
 
 def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopped(tmp_path):
-    fleet = ServerGroup(Project(tmp_path), subprocesses.build_environment())
+    fleet = ServerGroup(tmp_path, subprocesses.build_environment())
     fleet.start("steady", sys.executable, "-c", "import time; time.sleep(300)")
     fleet.start("frail", sys.executable, "-c", "print('no more memory'); raise SystemExit(3)")
     with pytest.raises(UserError, match=r"frail ended with status 3; .*frail\.log:\n  no more memory"):
