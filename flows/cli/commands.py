@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
+from flows.notifications import console
 from flows.project.project import Project
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
@@ -59,18 +61,20 @@ class Command:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line from `COMMANDS`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="convoy",
         description="From a folder of labelled pictures to a registered CNN, and from there to predictions.",
         epilog=PROJECT_EPILOG,
     )
     parser.add_argument("-C", dest="directory", metavar="DIR", help="run as if started in DIR, as `git -C` does")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_common_options(parser)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar=COMMAND)
     for command in COMMANDS.values():
         description = f"{command.help[0].upper()}{command.help[1:]}."
         subparser = subparsers.add_parser(
             command.name, help=command.help, description=description, epilog=command.epilog
         )
+        add_verbosity_options(subparser)
         command.add_options(subparser)
     return parser
 
@@ -87,16 +91,14 @@ def run_command(arguments: argparse.Namespace) -> int:
     command = COMMANDS[arguments.command]
     location.enter_directory(arguments.directory)
     arguments.directory = None  # entered
+    console.attach_console(arguments.verbosity)
     if not command.needs_project:
         return command.run(arguments) or 0
-    from flows.notifications import console
-
     works_here = command.works_anywhere(arguments) or (
         command.works_in_repository and location.find_repository_projects()
     )
     has_project = Project.find_or_none() is not None or not works_here
     arguments.project = location.enter_project(arguments) if has_project else None
-    console.attach_console()
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
     if getattr(arguments, "source", None):

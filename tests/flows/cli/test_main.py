@@ -147,12 +147,6 @@ def test_a_command_whose_server_was_lost_leaves_at_once_with_its_status_and_all_
     assert (done.returncode, done.stdout) == (3, "what was done\n"), done.stderr
 
 
-def test_an_unknown_command_exits_with_2(empty_project):
-    with pytest.raises(SystemExit) as stopped:
-        main(["fly"])
-    assert stopped.value.code == 2
-
-
 def test_a_server_of_prefect_that_is_away_is_named(empty_project, tmp_path):
     from tests.helpers.project import run_convoy
 
