@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.notifications import console
 from flows.project.paths import CLASSIFIER, NORMALIZED, PARAMS
 from flows.project.project import Project
 from flows.promotion import model_registry
@@ -13,6 +14,8 @@ from imageset.utils.atomic_write import write_bytes
 
 if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
+
+logger = console.get_logger(__name__)
 
 
 def write_explanation(image: Path, run_id: str | None, out: Path | None, project: Project) -> str:
@@ -43,7 +46,8 @@ def write_explanation(image: Path, run_id: str | None, out: Path | None, project
         pixels = decode(data, bundle.spec)
     except Rejected as rejected:
         raise UserError(f"{image}: {rejected.reason}: {rejected.detail}") from None
-    page, (label, probability) = explain_image(bundle, pixels, image.name, model, params)
+    with console.make_progress("explain", logger) as progress:
+        page, (label, probability) = explain_image(bundle, pixels, image.name, model, params, progress)
     write_bytes(out, page)
     return f"explain: {model} predicts {label or 'none of its labels'} ({probability:.3f}); {out} written"
 

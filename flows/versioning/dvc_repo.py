@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ DVC_COMMAND = (sys.executable, "-m", "dvc")
 
 # Advice for people who call DVC themselves; it goes to the log of the run only.
 ADVICE_PREFIXES = ("To track the changes with git", "To enable auto staging", "Use `dvc push`")
+WARNING_PREFIX = "warning: "  # of the lines of a stage that `--quiet` shows, too
 BOOKKEEPING_LINE = re.compile(
     r"^$|^\t|^> |^(Generating|Updating) lock file|'.*' didn't change, skipping$|^Data and pipelines are up to"
     r"|^WARNING: Process .* in RWLock-file"  # left by a run that was killed; DVC has removed it
@@ -90,11 +92,18 @@ def repro(project: Project, force: str | None = None) -> ReproResult:
 
 def _stream_repro(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> ReproResult:
     result = ReproResult()
-    for line in stream_output(
-        command, cwd=folder, finished=lambda status: setattr(result, "status", status), **variables
-    ):
-        result.parse_line(line)
-        logger.info(line, extra=LOG_ONLY if _is_log_only(line) else None)
+    with closing(console.ChildOutput(logger)) as output:
+        for line in stream_output(
+            command,
+            cwd=folder,
+            finished=lambda status: setattr(result, "status", status),
+            **{**output.variables, **variables},
+        ):
+            if output.show_progress(line):
+                continue
+            result.parse_line(line)
+            log = logger.warning if line.startswith(WARNING_PREFIX) else logger.info
+            log(line, extra=LOG_ONLY if _is_log_only(line) else None)
     if result.status:
         raise _build_failure(result)
     return result

@@ -1,6 +1,7 @@
 """Write the explain page: of a trained model and its test images, or of one image."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from imageset.exceptions import UserError
 from imageset.html.page import render_page
 from imageset.store.reader import ImageStore, StoreSplit
 from imageset.utils.atomic_write import replace_folder, write_bytes
+from imageset.utils.progress import Progress, SilentProgress
 from lightning_modules.bundle import Bundle
 from lightning_modules.explain.activations import ActivationTrace
 from lightning_modules.explain.instrumentation import InstrumentedModel
@@ -26,6 +28,8 @@ from lightning_modules.explain.translation import DENSE_IMAGES, ShiftCurve
 from lightning_modules.networks.registry import get_display_name
 from lightning_modules.tracking.metric_logging import log_artifacts, log_final_metrics, open_training_run
 from lightning_modules.tracking.tags import EXPLAIN_FOLDER, REPORT_FOLDER
+
+NUM_IMAGE_SECTIONS, NUM_DATASET_SECTIONS = 7, 3  # of the page, for the progress bar
 
 
 def explain(project: Path) -> None:
@@ -46,9 +50,11 @@ def explain(project: Path) -> None:
     trace, budget = plan_budget(model, image, params)
 
     page = ExplainPage()
-    add_image_sections(page, model, image, f"test picture {test.uris[example]}", trace, budget)
     chosen = {"right": right[: budget.answers], "wrong": wrong[: budget.answers]}
-    curves = add_dataset_sections(page, model, store, trace, chosen, budget)
+    with Progress("explain", unit="sections") as progress:
+        progress.begin(NUM_IMAGE_SECTIONS + NUM_DATASET_SECTIONS)
+        add_image_sections(page, model, image, f"test picture {test.uris[example]}", trace, budget, progress)
+        curves = add_dataset_sections(page, model, store, trace, chosen, budget, progress)
     history = project / params["bundle"] / HISTORY_FILE
     page.sections["training"] = describe_training(page, bundle.info, history, project / "params.yaml")
 
@@ -70,7 +76,12 @@ def explain(project: Path) -> None:
 
 
 def explain_image(
-    bundle: Bundle, image: np.ndarray, name: str, model_name: str, params: dict[str, Any]
+    bundle: Bundle,
+    image: np.ndarray,
+    name: str,
+    model_name: str,
+    params: dict[str, Any],
+    progress: Progress | None = None,
 ) -> tuple[bytes, tuple[str, float]]:
     """Explain the prediction for one image, uint8 (H, W, C) as the bundle decodes it.
 
@@ -79,9 +90,11 @@ def explain_image(
     """
     model = InstrumentedModel(bundle)
     trace, budget = plan_budget(model, image, params)
-    page = ExplainPage()
-    add_image_sections(page, model, image, name, trace, budget)
+    page, progress = ExplainPage(), progress or SilentProgress()
+    progress.begin(NUM_IMAGE_SECTIONS + 1, unit="sections")
+    add_image_sections(page, model, image, name, trace, budget, progress)
     page.sections["shift"], _ = describe_shifts(page, model, image[None])
+    progress.end()
     html = render_explain_page(
         f"{name}, seen by {model_name}", "One picture on its way through the network.", page
     )
@@ -95,17 +108,22 @@ def add_image_sections(
     name: str,
     trace: ActivationTrace,
     budget: ComputeBudget,
+    progress: Progress,
 ) -> None:
     """Add the sections on one image, from its pixels to the places that decided the prediction."""
-    page.sections |= {
-        "pixels": describe_pixels(page, model, image, name),
-        "worked": describe_worked_convolution(page, model, image, trace),
-        "first_filters": describe_first_filters(page, trace, budget.seed),
-        "network": describe_network(model, image, trace),
-        "feature_maps": describe_feature_maps(page, trace.activations, budget),
-        "prediction": describe_prediction(model, image),
-        "attribution": describe_attribution(page, model, image, trace, budget),
+    sections: dict[str, Callable[[], Any]] = {
+        "pixels": lambda: describe_pixels(page, model, image, name),
+        "worked": lambda: describe_worked_convolution(page, model, image, trace),
+        "first_filters": lambda: describe_first_filters(page, trace, budget.seed),
+        "network": lambda: describe_network(model, image, trace),
+        "feature_maps": lambda: describe_feature_maps(page, trace.activations, budget),
+        "prediction": lambda: describe_prediction(model, image),
+        "attribution": lambda: describe_attribution(page, model, image, trace, budget),
     }
+    assert len(sections) == NUM_IMAGE_SECTIONS
+    for section, describe in sections.items():
+        page.sections[section] = describe()
+        progress.advance()
 
 
 def add_dataset_sections(
@@ -115,6 +133,7 @@ def add_dataset_sections(
     trace: ActivationTrace,
     chosen: dict[str, list[int]],
     budget: ComputeBudget,
+    progress: Progress,
 ) -> tuple[ShiftCurve, ShiftCurve]:
     """Add the sections on many images of a dataset; `chosen` holds positions of right and wrong test predictions.
 
@@ -125,10 +144,13 @@ def add_dataset_sections(
     searched = read_sample(train, budget.searched)
     page.sections["strongest"] = describe_strongest(page, model, trace, *searched, budget)
     page.sections["num_searched"] = len(searched[0])
+    progress.advance()
     page.sections["examples"] = describe_examples(page, model, trace, test, chosen, budget)
+    progress.advance()
     moved = read_sample(test, budget.shifted)
     section, curve = describe_shifts(page, model, *moved)
     page.sections["shift"] = section
+    progress.advance()
     dense = add_dense_network(page, section, curve, model, moved, read_sample(train, DENSE_IMAGES), budget.seed)
     return curve, dense
 

@@ -42,6 +42,7 @@ from lightning_modules.networks.pretrained import read_weights
 from lightning_modules.networks.registry import AUTO, INSTALLED_ALIAS, resolve_stem
 from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
+from lightning_modules.training.callbacks import TrainingProgress
 from lightning_modules.training.cli import complete_network_spec
 
 SCRATCH_NETWORK = "ConvNet"
@@ -213,6 +214,7 @@ def _try_scratch(
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        callbacks=[TrainingProgress("train", f"trial of {SCRATCH_NETWORK}")],
     )  # fmt: skip
     trainer.fit(trial, BatchLoader(train, sampler))
     trial.eval()

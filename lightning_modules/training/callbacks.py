@@ -3,8 +3,6 @@
 import csv
 import io
 import math
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
+from imageset.utils.progress import Progress
 from imageset.utils.text import format_count
 
 HISTORY_METRICS = (
@@ -115,37 +114,75 @@ class FiniteLossCheck(Callback):
             )
 
 
-class PlainProgress(Callback):
-    """Progress as plain lines for logs: one at the end of an epoch, and one every `every_s` seconds within it."""
+class TrainingProgress(Callback):
+    """Progress on rank 0: a bar over all batches of a training or a test, and a line after each epoch.
 
-    def __init__(self, every_s: float) -> None:
-        self.every_s = every_s
-        self.last_printed_at = time.monotonic()
+    In a log, lines every `SECONDS_BETWEEN_LINES` take the place of the bar.
+
+    Args:
+        name: of the stage.
+        step: what runs, if it is not the stage itself; its epochs are not reported.
+    """
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, name: str, step: str = "") -> None:
+        self.name, self.step = name, step
+        self.progress = Progress(name, unit="batches", seconds_between_lines=self.SECONDS_BETWEEN_LINES)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the batches of all epochs; a resumed training has done some of them."""
+        num_epochs, num_batches = trainer.max_epochs or -1, trainer.num_training_batches
+        is_known = num_epochs > 0 and math.isfinite(num_batches)
+        step = self.step or (format_count(num_epochs, "epoch") if is_known else "")
+        self._begin(trainer, int(num_epochs * num_batches) if is_known else None, step, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print the batch number, at most every `every_s` seconds."""
-        if trainer.is_global_zero and time.monotonic() - self.last_printed_at >= self.every_s:
-            self._print(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
+        """Report a batch."""
+        self._advance(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the metrics of the epoch."""
         known = trainer.callback_metrics  # read on all ranks: Lightning reduces them here
-        if trainer.is_global_zero:
-            values = {
-                name: float(known.get(name, math.nan))
-                for name in SUMMARY_METRICS
-                if name in known or name != "val_map"
-            }
-            self._print(trainer, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        if not trainer.is_global_zero or self.step:
+            return
+        values = {
+            name: float(known.get(name, math.nan))
+            for name in SUMMARY_METRICS
+            if name in known or name != "val_map"
+        }
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.progress.write(f"{self.name}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {metrics}")
 
-    def _print(self, trainer: pl.Trainer, text: str) -> None:
-        self.last_printed_at = time.monotonic()
-        print(
-            f"train: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {text}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove the bar."""
+        self.progress.end()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the batches of the test split."""
+        self._begin(trainer, int(sum(trainer.num_test_batches)), "test pictures")
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Report a batch."""
+        self._advance(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove the bar."""
+        self.progress.end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the bar."""
+        self.progress.end()
+
+    def _begin(self, trainer: pl.Trainer, total: int | None, step: str, done: int = 0) -> None:
+        if trainer.is_global_zero:
+            self.progress.begin(total, step=step, done=done)
+
+    def _advance(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            self.progress.advance()
 
 
 def write_history(path: Path, history: MetricHistory) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -19,12 +18,13 @@ from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.utils.text import suggest_name
 from lightning_modules.networks import registry
-from lightning_modules.training.callbacks import PlainProgress
+from lightning_modules.training.callbacks import TrainingProgress
 from lightning_modules.training.distributed import apply_torchrun_env
 
 TRAINER_DEFAULTS = {
     "logger": False,  # callbacks.MetricHistory logs the metrics to MLflow
     "enable_model_summary": False,
+    "enable_progress_bar": False,  # callbacks.TrainingProgress shows it
     "use_distributed_sampler": False,  # datamodule.BatchSampler gives each rank its share
     "num_sanity_val_steps": 0,
     "enable_checkpointing": False,  # fit adds checkpointing.ResumableCheckpoint
@@ -140,7 +140,7 @@ def build_stage(
             data,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS | build_progress_options(),
+            trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [TrainingProgress(stage)]},
             parser_class=parser_class,
             args=section,
             run=False,
@@ -200,13 +200,6 @@ def cpu_has_bf16() -> bool:
     """Return whether the CPU has AVX512-BF16 or AMX, where a convolution takes about half the time of float32."""
     # private API of torch, read in 2.15.0
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def build_progress_options() -> dict[str, Any]:
-    """Build the options of the Trainer that show progress: a bar in a terminal, plain lines in a log."""
-    if sys.stderr.isatty():
-        return {"callbacks": [TQDMProgressBar(leave=True)]}
-    return {"callbacks": [PlainProgress(every_s=10.0)], "enable_progress_bar": False}
 
 
 def silence_lightning() -> None:

@@ -1,4 +1,6 @@
+import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -144,3 +146,43 @@ def _until(condition, timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.05)
+
+
+def test_a_warning_of_a_stage_is_a_warning_and_the_rest_is_information(repository, caplog):
+    work(repository, "print('warning: two classes have no test picture'); print('done'); open('out', 'w')")
+    with caplog.at_level("INFO"):
+        dvc_repo.repro(Project(repository))
+    levels = {record.message: record.levelname for record in caplog.records}
+    assert levels["warning: two classes have no test picture"] == "WARNING"
+    assert levels["done"] == "INFO"
+
+
+RELAYS = """
+from imageset.utils.progress import Progress
+with Progress('work') as progress:
+    progress.begin(total=2)
+    for _ in range(2):
+        time.sleep(0.3)
+        progress.advance()
+open('out', 'w')
+"""
+
+
+def test_a_stage_shows_a_bar_on_the_terminal_of_convoy_and_no_marks_in_the_log(repository, caplog, monkeypatch):
+    work(repository, RELAYS)
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("imageset.utils.progress.BAR_DELAY_S", 0.0)
+    monkeypatch.setattr(dvc_repo.console, "shows_bars", lambda: True)
+    with caplog.at_level("INFO"):
+        dvc_repo.repro(Project(repository))
+    assert re.search(r"work: +50%\|.*\| 1/2 pictures, .*pictures/s, 00:00 left", terminal.getvalue())
+    assert "progress" not in caplog.text
+
+
+def test_without_a_terminal_a_stage_is_told_to_print_lines(repository, caplog):
+    work(repository, "print('mode', os.environ['CONVOY_PROGRESS']); open('out', 'w')")
+    with caplog.at_level("INFO"):
+        dvc_repo.repro(Project(repository))
+    assert "mode lines" in caplog.text
