@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.cli import completion
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
 from flows.notifications import console
 from flows.project.project import Project
@@ -516,6 +517,14 @@ def _run_kernels(arguments: argparse.Namespace) -> None:
     print(line)
 
 
+def _add_completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=completion.SHELLS, help="the shell that reads the script")
+
+
+def _run_completion(arguments: argparse.Namespace) -> None:
+    print(completion.format_completion(build_parser(), arguments.shell))
+
+
 _ROWS = (
     Command(
         "init",
@@ -644,6 +653,14 @@ _ROWS = (
         _add_kernels_options,
         needs_project=False,
         epilog="works in any folder.",
+    ),
+    Command(
+        "completion",
+        "print a script that completes commands, options and paths in a shell",
+        _run_completion,
+        _add_completion_options,
+        needs_project=False,
+        epilog=completion.EPILOG,
     ),
 )
 COMMANDS = {command.name: command for command in _ROWS}
