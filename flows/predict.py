@@ -64,6 +64,22 @@ class PredictResult:
         rows = format_count(self.num_rows, "row")
         return f"{self.out}: {rows} by {self.version}, {self.num_errors:,} of them errors"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON.
+
+        out: path of the table; num_rows, num_errors, num_abstained: numbers of its rows.
+        model, version, run_id: which model predicted.
+        drift: the comparison with the model's training data {state, num_pictures, moved}; null without one.
+        """
+        batch = self.monitor_result.batch if self.monitor_result is not None else None
+        moved = [check["name"] for check in batch["checks"] if check["moved"]] if batch is not None else []
+        return {
+            "out": str(self.out),
+            **{name: getattr(self, name) for name in ("num_rows", "num_errors", "num_abstained")},
+            **{"model": self.version.name, "version": self.version.number, "run_id": self.version.run_id},
+            "drift": batch and {"state": batch["state"], "num_pictures": batch["num_pictures"], "moved": moved},
+        }
+
 
 @flow(**FLOW_OPTIONS)
 def predict(

@@ -24,6 +24,7 @@ from imageset.executors.factory import open_executor
 from imageset.executors.stream import map_stream
 from imageset.labels import count_labels
 from imageset.normalize.rows import fill_group_and_time, reject_undated
+from imageset.normalize.shard_writer import choose_auto_size, select_auto_sample
 from imageset.normalize.tasks import measure_image
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.rejections import Rejected, Rejection, count_harmful, count_reasons, escape_control_characters
@@ -47,7 +48,7 @@ _DROPPED_CODE = 255  # the split code of an image that is in no split
 NUM_EXAMPLES = 5  # of each reason, in the printed report
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
-    + [("time", pa.timestamp("us"))]
+    + [("time", pa.timestamp("us")), ("grey", pa.bool_())]
     + [("phash", pa.uint64()), ("side", pa.int32()), ("row", pa.int32()), ("shard", pa.int32())]
 )
 
@@ -71,6 +72,10 @@ class CheckReport:
         warnings: for example leaks between the source's own splits.
         run_splits: number of images of each split after a first `convoy run`.
         split_problem: why `convoy run` could not split the images, or None.
+        project_problem: why `convoy run` would not take this source in this project, or None.
+        size_px: the side that `size_px: auto` stands for; None if no image is sound.
+        channels: the number that `channels: auto` stands for; None if no image is sound.
+        networks: the networks that `convoy run` would try.
     """
 
     source: str
@@ -87,6 +92,10 @@ class CheckReport:
     warnings: list[str] = field(default_factory=list)
     run_splits: dict[str, int] = field(default_factory=dict)
     split_problem: str | None = None
+    project_problem: str | None = None
+    size_px: int | None = None
+    channels: int | None = None
+    networks: list[str] = field(default_factory=list)
 
     @property
     def stop_reason(self) -> str | None:
@@ -99,10 +108,13 @@ class CheckReport:
                 f"{harmful:,} of {format_count(self.num_pictures, 'picture is', 'pictures are')} refused, "
                 f"more than max_reject_fraction {self.max_reject_fraction:g}"
             )
-        return self.split_problem
+        return self.split_problem or self.project_problem
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole report as values for JSON."""
+        """Return the whole report as values for JSON: the attributes, and two more.
+
+        reasons: number of the refused images by reason. stops: why `convoy run` would refuse the source, or null.
+        """
         counts = {"reasons": count_reasons(self.refused), "stops": self.stop_reason}
         return (
             {item.name: getattr(self, item.name) for item in fields(self)}
@@ -116,6 +128,9 @@ class CheckReport:
     def to_text(self) -> str:
         """Return the report as text for the user."""
         return "\n".join(self._iter_lines())
+
+    def __str__(self) -> str:
+        return self.to_text()
 
     def _iter_lines(self) -> Iterator[str]:
         yield self.source
@@ -149,6 +164,15 @@ class CheckReport:
         else:
             splits = ", ".join(f"{split} {num:,}" for split, num in self.run_splits.items())
             yield "convoy run would accept it" + (f": {splits}" if splits else "")
+            yield from self._iter_choices()
+
+    def _iter_choices(self) -> Iterator[str]:
+        if self.size_px and self.channels:
+            colours = "grey" if self.channels == 1 else "colour"
+            yield f"pictures would be {self.size_px} x {self.size_px} px, {colours}"
+        if self.networks:
+            tried = "; the better one on validation pictures" if len(self.networks) > 1 else ""
+            yield f"network would be {' or '.join(self.networks)}{tried}"
 
 
 def check_source(
@@ -214,8 +238,9 @@ def _measure_all(
         if isinstance(result, Rejected):
             row["reason"], row["detail"] = result.reason, result.detail
         else:
-            width, height, row["phash"], pixels = result
-            row["side"], row["row"] = min(width, height), thumbnails.add(pixels)
+            header, row["phash"], pixels = result
+            row["side"], row["grey"] = min(header.width, header.height), header.is_grey
+            row["row"] = thumbnails.add(pixels)
         row["measured"] = True
         if len(rows) >= ROWS_AT_ONCE:
             yield _build_batch(_pop_measured(rows))
@@ -318,6 +343,7 @@ def _build_report(
         splits.update(split for split in batch["split"].to_pylist() if split)
         classes.update(count_labels(batch["label"].to_pylist(), source.multi_label))
     sides = records["side"].drop_null().to_numpy()
+    sample = select_auto_sample(kept["image_id"])
     return CheckReport(
         source=source.describe(),
         problem=source.problem,
@@ -330,6 +356,10 @@ def _build_report(
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
         near_duplicates=NearDuplicateGroups(kept, groups),
+        size_px=choose_auto_size(take_rows(kept.select(["side"]), sample)["side"].to_numpy())
+        if len(kept)
+        else None,
+        channels=(1 if all(kept["grey"].to_pylist()) else 3) if len(kept) else None,
     )
 
 

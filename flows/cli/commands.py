@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli import completion
+from flows.cli.json_output import add_json_option, keep_stdout_for_json, print_result
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
 from flows.notifications import console
 from flows.project.project import Project
@@ -87,6 +88,12 @@ def run_command(arguments: argparse.Namespace) -> int:
         UserError: what the command reports to its user.
         ConnectionError: a server or a remote source does not answer.
     """
+    with keep_stdout_for_json(arguments):
+        return _run_in_place(arguments)
+
+
+def _run_in_place(arguments: argparse.Namespace) -> int:
+    """Run the command in its folder and its project."""
     from flows.cli import location
 
     command = COMMANDS[arguments.command]
@@ -212,16 +219,19 @@ def _run_ingest(arguments: argparse.Namespace) -> None:
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE_HELP)
     parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report there")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the whole report there, as JSON")
+    add_json_option(parser)
 
 
-def _run_check(arguments: argparse.Namespace) -> None:
+def _run_check(arguments: argparse.Namespace) -> int:
     from imageset.utils.memory import give_freed_memory_back
 
     give_freed_memory_back()
     from flows.versioning.source_check import report_source
 
-    print(report_source(arguments.source, arguments.project, arguments.json))
+    report = report_source(arguments.source, arguments.project, arguments.report)
+    print_result(report, arguments)
+    return 1 if report.stop_reason else 0
 
 
 # ---- promote, rollback ------------------------------------------------------------------------------
@@ -292,35 +302,38 @@ def _add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first_run_id", metavar="RUN", help=RUN_HELP)
     parser.add_argument("second_run_id", metavar="RUN", help="the run to compare it with")
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
+    add_json_option(parser)
 
 
 def _run_compare(arguments: argparse.Namespace) -> None:
     from flows.reports.run_comparison import compare_runs
 
-    print(compare_runs(arguments.project, arguments.first_run_id, arguments.second_run_id, arguments.page))
+    result = compare_runs(arguments.project, arguments.first_run_id, arguments.second_run_id, arguments.page)
+    print_result(result, arguments)
 
 
 def _add_history_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
     parser.add_argument("--model", metavar="NAME", help="one registered model; without it, all of them")
+    add_json_option(parser)
 
 
 def _run_history(arguments: argparse.Namespace) -> None:
-    from flows.reports.history import report_history
+    from flows.reports.history import read_history
 
-    print(report_history(arguments.project, arguments.model, arguments.at))
+    print_result(read_history(arguments.project, arguments.model, arguments.at), arguments)
 
 
 def _run_status(arguments: argparse.Namespace) -> None:
     if arguments.project is None:
         from flows.cli.location import find_repository_projects
-        from flows.reports.project_list import report_projects
+        from flows.reports.project_list import ProjectListResult
 
-        print(report_projects(find_repository_projects()))
+        print_result(ProjectListResult(find_repository_projects()), arguments)
         return
-    from flows.reports.status import report_status
+    from flows.reports.status import read_status
 
-    print(report_status(arguments.project))
+    print_result(read_status(arguments.project), arguments)
 
 
 def _run_sync(arguments: argparse.Namespace) -> None:
@@ -384,6 +397,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "fp32", "bf16", "int8"),
         help="a faster one is used only if it agrees with fp32 on validation pictures",
     )
+    add_json_option(parser)
 
 
 def _run_predict(arguments: argparse.Namespace) -> None:
@@ -399,14 +413,16 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     with use_prefect_server(arguments.project):
         from flows.predict import predict
 
-        print(predict(arguments.source, arguments.out, **options))
+        print_result(predict(arguments.source, arguments.out, **options), arguments)
 
 
 def _predict_without_project(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
     from flows.predict import predict_without_project
     from flows.prediction.options import PredictOptions
 
-    print(predict_without_project(PredictOptions(arguments.source, Path(arguments.out), **options)))
+    print_result(
+        predict_without_project(PredictOptions(arguments.source, Path(arguments.out), **options)), arguments
+    )
 
 
 def _add_monitor_options(parser: argparse.ArgumentParser) -> None:
@@ -593,6 +609,7 @@ _ROWS = (
         "status",
         "report what serves since when and on which data, the last run, the next one, and open problems",
         _run_status,
+        add_json_option,
         works_in_repository=True,
         read_only=True,
     ),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from flows.cli.location import PATH_ARGUMENTS
+
 SHELLS = ("bash", "zsh", "fish")
-PATH_ARGUMENTS = {"source", "image", "out", "report", "page", "pictures"}  # by their name in the parsed arguments
+FOLDER_ARGUMENTS = ("directory", "folder")  # by their name in the parsed arguments
 EPILOG = (
     'bash: eval "$(convoy completion bash)" in ~/.bashrc; zsh: eval "$(convoy completion zsh)" in ~/.zshrc, after '
     "compinit; fish: convoy completion fish > ~/.config/fish/completions/convoy.fish"
@@ -25,6 +27,8 @@ def format_completion(parser: argparse.ArgumentParser, shell: str) -> str:
     for action in _iter_actions(parser):
         if action.dest in PATH_ARGUMENTS:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.dest in FOLDER_ARGUMENTS:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return str(shtab.complete(parser, shell=shell))
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from flows.notifications.console import NORMAL, QUIET, VERBOSE
-from flows.project.version import DISTRIBUTION, get_version
 from imageset.exceptions import EXIT_STATUS
 from imageset.utils.text import suggest_name
 
@@ -82,6 +81,8 @@ class _PrintVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Print "convoy-vision VERSION"."""
+        from imageset.distribution import DISTRIBUTION, get_version
+
         print(f"{DISTRIBUTION} {get_version()}")
         parser.exit()
 

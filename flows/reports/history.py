@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from flows.project.project import Project
 from flows.promotion import ledger
@@ -11,8 +13,45 @@ from imageset.exceptions import UserError
 from imageset.utils.timestamps import format_local_time
 
 
+@dataclass(frozen=True)
+class HistoryResult:
+    """Every decision, or what served at a given time: lines of text, and the same as values.
+
+    Attributes:
+        at: the time that was asked for; None for every decision.
+        lines: one for each decision, or for each model.
+        values: of the lines.
+    """
+
+    at: str | None
+    lines: list[str]
+    values: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON; `decisions` is null with --at, `served` without.
+
+        at: the argument of --at, or null.
+        decisions: in their order {number, time, event, model, version, run_id, serves, champion_before,
+            champion_after, reason, who, completed}.
+        served: for each model {model, version, since, reason, who}; null but for the model if nothing served.
+        """
+        return {
+            "at": self.at,
+            "decisions": self.values if self.at is None else None,
+            "served": None if self.at is None else self.values,
+        }
+
+
 def report_history(project: Project, model: str | None = None, at: str | None = None) -> str:
-    """Return every decision, or what served at a given time, as lines of text.
+    """Return every decision, or what served at a given time, as lines of text; see `read_history`."""
+    return str(read_history(project, model, at))
+
+
+def read_history(project: Project, model: str | None = None, at: str | None = None) -> HistoryResult:
+    """Read every decision, or what served at a given time.
 
     Args:
         project: the project's folder.
@@ -31,28 +70,32 @@ def report_history(project: Project, model: str | None = None, at: str | None = 
         raise UserError(f"no decision about a model {model!r}; there are: {', '.join(known)}")
     chosen = [model] if model else known
     if at is not None:
-        return report_served_at(entries, chosen, at)
+        return _read_served_at(entries, chosen, at)
     done = {entry["number"]: entry for entry in ledger.find_completed(entries)}
     dropped = {entry["of"]: entry["reason"] for entry in entries if entry["event"] == ledger.DROPPED}
     moves = [entry for entry in entries if entry["event"] in ledger.MOVE_EVENTS and entry["model"] in chosen]
-    lines = (_format_entry(entry, entry["number"] in done, dropped.get(entry["number"])) for entry in moves)
-    return "\n".join(lines)
+    lines = [_format_entry(entry, entry["number"] in done, dropped.get(entry["number"])) for entry in moves]
+    return HistoryResult(None, lines, [_describe_entry(entry, done.get(entry["number"])) for entry in moves])
 
 
-def report_served_at(entries: list[ledger.LedgerEntry], models: list[str], at: str) -> str:
+def _read_served_at(entries: list[ledger.LedgerEntry], models: list[str], at: str) -> HistoryResult:
     """Return one line for each model: what served at a time, since when, and why."""
     moment = _parse_moment(at)
-    lines = []
+    lines, values = [], []
     for model in models:
         change = find_last_change(entries, model, moment)
         if change is None or CHAMPION not in change["after"]:
             lines.append(f"{model}: nothing served")
+            values.append({"model": model, "version": None, "since": None, "reason": None, "who": None})
         else:
+            version, since = change["after"][CHAMPION], change["done"]
             lines.append(
-                f"{model} version {change['after'][CHAMPION]} served, since {format_local_time(change['done'])}: "
+                f"{model} version {version} served, since {format_local_time(since)}: "
                 f"{change['reason']} ({change['who']})"
             )
-    return "\n".join(lines)
+            about = {key: change[key] for key in ("reason", "who")}
+            values.append({"model": model, "version": version, "since": since, **about})
+    return HistoryResult(at, lines, values)
 
 
 def find_last_change(entries: list[ledger.LedgerEntry], model: str, moment: datetime) -> ledger.LedgerEntry | None:
@@ -64,6 +107,19 @@ def find_last_change(entries: list[ledger.LedgerEntry], model: str, moment: date
         and datetime.fromisoformat(entry["done"]) <= moment
     ]
     return changes[-1] if changes else None
+
+
+def _describe_entry(entry: ledger.LedgerEntry, completed: ledger.LedgerEntry | None) -> dict[str, Any]:
+    """Return the values of a decision for JSON."""
+    return {
+        **{key: entry.get(key) for key in ("number", "time", "event", "model", "version")},
+        "run_id": entry.get("run"),
+        "serves": entry.get("serves"),
+        "champion_before": entry["before"].get(CHAMPION),
+        "champion_after": entry["after"].get(CHAMPION),
+        **{key: entry.get(key) for key in ("reason", "who")},
+        "completed": completed is not None,
+    }
 
 
 def _format_entry(entry: ledger.LedgerEntry, done: bool, dropped: str | None) -> str:

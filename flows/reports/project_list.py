@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows.project.project import Project
-from flows.reports.status import report_data, report_serving
+from flows.reports.status import read_status, report_data, report_serving
 from imageset.exceptions import UserError
 
 
-def report_projects(projects: Sequence[Project]) -> str:
-    """Return a table of the projects of a repository: name, folder, what serves, and how to see more."""
-    rows = [(_read_name(project), _get_folder(project), _describe_serving(project)) for project in projects]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {folder:<{widths[1]}}  {serving}" for name, folder, serving in rows]
-    return "\n".join([*lines, f"more about one: convoy -C {shlex.quote(rows[0][1])} status"])
+@dataclass(frozen=True)
+class ProjectListResult:
+    """The projects of a repository."""
+
+    projects: Sequence[Project]
+
+    def __str__(self) -> str:
+        """Return a table: name, folder, what serves, and how to see more."""
+        rows = [(_read_name(each), _get_folder(each), _describe_serving(each)) for each in self.projects]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f"{name:<{widths[0]}}  {folder:<{widths[1]}}  {serving}" for name, folder, serving in rows]
+        return "\n".join([*lines, f"more about one: convoy -C {shlex.quote(rows[0][1])} status"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON: `projects`, for each what `convoy status --json` prints in it."""
+        return {"projects": [read_status(project).to_dict() for project in self.projects]}
 
 
 def _read_name(project: Project) -> str:
@@ -35,13 +47,8 @@ def _describe_serving(project: Project) -> str:
     """Describe what serves, and how many problems there are."""
     problems: list[str] = []
     try:
-        serving = "; ".join(_strip_labels([*report_serving(project, problems)]))
+        serving = "; ".join(line.text for line in report_serving(project, problems))
         list(report_data(project, problems))
     except UserError as error:
         serving, problems = str(error), []
     return serving + (f" ({len(problems)} open: {problems[0]})" if problems else "")
-
-
-def _strip_labels(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of a report without the label that each begins with."""
-    yield from (line.partition(" ")[2].strip() for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class CompareResult:
         gained: test images that only the second run gets right.
         lost: test images that only the first run gets right.
         num_shared: test images of both runs; None if a run has no table of predictions.
+        runs: both runs, as `to_dict` returns them.
     """
 
     first_run_id: str
@@ -56,6 +57,22 @@ class CompareResult:
     gained: list[ChangedImage]
     lost: list[ChangedImage]
     num_shared: int | None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON.
+
+        runs: of both runs {run_id, status, data, commit, params, metrics, recalls}; the numbers are not rounded.
+        gained, lost: test images that only the second, or only the first run gets right, {image_id, actual,
+            first, second}.
+        num_shared: test images of both runs; null if a run has no table of predictions.
+        """
+        names = ("image_id", "actual", "first", "second")
+        changed = {
+            key: [dict(zip(names, row, strict=True)) for row in rows]
+            for key, rows in (("gained", self.gained), ("lost", self.lost))
+        }
+        return {"runs": self.runs, **changed, "num_shared": self.num_shared}
 
     def __str__(self) -> str:
         first_id, second_id = self.first_run_id[:SHORT_ID], self.second_run_id[:SHORT_ID]
@@ -106,6 +123,11 @@ def compare_runs(
         metrics=sorted(_format_changes(*metrics), key=_sort_intervals_last),
         recalls=_sort_by_change(*recalls),
         gained=gained, lost=lost, num_shared=num_shared,
+        runs=[
+            {"run_id": run.info.run_id, **_collect_inputs(run), "params": dict(run.data.params), "metrics": values,
+             "recalls": {name.removeprefix(RECALL_PREFIX): value for name, value in of_class.items()}}
+            for run, values, of_class in zip((first, second), metrics, recalls, strict=True)
+        ],
     )  # fmt: skip
     if page_path is not None:
         _write_comparison_page(project, result, page_path)

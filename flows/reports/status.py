@@ -14,7 +14,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from flows.monitoring import batch_log
 from flows.monitoring.retrain_policy import TOO_SMALL, count_drifted_in_a_row
@@ -45,8 +47,72 @@ TIMEOUT_S = 1.5  # for the answer of a server
 FAILED_STATES = ("FAILED", "CRASHED")
 
 
+LABEL_BY_KEY = {  # the keys of `convoy status --json`, and the labels of the lines that they come from
+    "serving": "serving",
+    "drift": "drift",
+    "data": "data",
+    "trained": "trained",
+    "last_run": "last run",
+    "last_failed_run": "failed",
+    "next_run": "next",
+    "unfinished_training": "pending",
+    "full_check": "checked",
+    "servers": "servers",
+}
+LIST_KEYS = ("serving", "drift")  # with one entry for each model
+
+
+class StatusLine(NamedTuple):
+    """One line of the status: its text, and the same as values; None if it only says that there is nothing."""
+
+    label: str
+    text: str
+    values: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.label:<10}{self.text}"
+
+
+@dataclass(frozen=True)
+class StatusResult:
+    """The status of a project, line by line, and its problems."""
+
+    project: str
+    lines: list[StatusLine]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        problems = [StatusLine("problems", problem) for problem in self.problems or ["none"]]
+        return "\n".join(map(str, [*self.lines, *problems]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON; all keys are always there, null where there is nothing to report.
+
+        project: its folder. problems: lines of text.
+        serving: for each model {model, version, since, reason}.
+        drift: for each model the last checked batch {model, version, time, source, num_pictures, moved,
+            drifted_in_a_row, retrain, reason}.
+        data: {name, raw_version, source, num_pictures, fingerprint}.
+        trained: {network, dataset, metrics}.
+        last_run, last_failed_run: {flow, name, state, started, ended, message}; next_run: {flow, time}.
+        unfinished_training: {is_running, stopped_at}.
+        full_check: {time, findings}.
+        servers: {mlflow, prefect}, addresses.
+        """
+        found: dict[str, Any] = {"project": self.project}
+        for key, label in LABEL_BY_KEY.items():
+            values = [line.values for line in self.lines if line.label == label and line.values is not None]
+            found[key] = values if key in LIST_KEYS else next(iter(values), None)
+        return found | {"problems": self.problems}
+
+
 def report_status(project: Project) -> str:
     """Return the lines that `convoy status` prints."""
+    return str(read_status(project))
+
+
+def read_status(project: Project) -> StatusResult:
+    """Read the status of a project."""
     problems: list[str] = []
     lines = [
         *report_serving(project, problems),
@@ -58,28 +124,26 @@ def report_status(project: Project) -> str:
         *report_full_check(project, problems),
     ]
     problems += report_undelivered(project)
-    addresses = ServerAddresses.load(project)
-    servers = f"MLflow {addresses.mlflow}, Prefect {addresses.prefect}" if addresses else describe_servers()
-    lines.append(_format_line("servers", servers))
-    lines += [_format_line("problems", problem) for problem in problems or ["none"]]
-    return "\n".join(lines)
+    lines.append(report_servers(project))
+    return StatusResult(str(project.folder.resolve()), lines, problems)
 
 
-def _format_line(label: str, text: str) -> str:
-    return f"{label:<10}{text}"
-
-
-def describe_servers() -> str:
-    """Describe the servers that environment variables name."""
-    variables = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
-    servers = [f"{name} {mask_url(os.environ[key])}" for name, key in variables.items() if os.environ.get(key)]
-    return ", ".join(servers) or "not running; start them with `convoy up`"
+def report_servers(project: Project) -> StatusLine:
+    """Return the servers of `convoy up`, else those that environment variables name."""
+    if addresses := ServerAddresses.load(project):
+        servers: dict[str, str | None] = {"mlflow": addresses.mlflow, "prefect": addresses.prefect}
+    else:
+        variables = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
+        servers = {key: mask_url(os.environ.get(name) or "") or None for key, name in variables.items()}
+    names = {"mlflow": "MLflow", "prefect": "Prefect"}
+    text = ", ".join(f"{names[key]} {address}" for key, address in servers.items() if address)
+    return StatusLine("servers", text or "not running; start them with `convoy up`", servers if text else None)
 
 
 # ---- the model --------------------------------------------------------------------------------------
 
 
-def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
+def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield one line for each registered model that has a champion."""
     try:
         entries = ledger.read_ledger(project)
@@ -88,11 +152,13 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
         entries = []
     champions = _select_own_models(read_champions(project, problems), entries, project)
     if not champions:
-        yield _format_line("serving", "nothing; train with `convoy run FOLDER`")
+        yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
     for model, number in champions.items():
         change = find_last_change(entries, model, datetime.now(UTC))
         since = "; the ledger does not record since when"
+        values = {"model": model, "version": number, "since": None, "reason": None}
         if change is not None and change["after"].get(CHAMPION) == number:
+            values |= {"since": change["done"], "reason": change["reason"]}
             since = f" since {format_local_time(change['done'])}: {change['reason']}"
         elif change is not None:
             problems.append(
@@ -100,7 +166,7 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[str]:
                 f"{change['after'].get(CHAMPION)}: "
                 "somebody moved the alias by hand; `convoy promote RUN` and `convoy rollback` keep both the same"
             )
-        yield _format_line("serving", f"{model} version {number}{since}")
+        yield StatusLine("serving", f"{model} version {number}{since}", values)
     for entry in ledger.find_unfinished(entries):
         problems.append(
             f"a decision about {entry['model']} version {entry['version']} is unfinished; "
@@ -116,7 +182,7 @@ def _select_own_models(
     return {name: number for name, number in champions.items() if name in own}
 
 
-def report_drift(project: Project, problems: list[str]) -> Iterator[str]:
+def report_drift(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the result of the last drift check of each model."""
     try:
         batches, entries = batch_log.read_batches(project), ledger.read_ledger(project)
@@ -127,21 +193,28 @@ def report_drift(project: Project, problems: list[str]) -> Iterator[str]:
     last_checked = {batch["model"]: batch for batch in batches if batch["state"] != TOO_SMALL}
     for model, batch in last_checked.items():
         version = batch["version"]
-        moved = ", ".join(check["name"] for check in batch["checks"] if check["moved"])
+        moved_names = [check["name"] for check in batch["checks"] if check["moved"]]
+        moved = ", ".join(moved_names)
         change = find_last_change(entries, model, datetime.now(UTC))
         is_champion = change is None or change["after"].get(CHAMPION) == version
         num_images = format_count(batch["num_pictures"], "picture")
         checked = (
             f"{model} version {version}, {format_local_time(batch['time'])}: {num_images} of {batch['source']}"
         )
-        if not moved:
-            yield _format_line("drift", f"{checked} look like the training data")
-            continue
         of_version = [other for other in batches if (other["model"], other["version"]) == (model, version)]
         num_in_a_row = count_drifted_in_a_row(of_version)
+        values = {
+            **{key: batch[key] for key in ("model", "version", "time", "source", "num_pictures")},
+            **{"moved": moved_names, "drifted_in_a_row": num_in_a_row},
+            **{"retrain": bool(batch.get("retrain")), "reason": batch.get("why")},
+        }
+        if not moved:
+            yield StatusLine("drift", f"{checked} look like the training data", values)
+            continue
         in_a_row = "1 drifted batch" if num_in_a_row == 1 else f"{num_in_a_row} drifted batches in a row"
         retrain = "yes" if batch["retrain"] else "no"
-        yield _format_line("drift", f"{checked} drifted ({moved}), {in_a_row}; retrain: {retrain}, {batch['why']}")
+        text = f"{checked} drifted ({moved}), {in_a_row}; retrain: {retrain}, {batch['why']}"
+        yield StatusLine("drift", text, values)
         if is_champion:
             problems.append(
                 f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; label "
@@ -204,7 +277,7 @@ def build_mlflow_auth_headers() -> dict[str, str]:
 # ---- the dataset ------------------------------------------------------------------------------------
 
 
-def report_data(project: Project, problems: list[str]) -> Iterator[str]:
+def report_data(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the dataset that the next training uses, with its version."""
     import yaml
 
@@ -212,26 +285,29 @@ def report_data(project: Project, problems: list[str]) -> Iterator[str]:
         pointer = yaml.safe_load((project / f"{RAW}.dvc").read_text(encoding="utf-8"))
         raw_version, meta = str(pointer["outs"][0]["md5"]), pointer.get("meta") or {}
     except FileNotFoundError:
-        yield _format_line("data", "nothing was ingested yet")
+        yield StatusLine("data", "nothing was ingested yet")
         return
     except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
         problems.append(f"{RAW}.dvc: not readable ({error}); run `convoy run FOLDER` again")
         return
     source = meta.get("source", "an unknown source")
     line = f"{meta.get('name', 'data')}, raw version {raw_version[:12]}, from {source}"
+    values = {"name": meta.get("name"), "raw_version": raw_version, "source": meta.get("source"),
+              "num_pictures": None, "fingerprint": None}  # fmt: skip
     try:
         manifest = json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))
         num_images = sum(sum(split.values()) for split in manifest["counts"].values())
         fingerprint = manifest["fingerprint"][:12]
         line += f"; normalized: {format_count(num_images, 'picture')}, fingerprint {fingerprint}"
+        values |= {"num_pictures": num_images, "fingerprint": manifest["fingerprint"]}
     except FileNotFoundError:
         problems.append(f"{NORMALIZED} is missing; `dvc repro` makes it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"{NORMALIZED}/dataset.json: broken ({error}); run `dvc repro -f normalize`")
-    yield _format_line("data", line)
+    yield StatusLine("data", line, values)
 
 
-def report_training(project: Project, problems: list[str]) -> Iterator[str]:
+def report_training(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the network of the last training in this project, with its metrics on validation pictures."""
     try:
         bundle = json.loads((project / CLASSIFIER / "bundle.json").read_text(encoding="utf-8"))["info"]
@@ -240,7 +316,8 @@ def report_training(project: Project, problems: list[str]) -> Iterator[str]:
         metrics = ", ".join(
             f"{key} {value:.4f}" for key, value in bundle["metrics"].items() if key.startswith("val_")
         )
-        yield _format_line("trained", f"{name} on {bundle['dataset']['name']}; {metrics}")
+        values = {"network": name, "dataset": bundle["dataset"]["name"], "metrics": dict(bundle["metrics"])}
+        yield StatusLine("trained", f"{name} on {values['dataset']}; {metrics}", values)
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -250,7 +327,7 @@ def report_training(project: Project, problems: list[str]) -> Iterator[str]:
 # ---- runs -------------------------------------------------------------------------------------------
 
 
-def report_runs(project: Project, problems: list[str]) -> Iterator[str]:
+def report_runs(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the last run, the last failed run and the next scheduled run, as Prefect records them."""
     try:
         runs = [run for run in read_flow_runs(project) if _is_of_project(run, name_project_tag(project))]
@@ -259,19 +336,20 @@ def report_runs(project: Project, problems: list[str]) -> Iterator[str]:
         return
     started = [run for run in runs if run[2] not in ("SCHEDULED", "PENDING")]
     if not started:
-        yield _format_line("last run", "none")
+        yield StatusLine("last run", "none")
         return
-    yield _format_line("last run", _format_run(started[-1]))
+    yield StatusLine("last run", _format_run(started[-1]), _describe_run(started[-1]))
     failed = [run for run in started if run[2] in FAILED_STATES]
     if failed:
         flow, _, _, start, *_ = failed[-1]
-        yield _format_line("failed", _format_run(failed[-1]))
+        yield StatusLine("failed", _format_run(failed[-1]), _describe_run(failed[-1]))
         later = [run for run in started if run[0] == flow and run[3] > start]
         if not any(run[2] == "COMPLETED" for run in later):
             problems.append(f"{flow} failed last time and has not completed since; run it again")
     scheduled = [run for run in runs if run[2] == "SCHEDULED" and _parse_time(run[3]) > datetime.now(UTC)]
     if scheduled:
-        yield _format_line("next", f"{scheduled[0][0]} at {_format_time(scheduled[0][3])}")
+        values = {"flow": scheduled[0][0], "time": _format_iso_time(scheduled[0][3])}
+        yield StatusLine("next", f"{values['flow']} at {_format_time(scheduled[0][3])}", values)
 
 
 def read_flow_runs(project: Project) -> list[FlowRunRow]:
@@ -304,6 +382,14 @@ def _is_of_project(run: FlowRunRow, tag: str) -> bool:
     return tag in projects or not projects
 
 
+def _describe_run(run: FlowRunRow) -> dict[str, Any]:
+    flow, name, state, start, end, message, _ = run
+    return {
+        **{"flow": flow, "name": name, "state": state.lower(), "message": message},
+        **{"started": _format_iso_time(start), "ended": _format_iso_time(end) if end else None},
+    }
+
+
 def _format_run(run: FlowRunRow) -> str:
     flow, name, state, start, end, message, _ = run
     duration = f", {(_parse_time(end) - _parse_time(start)).total_seconds():.0f} s" if end else ""
@@ -316,6 +402,10 @@ def _parse_time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def _format_iso_time(text: str) -> str:
+    return _parse_time(text).isoformat(timespec="seconds")
+
+
 def _format_time(text: str) -> str:
     return _parse_time(text).astimezone().isoformat(sep=" ", timespec="seconds")
 
@@ -323,7 +413,7 @@ def _format_time(text: str) -> str:
 # ---- unfinished work, the full check, undelivered messages ------------------------------------------
 
 
-def report_unfinished_work(project: Project, problems: list[str]) -> Iterator[str]:
+def report_unfinished_work(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield an unfinished training; processes that died and a missing model are problems."""
     for record in crash_recovery.find_dead_processes(project):
         problems.append(
@@ -332,10 +422,11 @@ def report_unfinished_work(project: Project, problems: list[str]) -> Iterator[st
     is_running = any(is_locked(lock) for lock in (project / CACHE / "train").glob("*/lock"))
     stopped_at = max(_find_checkpoint_times(project), default=None)
     if is_running:
-        yield _format_line("pending", "a training, which is running")
+        yield StatusLine("pending", "a training, which is running", {"is_running": True, "stopped_at": None})
     elif stopped_at is not None:
         time = datetime.fromtimestamp(stopped_at).astimezone().isoformat(sep=" ", timespec="seconds")
-        yield _format_line("pending", f"a training that stopped after {time}; `dvc repro` resumes it")
+        values = {"is_running": False, "stopped_at": datetime.fromtimestamp(stopped_at, UTC).isoformat()}
+        yield StatusLine("pending", f"a training that stopped after {time}; `dvc repro` resumes it", values)
     elif not (project / CLASSIFIER / "run.json").exists() and (project / NORMALIZED / "dataset.json").exists():
         problems.append(f"{CLASSIFIER} is missing; `dvc repro` trains it, `dvc checkout` restores an earlier one")
 
@@ -347,7 +438,7 @@ def _find_checkpoint_times(project: Project) -> Iterator[float]:
             yield path.stat().st_mtime
 
 
-def report_full_check(project: Project, problems: list[str]) -> Iterator[str]:
+def report_full_check(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the time and the number of findings of the last full check; each finding is a problem."""
     try:
         last = json.loads((project / FULL_CHECK_FILE).read_text(encoding="utf-8"))
@@ -361,7 +452,8 @@ def report_full_check(project: Project, problems: list[str]) -> Iterator[str]:
         return
     found = [f"{name}: {finding}" for name, of_check in findings.items() for finding in of_check]
     num_checks, num_problems = format_count(len(findings), "check"), format_count(len(found), "problem")
-    yield _format_line("checked", f"{time}: {num_checks}, {num_problems}")
+    values = {"time": last["time"], "findings": findings}
+    yield StatusLine("checked", f"{time}: {num_checks}, {num_problems}", values)
     problems += [f"the full check of {time} found: {finding}" for finding in found]
 
 

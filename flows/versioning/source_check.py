@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.notifications import console
 from flows.project.paths import PARAMS
@@ -25,6 +26,9 @@ SIGNATURE_PARAMETER = re.compile(
     r"(x-amz-|x-goog-|(awsaccesskeyid|googleaccessid|expires|signature|policy|key-pair-id|s[a-z]{1,2}|skoid|sktid)=)",
     re.IGNORECASE,
 )
+
+# Of lightning_modules.training.auto_network, which loads torch; a test compares them.
+PRETRAINED_NETWORK, SCRATCH_NETWORK = "efficientnet_lite0", "ConvNet"
 
 logger = console.get_logger(__name__)
 
@@ -95,18 +99,45 @@ def open_checked_source(source: str, progress: Progress) -> Source:
     return _opened.pop(source, None) or open_source(source, progress=progress)
 
 
-def report_source(source: str, project: Project, json_file: Path | None = None) -> str:
-    """Return the text of `convoy check`: every image is decoded and checked; only `json_file` is written."""
+def report_source(source: str, project: Project, report_file: Path | None = None) -> CheckReport:
+    """Return the report of `convoy check`: every image is decoded and checked; only `report_file` is written.
+
+    Raises:
+        UserError: the source does not exist, params.yaml is wrong, or `report_file` cannot be written.
+    """
     import json
 
+    from imageset.params import load_section
     from imageset.utils.atomic_write import write_text
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"{json_file.parent}: no such folder to write {json_file.name} into; make it first")
+    if report_file is not None and not report_file.absolute().parent.is_dir():
+        raise UserError(f"{report_file.parent}: no such folder to write {report_file.name} into; make it first")
     report = inspect_source(source, project)
-    if json_file is not None:
-        write_text(json_file, json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    return report.to_text()
+    report.networks = list_network_candidates(load_section(project / PARAMS, "train"))
+    try:
+        check_source_change(source, project, replace_source=False)
+    except UserError as error:
+        report.project_problem = str(error)
+    if report_file is not None:
+        write_text(report_file, json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+def list_network_candidates(train_params: Mapping[str, Any]) -> list[str]:
+    """Return the networks of which a training would take one, by the section `train` of params.yaml.
+
+    It reads the section as it stands: loading torch, which checks it, takes seconds.
+    """
+    model = train_params.get("model")
+    model = model if isinstance(model, Mapping) else {}
+    network, weights = model.get("network", "auto"), model.get("weights")
+    if isinstance(network, Mapping):
+        network = network.get("class_path", "auto")
+    if network != "auto":
+        return [str(network)]
+    if weights is None:
+        return [SCRATCH_NETWORK]
+    return [PRETRAINED_NETWORK, SCRATCH_NETWORK] if weights == "auto" else [PRETRAINED_NETWORK]
 
 
 def inspect_source(source: str, project: Project) -> CheckReport:

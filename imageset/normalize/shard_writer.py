@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,7 @@ def _measure_headers(
     sides: list[int] = []
     progress.begin(total=len(rows), step="reading headers")
     has_colour = False
-    sample = take_rows(rows, np.sort(argsort_image_ids(rows["image_id"])[:AUTO_SAMPLE]))
+    sample = take_rows(rows, select_auto_sample(rows["image_id"]))
     for header in _iter_headers(sample, raw_dir, params, executor, timeout_s):
         progress.advance()
         if isinstance(header, ImageHeader):
@@ -103,9 +103,18 @@ def _measure_headers(
                 has_colour = True
                 break
     progress.end()
-    median = float(np.median(sides)) if sides else 0.0
-    size = next((size for size in AUTO_SIZES_PX if size >= median), AUTO_SIZES_PX[-1])
-    return size, 3 if has_colour else 1
+    return choose_auto_size(sides), 3 if has_colour else 1
+
+
+def select_auto_sample(image_ids: pa.ChunkedArray) -> np.ndarray:
+    """Return the positions, int (n,), of the images whose headers determine `size_px: auto`."""
+    return np.sort(argsort_image_ids(image_ids)[:AUTO_SAMPLE])
+
+
+def choose_auto_size(short_sides_px: Sequence[int] | np.ndarray) -> int:
+    """Return the smallest size that is not below the median of the short sides."""
+    median = float(np.median(short_sides_px)) if len(short_sides_px) else 0.0
+    return next((size for size in AUTO_SIZES_PX if size >= median), AUTO_SIZES_PX[-1])
 
 
 def _iter_headers(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imageset.decoding.decoder import decode_into, decode_with_size, read_image_header
+from imageset.decoding.decoder import decode, decode_into, read_image_header
 from imageset.decoding.phash import MAX_HASHED_SIDE_PX, compute_phashes, hash_waves, transform_columns
 from imageset.decoding.spec import DecodeSpec, ImageHeader
 from imageset.exceptions import UserError
@@ -196,18 +196,19 @@ def read_headers(batch: DecodeBatch, max_pixels: int) -> list[ImageHeader | Reje
     return headers
 
 
-def measure_image(data: bytes, spec: DecodeSpec) -> tuple[int, int, int, np.ndarray]:
+def measure_image(data: bytes, spec: DecodeSpec) -> tuple[ImageHeader, int, np.ndarray]:
     """Decode a single image.
 
     Returns:
-        (width and height of the original image in pixels, perceptual hash, pixels uint8 (H, W, C)).
+        (header of the original image, perceptual hash, pixels uint8 (H, W, C)).
 
     Raises:
         Rejected: the image cannot be decoded.
     """
     limit_memory(spec.max_pixels)
-    pixels, width, height = decode_with_size(data, spec)
-    return width, height, int(compute_phashes(pixels[None].astype(np.float32))[0]), pixels
+    pixels = decode(data, spec)
+    phash = int(compute_phashes(pixels[None].astype(np.float32))[0])
+    return read_image_header(data, spec.max_pixels), phash, pixels
 
 
 def _iter_contents(batch: DecodeBatch) -> Iterator[bytes | memoryview]:

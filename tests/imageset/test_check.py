@@ -16,7 +16,7 @@ from imageset.normalize.stage import normalize
 from imageset.raw.ingestion import ingest_source
 from imageset.splits.split_rule import SplitRule
 from tests.helpers.datasets import NORMALIZE_PARAMS, snapshot
-from tests.helpers.images import encode_noise, make_image_folder
+from tests.helpers.images import encode_noise, make_image_folder, write_digit_images
 from tests.helpers.real_data import HOSTILE, extract_archive, needs_hostile
 
 
@@ -61,8 +61,25 @@ def test_a_check_foretells_what_the_run_makes(tmp_path: Path) -> None:
     ingest_source(source, tmp_path / "raw")
     summary = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     assert report.run_splits == summary.counts
-    assert report.to_text().endswith("convoy run would accept it: train 21, val 8, test 11")
+    assert "convoy run would accept it: train 21, val 8, test 11" in report.to_text().splitlines()
     assert json.loads(json.dumps(report.to_dict()))["run_splits"] == summary.counts
+
+
+def test_a_check_foretells_the_size_and_the_colours_that_auto_stands_for(tmp_path: Path) -> None:
+    for name, classes in (("set", ("ant", "bee")), ("grey", ("3", "4"))):
+        source = tmp_path / name
+        if name == "set":
+            make_image_folder(source, classes=classes)
+        else:
+            write_digit_images(source, classes="34", num_each=20)
+        report = check_source(source, rule=SplitRule(**NORMALIZE_PARAMS["split"]), workers=1)
+        ingest_source(source, tmp_path / f"{name}-raw")
+        params = {**NORMALIZE_PARAMS, "size_px": "auto", "channels": "auto"}
+        normalize(tmp_path / f"{name}-raw", tmp_path / f"{name}-out", params, workers=1)
+        decode = json.loads((tmp_path / f"{name}-out" / "dataset.json").read_text())["decode"]
+        assert (report.size_px, report.channels) == (decode["size"], decode["channels"])
+        colours = "grey" if name == "grey" else "colour"
+        assert f"pictures would be {report.size_px} x {report.size_px} px, {colours}" in report.to_text()
 
 
 def test_a_single_class_can_be_looked_at(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from flows.cli.main import main
 from flows.notifications import console
-from flows.project.version import get_version
+from imageset.distribution import get_version
 
 
 def usage_error_of(arguments: list[str], capsys) -> str:

@@ -1,0 +1,55 @@
+"""`--json`: one JSON document on stdout and nothing else there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Protocol
+
+JSON_HELP = "print one JSON document on stdout; everything else goes to stderr"
+
+
+class Result(Protocol):
+    """A result that can be printed: `str` gives the text, `to_dict` the document, whose keys it describes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+@contextmanager
+def keep_stdout_for_json(arguments: argparse.Namespace) -> Iterator[None]:
+    """With `--json`, send what is printed in this block to stderr, except the document of `print_result`."""
+    arguments.stdout = sys.stdout
+    if not getattr(arguments, "json", False):
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_result(result: Result, arguments: argparse.Namespace) -> None:
+    """Print a result as text, or with `--json` as one document."""
+    text = format_json(result.to_dict()) if arguments.json else str(result)
+    print(text, file=arguments.stdout, flush=True)
+
+
+def format_json(values: Any) -> str:
+    """Format values as JSON; a number that is not finite, which JSON does not know, becomes null."""
+    return json.dumps(_replace_infinite(values), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _replace_infinite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _replace_infinite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_replace_infinite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
