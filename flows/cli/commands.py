@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli import completion
 from flows.cli.json_output import add_json_option, keep_stdout_for_json, print_result
@@ -20,6 +20,9 @@ from flows.notifications import console
 from flows.project.project import Project
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
+
+if TYPE_CHECKING:
+    from flows.promote import PromoteResult
 
 PROJECT_EPILOG = (
     "convoy works in the project at or above the current folder; `convoy init` makes one. "
@@ -202,7 +205,18 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     with use_prefect_server(arguments.project):
         from flows.pipeline import pipeline
 
-        print(pipeline(arguments.source, replace_source=arguments.replace_source))
+        decision = pipeline(arguments.source, replace_source=arguments.replace_source)
+    print(_summarize_run(arguments.project, decision))
+
+
+def _summarize_run(project: Project, decision: PromoteResult) -> str:
+    from flows.promotion.model_registry import connect_registry, find_champion_version
+    from flows.reports.run_summary import summarize_run
+
+    champion = None
+    if not decision.serves:
+        champion = find_champion_version(connect_registry(project), decision.version.name)
+    return summarize_run(project, str(decision), champion)
 
 
 def _run_ingest(arguments: argparse.Namespace) -> None:

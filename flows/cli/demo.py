@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,13 +11,13 @@ from flows.cli.init import init_project
 from flows.notifications import console
 from flows.project.paths import PREDICTIONS
 from flows.project.project import Project
+from flows.reports.run_summary import summarize_run
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
 from lightning_modules.tracking.local_store.location import DATABASE, SQLITE, find_shared_folder
 
 if TYPE_CHECKING:
     from flows.predict import PredictResult
-    from flows.promote import PromoteResult
 
 logger = console.get_logger(__name__)
 
@@ -40,7 +39,9 @@ def run_demo(project: Project) -> str:
 
         decision = pipeline(str(DIGITS_DIR))
         predicted = predict(str(INBOX_DIR), str(out), decision.version.name)
-    return format_demo_summary(project, decision, predicted)
+    champion = None if decision.serves else predicted.version
+    extra = {"predictions": format_predictions(predicted), "all runs": format_mlflow_command(project)}
+    return summarize_run(project, str(decision), champion, extra)
 
 
 def init_demo_project(folder: Path) -> str:
@@ -68,19 +69,10 @@ def write_demo_images(project: Project) -> None:
         logger.info("demo: %s digits are in %s and %s already, skipped", f"{num_present:,}", DIGITS_DIR, INBOX_DIR)
 
 
-def format_demo_summary(project: Project, decision: PromoteResult, predicted: PredictResult) -> str:
-    """Format the summary that the demo ends with."""
-    metrics = json.loads((project / "metrics.json").read_text(encoding="utf-8"))
-    accuracy, num_test = metrics["test"]["accuracy"], metrics["num_test"]
+def format_predictions(predicted: PredictResult) -> str:
+    """Format the table that was written, with its numbers of pictures and errors."""
     num_rows = format_count(predicted.num_rows, "picture")
-    lines = [
-        "",
-        f"test accuracy  {accuracy:.4f} on {num_test:,} test pictures",
-        f"serving        {predicted.version}: {predicted.version.decision or decision.reason}",
-        f"predictions    {predicted.out}: {num_rows}, {format_count(predicted.num_errors, 'error')}",
-        f"all runs       {format_mlflow_command(project)}",
-    ]
-    return "\n".join(lines)
+    return f"{predicted.out}: {num_rows}, {format_count(predicted.num_errors, 'error')}"
 
 
 def format_mlflow_command(project: Project) -> str:

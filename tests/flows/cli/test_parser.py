@@ -81,7 +81,7 @@ def test_quiet_leaves_the_result_and_warnings_and_verbose_adds_the_details(
         logger.warning("warning")
         print("result")
 
-    monkeypatch.setattr("flows.cli.main.run_command", run)
+    monkeypatch.setattr("flows.cli.commands.run_command", run)
     monkeypatch.setattr(logging.getLogger("flows"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("flows"), "propagate", True)
     main([*options, "status"] if is_before else ["status", *options])
