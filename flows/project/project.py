@@ -15,6 +15,7 @@ from typing import Any
 
 from flows.project.exceptions import BrokenManifest, ProjectBusy
 from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK, RAW
+from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
@@ -83,6 +84,14 @@ class Project:
         if name is None:
             return self.read_ingested_name() or make_name(self.folder.resolve().name)
         return check_name(name, f"{self / PARAMS}: name")
+
+    def has_other_version(self) -> bool:
+        """Return whether the stages depend on another version of Convoy than the one that is running.
+
+        `imageset.params.check_convoy_version` raises an error for it; this does not load pydantic.
+        """
+        section = self._load_yaml(PARAMS).get("convoy")
+        return isinstance(section, dict) and section.get("version") != get_version()
 
     def read_ingested_name(self) -> str | None:
         """Return the name that the data was ingested under, as data/raw.dvc records it, or None."""

@@ -29,11 +29,12 @@ from flows.orchestration.prefect_api import (
     call_prefect_api,
     name_project_tag,
 )
-from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, RAW
+from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
+from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import is_locked
 from imageset.utils.text import format_count
@@ -124,6 +125,8 @@ def read_status(project: Project) -> StatusResult:
         *report_full_check(project, problems),
     ]
     problems += report_undelivered(project)
+    if project.has_other_version():
+        problems.append(f"no stage runs: {PARAMS} is of another Convoy than {get_version()}; `convoy upgrade`")
     lines.append(report_servers(project))
     return StatusResult(str(project.folder.resolve()), lines, problems)
 

@@ -13,6 +13,7 @@ from flows.cli.main import main
 from flows.cli.upgrade import upgrade_project
 from flows.project.params import load_section_params
 from flows.project.project import Project
+from flows.reports.status import report_status
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
@@ -131,7 +132,7 @@ def test_a_project_that_depends_on_the_code_itself_needs_no_upgrade(tmp_path):
 def test_no_stage_runs_for_another_version_than_dvc_would_record(project, command):
     set_version(project, "0.1.0")
     done = subprocess.run(
-        [sys.executable, "-P", "-m", *command.split()],
+        [sys.executable, "-P", "-m", *command],
         cwd=project.folder,
         capture_output=True,
         text=True,
@@ -139,6 +140,12 @@ def test_no_stage_runs_for_another_version_than_dvc_would_record(project, comman
     )
     assert done.returncode == 2 and "the project is of Convoy 0.1.0" in done.stderr
     assert "`convoy upgrade`" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_status_says_so_among_the_problems(project):
+    assert "problems  none" in report_status(project)
+    set_version(project, "0.1.0")
+    assert "`convoy upgrade`" in report_status(project).splitlines()[-1]
 
 
 def test_run_says_so_before_anything_starts(project, tmp_path, monkeypatch, capsys):
