@@ -22,6 +22,8 @@ _MODEL_CODE = (
     "lightning_modules/bundle.py",
     "lightning_modules/calibration",
     "lightning_modules/networks",
+    "lightning_modules/project_code/code_copy.py",
+    "lightning_modules/project_code/modules.py",
 )
 STAGE_CODE: dict[str, tuple[str, ...]] = {
     "normalize": (

@@ -1,11 +1,14 @@
 """Command line of the stages that train, test and explain a network."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
+from lightning_modules.project_code.dvc_deps import check_stage_modules
+from lightning_modules.project_code.modules import make_importable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,24 +27,30 @@ def main(argv: list[str] | None = None) -> int:
         "--find", choices=["lr", "batch_size"], help="fit: only search for a good value and print it"
     )
     arguments = parser.parse_args(argv)
+    project = Path.cwd()
+    make_importable(project)
+    if sys.flags.safe_path:  # python -P, which Lightning does not pass on to the ranks that it starts
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        check_convoy_version(Path.cwd() / "params.yaml")
+        check_convoy_version(project / "params.yaml")
         if arguments.stage == "fit" and arguments.find:
             from lightning_modules.tuner import tune
 
-            tune(Path.cwd(), arguments.find)
+            tune(project, arguments.find)
         elif arguments.stage == "fit":
-            from lightning_modules.training.stage import fit
+            with check_stage_modules(project, "train"):
+                from lightning_modules.training.stage import fit
 
-            fit(Path.cwd())
+                fit(project)
         elif arguments.stage == "test":
-            from lightning_modules.evaluation.stage import evaluate
+            with check_stage_modules(project, "evaluate"):
+                from lightning_modules.evaluation.stage import evaluate
 
-            evaluate(Path.cwd())
+                evaluate(project)
         else:
             from lightning_modules.explain.stage import explain
 
-            explain(Path.cwd())
+            explain(project)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,16 +3,18 @@
 `weights.safetensors` holds the network's weights. `bundle.json` holds the network's class and arguments, the names
 of the classes, the decoding and normalization of images, the calibration, and the origin: data, code and
 environment. `reference.safetensors` describes the validation images as the network sees them (see
-`features.reference_sample`). `bundle.json` also holds the digests of the other two files and of its own content.
-Loading checks all digests and unpickles nothing.
+`features.reference_sample`). `code/` holds the project's own modules that the network is built from, if there are
+any: the model keeps predicting the same after they are edited. `bundle.json` also holds the digests of the other
+files and of its own content. Loading checks all digests and unpickles nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
 
     from lightning_modules.features.reference_sample import ImageSample
 
-
 WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "bundle.json"
 REFERENCE_FILE = "reference.safetensors"
 REFERENCE_DIGEST_KEY = "reference_sha256"  # in the manifest; missing from bundles that have no reference
+CODE_FOLDER = "code"
+CODE_DIGESTS_KEY = "code_sha256"  # in the manifest: name of a file in CODE_FOLDER -> digest; missing without code
 FORMAT = 2  # format 1 had no digest of the manifest
 
 
@@ -98,12 +101,14 @@ class Bundle:
         network: in evaluation mode; returns logits.
         digest: SHA-256 of the manifest's content, the digest of the weights included.
         reference: the bytes of `features.reference_sample.ImageSample`, if the bundle has a reference.
+        code: the project's own modules that the network is built from, by the paths of their copies.
     """
 
     info: BundleInfo
     network: nn.Module
     digest: str
     reference: bytes | None = None
+    code: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def spec(self) -> DecodeSpec:
@@ -124,8 +129,12 @@ class Bundle:
         folder = Path(folder)
         info, digest = check_bundle(folder)
         from lightning_modules.networks.factory import make_network
+        from lightning_modules.project_code.code_copy import CodeCopy
 
-        network = make_network(info.network, len(info.mean), len(info.classes))
+        code = {
+            name: _read_file(folder / CODE_FOLDER / name) for name in _read_code_digests(_read_manifest(folder))
+        }
+        network = make_network(info.network, len(info.mean), len(info.classes), CodeCopy(code) if code else None)
         try:
             network.load_state_dict(load(_read_file(folder / WEIGHTS_FILE)))
         except (SafetensorError, RuntimeError) as error:
@@ -134,7 +143,7 @@ class Bundle:
                 "if its code has changed since, train again with `dvc repro -f train`"
             ) from error
         reference = folder / REFERENCE_FILE
-        return cls(info, network.eval(), digest, _read_file(reference) if reference.exists() else None)
+        return cls(info, network.eval(), digest, _read_file(reference) if reference.exists() else None, code)
 
 
 def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
@@ -148,6 +157,10 @@ def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
     if hashlib.sha256(_read_file(weights)).hexdigest() != manifest["weights_sha256"]:
         raise UserError(f"{weights}: these are not the weights that {MANIFEST_FILE} names; get the bundle again")
     _check_reference(folder / REFERENCE_FILE, manifest.get(REFERENCE_DIGEST_KEY))
+    for name, expected in _read_code_digests(manifest).items():
+        path = folder / CODE_FOLDER / name
+        if hashlib.sha256(_read_file(path)).hexdigest() != expected:
+            raise UserError(f"{path}: this is not the code that {MANIFEST_FILE} names; get the bundle again")
     values = {name: _to_tuple(value) for name, value in manifest["info"].items()}
     unknown = sorted(values.keys() - {field.name for field in fields(BundleInfo)})
     if unknown:
@@ -163,8 +176,22 @@ def hash_manifest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save_bundle(folder: Path, info: BundleInfo, network: nn.Module, reference: ImageSample | None = None) -> None:
-    """Write a bundle into an existing folder, the manifest last."""
+def save_bundle(
+    folder: Path,
+    info: BundleInfo,
+    network: nn.Module,
+    reference: ImageSample | None = None,
+    code: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a bundle into an existing folder, the manifest last.
+
+    Args:
+        folder: of the bundle.
+        info: its description.
+        network: the trained network.
+        reference: the validation images as the network sees them.
+        code: the project's own modules that the network is built from, by the paths of their copies.
+    """
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -181,6 +208,11 @@ def save_bundle(folder: Path, info: BundleInfo, network: nn.Module, reference: I
         data = reference.to_bytes()
         write_bytes(folder / REFERENCE_FILE, data)
         manifest[REFERENCE_DIGEST_KEY] = hashlib.sha256(data).hexdigest()
+    shutil.rmtree(folder / CODE_FOLDER, ignore_errors=True)
+    for name, data in (code or {}).items():
+        (folder / CODE_FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / CODE_FOLDER / name, data)
+        manifest.setdefault(CODE_DIGESTS_KEY, {})[name] = hashlib.sha256(data).hexdigest()
     manifest["sha256"] = hash_manifest(manifest)
     write_bytes(folder / MANIFEST_FILE, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
@@ -197,6 +229,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] > 1 and manifest.get("sha256") != hash_manifest(manifest):
         raise UserError(f"{path}: was changed after it was written; get the bundle again")
     return manifest
+
+
+def _read_code_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return manifest.get(CODE_DIGESTS_KEY) or {}
 
 
 def _check_reference(path: Path, digest: str | None) -> None:

@@ -20,6 +20,7 @@ from flows.notifications import console
 from flows.project.project import Project
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
+from lightning_modules.project_code.modules import make_importable
 
 if TYPE_CHECKING:
     from flows.promote import PromoteResult
@@ -110,6 +111,8 @@ def _run_in_place(arguments: argparse.Namespace) -> int:
     )
     has_project = Project.find_or_none() is not None or not works_here
     arguments.project = location.enter_project(arguments) if has_project else None
+    if arguments.project is not None:
+        make_importable(arguments.project.folder)  # for models of before bundles held the project's modules
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
     if getattr(arguments, "source", None):

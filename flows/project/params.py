@@ -155,7 +155,8 @@ class AfterRunParams(ParamsModel):
         description="Whether the files that DVC tracks are pushed to its remote; auto: if one is set."
     )
     commit: bool = Field(
-        description="Whether dvc.lock, data/raw.dvc, params.yaml, metrics.json and the ledger are committed."
+        description="Whether dvc.yaml, dvc.lock, data/raw.dvc, params.yaml, metrics.json and the ledger are "
+        "committed."
     )
     branch: str = Field(
         description="Branch of these commits, not the one checked out; it is pushed if it has a remote."

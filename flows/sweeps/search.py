@@ -23,6 +23,8 @@ from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.stage_code import digest_stage_code
 from imageset.utils.text import format_count
+from lightning_modules.project_code.dvc_deps import update_dvc_yaml
+from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
 from lightning_modules.tracking import tags as tracking_tags
 
 if TYPE_CHECKING:
@@ -109,9 +111,11 @@ def run_sweep(project: Project, params: Mapping[str, Any]) -> tuple[SweepResult,
     document = {"train": load_section(project / PARAMS, "train")}
     dimensions = studies.parse_space(params, document["train"], where)
     name, fingerprint = project.read_dataset_name(), project.read_dataset_field("fingerprint")
-    key = studies.compute_study_key(
-        str(fingerprint), document["train"], dimensions, params, digest_stage_code("train")
+    own_modules = find_project_modules(
+        [studies.drop_varied(document["train"], dimensions), params["space"]], project.folder
     )
+    code_digest = digest_stage_code("train") + hash_files(copy_modules(own_modules))
+    key = studies.compute_study_key(str(fingerprint), document["train"], dimensions, params, code_digest)
     folder = project / SWEEPS_DIR / f"{name}-{key[:12]}"
     study = studies.open_study(folder, params, int(document["train"]["trainer"]["max_epochs"]))
     client = model_registry.connect_registry(project)
@@ -364,6 +368,8 @@ def _write_best_params(project: Project, study: Study) -> tuple[FrozenTrial, lis
     ]
     if changed:
         params_yaml.write_commented_yaml(path, document)
+    for line in update_dvc_yaml(project.folder):
+        logger.info(line)
     return best, changed
 
 

@@ -172,6 +172,15 @@ def set_value(key: str, value: Any, document: Any) -> bool:
 # ---- the study -------------------------------------------------------------------------------------------------
 
 
+def drop_varied(train: Mapping[str, Any], dimensions: list[Dimension]) -> dict[str, Any]:
+    """Return {"train": the section `train`} without the keys that a sweep writes."""
+    rest: dict[str, Any] = json.loads(json.dumps({"train": train}))
+    for key in ["train.threads", *(dimension.key for dimension in dimensions)]:
+        section, _, last = key.rpartition(".")
+        (read_value(section, rest) or {}).pop(last, None)
+    return rest
+
+
 def compute_study_key(
     fingerprint: str, train: Mapping[str, Any], dimensions: list[Dimension], params: Mapping[str, Any],
     code_digest: str,
@@ -186,12 +195,9 @@ def compute_study_key(
         train: the section `train`.
         dimensions: the space.
         params: the section `sweep`.
-        code_digest: of the code of the stage `train`.
+        code_digest: of the code of the stage `train` and of the project's own modules.
     """
-    rest = json.loads(json.dumps({"train": train}))
-    for key in ["train.threads", *(dimension.key for dimension in dimensions)]:
-        section, _, last = key.rpartition(".")
-        (read_value(section, rest) or {}).pop(last, None)
+    rest = drop_varied(train, dimensions)
     dimension_reprs = [repr(dimension) for dimension in dimensions]
     identity = [fingerprint, rest, dimension_reprs, params["metric"], params["seed"], code_digest]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,14 @@ from imageset.exceptions import UserError
 
 logger = console.get_logger(__name__)
 
-COMMITTED_FILES = ("dvc.lock", f"{RAW.as_posix()}.dvc", PARAMS.as_posix(), "metrics.json", LEDGER.as_posix())
+COMMITTED_FILES = (
+    "dvc.lock",
+    "dvc.yaml",
+    f"{RAW.as_posix()}.dvc",
+    PARAMS.as_posix(),
+    "metrics.json",
+    LEDGER.as_posix(),
+)
 PUSH_PROBLEM, COMMIT_PROBLEM = "push", "commit"  # names of open problems
 PUSH_RETRY_OPTIONS: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [10, 60]}  # remote unavailable
 

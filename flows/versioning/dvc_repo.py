@@ -22,6 +22,7 @@ from flows.project.project import Project
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.utils.atomic_write import write_text
+from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 
 logger = console.get_logger(__name__)
 
@@ -73,6 +74,8 @@ class ReproResult:
 def repro(project: Project, force: str | None = None) -> ReproResult:
     """Bring every stage of dvc.yaml up to date, with its output in the log line by line.
 
+    Before that, dvc.yaml gets the project's own modules that class paths of params.yaml need.
+
     DVC and the stages are one process group, and any exception (a cancelled flow, Ctrl-C) stops the whole group.
 
     Args:
@@ -80,9 +83,12 @@ def repro(project: Project, force: str | None = None) -> ReproResult:
         force: a stage to run even if nothing changed.
 
     Raises:
+        UserError: a module that a class path needs is not Python, or dvc.yaml cannot be changed.
         StageFailed: a stage failed; the message is the stage's own.
         ProjectBusy: another DVC command is running in the project.
     """
+    for line in update_dvc_yaml(project.folder):
+        logger.info(line)
     command = [*DVC_COMMAND, "repro", *(["-f", force] if force else [])]
     result = _stream_repro(command, project.folder, {})
     if result.skipped:
@@ -172,8 +178,10 @@ def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
     """Run all stages, also those that are up to date, without adding anything to DVC's cache.
 
     Raises:
+        UserError: a module that a class path needs is not Python, or dvc.yaml cannot be changed.
         StageFailed: a stage failed.
     """
+    update_dvc_yaml(folder)  # a commit from before Convoy did this lists no modules
     _stream_repro([*DVC_COMMAND, "repro", "--force", "--no-commit"], folder, variables)
 
 

@@ -19,7 +19,7 @@ from imageset.exceptions import UserError
 from imageset.executors.limits import map_with_timeout
 from imageset.executors.stream import CHUNKS_AHEAD, iter_chunks, run_tasks
 from imageset.rejections import Rejected
-from lightning_modules.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, save_bundle
+from lightning_modules.bundle import Bundle, save_bundle
 from lightning_modules.scoring import CPU_BATCH_SIZE, Engine, Scorer, ScoreResult
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def score_on_cluster(
     if engine.name != "pytorch" or engine.batch_size is None:
         raise UserError("a cluster classifies pictures with PyTorch on CPUs only; add --engine pytorch")
     with tempfile.TemporaryDirectory() as folder:
-        save_bundle(Path(folder), bundle.info, bundle.network)
-        files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS_FILE, MANIFEST_FILE)}
+        save_bundle(Path(folder), bundle.info, bundle.network, code=bundle.code)
+        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     cluster.run_on_every_worker(prepare_worker, bundle.digest, files)
     keys: deque[list[K]] = deque()
 
@@ -80,7 +81,9 @@ def prepare_worker(digest: str, files: dict[str, bytes]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         bundle = Bundle.load(folder)
     _scorers[digest] = bundle, Scorer(bundle)
 

@@ -9,14 +9,19 @@ from imageset.exceptions import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+    from lightning_modules.project_code.code_copy import CodeCopy
 
-def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int) -> "nn.Module":
+
+def make_network(
+    network: Mapping[str, Any], in_channels: int, num_classes: int, code: "CodeCopy | None" = None
+) -> "nn.Module":
     """Build a network from {"class_path", "init_args"}.
 
     Args:
         network: class path and arguments of the network.
         in_channels: 1 or 3.
         num_classes: number of logits.
+        code: copies of a project's own modules, see `registry.import_network`.
 
     Raises:
         UserError: there is no such class or function, or it returns no torch.nn.Module.
@@ -25,7 +30,7 @@ def make_network(network: Mapping[str, Any], in_channels: int, num_classes: int)
 
     from lightning_modules.networks.registry import import_network
 
-    network_class = import_network(network["class_path"])
+    network_class = import_network(network["class_path"], code)
     module = network_class(in_channels, num_classes, **network.get("init_args") or {})
     if not isinstance(module, nn.Module):
         raise UserError(

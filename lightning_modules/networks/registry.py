@@ -19,6 +19,7 @@ from typing import Any
 from imageset.exceptions import UserError
 from imageset.utils.text import suggest_name
 from lightning_modules.networks.weights.installed import INSTALLED_NETWORK
+from lightning_modules.project_code.code_copy import CodeCopy
 
 AUTO = "auto"  # chosen for the dataset, see lightning_modules.training.auto_network
 NETWORKS_PACKAGE = "lightning_modules.networks"
@@ -52,16 +53,22 @@ def parse_network_spec(network: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
 
 
-def import_network(class_path: str) -> Callable[..., Any]:
+def import_network(class_path: str, code: CodeCopy | None = None) -> Callable[..., Any]:
     """Import the class or function at a class path.
+
+    Args:
+        class_path: module and name.
+        code: copies of a project's own modules; one of them goes before a module of the same name.
 
     Raises:
         UserError: it cannot be imported, or it does not take (in_channels, num_classes) first.
     """
     module_name, _, name = class_path.rpartition(".")
+    is_copied = code is not None and code.holds(module_name)
+    import_module = code.import_module if code is not None and is_copied else importlib.import_module
     try:
-        network = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        network = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError, OSError) as error:  # OSError: it reads a file beside itself
         raise UserError(f"network {class_path!r} cannot be imported: {error}") from error
     if not callable(network) or len(list_dataset_arguments(network)) < 2:
         raise UserError(f"network {class_path!r} does not take (in_channels, num_classes) first")

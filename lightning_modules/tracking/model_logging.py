@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imageset.store.reader import ImageStore
-from lightning_modules.bundle import MANIFEST_FILE, REFERENCE_FILE, WEIGHTS_FILE, BundleInfo
+from lightning_modules.bundle import CODE_FOLDER, MANIFEST_FILE, REFERENCE_FILE, WEIGHTS_FILE, BundleInfo
 from lightning_modules.tracking.tags import MODEL_TAG, TRAINING_IMAGES_ARTIFACT
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageSto
         for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE):
             if (bundle / name).exists():
                 shutil.copy2(bundle / name, model / "bundle" / name)
+        if (bundle / CODE_FOLDER).exists():
+            shutil.copytree(bundle / CODE_FOLDER, model / "bundle" / CODE_FOLDER)
         copy_packages(model / "code")
         examples = pa.table({"image": [encode_example_image(image) for image in read_example_images(store)]})
         pq.write_table(examples, model / "examples.parquet")

@@ -40,6 +40,7 @@ from lightning_modules.features.transfer_learning import (
 )
 from lightning_modules.networks.pretrained import read_weights
 from lightning_modules.networks.registry import AUTO, INSTALLED_ALIAS, resolve_stem
+from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
 from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.training.callbacks import TrainingProgress
@@ -92,7 +93,7 @@ def choose_network(
         return NetworkChoice(pretrained, "DEFAULT", f"network: {INSTALLED_ALIAS}, since {reason}")
     folder = find_cache(project) / "train"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"network-{_compute_key(store, config)}.json"
+    path = folder / f"network-{_compute_key(store, config, project)}.json"
     with file_lock(folder / "network.lock"):
         if path.exists():
             return NetworkChoice(**json.loads(path.read_text(encoding="utf-8")))
@@ -109,8 +110,9 @@ def make_pretrained_spec(side_px: int) -> dict[str, Any]:
     return resolve_stem(network, side_px)
 
 
-def _compute_key(store: ImageStore, config: Mapping[str, Any]) -> str:
-    text = json.dumps([store.fingerprint, digest_stage_code("train"), config], sort_keys=True, default=str)
+def _compute_key(store: ImageStore, config: Mapping[str, Any], project: Path) -> str:
+    code = digest_stage_code("train") + hash_files(copy_modules(find_project_modules(config, project)))
+    text = json.dumps([store.fingerprint, code, config], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from imageset.exceptions import UserError
+from imageset.params import load_section
 from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
 from imageset.utils.memory import keep_large_blocks
@@ -34,6 +35,7 @@ from lightning_modules.networks.factory import check_network
 from lightning_modules.networks.pretrained import PretrainedWeights, read_weights
 from lightning_modules.networks.registry import AUTO, resolve_stem
 from lightning_modules.networks.weights.installed import INSTALLED_NETWORK
+from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
 from lightning_modules.tracking.client import connect_to_mlflow
 from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
@@ -100,6 +102,9 @@ def fit(project: Path) -> None:
     if not join_group():
         stop.listen()
     keep_large_blocks()
+    section = load_section(project / "params.yaml", "train")
+    code = copy_modules(find_project_modules(section, project))  # read now: it may be edited during the training
+    network_code = copy_modules(find_project_modules((section.get("model") or {}).get("network"), project))
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
     config = to_plain_config(cli.config)
     check_train_params(config)
@@ -109,11 +114,12 @@ def fit(project: Path) -> None:
     probe = prepare_training(cli, config, store, project)
 
     num_ranks = cli.trainer.world_size
-    run_state = RunState(find_cache(project) / "train" / compute_training_key(store, config, num_ranks))
+    key = compute_training_key(store, config, num_ranks, hash_files(code))
+    run_state = RunState(find_cache(project) / "train" / key)
     launcher = watch_ranks(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
-            fit_and_log(project, cli, config, run_state, stop, probe)
+            fit_and_log(project, cli, config, run_state, stop, probe, network_code)
         elif cli.trainer.max_epochs:
             run_trainer(cli, run_state, None, stop)
     except (MemoryError, RuntimeError) as error:
@@ -138,8 +144,19 @@ def fit_and_log(
     run_state: RunState,
     stop: StopRequest,
     probe: Probe | None,
+    code: Mapping[str, bytes],
 ) -> None:
-    """Train and log an MLflow run with its final status, on rank 0."""
+    """Train and log an MLflow run with its final status, on rank 0.
+
+    Args:
+        project: folder of the project.
+        cli: the trainer, the model and the data of the stage.
+        config: the section `train` of params.yaml.
+        run_state: state of the unfinished training.
+        stop: the handler of SIGTERM.
+        probe: the probe that the head started from, if there is one.
+        code: the project's own modules that the network is built from, for the bundle.
+    """
     store: ImageStore = cli.datamodule.store
     with run_state.run_lock():
         dataset = {
@@ -153,7 +170,7 @@ def fit_and_log(
         try:
             info = describe_model(project, cli, config, dataset)
             trained, history = train_model(cli, config, run_state, run, stop, info, probe)
-            save_model(project, run, cli, config, info, trained, history)
+            save_model(project, run, cli, config, info, trained, history, code)
             save_out_of_fold(project / MODEL_FOLDER, store, probe)
             shutil.rmtree(run_state.folder)
             run.close("FINISHED")
@@ -442,6 +459,7 @@ def save_model(
     info: BundleInfo,
     trained: TrainedModel,
     history: MetricHistory,
+    code: Mapping[str, bytes],
 ) -> None:
     """Write the stage's output and log the model.
 
@@ -453,6 +471,7 @@ def save_model(
         info: a description of the model, without metrics and calibration.
         trained: the model.
         history: the metrics of each epoch.
+        code: the project's own modules that the network is built from.
     """
     store: ImageStore = cli.datamodule.store
     info = replace(info, metrics=trained.metrics, **trained.calibration)
@@ -461,7 +480,7 @@ def save_model(
     reference = make_reference_sample(
         Bundle(info, trained.network_for_reference, ""), store, config["reference_pictures"]
     )
-    save_bundle(output, info, trained.network, reference)
+    save_bundle(output, info, trained.network, reference, code)
     write_history(output / "history.csv", history)
     model_uri = log_model(run, output, info, store)
     run.log_metrics({f"best_{name}": value for name, value in info.metrics.items()}, max(trained.epoch, 0))

@@ -80,10 +80,19 @@ class RunState:
         write_bytes(self.folder / "run_id", run_id.encode())
 
 
-def compute_training_key(store: ImageStore, config: Mapping[str, Any], num_ranks: int) -> str:
-    """Compute the key of a training: SHA-256 of the data, the parameters, the code and the number of processes."""
+def compute_training_key(
+    store: ImageStore, config: Mapping[str, Any], num_ranks: int, project_code: str = ""
+) -> str:
+    """Compute the key of a training: SHA-256 of the data, the parameters, the code and the number of processes.
+
+    Args:
+        store: the normalized dataset.
+        config: the section `train` of params.yaml.
+        num_ranks: number of processes that train.
+        project_code: digest of the project's own modules.
+    """
     digest = hashlib.sha256(store.fingerprint.encode())
     parameters = {key: value for key, value in flatten_params(config) if key not in KEYS_WITHOUT_EFFECT}
     digest.update(json.dumps([parameters, num_ranks], sort_keys=True).encode())
-    digest.update(digest_stage_code("train").encode())
+    digest.update(f"{digest_stage_code('train')}{project_code}".encode())
     return digest.hexdigest()[:32]
