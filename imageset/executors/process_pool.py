@@ -183,7 +183,7 @@ def _start_process(preload: Sequence[str]) -> Process:
     path = os.pathsep.join([home, *filter(None, sys.path)])
     settings = {"PYTHONPATH": path, **SINGLE_THREAD_ENV}
     return subprocess.Popen(
-        [sys.executable, "-m", "imageset.executors.worker", *preload],
+        [sys.executable, "-P", "-m", "imageset.executors.worker", *preload],
         env={**os.environ, **settings},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The worker process of imageset.executors.process_pool, started with `python -m imageset.executors.worker`.
+"""The worker process of imageset.executors.process_pool, started with `python -P -m imageset.executors.worker`.
 
 It reads pickled (function, arguments) from standard input and writes (True, result) or (False, exception) to
 standard output. It is not meant to be started by hand.
