@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 
-TRAIN_COMMAND = (sys.executable, "-m", "lightning_modules", "fit")
+TRAIN_COMMAND = (sys.executable, "-P", "-m", "lightning_modules", "fit")
 # What the folder of a training holds itself; everything else is a link into the project.
 OWN_FILES = {PARAMS.name, "data", CACHE.name, DATABASE, ARTIFACTS}
 
