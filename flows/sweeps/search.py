@@ -111,10 +111,7 @@ def run_sweep(project: Project, params: Mapping[str, Any]) -> tuple[SweepResult,
     document = {"train": load_section(project / PARAMS, "train")}
     dimensions = studies.parse_space(params, document["train"], where)
     name, fingerprint = project.read_dataset_name(), project.read_dataset_field("fingerprint")
-    own_modules = find_project_modules(
-        [studies.drop_varied(document["train"], dimensions), params["space"]], project.folder
-    )
-    code_digest = digest_stage_code("train") + hash_files(copy_modules(own_modules))
+    code_digest = digest_code(project, document["train"], dimensions, params["space"])
     key = studies.compute_study_key(str(fingerprint), document["train"], dimensions, params, code_digest)
     folder = project / SWEEPS_DIR / f"{name}-{key[:12]}"
     study = studies.open_study(folder, params, int(document["train"]["trainer"]["max_epochs"]))
@@ -146,6 +143,21 @@ def run_sweep(project: Project, params: Mapping[str, Any]) -> tuple[SweepResult,
         *counts,
     )
     return result, table
+
+
+def digest_code(
+    project: Project, train: Mapping[str, Any], dimensions: list[Dimension], space: Mapping[str, Any]
+) -> str:
+    """Return the digest of the code that the trainings run: Convoy's, and the project's own modules.
+
+    Args:
+        project: folder of the project.
+        train: the section `train`.
+        dimensions: the space; the present values of its keys do not count.
+        space: the values that the space allows, as in params.yaml.
+    """
+    modules = find_project_modules([studies.drop_varied(train, dimensions), space], project.folder)
+    return digest_stage_code("train") + hash_files(copy_modules(modules))
 
 
 class _SearchLoop:

@@ -50,11 +50,7 @@ def score_on_cluster(
     """
     if engine.name != "pytorch" or engine.batch_size is None:
         raise UserError("a cluster classifies pictures with PyTorch on CPUs only; add --engine pytorch")
-    with tempfile.TemporaryDirectory() as folder:
-        save_bundle(Path(folder), bundle.info, bundle.network, code=bundle.code)
-        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    cluster.run_on_every_worker(prepare_worker, bundle.digest, files)
+    cluster.run_on_every_worker(prepare_worker, bundle.digest, pack_bundle(bundle))
     keys: deque[list[K]] = deque()
 
     def chunks() -> Iterator[list[bytes]]:
@@ -72,6 +68,14 @@ def score_on_cluster(
                 yield ScoreResult(key, None, result.reason, result.detail)
             else:
                 yield ScoreResult(key, result)
+
+
+def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
+    """Return the contents of a bundle's files by name, without its reference."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_bundle(Path(folder), bundle.info, bundle.network, code=bundle.code)
+        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def prepare_worker(digest: str, files: dict[str, bytes]) -> None:

@@ -15,8 +15,8 @@ import yaml
 from flows.project import params_yaml
 from flows.project.project import Project
 from flows.promotion import model_registry
-from flows.sweeps.search import SweepResult, run_sweep
-from flows.sweeps.study import FOLDER_ATTR, VALUES_ATTR, open_study
+from flows.sweeps.search import SweepResult, digest_code, run_sweep
+from flows.sweeps.study import FOLDER_ATTR, VALUES_ATTR, open_study, parse_space
 from imageset.exceptions import UserError
 from tests.helpers.images import write_digit_images
 from tests.helpers.project import make_project, run_convoy, run_stage
@@ -185,3 +185,21 @@ def test_trainings_that_all_fail_stop_the_sweep_with_what_they_said(done, monkey
     space = {"train.model.label_smoothing": [2.0, 3.0]}
     with pytest.raises(UserError, match=r"every training failed: .*label_smoothing"):
         run_sweep(Project(done.project), {**SWEEP, "space": space, "trials": 1})
+
+
+def test_a_sweep_begins_anew_when_a_module_of_its_trainings_was_edited(tmp_path):
+    for name in ("fixed", "chosen", "present", "unrelated"):
+        (tmp_path / f"{name}.py").write_text("")
+    key = "train.model.network"
+    train = {"threads": None, "model": {"network": "present.Net", "optimizer": {"class_path": "fixed.Adam"}}}
+    space = {key: ["chosen.Net", "LeNet5"]}
+    dimensions = parse_space({"space": space}, train, "sweep")
+
+    def digest_after(edited: str) -> str:
+        if edited:
+            (tmp_path / f"{edited}.py").write_text("x = 1")
+        return digest_code(Project(tmp_path), train, dimensions, space)
+
+    digests = [digest_after(name) for name in ("", "unrelated", "present", "fixed", "chosen")]
+    assert digests[0] == digests[1] == digests[2]  # the sweep itself writes the present value
+    assert len(set(digests)) == 3

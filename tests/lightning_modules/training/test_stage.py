@@ -246,3 +246,28 @@ def test_a_broken_dataset_is_one_line(fresh):
     code, output = run_stage(fresh, "fit")
     assert code == 2
     assert "index.parquet" in output and "dvc repro" in output and "Traceback" not in output
+
+
+FAILS_IN_TRAINING = """\
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, in_channels, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(in_channels * 16 * 16, num_classes))
+    def forward(self, images):
+        if self.training:
+            raise ValueError("this fails")
+        return super().forward(images)
+"""
+
+
+def test_an_unfinished_training_does_not_resume_after_the_networks_own_module_was_edited(fresh):
+    def count_unfinished() -> int:
+        code, output = run_stage(fresh, "fit")
+        assert code == 1 and "this fails" in output, output
+        return len(list((fresh / ".cache/train").glob("*/run_id")))
+
+    (fresh / "mynet.py").write_text(FAILS_IN_TRAINING)
+    set_params(fresh, train__model__network="mynet.Net")
+    assert [count_unfinished(), count_unfinished()] == [1, 1]
+    (fresh / "mynet.py").write_text(f"{FAILS_IN_TRAINING}# edited\n")
+    assert count_unfinished() == 2
