@@ -67,7 +67,8 @@ def find_project_modules(values: Any, project: Path) -> list[ProjectModule]:
     """
     importlib.invalidate_caches()
     project = project.absolute()
-    search_path = [entry for entry in sys.path if Path(entry or ".").resolve() != project.resolve()]
+    # without a folder above: a copy that `convoy verify` makes lies in the project itself
+    search_path = [entry for entry in sys.path if not project.resolve().is_relative_to(Path(entry).resolve())]
     search_path.append(str(project))
     found: dict[str, ProjectModule] = {}
     waiting = [text for text in _iter_texts(values) if _is_class_path(text)]

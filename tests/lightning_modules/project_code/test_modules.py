@@ -115,3 +115,11 @@ def test_the_projects_folder_is_last_on_pythons_path(folder, monkeypatch):
     make_importable(folder)
     make_importable(folder)
     assert sys.path[-1] == str(folder) and sys.path.count(str(folder)) == 1
+
+
+def test_a_copy_of_a_project_inside_the_project_has_modules_of_its_own(folder, monkeypatch):
+    copy = folder / ".cache" / "copy"
+    copy.mkdir(parents=True)
+    (copy / "mynet.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    assert find("mynet.Tiny", copy) == ["mynet.py"]
