@@ -118,6 +118,8 @@ def _link_project(folder: Path, project: Project, params: Mapping[str, Any]) -> 
     shared = [(path, folder / path.name) for path in project.folder.iterdir() if path.name not in OWN_FILES]
     shared += [(project / path, folder / path) for path in (NORMALIZED, FEATURES)]
     for target, link in shared:
+        if link.is_symlink() and link.readlink() != target.resolve():  # the project was moved or copied since
+            link.unlink()
         if not link.is_symlink():
             link.symlink_to(target.resolve())
     write_text(folder / PARAMS.name, yaml.safe_dump(dict(params), sort_keys=False))

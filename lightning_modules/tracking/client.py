@@ -17,6 +17,7 @@ from lightning_modules.tracking.local_store.location import (
     find_shared_folder,
     get_database_path,
 )
+from lightning_modules.tracking.local_store.relocation import relocate_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,6 +63,9 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
     for name, before in variables.items():
         if before is None:  # MLflow has just set it; the next project in this process has a store of its own
             os.environ.pop(name, None)
+    database = find_shared_folder(project) / DATABASE
+    if get_database_path(uri) == database:
+        relocate_store(database.parent)
     begin = time.monotonic()
     try:
         probe_server(uri)  # MLflow itself would try a database for minutes
