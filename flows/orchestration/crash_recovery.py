@@ -42,7 +42,7 @@ from imageset.utils.atomic_write import write_text
 from imageset.utils.file_lock import file_lock, is_locked
 from imageset.utils.text import format_count
 from lightning_modules.tracking import offline_queue
-from lightning_modules.tracking.client import connect_to_mlflow, get_tracking_uri
+from lightning_modules.tracking.client import connect_to_mlflow, get_tracking_uri, is_tracking_shared
 from lightning_modules.tracking.local_store.location import get_database_path
 
 logger = console.get_logger(__name__)
@@ -68,6 +68,7 @@ class ProcessRecord:
         apis: id of a Prefect run -> address of its server; None for the server on the project's own database.
         names: id of a Prefect run -> "flow (run name)".
         mlflow_runs: ids of the MLflow runs that the process has opened.
+        folder: the project's folder at that time; "" in a record of an earlier Convoy.
         untold: whether the process ended normally, but its Prefect server was gone before it received the end.
     """
 
@@ -80,6 +81,7 @@ class ProcessRecord:
     names: dict[str, str] = field(default_factory=dict)
     mlflow_runs: list[str] = field(default_factory=list)
     untold: bool = False
+    folder: str = ""
 
     @property
     def ending(self) -> str:
@@ -96,7 +98,14 @@ class ProcessHeartbeat:
     def __init__(self, project: Project, command: str) -> None:
         folder = project.folder.resolve() / PROCESS_RECORDS
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        self.record = ProcessRecord(uuid.uuid4().hex, os.getpid(), socket.gethostname(), command, began)
+        self.record = ProcessRecord(
+            uuid.uuid4().hex,
+            os.getpid(),
+            socket.gethostname(),
+            command,
+            began,
+            folder=str(project.folder.resolve()),
+        )
         self.path = folder / f"{self.record.id}.json"
         self._lock: ExitStack | None = _lock_new_file(self.path.with_suffix(".lock"))
         self.save()
@@ -260,11 +269,20 @@ def _remove_record(path: Path) -> None:
 
 
 def _close_process(record: ProcessRecord, project_api: str | None, project: Project) -> None:
-    if record.host == socket.gethostname():
+    if _is_of_original(record, project):  # only what was copied is closed: runs in the copy's own databases
+        record = replace(record, apis={run_id: None for run_id, api in record.apis.items() if api is None})
+    elif record.host == socket.gethostname():
         _terminate_children(record)
-    closed = _close_mlflow_runs(record, project)
+    closed = (is_tracking_shared() and _is_of_original(record, project)) or _close_mlflow_runs(record, project)
     if _close_prefect_runs(record, project_api, project) and closed:
         _remove_record(project / PROCESS_RECORDS / f"{record.id}.json")
+
+
+def _is_of_original(record: ProcessRecord, project: Project) -> bool:
+    """Return whether a record was copied with the project: the process is of the original, alive or not."""
+    folder = Path(record.folder)
+    is_elsewhere = record.folder != "" and folder.resolve() != project.folder.resolve()
+    return is_elsewhere and (folder / PROCESS_RECORDS / f"{record.id}.json").exists()
 
 
 # ---- the three steps --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +54,32 @@ class ServerAddresses:
         pid: process id.
         mlflow: address of MLflow.
         prefect: address of Prefect's server, without /api.
+        folder: that of the stores when they were started; servers of another folder are not used.
     """
 
     pid: int
     mlflow: str
     prefect: str
+    folder: str = ""  # an earlier Convoy did not write it
 
     def save(self, project: Project) -> None:
         """Write the addresses beside the stores of the servers."""
-        write_text(find_addresses_file(project), json.dumps(asdict(self), indent=2) + "\n")
+        here = replace(self, folder=str(find_shared_folder(project.folder)))
+        write_text(find_addresses_file(project), json.dumps(asdict(here), indent=2) + "\n")
 
     @classmethod
     def load(cls, project: Project) -> ServerAddresses | None:
-        """Return the addresses of a `convoy up` that is alive, or None."""
+        """Return the addresses of a `convoy up` that is alive, or None.
+
+        In a copy of a project, and after a move, they are those of the original, which writes to its own folder.
+        """
         try:
             addresses = cls(**json.loads(find_addresses_file(project).read_text(encoding="utf-8")))
             os.kill(addresses.pid, 0)
         except (OSError, TypeError, ValueError):
             return None
-        return addresses
+        is_here = addresses.folder in ("", str(find_shared_folder(project.folder)))
+        return addresses if is_here else None
 
 
 def check_prefect_server(api: str) -> None:

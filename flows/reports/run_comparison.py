@@ -46,6 +46,7 @@ class CompareResult:
         lost: test images that only the first run gets right.
         num_shared: test images of both runs; None if a run has no table of predictions.
         runs: both runs, as `to_dict` returns them.
+        missing: why a run has no table of predictions.
     """
 
     first_run_id: str
@@ -58,6 +59,7 @@ class CompareResult:
     lost: list[ChangedImage]
     num_shared: int | None
     runs: list[dict[str, Any]] = field(default_factory=list)
+    missing: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON.
@@ -94,7 +96,7 @@ class CompareResult:
     def format_changed_images(self) -> str:
         """Format the number of images that only one of the runs gets right as one line."""
         if self.num_shared is None:
-            return "pictures: one of the runs was not evaluated"
+            return f"pictures: {self.missing}"
         return (
             f"pictures: of {self.num_shared:,} that both were tested on, {len(self.gained):,} are right only in "
             f"{self.second_run_id[:SHORT_ID]}, {len(self.lost):,} only in {self.first_run_id[:SHORT_ID]}"
@@ -111,9 +113,9 @@ def compare_runs(
     """
     client = model_registry.connect_registry(project)
     first, second = (model_registry.find_run(client, run_id) for run_id in (first_run_id, second_run_id))
-    gained, lost, num_shared = _find_changed_images(
-        _download_predictions(client, first), _download_predictions(client, second)
-    )
+    tables = [_download_predictions(client, run) for run in (first, second)]
+    gained, lost, num_shared = _find_changed_images(*tables)
+    missing = [_explain_missing(run) for run, table in zip((first, second), tables, strict=True) if table is None]
     metrics = [_select_by_prefix(run.data.metrics, METRIC_PREFIXES) for run in (first, second)]
     recalls = [_select_by_prefix(run.data.metrics, (RECALL_PREFIX,)) for run in (first, second)]
     result = CompareResult(
@@ -128,6 +130,7 @@ def compare_runs(
              "recalls": {name.removeprefix(RECALL_PREFIX): value for name, value in of_class.items()}}
             for run, values, of_class in zip((first, second), metrics, recalls, strict=True)
         ],
+        missing="; ".join(missing),
     )  # fmt: skip
     if page_path is not None:
         _write_comparison_page(project, result, page_path)
@@ -190,6 +193,14 @@ def _download_predictions(client: MlflowClient, run: Run) -> PredictionsById | N
     except (MlflowException, OSError):
         return None
     return {row["image_id"]: (row["actual"], row["predicted"]) for row in csv.DictReader(io.StringIO(text))}
+
+
+def _explain_missing(run: Run) -> str:
+    """Explain why a run has no table of predictions."""
+    run_id = run.info.run_id[:SHORT_ID]
+    if not _select_by_prefix(run.data.metrics, ("test_",)):
+        return f"run {run_id} was not evaluated"
+    return f"run {run_id} was evaluated, but {PREDICTIONS_ARTIFACT} is missing from {run.info.artifact_uri}"
 
 
 def _find_changed_images(

@@ -44,6 +44,15 @@ def test_a_second_up_in_one_project_is_refused(tmp_path):
         check_ports(Project(tmp_path), {})
 
 
+def test_the_servers_of_an_original_are_not_those_of_its_copy(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    prefect_api.ServerAddresses(os.getpid(), "http://one", "http://two").save(Project(original))
+    shutil.copytree(original, copy)
+    assert prefect_api.ServerAddresses.load(Project(copy)) is None
+    assert prefect_api.ServerAddresses.load(Project(original)) is not None
+
+
 def test_what_a_killed_up_left_behind_is_ignored(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

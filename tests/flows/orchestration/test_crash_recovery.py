@@ -134,6 +134,23 @@ def test_what_a_dead_process_started_is_ended_and_nothing_else_is(tmp_path):
         other.wait()
 
 
+def test_a_copy_of_a_project_leaves_the_processes_of_the_original_alone(tmp_path):
+    original, copy = Project(tmp_path / "original"), Project(tmp_path / "copy")
+    original.folder.mkdir()
+    with crash_recovery.record_process(original, "convoy test"):
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+        try:
+            shutil.copytree(original.folder, copy.folder)
+            assert len(crash_recovery.find_dead_processes(copy)) == 1
+            crash_recovery.close_dead_processes(copy)
+            assert sleeper.poll() is None
+            assert crash_recovery.find_dead_processes(copy) == []
+            assert len(list((original / PROCESS_RECORDS).glob("*.json"))) == 1
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+
+
 def test_another_machines_run_counts_as_dead_when_its_heart_has_stopped(tmp_path):
     (tmp_path / PROCESS_RECORDS).mkdir(parents=True)
     path = tmp_path / PROCESS_RECORDS / "a.json"

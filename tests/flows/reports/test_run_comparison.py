@@ -1,5 +1,6 @@
 import base64
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_a_run_that_was_not_evaluated_is_compared_all_the_same(client, project):
     other = client.create_run(client.get_experiment_by_name("digits").experiment_id).info.run_id
     found = compare_runs(Project(project), one, other)
     assert found.num_shared is None and "was not evaluated" in str(found)
+
+
+def test_a_table_that_is_gone_is_not_called_an_evaluation_that_never_was(client, project):
+    one, other = run(client, {"p1": "a"}), run(client, {"p1": "a"})
+    shutil.rmtree(project / "mlartifacts/digits" / other / "artifacts/report")
+    said = str(compare_runs(Project(project), one, other))
+    assert f"run {other[:12]} was evaluated, but report/predictions.csv is missing from file://" in said
 
 
 def test_an_unknown_run_is_one_line(client, project):
