@@ -21,7 +21,7 @@ from flows.project.paths import FULL_CHECK_FILE
 from flows.project.project import Project
 from flows.promotion import gates, ledger, model_registry
 from flows.promotion.model_registry import CHAMPION
-from flows.versioning import dvc_repo, source_check
+from flows.versioning import dvc_repo, restoration, source_check
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
 from imageset.utils.atomic_write import write_text
@@ -115,7 +115,7 @@ def find_ledger_problems(project: Project) -> Iterator[str]:
     for entry in ledger.find_unfinished(entries):
         yield (f"line {entry['number']}, about {entry['model']} version {entry['version']}, is unfinished; "
                "the next promote, predict or rollback completes it")  # fmt: skip
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project)
     done = ledger.find_completed(entries)
     for model in dict.fromkeys(entry["model"] for entry in done):
         in_ledger = [entry for entry in done if entry["model"] == model][-1]["after"]
@@ -129,7 +129,7 @@ def find_ledger_problems(project: Project) -> Iterator[str]:
 
 def find_champion_problems(project: Project) -> Iterator[str]:
     """Yield each champion that cannot be loaded, has changed, or cannot predict an image."""
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project)
     serving = [model.name for model in client.search_registered_models() if CHAMPION in (model.aliases or {})]
     name = project.read_dataset_field("name")
     if name is not None and name not in serving:

@@ -17,6 +17,7 @@ from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
+from flows.versioning import restoration
 from imageset.exceptions import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def monitor(
 @task(**TASK_RETRY_OPTIONS)
 def find_champion(name: str, project: Project) -> Version:
     """Return the champion of the model `name`."""
-    return model_registry.require_champion(model_registry.connect_registry(project), name)
+    return model_registry.require_champion(restoration.open_registry(project), name)
 
 
 @task(name="look")  # the name in Prefect's history

@@ -26,6 +26,7 @@ from flows.project.exceptions import NoChampion
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
+from flows.versioning import restoration
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
 
@@ -162,7 +163,7 @@ def find_model(name: str, project: Project) -> Version:
 
     A registered model that is called `imagenet` comes before the installed network.
     """
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project)
     alias_updates.replay_if_needed(client, project)
     if name == imagenet.IMAGENET:
         return model_registry.find_champion_version(client, name) or imagenet.make_imagenet_version()

@@ -27,6 +27,7 @@ from flows.promotion.model_registry import (
     ROLLED_BACK_TAG,
     Version,
 )
+from flows.versioning import dvc_repo, restoration
 from imageset.exceptions import UserError
 from lightning_modules.tracking import offline_queue, provenance
 from lightning_modules.tracking.tags import PROMOTION_FOLDER
@@ -162,7 +163,7 @@ def find_candidate(run_id: str, project: Project) -> Candidate:
     """Find the model of a run, and load it once to verify that it loads."""
     from lightning_modules.tracking.model_download import load_bundle
 
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project, run_id)
     alias_updates.replay_if_needed(client, project)
     offline_queue.check_all_sent(project.folder, run_id)
     run = model_registry.require_finished_run(client, run_id)
@@ -213,7 +214,8 @@ def decide(
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
             "serves": gate_result.passes, "reason": gate_result.reason,
             "champion": champion.number if champion else None,
-            "bundle": digest, "numbers": gate_result.numbers, "commit": provenance.read_git_commit(project.folder),
+            "bundle": digest, "dvc": dvc_repo.find_bundle_md5(project, digest), "numbers": gate_result.numbers,
+            "commit": provenance.read_git_commit(project.folder),
             "tags": _build_version_tags(gate_result, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}

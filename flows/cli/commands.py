@@ -272,8 +272,10 @@ def _run_promote(arguments: argparse.Namespace) -> None:
         return
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.promotion.model_registry import check_promotable_run
+    from flows.versioning.restoration import open_registry
 
     if arguments.run_id:
+        open_registry(arguments.project, arguments.run_id)
         check_promotable_run(arguments.run_id, arguments.project)
     with use_prefect_server(arguments.project):
         from flows.promote import promote
@@ -288,7 +290,9 @@ def _add_rollback_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_rollback(arguments: argparse.Namespace) -> None:
     from flows.promotion.rollback import rollback
+    from flows.versioning.restoration import open_registry
 
+    open_registry(arguments.project)
     model = arguments.model or arguments.project.read_dataset_name()
     print(rollback(arguments.project, model, arguments.reason))
 

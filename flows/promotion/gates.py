@@ -240,7 +240,7 @@ def load_training_images(
     from lightning_modules.tracking.tags import TRAINING_IMAGES_ARTIFACT
 
     if bundle.info.dataset["fingerprint"] == store.fingerprint:
-        return list_training_images(store)
+        return list_training_images(store.split("train").rows)
     try:
         return pq.read_table(download_artifacts(run_id=champion.run_id, artifact_path=TRAINING_IMAGES_ARTIFACT))
     except Exception as error:  # each artifact store of MLflow raises its own kinds

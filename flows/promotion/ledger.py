@@ -89,6 +89,13 @@ def find_completed(entries: list[LedgerEntry], model: str | None = None) -> list
     ]
 
 
+def find_serving(entries: list[LedgerEntry]) -> dict[str, dict[str, int]]:
+    """Return the aliases of each model that serves, after its last completed decision."""
+    last = {entry["model"]: {alias: int(number) for alias, number in entry["after"].items()}
+            for entry in find_completed(entries)}  # fmt: skip
+    return {model: aliases for model, aliases in last.items() if "champion" in aliases}
+
+
 def _parse_entries(path: Path, text: bytes) -> list[LedgerEntry]:
     entries, link = [], FIRST_LINK
     for number, line in enumerate(text.splitlines(), start=1):

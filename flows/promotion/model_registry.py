@@ -16,6 +16,7 @@ from flows.project.exceptions import NoChampion, ServerUnavailable
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.tracking import client, offline_queue, tags
+from lightning_modules.tracking.restoration import restored_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_modules.bundle import Bundle
 
 
+RESTORING_TAG = "convoy.restoring"  # of a registered model that is not completely restored yet
 # Tags of versions
 QUESTION_TAG = "convoy.question"  # the champion, the test images and the rules of the last comparison
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
@@ -125,12 +127,14 @@ def find_version_by_run(client: MlflowClient, name: str, run_id: str) -> Version
 def find_run(client: MlflowClient, run_id: str) -> Run:
     """Return the run with this id, or the only one whose id begins with it.
 
+    Where MLflow does not have it, that is the run which was restored for it from DVC.
+
     Raises:
         UserError: there is no such run, or more than one.
     """
     from mlflow.exceptions import MlflowException
 
-    if run_id.startswith(offline_queue.LOCAL_ID_PREFIX):
+    if run_id.startswith(offline_queue.LOCAL_ID_PREFIX) and not restored_run.find_restored_runs(client, run_id):
         run_id = offline_queue.find_sent_run(client, run_id)
     try:
         return client.get_run(run_id)
@@ -141,12 +145,28 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     if re.fullmatch(r"[0-9a-f]{4,31}", run_id):
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         matches = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
+    if not matches and re.fullmatch(r"[0-9a-f]{4,32}|local-[0-9a-f]+", run_id):
+        matches = restored_run.find_restored_runs(client, run_id)
     if len(matches) == 1:
         return matches[0]
     if matches:
         names = ", ".join(run.info.run_id[:12] for run in matches)
         raise UserError(f"{len(matches)} runs begin with {run_id!r} ({names}); write more of the id")
     raise UserError(f"MLflow has no run {run_id!r}; `mlflow ui` lists all runs")
+
+
+def has_run(client: MlflowClient, run_id: str) -> bool:
+    """Return whether MLflow has a run, or one that was restored for it."""
+    try:
+        find_run(client, run_id)
+    except UserError:
+        return False
+    return True
+
+
+def is_unregistered(client: MlflowClient, run_id: str) -> bool:
+    """Return whether no version of a model is from this run."""
+    return not client.search_model_versions(f"run_id = '{run_id}'", max_results=1)
 
 
 def require_finished_run(client: MlflowClient, run_id: str) -> Run:
@@ -210,6 +230,64 @@ def register_model(client: MlflowClient, name: str, run_id: str, model_uri: str)
     model_id = model_uri.removeprefix("models:/")
     source = client.get_logged_model(model_id).artifact_location
     return _to_version(client.create_model_version(name, source, run_id, model_id=model_id))
+
+
+def needs_restoration(client: MlflowClient, name: str) -> bool:
+    """Return whether MLflow does not have a model, or has a part of it that was being restored."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return RESTORING_TAG in client.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            return True
+        raise
+
+
+def restore_versions(
+    client: MlflowClient,
+    name: str,
+    runs: Mapping[int, str],
+    last: int,
+    version_tags: Mapping[int, Mapping[str, str]],
+) -> None:
+    """Register runs under the numbers that their versions had elsewhere; `finish_restoration` ends it.
+
+    The other numbers up to `last` are taken and given back, for MLflow never uses a number twice.
+
+    Args:
+        client: of the project's MLflow.
+        name: the registered model; what is left of it from a restoration that was killed is removed first.
+        runs: ids of runs by version number.
+        last: the highest number that was ever used.
+        version_tags: tags by version number.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, tags={RESTORING_TAG: "true"})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        client.delete_registered_model(name)
+        client.create_registered_model(name, tags={RESTORING_TAG: "true"})
+    spare = next(iter(runs.values()))
+    for number in range(1, last + 1):
+        run = client.get_run(runs.get(number, spare))
+        version = register_model(client, name, run.info.run_id, find_model_uri(run))
+        if number not in runs:
+            client.delete_model_version(name, str(version.number))
+        elif version.number != number:
+            raise UserError(f"MLflow gave {name} the version {version.number} instead of {number}; try again")
+        else:
+            set_version_tags(client, name, number, version_tags.get(number, {}))
+
+
+def finish_restoration(client: MlflowClient, name: str, aliases: Mapping[str, int]) -> None:
+    """Set the aliases of a restored model, the champion last: only then it serves."""
+    for alias in sorted(aliases, key=lambda alias: alias == CHAMPION):
+        client.set_registered_model_alias(name, alias, str(aliases[alias]))
+    client.delete_registered_model_tag(name, RESTORING_TAG)
 
 
 def find_version(client: MlflowClient, name: str, number: int) -> Version | None:

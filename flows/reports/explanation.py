@@ -9,6 +9,7 @@ from flows.notifications import console
 from flows.project.paths import CLASSIFIER, NORMALIZED, PARAMS
 from flows.project.project import Project
 from flows.promotion import model_registry
+from flows.versioning import restoration
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
 
@@ -94,11 +95,11 @@ def find_bundle(run_id: str | None, project: Project) -> tuple[Bundle, str]:
     from lightning_modules.tracking.model_download import load_bundle
 
     if run_id is not None:
-        client = model_registry.connect_registry(project)
+        client = restoration.open_registry(project, run_id)
         run = model_registry.require_finished_run(client, run_id)
         return load_bundle(model_registry.find_model_uri(run)), f"run {run_id}"
     if (project / NORMALIZED / "dataset.json").is_file():
-        client = model_registry.connect_registry(project)
+        client = restoration.open_registry(project)
         version = model_registry.find_champion_version(client, project.read_dataset_name())
         if version is not None:
             return load_bundle(version.uri), str(version)

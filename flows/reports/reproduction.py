@@ -13,7 +13,7 @@ from flows.notifications import console
 from flows.project.paths import CACHE, CLASSIFIER
 from flows.project.project import Project
 from flows.promotion import model_registry
-from flows.versioning import dvc_repo
+from flows.versioning import dvc_repo, restoration
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import DATABASE, SQLITE
 from lightning_modules.tracking.tags import GIT_COMMIT_TAG, PARENT_RUN_TAG, PATCH_ARTIFACT, SWEEP_TAG, TRIAL_TAG
@@ -81,7 +81,7 @@ def verify_run(project: Project, run_id: str, tolerance: float = 0.0) -> VerifyR
         UserError: no such run, its commit is unknown, or the commit or the data is not available here.
         StageFailed: a stage failed.
     """
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project, run_id)
     run = model_registry.require_finished_run(client, run_id)
     check_reproducible(run)
     commit = run.data.tags.get(GIT_COMMIT_TAG)

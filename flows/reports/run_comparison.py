@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flows.project.paths import NORMALIZED
 from flows.project.project import Project
 from flows.promotion import model_registry
+from flows.versioning import restoration
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
 from imageset.utils.text import format_count
@@ -111,7 +112,7 @@ def compare_runs(
     Raises:
         UserError: a run does not exist, or the page cannot be written.
     """
-    client = model_registry.connect_registry(project)
+    client = restoration.open_registry(project, first_run_id, second_run_id)
     first, second = (model_registry.find_run(client, run_id) for run_id in (first_run_id, second_run_id))
     tables = [_download_predictions(client, run) for run in (first, second)]
     gained, lost, num_shared = _find_changed_images(*tables)

@@ -153,9 +153,17 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine
     except UserError as error:
         problems.append(str(error))
         entries = []
+    num_problems = len(problems)
     champions = _select_own_models(read_champions(project, problems), entries, project)
-    if not champions:
+    lost = _find_lost_champions(entries, champions) if len(problems) == num_problems else {}
+    if not champions and not lost:
         yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
+    for model, number in lost.items():
+        yield StatusLine("serving", f"{model} version {number} by the ledger; MLflow here has no champion of it")
+        problems.append(
+            f"{model}: MLflow here has no champion, the ledger has version {number}; if MLflow does not know the "
+            "model, as in a clone, the next `convoy predict`, `promote` or `run` restores it from DVC"
+        )
     for model, number in champions.items():
         change = find_last_change(entries, model, datetime.now(UTC))
         since = "; the ledger does not record since when"
@@ -175,6 +183,12 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine
             f"a decision about {entry['model']} version {entry['version']} is unfinished; "
             "the next promote, predict or rollback completes it"
         )
+
+
+def _find_lost_champions(entries: list[ledger.LedgerEntry], champions: dict[str, int]) -> dict[str, int]:
+    """Return the version of each model that serves by the ledger and has no champion in MLflow."""
+    serving = ledger.find_serving(entries)
+    return {model: aliases[CHAMPION] for model, aliases in serving.items() if model not in champions}
 
 
 def _select_own_models(

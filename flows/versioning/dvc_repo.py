@@ -7,8 +7,9 @@ import json
 import re
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from flows.notifications import console
 from flows.notifications.console import LOG_ONLY
 from flows.orchestration.subprocesses import stream_output
 from flows.project.exceptions import ProjectBusy, StageFailed
-from flows.project.paths import RAW
+from flows.project.paths import CLASSIFIER, RAW
 from flows.project.project import Project
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import EXIT_STATUS, UserError
@@ -26,6 +27,7 @@ from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 
 logger = console.get_logger(__name__)
 
+FETCHED_PREFIX = ".fetched-"  # in data/: what is fetched from DVC for a moment
 DVC_COMMAND = (sys.executable, "-m", "dvc")
 
 # Advice for people who call DVC themselves; it goes to the log of the run only.
@@ -217,6 +219,107 @@ def read_last_source(project: Project) -> str:
     if not isinstance(source, str):
         raise UserError(f"{pointer}: does not say where the pictures came from; run `convoy run FOLDER` once")
     return source
+
+
+def read_stage_lock(text: str, stage: str) -> dict[str, Any]:
+    """Return a stage of the text of a dvc.lock; {} if it is not there, or the text is none."""
+    import yaml
+
+    try:
+        return dict(yaml.safe_load(text)["stages"][stage])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def find_output_md5(lock: Mapping[str, Any], path: Path) -> str | None:
+    """Return DVC's MD5 of an output of a stage, given the stage of a dvc.lock."""
+    outs = lock.get("outs") or []
+    return next((str(out["md5"]) for out in outs if out.get("path") == path.as_posix() and "md5" in out), None)
+
+
+def read_lock(project: Project) -> str:
+    """Return the text of dvc.lock; "" if there is none."""
+    try:
+        return (project / "dvc.lock").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def find_bundle_md5(project: Project, digest: str) -> str | None:
+    """Return DVC's MD5 of data/models/classifier if it holds the bundle with this digest; else None."""
+    from lightning_modules.bundle import MANIFEST_FILE, hash_manifest
+
+    try:
+        manifest = json.loads((project / CLASSIFIER / MANIFEST_FILE).read_text(encoding="utf-8"))
+        is_here = hash_manifest(manifest) == digest
+    except (OSError, ValueError, AttributeError):
+        return None
+    return find_output_md5(read_stage_lock(read_lock(project), "train"), CLASSIFIER) if is_here else None
+
+
+def list_output_versions(project: Project, stage: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the MD5 of an output and its stage, of dvc.lock here and in every commit, the newest first.
+
+    Commits of all branches are searched, also of remote branches, each MD5 once.
+    """
+    seen: set[str] = set()
+    for text in _iter_locks(project):
+        lock = read_stage_lock(text, stage)
+        md5 = find_output_md5(lock, path)
+        if md5 is not None and md5 not in seen:
+            seen.add(md5)
+            yield md5, lock
+
+
+def _iter_locks(project: Project) -> Iterator[str]:
+    yield read_lock(project)
+    log = run_git(project.folder, "log", "--all", "--format=%H", "--", "dvc.lock", allow_failure=True)
+    for commit in log.split():
+        yield run_git(project.folder, "show", f"{commit}:./dvc.lock", allow_failure=True)
+
+
+@contextmanager
+def fetch_output(project: Project, md5: str, within: str | None = None) -> Iterator[Path]:
+    """Fetch a folder or file that DVC holds, from its cache or its remote, into a temporary place.
+
+    Args:
+        project: the project's folder.
+        md5: DVC's hash of the folder or file.
+        within: one file of the folder; the others are not fetched.
+
+    Raises:
+        UserError: neither holds it, or the remote cannot be reached, with DVC's reason.
+    """
+    for leftover in (project / "data").glob(f"{FETCHED_PREFIX}*"):  # of a process that was killed
+        _remove(leftover)
+    place = project / "data" / f"{FETCHED_PREFIX}{uuid.uuid4().hex}"
+    pointer = place.with_name(f"{place.name}.dvc")
+    place.parent.mkdir(exist_ok=True)
+    write_text(pointer, _dump_yaml({"outs": [{"md5": md5, "hash": "md5", "path": place.name}]}))
+    try:
+        target = pointer if within is None else place / within
+        _run_dvc(project.folder, "pull", "--quiet", str(target.relative_to(project)))
+        yield place if within is None else place / within
+    finally:
+        _remove(place)
+        _remove(pointer)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_cached_file(project: Project, md5: str, name: str) -> bytes | None:
+    """Return one file of a folder that DVC's cache holds, without calling DVC; None if it is not there."""
+    cache = project / ".dvc" / "cache" / "files" / "md5"
+    digest = next((digest for path, digest in _list_tracked_files(cache, md5) if path == name), None)
+    try:
+        return (cache / digest[:2] / digest[2:]).read_bytes() if digest is not None else None
+    except OSError:
+        return None
 
 
 def find_default_remote(project: Project) -> str | None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from imageset.exceptions import UserError
 from lightning_modules.tracking import offline_queue, offline_run
 from lightning_modules.tracking.client import connect_to_mlflow
 from lightning_modules.tracking.run import TrackedRun
@@ -15,10 +14,14 @@ MAX_METRICS_PER_BATCH = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 def open_training_run(project: Path, bundle: Path) -> TrackedRun:
     """Open the run that trained the bundle in the folder `bundle`.
 
+    Where a local store does not have it, as in a clone of the project, the run is restored from the bundle.
+
     Raises:
-        UserError: MLflow does not have that run, or has it no longer.
+        UserError: the bundle is damaged.
     """
     from mlflow.exceptions import MlflowException
+
+    from lightning_modules.tracking.restoration.restored_run import restore_run
 
     note = json.loads((bundle / "run.json").read_text())
     if offline_queue.is_tracking_server(project):
@@ -26,10 +29,8 @@ def open_training_run(project: Path, bundle: Path) -> TrackedRun:
     client = connect_to_mlflow(project)
     try:
         return TrackedRun(client, client.get_run(note["run_id"]))
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow has no run {note['run_id']}, which trained {bundle}; train again with `dvc repro -f train`"
-        ) from error
+    except MlflowException:
+        return TrackedRun(client, client.get_run(restore_run(client, project, bundle)))
 
 
 def log_final_metrics(run: TrackedRun, metrics: Mapping[str, float]) -> None:

@@ -35,12 +35,25 @@ def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageSto
     Returns:
         The model's URI, `models:/m-...`; None if the model waits for an MLflow server that is unavailable.
     """
+    log_training_images(run, list_training_images(store.split("train").rows))
+    return log_bundle(run, bundle, info, read_example_images(store))
+
+
+def log_training_images(run: "TrackedRun", training_images: pa.Table) -> None:
+    """Log the list of the images that the model was trained on."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        training_images = Path(scratch) / Path(TRAINING_IMAGES_ARTIFACT).name
-        pq.write_table(list_training_images(store), training_images, compression="zstd")
-        run.log_artifact(training_images, Path(TRAINING_IMAGES_ARTIFACT).parent.name)
+        path = Path(scratch) / Path(TRAINING_IMAGES_ARTIFACT).name
+        pq.write_table(training_images, path, compression="zstd")
+        run.log_artifact(path, Path(TRAINING_IMAGES_ARTIFACT).parent.name)
+
+
+def log_bundle(run: "TrackedRun", bundle: Path, info: BundleInfo, examples: np.ndarray) -> str | None:
+    """Log a bundle to the run as a pyfunc model; `examples` are images, uint8 (N, H, W, C). See `log_model`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         (model / "bundle").mkdir(parents=True)
         for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE):
@@ -49,8 +62,8 @@ def log_model(run: "TrackedRun", bundle: Path, info: BundleInfo, store: ImageSto
         if (bundle / CODE_FOLDER).exists():
             shutil.copytree(bundle / CODE_FOLDER, model / "bundle" / CODE_FOLDER)
         copy_packages(model / "code")
-        examples = pa.table({"image": [encode_example_image(image) for image in read_example_images(store)]})
-        pq.write_table(examples, model / "examples.parquet")
+        images = pa.table({"image": [encode_example_image(image) for image in examples]})
+        pq.write_table(images, model / "examples.parquet")
         about = {
             "requirements": [f"{name}=={version(name)}" for name in REQUIRED_PACKAGES],
             "multi_label": info.multi_label,
@@ -119,13 +132,12 @@ def _find_model_code(code: Path) -> Path:
     return next(path for path in paths if path.exists())
 
 
-def list_training_images(store: ImageStore) -> pa.Table:
-    """Return `image_id`, `group` and `phash` of the training split.
+def list_training_images(rows: pa.Table) -> pa.Table:
+    """Return `image_id`, `group` and `phash` of the training split, given its rows of index.parquet.
 
     They suffice to tell whether the model was trained on an image of another dataset, on one of its group, or on
     one that looks like it.
     """
-    rows = store.split("train").rows
     image_id = pa.array([bytes.fromhex(hex_id) for hex_id in rows["image_id"].to_pylist()], pa.binary(32))
     return pa.table({"image_id": image_id, "group": rows["group"], "phash": rows["phash"]})
 
