@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.notifications import console
 from flows.notifications.console import LOG_ONLY
 from flows.orchestration.subprocesses import stream_output
@@ -23,6 +26,7 @@ from flows.project.project import Project
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.utils.atomic_write import write_text
+from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 
 logger = console.get_logger(__name__)
@@ -290,19 +294,26 @@ def fetch_output(project: Project, md5: str, within: str | None = None) -> Itera
     Raises:
         UserError: neither holds it, or the remote cannot be reached, with DVC's reason.
     """
-    for leftover in (project / "data").glob(f"{FETCHED_PREFIX}*"):  # of a process that was killed
-        _remove(leftover)
-    place = project / "data" / f"{FETCHED_PREFIX}{uuid.uuid4().hex}"
+    _remove_fetched(project)
+    place = project / "data" / f"{FETCHED_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     pointer = place.with_name(f"{place.name}.dvc")
     place.parent.mkdir(exist_ok=True)
     write_text(pointer, _dump_yaml({"outs": [{"md5": md5, "hash": "md5", "path": place.name}]}))
     try:
         target = pointer if within is None else place / within
-        _run_dvc(project.folder, "pull", "--quiet", str(target.relative_to(project)))
+        _run_dvc(project.folder, "pull", str(target.relative_to(project)))
         yield place if within is None else place / within
     finally:
         _remove(place)
         _remove(pointer)
+
+
+def _remove_fetched(project: Project) -> None:
+    """Remove what processes that were killed left in data/."""
+    for path in (project / "data").glob(f"{FETCHED_PREFIX}*"):
+        pid = path.name.removeprefix(FETCHED_PREFIX).partition("-")[0]
+        if not pid.isdigit() or not psutil.pid_exists(int(pid)):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
@@ -335,6 +346,15 @@ def find_default_remote(project: Project) -> str | None:
         if remote := config.get("core", "remote", fallback=None):
             return remote
     return None
+
+
+def find_remote_url(project: Project, remote: str) -> str:
+    """Return the address of a remote as DVC's configuration has it, without a password; "" if it has none."""
+    from configparser import ConfigParser
+
+    config = ConfigParser(interpolation=None, strict=False)
+    config.read([project / ".dvc" / "config", project / ".dvc" / "config.local"])
+    return mask_url(config.get(f"'remote \"{remote}\"'", "url", fallback=""))
 
 
 def push_to_remote(project: Project) -> None:

@@ -238,7 +238,17 @@ def _explain_missing(project: Project, decision: ledger.LedgerEntry, reasons: li
         return (
             f"{what}: its bundle is not in DVC's cache, and DVC has no remote here; `dvc remote add -d NAME URL`"
         )
-    return f"{what}: DVC's remote {remote!r} does not give its bundle ({reasons[0][:300]}); then `dvc pull`"
+    url = dvc_repo.find_remote_url(project, remote)
+    return (
+        f"{what}: DVC's remote {remote!r} ({url}) {_describe_reason(reasons[0])}; type the command again once it "
+        "can be reached and has the data (`dvc push` where it was trained)"
+    )
+
+
+def _describe_reason(reason: str) -> str:
+    if "Missing cache files" in reason or "missing-files" in reason:
+        return "cannot be reached or does not have its bundle"
+    return f"does not give its bundle: {reason.rpartition('ERROR: ')[2][:300]}"
 
 
 # ---- what else is known of a training ---------------------------------------------------------------
