@@ -301,7 +301,7 @@ def fetch_output(project: Project, md5: str, within: str | None = None) -> Itera
     write_text(pointer, _dump_yaml({"outs": [{"md5": md5, "hash": "md5", "path": place.name}]}))
     try:
         target = pointer if within is None else place / within
-        _run_dvc(project.folder, "pull", str(target.relative_to(project)))
+        run_dvc(project.folder, "pull", str(target.relative_to(project)))
         yield place if within is None else place / within
     finally:
         _remove(place)
@@ -325,12 +325,19 @@ def _remove(path: Path) -> None:
 
 def read_cached_file(project: Project, md5: str, name: str) -> bytes | None:
     """Return one file of a folder that DVC's cache holds, without calling DVC; None if it is not there."""
-    cache = project / ".dvc" / "cache" / "files" / "md5"
+    cache = _find_dvc_folder(project) / "cache" / "files" / "md5"
     digest = next((digest for path, digest in _list_tracked_files(cache, md5) if path == name), None)
     try:
         return (cache / digest[:2] / digest[2:]).read_bytes() if digest is not None else None
     except OSError:
         return None
+
+
+def _find_dvc_folder(project: Project) -> Path:
+    """Return the folder `.dvc` of the project, or of the repository that it lies in."""
+    folder = project.folder.resolve()
+    places = (place / ".dvc" for place in (folder, *folder.parents))
+    return next((place for place in places if place.is_dir()), folder / ".dvc")
 
 
 def find_default_remote(project: Project) -> str | None:
@@ -340,7 +347,7 @@ def find_default_remote(project: Project) -> str | None:
     for name in ("config.local", "config"):
         config = ConfigParser(interpolation=None, strict=False)
         try:
-            config.read(project / ".dvc" / name)
+            config.read(_find_dvc_folder(project) / name)
         except Error as error:
             raise UserError(f".dvc/{name}: not readable: {' '.join(str(error).split())}") from None
         if remote := config.get("core", "remote", fallback=None):
@@ -353,7 +360,7 @@ def find_remote_url(project: Project, remote: str) -> str:
     from configparser import ConfigParser
 
     config = ConfigParser(interpolation=None, strict=False)
-    config.read([project / ".dvc" / "config", project / ".dvc" / "config.local"])
+    config.read([_find_dvc_folder(project) / "config", _find_dvc_folder(project) / "config.local"])
     return mask_url(config.get(f"'remote \"{remote}\"'", "url", fallback=""))
 
 

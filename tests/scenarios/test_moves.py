@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def convoy(folder: Path, *arguments: str, status: int = 0) -> str:
     done = run_convoy(folder, *arguments)
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+def wait_for_queue(project: Path) -> None:
+    """Wait until DVC's worker has run the only experiment in the queue."""
+    deadline = time.monotonic() + 900
+    while "Success" not in (said := call_dvc(project, "queue", "status")):
+        assert "Failed" not in said and time.monotonic() < deadline, said
+        time.sleep(3)
 
 
 def open_store(folder: Path) -> MlflowClient:
@@ -179,7 +188,7 @@ def test_an_experiment_of_dvc_logs_to_the_store_of_its_project(published, tmp_pa
     call_dvc(project, "exp", "run", *way, "-n", "quick", "-S", "train.seed_everything=11")
     if way == ("--queue",):
         call_dvc(project, "queue", "start", "-j", "1")
-        call_dvc(project, "queue", "logs", "-f", "quick")
+        wait_for_queue(project)
     call_dvc(project, "exp", "apply", "quick")
     run_id = read_note(project)["run_id"]
     assert run_id != before
