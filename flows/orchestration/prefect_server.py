@@ -145,13 +145,14 @@ def _run_temporary_server(project: Project) -> Iterator[str]:
     logger.info("starting Prefect's temporary server (about 10 s, 20 s the first time; none with `convoy up`)")
     port = find_free_port()
     command = [
-        sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent),
+        sys.executable, "-P", "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent),
         "--factory", "prefect.server.api.server:create_app",
         "--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on",
     ]  # fmt: skip
     quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     log_path = project / CACHE / "prefect-server.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (log_path.parent, local_databases.find_prefect_database(project).parent):
+        folder.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         child = subprocesses.start_process(
             command, log=log, cwd=project.folder, env=subprocesses.build_environment(**quiet)

@@ -32,7 +32,7 @@ from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 logger = console.get_logger(__name__)
 
 FETCHED_PREFIX = ".fetched-"  # in data/: what is fetched from DVC for a moment
-DVC_COMMAND = (sys.executable, "-m", "dvc")
+DVC_COMMAND = (sys.executable, "-P", "-m", "dvc")  # -P: a folder called dvc/ in the project is not imported
 
 # Advice for people who call DVC themselves; it goes to the log of the run only.
 ADVICE_PREFIXES = ("To track the changes with git", "To enable auto staging", "Use `dvc push`")
