@@ -5,14 +5,18 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.ingest import ingest
+from flows.notifications import console
 from flows.notifications.webhooks import check_webhooks
 from flows.orchestration import concurrency
 from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.hardware import describe_training
 from flows.orchestration.timeouts import time_limit
 from flows.project.project import Project
 from flows.promote import PromoteResult, promote
 from flows.train import train
 from flows.versioning.after_run import load_post_steps, run_post_steps
+
+logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
@@ -32,6 +36,7 @@ def pipeline(
         ProjectBusy: another run is active in this project.
     """
     project = Project.find()
+    logger.info("run: %s", describe_training(project))
     check_webhooks(project)
     afterwards = load_post_steps(project)
     with project.lock(), time_limit(timeout_h, "pipeline"):

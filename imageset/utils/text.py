@@ -1,4 +1,4 @@
-"""Text for messages: counts with their nouns, and suggestions for misspelled names."""
+"""Text for messages: counts with their nouns, durations, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def format_count(num: int, singular: str, plural: str | None = None) -> str:
 def format_class_count(num: int, multi_label: bool) -> str:
     """Return "1 class", "10 classes", or "4 labels" for a multi-label dataset."""
     return format_count(num, "label") if multi_label else format_count(num, "class", "classes")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration without false precision: "a few seconds", "about 40 s", "about 3 min", "about 2 h"."""
+    if seconds < 7.5:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {max(10, 10 * round(seconds / 10))} s"
+    minutes = seconds / 60
+    if minutes < 10:
+        return f"about {max(1, round(minutes))} min"
+    if minutes < 57.5:
+        return f"about {5 * round(minutes / 5)} min"
+    hours = minutes / 60
+    return f"about {round(hours)} h"

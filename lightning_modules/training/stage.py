@@ -64,6 +64,7 @@ from lightning_modules.training.distributed import (
     join_group,
     watch_ranks,
 )
+from lightning_modules.training.duration import start_clock
 from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
 from lightning_modules.training.params import check_train_params
 from lightning_modules.training.trained_model import (
@@ -111,15 +112,19 @@ def fit(project: Path) -> None:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     store: ImageStore = cli.datamodule.store
+    clock = start_clock(cli, config, project)
     probe = prepare_training(cli, config, store, project)
 
     num_ranks = cli.trainer.world_size
     key = compute_training_key(store, config, num_ranks, hash_files(code))
     run_state = RunState(find_cache(project) / "train" / key)
+    is_resumed = run_state.find_checkpoint(remove_damaged=False) is not None
     launcher = watch_ranks(cli.trainer)
     try:
         if cli.trainer.is_global_zero:
             fit_and_log(project, cli, config, run_state, stop, probe, network_code)
+            if not is_resumed:
+                clock.save()
         elif cli.trainer.max_epochs:
             run_trainer(cli, run_state, None, stop)
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,6 @@
-from imageset.utils.text import format_class_count, format_count
+import pytest
+
+from imageset.utils.text import format_class_count, format_count, format_duration
 
 
 def test_one_is_said_as_one():
@@ -7,3 +9,14 @@ def test_one_is_said_as_one():
     assert format_count(2, "picture is", "pictures are") == "2 pictures are"
     assert format_class_count(1, False) == "1 class" and format_class_count(2, False) == "2 classes"
     assert format_class_count(1, True) == "1 label"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "a few seconds"), (7, "a few seconds"), (8, "about 10 s"), (43, "about 40 s"), (56, "about 1 min"),
+        (171, "about 3 min"), (1000, "about 15 min"), (3500, "about 1 h"), (9000, "about 2 h"),
+    ],
+)  # fmt: skip
+def test_a_duration_has_no_false_precision(seconds, text):
+    assert format_duration(seconds) == text
