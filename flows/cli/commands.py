@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli import completion
+from flows.cli import completion, options
 from flows.cli.json_output import add_json_option, keep_stdout_for_json, print_result
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
 from flows.notifications import console
@@ -29,10 +29,6 @@ PROJECT_EPILOG = (
     "convoy works in the project at or above the current folder; `convoy init` makes one. "
     "`convoy -C DIR COMMAND` runs as if started in DIR."
 )
-SOURCE_HELP = "folder with one sub-folder a class, archive, table, URL, torchvision://NAME ..."
-OPTIONAL_SOURCE_HELP = f"{SOURCE_HELP}; without it, the source of the last ingest"
-RUN_HELP = "MLflow's run id, or its first characters"
-MODEL_HELP = "registered model; without it, the model of the dataset in data/normalized"
 
 
 @dataclass(frozen=True)
@@ -152,22 +148,10 @@ def _close_crashed_runs(project: Project) -> None:
 # ---- demo, run, ingest, check -----------------------------------------------------------------------
 
 
-def _add_init_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder", nargs="?", default=".", metavar="DIR", help="made if it is missing; default: here"
-    )
-    parser.add_argument("--name", help="of the project, its dataset and its model; default: the folder's name")
-    parser.add_argument("--commit", action="store_true", help="also commit the new files to git")
-
-
 def _run_init(arguments: argparse.Namespace) -> None:
     from flows.cli.init import init_project
 
     print(init_project(Path(arguments.folder), arguments.name, arguments.commit))
-
-
-def _add_upgrade_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what would change and run again")
 
 
 def _run_upgrade(arguments: argparse.Namespace) -> None:
@@ -184,20 +168,6 @@ def _run_demo(arguments: argparse.Namespace) -> int | None:
         return run_command(arguments)  # now in a project
     print(run_demo(arguments.project))
     return None
-
-
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="?", help=OPTIONAL_SOURCE_HELP)
-    parser.add_argument(
-        "--replace-source",
-        action="store_true",
-        help="the project's pictures come from another source from now on; those of the former one are left out",
-    )
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    _add_source_options(parser)
-    parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
 
 
 def _run_pipeline(arguments: argparse.Namespace) -> None:
@@ -233,13 +203,6 @@ def _run_ingest(arguments: argparse.Namespace) -> None:
         ingest(arguments.source, arguments.replace_source)
 
 
-def _add_check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help=SOURCE_HELP)
-    parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the whole report there, as JSON")
-    add_json_option(parser)
-
-
 def _run_check(arguments: argparse.Namespace) -> int:
     from imageset.utils.memory import give_freed_memory_back
 
@@ -252,16 +215,6 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 
 # ---- promote, rollback ------------------------------------------------------------------------------
-
-
-def _add_promote_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_id", nargs="?", metavar="RUN", help=f"{RUN_HELP}; without it, the last training")
-    parser.add_argument("--dry-run", action="store_true", help="only compare, and report what would be done")
-    parser.add_argument(
-        "--override",
-        metavar="REASON",
-        help="promote whatever the comparison says; the reason is written to the ledger",
-    )
 
 
 def _run_promote(arguments: argparse.Namespace) -> None:
@@ -283,11 +236,6 @@ def _run_promote(arguments: argparse.Namespace) -> None:
         print(promote(arguments.run_id, arguments.override))
 
 
-def _add_rollback_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
-    parser.add_argument("--reason", metavar="TEXT", help="why; it is written to the ledger")
-
-
 def _run_rollback(arguments: argparse.Namespace) -> None:
     from flows.promotion.rollback import rollback
     from flows.versioning.restoration import open_registry
@@ -300,17 +248,6 @@ def _run_rollback(arguments: argparse.Namespace) -> None:
 # ---- reports ----------------------------------------------------------------------------------------
 
 
-def _add_verify_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN", help=RUN_HELP)
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="by how much a metric may differ; default: not at all",
-    )
-
-
 def _run_verify(arguments: argparse.Namespace) -> int:
     from flows.reports.reproduction import verify_run
 
@@ -319,24 +256,11 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     return 0 if result.agrees else 1
 
 
-def _add_compare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first_run_id", metavar="RUN", help=RUN_HELP)
-    parser.add_argument("second_run_id", metavar="RUN", help="the run to compare it with")
-    parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
-    add_json_option(parser)
-
-
 def _run_compare(arguments: argparse.Namespace) -> None:
     from flows.reports.run_comparison import compare_runs
 
     result = compare_runs(arguments.project, arguments.first_run_id, arguments.second_run_id, arguments.page)
     print_result(result, arguments)
-
-
-def _add_history_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
-    parser.add_argument("--model", metavar="NAME", help="one registered model; without it, all of them")
-    add_json_option(parser)
 
 
 def _run_history(arguments: argparse.Namespace) -> None:
@@ -363,12 +287,6 @@ def _run_sync(arguments: argparse.Namespace) -> None:
     print(sync_queues(arguments.project.folder))
 
 
-def _add_explain_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; it is only read")
-    parser.add_argument("--run", metavar="RUN", help="MLflow's run id; without it, the champion")
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="default: IMAGE.explained.html here")
-
-
 def _run_explain(arguments: argparse.Namespace) -> None:
     from flows.reports.explanation import write_explanation
 
@@ -376,49 +294,6 @@ def _run_explain(arguments: argparse.Namespace) -> None:
 
 
 # ---- predict, monitor -------------------------------------------------------------------------------
-
-
-def _add_predict_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="whatever `convoy ingest` reads, with or without labels; it is only read")
-    parser.add_argument(
-        "--out",
-        default="predictions.parquet",
-        metavar="FILE",
-        help="table to write, one row a picture: .parquet, .csv or .jsonl; default %(default)s",
-    )
-    parser.add_argument(
-        "--model", metavar="NAME", help=f"{MODEL_HELP}; imagenet: a network that is installed, 1,000 classes"
-    )
-    parser.add_argument(
-        "--new-only",
-        action="store_true",
-        help="only pictures that are in no table that this model version has written",
-    )
-    parser.add_argument(
-        "--review", type=int, metavar="N", help="also copy the N pictures most worth a label to OUT.review"
-    )
-    parser.add_argument(
-        "--tag",
-        choices=("xmp", "sidecar"),
-        help="also write labels as XMP into copies of the pictures in OUT.tagged",
-    )
-    parser.add_argument(
-        "--executor",
-        metavar="dask://HOST:PORT",
-        help="a Dask scheduler whose workers decode the pictures and run the network",
-    )
-    parser.add_argument("--in-place", action="store_true", help="tag the pictures themselves, not copies")
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "openvino", "onnxruntime", "pytorch"),
-        help="what runs the network; without it, as params.yaml says",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "int8"),
-        help="a faster one is used only if it agrees with fp32 on validation pictures",
-    )
-    add_json_option(parser)
 
 
 def _run_predict(arguments: argparse.Namespace) -> None:
@@ -446,17 +321,6 @@ def _predict_without_project(arguments: argparse.Namespace, options: dict[str, A
     )
 
 
-def _add_monitor_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="pictures, or a table that `convoy predict` wrote; it is only read")
-    parser.add_argument(
-        "--pictures",
-        metavar="SOURCE",
-        help="the pictures of a table; without them, only its predictions are compared",
-    )
-    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
-    parser.add_argument("--all", action="store_true", help="include pictures that were compared before")
-
-
 def _run_monitor(arguments: argparse.Namespace) -> None:
     from flows.monitoring.drift_check import check_monitor
     from flows.orchestration.prefect_server import use_prefect_server
@@ -472,11 +336,6 @@ def _run_monitor(arguments: argparse.Namespace) -> None:
 # ---- up, preset, sweep, kernels ---------------------------------------------------------------------
 
 
-def _add_up_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default %(default)s")
-    parser.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default %(default)s")
-
-
 def _run_up(arguments: argparse.Namespace) -> None:
     from flows.cli.location import find_repository_projects
     from flows.cli.up import run_servers, select_sharing_projects
@@ -489,26 +348,10 @@ def _run_up(arguments: argparse.Namespace) -> None:
     )
 
 
-def _add_preset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "name", metavar="NAME", help="fast, default, best, finetune, scratch, or presets/NAME.yaml of your own"
-    )
-
-
 def _run_preset(arguments: argparse.Namespace) -> None:
     from flows.project.presets import apply_preset
 
     print(apply_preset(arguments.name, arguments.project))
-
-
-def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--trials", type=int, metavar="N", help="trainings in total; without it, as params.yaml says"
-    )
-    parser.add_argument(
-        "--timeout", type=float, metavar="MINUTES", help="start no further training after this time"
-    )
-    parser.add_argument("--processes", type=int, metavar="N", help="trainings at the same time")
 
 
 def _run_sweep(arguments: argparse.Namespace) -> None:
@@ -522,28 +365,6 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
         print(sweep(arguments.trials, arguments.timeout, arguments.processes))
 
 
-def _add_kernels_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; it is only read")
-    parser.add_argument(
-        "--kernel",
-        required=True,
-        metavar="KERNEL",
-        help="sharpen, edge, blur, emboss, outline, identity; or k x k numbers, k odd, row by row in quotes: "
-        "'0 -1 0 -1 5 -1 0 -1 0'; or a folder of files NAME.txt with such numbers, drawn side by side",
-    )
-    parser.add_argument(
-        "--stride", type=int, default=1, metavar="N", help="px from one position to the next; default 1"
-    )
-    parser.add_argument("--padding", type=int, default=0, metavar="N", help="px of zeros on each side; default 0")
-    parser.add_argument(
-        "--pool", choices=["max", "avg", "sum"], help="also pool the rectified map over windows of 2 x 2"
-    )
-    parser.add_argument(
-        "--colour", action="store_true", help="filter red, green and blue each; default: the grey picture"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE.png", help="default: IMAGE.KERNEL.png here")
-
-
 def _run_kernels(arguments: argparse.Namespace) -> None:
     from lightning_modules.kernels.page import write_kernel_page
 
@@ -552,10 +373,6 @@ def _run_kernels(arguments: argparse.Namespace) -> None:
         arguments.pool, arguments.colour,
     )  # fmt: skip
     print(line)
-
-
-def _add_completion_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=completion.SHELLS, help="the shell that reads the script")
 
 
 def _run_completion(arguments: argparse.Namespace) -> None:
@@ -567,7 +384,7 @@ _ROWS = (
         "init",
         "make a project in a folder: params.yaml, dvc.yaml, prefect.yaml, git and DVC; nothing is overwritten",
         _run_init,
-        _add_init_options,
+        options.add_init_options,
         needs_project=False,
         epilog="works in any folder.",
     ),
@@ -583,47 +400,47 @@ _ROWS = (
         "run",
         "ingest a folder, train, and promote the model if it is better",
         _run_pipeline,
-        _add_run_options,
+        options.add_run_options,
         starts_server=True,
     ),
     Command(
         "ingest",
         "only read a source into data/raw and version it",
         _run_ingest,
-        _add_source_options,
+        options.add_source_options,
         starts_server=True,
     ),
     Command(
         "check",
         "read a source as `run` would, report what is wrong with it, and write nothing",
         _run_check,
-        _add_check_options,
+        options.add_check_options,
     ),
     Command(
         "promote",
         "only register a trained model, and promote it if it is better",
         _run_promote,
-        _add_promote_options,
+        options.add_promote_options,
         starts_server=True,
     ),
-    Command("rollback", "let the previous version serve again", _run_rollback, _add_rollback_options),
+    Command("rollback", "let the previous version serve again", _run_rollback, options.add_rollback_options),
     Command(
         "verify",
         "train a run again from its commit, and report whether its metrics agree",
         _run_verify,
-        _add_verify_options,
+        options.add_verify_options,
     ),
     Command(
         "compare",
         "show two runs side by side: parameters, data, metrics, pictures that only one predicts correctly",
         _run_compare,
-        _add_compare_options,
+        options.add_compare_options,
     ),
     Command(
         "history",
         "list every decision about which version serves, or what served on a date",
         _run_history,
-        _add_history_options,
+        options.add_history_options,
         read_only=True,
     ),
     Command(
@@ -638,14 +455,14 @@ _ROWS = (
         "upgrade",
         "let the project use the version of Convoy that is installed, and say which stages run again",
         _run_upgrade,
-        _add_upgrade_options,
+        options.add_upgrade_options,
     ),
     Command("sync", "send what waited while MLflow's server was unavailable", _run_sync),
     Command(
         "predict",
         "tag pictures with the champion, or before anything was trained with --model imagenet",
         _run_predict,
-        _add_predict_options,
+        options.add_predict_options,
         works_anywhere=lambda arguments: arguments.model == "imagenet",
         starts_server=True,
     ),
@@ -653,14 +470,14 @@ _ROWS = (
         "monitor",
         "compare pictures with the training data of the champion; retrain if the policy says so",
         _run_monitor,
-        _add_monitor_options,
+        options.add_monitor_options,
         starts_server=True,
     ),
     Command(
         "up",
         "run MLflow's UI, Prefect's server, the schedules and a worker, until Ctrl-C",
         _run_up,
-        _add_up_options,
+        options.add_up_options,
         works_in_repository=True,
         starts_server=True,
     ),
@@ -668,27 +485,27 @@ _ROWS = (
         "explain",
         "show on one page what the trained network sees in a picture",
         _run_explain,
-        _add_explain_options,
+        options.add_explain_options,
     ),
     Command(
         "preset",
         "write the values of a preset (fast, default, best, finetune, scratch or your own) into params.yaml",
         _run_preset,
-        _add_preset_options,
+        options.add_preset_options,
         read_only=True,
     ),
     Command(
         "sweep",
         "try other values of `train`, and write the best into params.yaml",
         _run_sweep,
-        _add_sweep_options,
+        options.add_sweep_options,
         starts_server=True,
     ),
     Command(
         "kernels",
         "show what filters do to a picture: picture, matrix, feature map and pooling in one PNG",
         _run_kernels,
-        _add_kernels_options,
+        options.add_kernels_options,
         needs_project=False,
         epilog="works in any folder.",
     ),
@@ -696,7 +513,7 @@ _ROWS = (
         "completion",
         "print a script that completes commands, options and paths in a shell",
         _run_completion,
-        _add_completion_options,
+        options.add_completion_options,
         needs_project=False,
         epilog=completion.EPILOG,
     ),
