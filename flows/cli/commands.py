@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli import completion, options
-from flows.cli.json_output import add_json_option, keep_stdout_for_json, print_result
+from flows.cli.json_output import keep_stdout_for_json, print_result
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
 from flows.notifications import console
 from flows.project.project import Project
@@ -447,7 +447,7 @@ _ROWS = (
         "status",
         "report what serves since when and on which data, the last run, the next one, and open problems",
         _run_status,
-        add_json_option,
+        options.add_status_options,
         works_in_repository=True,
         read_only=True,
     ),

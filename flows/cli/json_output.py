@@ -10,7 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol
 
-JSON_HELP = "print one JSON document on stdout; everything else goes to stderr"
+# The keys of each document, which scripts rely on; `to_dict` of the result describes them.
+KEYS = {
+    "check": (
+        "source", "problem", "num_pictures", "num_sound", "classes", "splits", "refused", "passed_over",
+        "short_sides_px", "max_reject_fraction", "near_duplicates", "warnings", "run_splits", "split_problem",
+        "project_problem", "size_px", "channels", "networks", "reasons", "stops",
+    ),
+    "compare": ("runs", "gained", "lost", "num_shared"),
+    "history": ("at", "decisions", "served"),
+    "predict": ("out", "num_rows", "num_errors", "num_abstained", "model", "version", "run_id", "drift"),
+    "status": (
+        "project", "serving", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
+        "unfinished_training", "full_check", "servers", "problems",
+    ),
+}  # fmt: skip
 
 
 class Result(Protocol):
@@ -20,9 +34,11 @@ class Result(Protocol):
         """Return the values for JSON."""
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+def add_json_option(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add `--json` to the parser of a command; its help names the keys."""
+    keys = ", ".join(KEYS[command])
+    text = f"print one JSON document on stdout, everything else on stderr; its keys: {keys}"
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE_HELP)
     parser.add_argument("--executor", metavar="WHERE", help=factory.EXECUTOR_HELP)
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the whole report there, as JSON")
-    add_json_option(parser)
+    add_json_option(parser, "check")
 
 
 def add_promote_options(parser: argparse.ArgumentParser) -> None:
@@ -87,14 +87,14 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first_run_id", metavar="RUN", help=RUN_HELP)
     parser.add_argument("second_run_id", metavar="RUN", help="the run to compare it with")
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
-    add_json_option(parser)
+    add_json_option(parser, "compare")
 
 
 def add_history_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `convoy history`."""
     parser.add_argument("--at", metavar="DATE", help="e.g. 2026-03-01 (the end of that day) or 2026-03-01T14:30")
     parser.add_argument("--model", metavar="NAME", help="one registered model; without it, all of them")
-    add_json_option(parser)
+    add_json_option(parser, "history")
 
 
 def add_explain_options(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +145,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "fp32", "bf16", "int8"),
         help="a faster one is used only if it agrees with fp32 on validation pictures",
     )
-    add_json_option(parser)
+    add_json_option(parser, "predict")
 
 
 def add_monitor_options(parser: argparse.ArgumentParser) -> None:
@@ -210,3 +210,8 @@ def add_kernels_options(parser: argparse.ArgumentParser) -> None:
 def add_completion_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `convoy completion`."""
     parser.add_argument("shell", choices=completion.SHELLS, help="the shell that reads the script")
+
+
+def add_status_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `convoy status`."""
+    add_json_option(parser, "status")

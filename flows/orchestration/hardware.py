@@ -1,4 +1,4 @@
-"""Where a training will run, and how long the last one took: the first line of `convoy run`.
+"""The first line of `convoy run`: where the training will run, and how long the last one took.
 
 Nothing here imports torch, which takes seconds; the stage `train` says what torch has found and what it expects.
 """

@@ -1,4 +1,4 @@
-"""Where a training runs, and about how long it takes.
+"""The place where a training runs, and about how long it takes.
 
 The stage writes how long it took to `.cache/train/duration.json`, and the next one like it expects the same for
 each picture. The first one measures a forward pass of its networks. Nothing here has an effect on the result.

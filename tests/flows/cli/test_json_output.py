@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import json_output
 from flows.cli.json_output import format_json
 from flows.cli.main import main
 from tests.helpers.images import write_digit_images
@@ -25,6 +26,10 @@ KEYS = {
     "compare": {"runs", "gained", "lost", "num_shared"},
     "predict": {"out", "num_rows", "num_errors", "num_abstained", "model", "version", "run_id", "drift"},
 }  # fmt: skip
+
+
+def test_the_keys_are_those_that_the_help_names():
+    assert {command: set(keys) for command, keys in json_output.KEYS.items()} == KEYS
 
 
 @pytest.fixture(scope="module")
