@@ -9,10 +9,10 @@ from flows.notifications import console
 from flows.notifications.webhooks import check_webhooks
 from flows.orchestration import concurrency
 from flows.orchestration.flow_options import FLOW_OPTIONS
-from flows.orchestration.hardware import describe_training
 from flows.orchestration.timeouts import time_limit
 from flows.project.project import Project
 from flows.promote import PromoteResult, promote
+from flows.reports.hardware import describe_training
 from flows.train import train
 from flows.versioning.after_run import load_post_steps, run_post_steps
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli import completion, options
-from flows.cli.json_output import keep_stdout_for_json, print_result
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
 from flows.notifications import console
 from flows.project.project import Project
+from flows.reports.json_output import keep_stdout_for_json, print_result
 from imageset.executors import factory
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.modules import make_importable

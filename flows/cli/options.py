@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flows.cli import completion
-from flows.cli.json_output import add_json_option
+from flows.reports.json_output import add_json_option
 from imageset.executors import factory
 
 SOURCE_HELP = "folder with one sub-folder a class, archive, table, URL, torchvision://NAME ..."

@@ -64,7 +64,7 @@ from lightning_modules.training.distributed import (
     join_group,
     watch_ranks,
 )
-from lightning_modules.training.duration import start_clock
+from lightning_modules.training.duration.clock import start_clock
 from lightning_modules.training.mlflow_run import open_run, read_dataset_digest
 from lightning_modules.training.params import check_train_params
 from lightning_modules.training.trained_model import (

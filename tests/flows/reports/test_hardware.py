@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from flows.orchestration import hardware
 from flows.project.project import Project
+from flows.reports import hardware
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import json_output
-from flows.cli.json_output import format_json
 from flows.cli.main import main
+from flows.reports import json_output
+from flows.reports.json_output import format_json
 from tests.helpers.images import write_digit_images
 
 # Scripts rely on these: a key is added, never renamed.

@@ -22,7 +22,7 @@ from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.utils.text import format_count, format_duration
 
-DURATION_FILE = CACHE / "train" / "duration.json"  # see lightning_modules.training.duration
+DURATION_FILE = CACHE / "train" / "duration.json"  # see lightning_modules.training.duration.clock
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from imageset.params import load_section
-from lightning_modules.training.duration import PastTraining, format_range, list_candidates, scale_past
+from lightning_modules.training.duration.clock import PastTraining, format_estimates, scale_past
+from lightning_modules.training.duration.estimate import list_candidates
 from tests.helpers.project import run_stage, set_params
 
 
@@ -49,9 +50,10 @@ def test_a_past_training_counts_only_on_the_same_device_with_the_same_setting(tm
     assert PastTraining.load(tmp_path) is None
 
 
-def test_several_networks_give_a_range():
-    assert format_range([60.0, 170.0]) == "about 1 min to 3 min"
-    assert format_range([170.0, 171.0]) == "about 3 min"
+def test_two_networks_that_take_different_times_are_both_named():
+    assert format_estimates([60.0, 170.0]) == "about 1 min, about 3 min if ConvNet is better"
+    assert format_estimates([170.0, 171.0]) == "about 3 min"
+    assert format_estimates([]) == "how long it takes is known after the first batches"
 
 
 @pytest.mark.parametrize(
