@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imageset.utils.progress import Progress, SilentProgress
 from lightning_modules.calibration.temperature import fit_temperature
 
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # C of scikit-learn: small values regularize more
@@ -130,6 +131,7 @@ def predict_out_of_fold(
     num_classes: int,
     strength: float,
     seed: int,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Return logits, float32 (n, K), each of a head that was fitted without the image and without its group.
 
@@ -140,7 +142,9 @@ def predict_out_of_fold(
         num_classes: K.
         strength: see `fit_head`.
         seed: shuffles the images before they are divided into folds.
+        progress: counts the heads that are fitted.
     """
+    progress = progress or SilentProgress()
     logits = np.zeros((len(features), num_classes), np.float32)
     for fold in _iter_folds(labels, np.asarray(groups), seed):
         rest = np.ones(len(features), bool)
@@ -148,6 +152,7 @@ def predict_out_of_fold(
         if rest.any():
             head = fit_head(features[rest], labels[rest], num_classes, strength)
             logits[fold] = head.logits(features[fold])
+        progress.advance()
     return logits
 
 

@@ -27,6 +27,7 @@ from lightning_modules.features.frozen_features import (
     compute_features,
 )
 from lightning_modules.features.linear_probe import (
+    NUM_FOLDS,
     LinearHead,
     ProbeScore,
     choose_strength,
@@ -129,32 +130,40 @@ def fit_probe(model: Classifier, store: ImageStore, cache: FeatureCache, device:
     train, val = features = read_features(model, store, splits, cache, device)
     labels, val_labels = splits[0].labels, splits[1].labels
     num_classes = len(store.classes)
-    can_mirror = hasattr(model.network, "mirror")
-    strength, head, score = choose_strength(
-        train.mean if can_mirror else train.plain,
-        labels,
-        val.mean if can_mirror else val.plain,
-        val_labels,
-        num_classes,
-    )
-    plain_head = fit_head(train.plain, labels, num_classes, strength) if can_mirror else head
-    mirror = can_mirror and len(val) > 0 and mirror_helps(head, plain_head, val, val_labels)
-    if not mirror:
-        strength, head, score = choose_strength(train.plain, labels, val.plain, val_labels, num_classes)
-    everything = FrozenFeatures.concat([part for part in features if len(part)])
-    vectors = everything.mean if mirror else everything.plain
-    all_labels = np.concatenate([labels, val_labels])
-    groups = np.concatenate([read_groups(split) for split in splits])
-    return Probe(
-        head=head,
-        final_head=fit_head(vectors, all_labels, num_classes, strength),
-        score=score,
-        mirror=mirror,
-        mirror_is_same=recognizes_mirror_images(plain_head, val, val_labels),
-        labels=all_labels,
-        val_logits=head.logits(val.mean if mirror else val.plain),
-        out_of_fold_logits=predict_out_of_fold(vectors, all_labels, groups, num_classes, strength, seed),
-    )
+    with Progress("train", unit="fits") as progress:
+        progress.begin(NUM_FOLDS + 3, step="linear probe")  # of the strength, the mirror image, the final head
+        can_mirror = hasattr(model.network, "mirror")
+        strength, head, score = choose_strength(
+            train.mean if can_mirror else train.plain,
+            labels,
+            val.mean if can_mirror else val.plain,
+            val_labels,
+            num_classes,
+        )
+        plain_head = fit_head(train.plain, labels, num_classes, strength) if can_mirror else head
+        progress.advance()
+        mirror = can_mirror and len(val) > 0 and mirror_helps(head, plain_head, val, val_labels)
+        if not mirror:
+            strength, head, score = choose_strength(train.plain, labels, val.plain, val_labels, num_classes)
+        progress.advance()
+        everything = FrozenFeatures.concat([part for part in features if len(part)])
+        vectors = everything.mean if mirror else everything.plain
+        all_labels = np.concatenate([labels, val_labels])
+        groups = np.concatenate([read_groups(split) for split in splits])
+        final_head = fit_head(vectors, all_labels, num_classes, strength)
+        progress.advance()
+        return Probe(
+            head=head,
+            final_head=final_head,
+            score=score,
+            mirror=mirror,
+            mirror_is_same=recognizes_mirror_images(plain_head, val, val_labels),
+            labels=all_labels,
+            val_logits=head.logits(val.mean if mirror else val.plain),
+            out_of_fold_logits=predict_out_of_fold(
+                vectors, all_labels, groups, num_classes, strength, seed, progress
+            ),
+        )
 
 
 def mirror_helps(head: LinearHead, plain_head: LinearHead, features: FrozenFeatures, labels: np.ndarray) -> bool:
