@@ -22,6 +22,7 @@ from flows.sweeps.trial import TrialProcess
 from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.stage_code import digest_stage_code
+from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.text import format_count
 from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
@@ -193,6 +194,8 @@ class _SearchLoop:
             logger.info("sweep: %s, %s at once%s", format_count(num_wanted, "training"), len(self.slots), before)
         limit_min = self.params["timeout_min"]
         deadline = None if limit_min is None else time.monotonic() + 60 * limit_min
+        progress = Progress("sweep", unit="trainings") if console.shows_bars() else SilentProgress()
+        progress.begin(num_wanted, done=num_done)
         try:
             while True:
                 in_time = deadline is None or time.monotonic() < deadline
@@ -201,8 +204,11 @@ class _SearchLoop:
                 if not self.running:
                     return
                 time.sleep(POLL_S)
+                num_running = len(self.running)
                 self.running = [training for training in self.running if not self._poll(training)]
+                progress.advance(num_running - len(self.running))
         finally:
+            progress.end()
             for training in self.running:  # all get the signal before the first wait
                 training.process.terminate()
             for training in self.running:
