@@ -46,7 +46,7 @@ def estimate_seconds(cli: StageCLI, config: Mapping[str, Any], store: ImageStore
             costs = [
                 measure_cost(network, store.spec.shape, len(store.classes), device) for network, _ in candidates
             ]
-    except (TypeError, ValueError, RuntimeError):  # the stage itself reports it, when it builds the network
+    except Exception:  # of a network of the user's; the stage itself reports it, when it builds the network
         return []
     estimates = []
     for (_, is_pretrained), cost in zip(candidates, costs, strict=True):
