@@ -27,7 +27,6 @@ from flows.orchestration.prefect_api import (
     PROJECT_TAG_PREFIX,
     ServerAddresses,
     call_prefect_api,
-    name_project_tag,
 )
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, PARAMS, RAW
 from flows.project.project import Project
@@ -124,9 +123,8 @@ def read_status(project: Project) -> StatusResult:
         *report_unfinished_work(project, problems),
         *report_full_check(project, problems),
     ]
+    report_params(project, problems)
     problems += report_undelivered(project)
-    if project.has_other_version():
-        problems.append(f"no stage runs: {PARAMS} is of another Convoy than {get_version()}; `convoy upgrade`")
     lines.append(report_servers(project))
     return StatusResult(str(project.folder.resolve()), lines, problems)
 
@@ -154,7 +152,7 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine
         problems.append(str(error))
         entries = []
     num_problems = len(problems)
-    champions = _select_own_models(read_champions(project, problems), entries, project)
+    champions = _select_own_models(read_champions(project, problems), entries, _read_name(project))
     lost = _find_lost_champions(entries, champions) if len(problems) == num_problems else {}
     if not champions and not lost:
         yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
@@ -191,11 +189,29 @@ def _find_lost_champions(entries: list[ledger.LedgerEntry], champions: dict[str,
     return {model: aliases[CHAMPION] for model, aliases in serving.items() if model not in champions}
 
 
+def report_params(project: Project, problems: list[str]) -> None:
+    """Report a params.yaml that cannot be read, or is of another version of Convoy, among the problems."""
+    try:
+        project.read_name()
+        if project.has_other_version():
+            problems.append(f"no stage runs: {PARAMS} is of another Convoy than {get_version()}: `convoy upgrade`")
+    except UserError as error:
+        problems.append(str(error))
+
+
+def _read_name(project: Project) -> str | None:
+    """Return the project's name; if params.yaml cannot be read, that of its data, if there is any."""
+    try:
+        return project.read_name()
+    except UserError:
+        return project.read_ingested_name()
+
+
 def _select_own_models(
-    champions: dict[str, int], entries: list[ledger.LedgerEntry], project: Project
+    champions: dict[str, int], entries: list[ledger.LedgerEntry], name: str | None
 ) -> dict[str, int]:
-    """Select the models of this project: of its name, and those that its ledger has decided about."""
-    own = {project.read_name(), *(entry["model"] for entry in entries if "model" in entry)}
+    """Select the models of a project: of its name, and those that its ledger has decided about."""
+    own = {name, *(entry["model"] for entry in entries if "model" in entry)}
     return {name: number for name, number in champions.items() if name in own}
 
 
@@ -347,7 +363,7 @@ def report_training(project: Project, problems: list[str]) -> Iterator[StatusLin
 def report_runs(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the last run, the last failed run and the next scheduled run, as Prefect records them."""
     try:
-        runs = [run for run in read_flow_runs(project) if _is_of_project(run, name_project_tag(project))]
+        runs = [run for run in read_flow_runs(project) if _is_of_project(run, _read_name(project))]
     except (sqlite3.Error, OSError, ValueError, KeyError) as error:
         problems.append(f"Prefect's runs cannot be read ({error})")
         return
@@ -393,10 +409,10 @@ def read_flow_runs(project: Project) -> list[FlowRunRow]:
     return sorted(rows, key=lambda row: str(row[3]))
 
 
-def _is_of_project(run: FlowRunRow, tag: str) -> bool:
-    """Return whether a run is of the project with this tag; one without a project's tag may be of any."""
+def _is_of_project(run: FlowRunRow, name: str | None) -> bool:
+    """Return whether a run is of the project of this name; one without a project's tag may be of any."""
     projects = [each for each in json.loads(run[-1] or "[]") if each.startswith(PROJECT_TAG_PREFIX)]
-    return tag in projects or not projects
+    return f"{PROJECT_TAG_PREFIX}{name}" in projects or not projects
 
 
 def _describe_run(run: FlowRunRow) -> dict[str, Any]:

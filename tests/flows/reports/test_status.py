@@ -20,6 +20,11 @@ def lines_of(project) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in report_status(Project(project)).splitlines())
 
 
+@pytest.fixture(autouse=True)
+def params(tmp_path):
+    (tmp_path / "params.yaml").write_text("name: digits\n")
+
+
 @pytest.fixture
 def serving(project):
     """A project in which version 1 of `digits` was promoted."""
@@ -53,6 +58,24 @@ def test_the_network_of_the_last_training_is_named(tmp_path):
     path.write_text("{}")
     assert "trained" not in lines_of(tmp_path)
     assert any("bundle.json: broken" in line for line in report_status(Project(tmp_path)).splitlines())
+
+
+def test_a_params_yaml_that_cannot_be_read_is_a_problem_and_the_rest_is_reported(serving):
+    (serving / "params.yaml").write_text("name: [")
+    said = lines_of(serving)
+    assert "params.yaml: not readable as YAML" in said["problems"] and "digits version 1" in said["serving"]
+
+
+def test_models_and_runs_of_other_projects_in_the_store_are_left_out(serving):
+    client = model_registry.connect_registry(Project(serving))
+    client.create_registered_model("cats")
+    client.create_model_version("cats", "/nowhere", "c")
+    client.set_registered_model_alias("cats", "champion", "1")
+    prefect_database(serving, ("ours", "COMPLETED", "2026-01-01", ""), ("theirs", "COMPLETED", "2026-01-02", ""))
+    with sqlite3.connect(serving / ".cache/prefect.db") as database:
+        database.execute("""UPDATE flow_run SET tags = '["project:cats", "x"]' WHERE name = 'theirs'""")
+    text = report_status(Project(serving))
+    assert "cats" not in text and "(ours)" in text
 
 
 def test_what_serves_since_when_and_why(serving):
@@ -100,7 +123,7 @@ def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkey
             self.send_response(200)
             self.end_headers()
             aliases = [{"alias": "champion", "version": "7"}]
-            self.wfile.write(json.dumps({"registered_models": [{"name": "cats", "aliases": aliases}]}).encode())
+            self.wfile.write(json.dumps({"registered_models": [{"name": "digits", "aliases": aliases}]}).encode())
 
         def log_message(self, *arguments):
             pass
@@ -108,7 +131,7 @@ def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkey
     server = HTTPServer(("127.0.0.1", 0), Answer)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-    assert lines_of(project)["serving"].startswith("cats version 7")
+    assert lines_of(project)["serving"].startswith("digits version 7")
     server.shutdown()
     server.server_close()
     assert "cannot be read" in lines_of(project)["problems"]
@@ -120,12 +143,12 @@ def prefect_database(project, *runs) -> None:
     with sqlite3.connect(project / ".cache/prefect.db") as database:
         database.execute("CREATE TABLE flow (id, name)")
         database.execute("CREATE TABLE flow_run (id, flow_id, name, state_type, state_id, start_time, end_time,"
-                         " expected_start_time, parent_task_run_id)")  # fmt: skip
+                         " expected_start_time, parent_task_run_id, tags)")  # fmt: skip
         database.execute("CREATE TABLE flow_run_state (id, message)")
         database.execute("INSERT INTO flow VALUES (1, 'pipeline')")
         for number, (name, state, start, message) in enumerate(runs):
             began = None if state == "SCHEDULED" else start
-            database.execute("INSERT INTO flow_run VALUES (?, 1, ?, ?, ?, ?, ?, ?, NULL)",
+            database.execute("INSERT INTO flow_run VALUES (?, 1, ?, ?, ?, ?, ?, ?, NULL, '[]')",
                              (number, name, state, number, began, began, start))  # fmt: skip
             database.execute("INSERT INTO flow_run_state VALUES (?, ?)", (number, message))
 
