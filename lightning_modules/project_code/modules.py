@@ -85,6 +85,13 @@ def copy_modules(modules: Iterable[ProjectModule]) -> dict[str, bytes]:
     return {module.copy_name: module.data for module in modules}
 
 
+def list_imported_packages(files: Mapping[str, bytes]) -> set[str]:
+    """Return the top-level names that copies import and that are neither Python's nor among the copies."""
+    own = {name.partition("/")[0].removesuffix(".py") for name in files}
+    names = {name for data in files.values() for name in _iter_imported(ast.parse(data), "")}
+    return {name.partition(".")[0] for name in names} - own - CONVOY_PACKAGES - sys.stdlib_module_names
+
+
 def hash_files(files: Mapping[str, bytes]) -> str:
     """Return the SHA-256, in hexadecimal digits, of the names and contents of files; nothing for none."""
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from imageset.store.reader import ImageStore
 from lightning_modules.bundle import CODE_FOLDER, MANIFEST_FILE, REFERENCE_FILE, WEIGHTS_FILE, BundleInfo
+from lightning_modules.project_code.modules import list_imported_packages
 from lightning_modules.tracking.tags import MODEL_TAG, TRAINING_IMAGES_ARTIFACT
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def log_bundle(run: "TrackedRun", bundle: Path, info: BundleInfo, examples: np.n
         images = pa.table({"image": [encode_example_image(image) for image in examples]})
         pq.write_table(images, model / "examples.parquet")
         about = {
-            "requirements": [f"{name}=={version(name)}" for name in REQUIRED_PACKAGES],
+            "requirements": list_requirements(bundle / CODE_FOLDER),
             "multi_label": info.multi_label,
             "metadata": {"dataset": info.dataset, "classes": list(info.classes)},
         }
@@ -153,6 +154,21 @@ def encode_example_image(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def list_requirements(code: Path) -> list[str]:
+    """Return the distributions that the model needs, each with its version.
+
+    Args:
+        code: the folder of the project's own modules in the bundle, if the bundle has any.
+    """
+    names = set(REQUIRED_PACKAGES)
+    if code.exists():
+        files = {path.relative_to(code).as_posix(): path.read_bytes() for path in code.rglob("*.py")}
+        distributions = packages_distributions()
+        for package in list_imported_packages(files):
+            names.update(distributions.get(package, ()))
+    return [f"{name}=={version(name)}" for name in sorted(names)]
 
 
 def copy_packages(folder: Path) -> None:
