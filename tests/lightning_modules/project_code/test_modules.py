@@ -9,6 +9,7 @@ import pytest
 
 from imageset.exceptions import UserError
 from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files, make_importable
+from tests.helpers.project import ROOT
 
 FILES = {
     "mynet.py": "import torch\nimport helper\nclass Tiny: ...\n",
@@ -123,3 +124,7 @@ def test_a_copy_of_a_project_inside_the_project_has_modules_of_its_own(folder, m
     (copy / "mynet.py").write_text("")
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
     assert find("mynet.Tiny", copy) == ["mynet.py"]
+
+
+def test_in_convoys_own_repository_its_packages_are_not_the_projects():
+    assert find("lightning_modules.networks.LeNet5", ROOT) == []

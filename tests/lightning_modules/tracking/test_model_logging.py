@@ -10,5 +10,7 @@ def test_a_model_requires_what_the_projects_own_modules_import(tmp_path):
     assert list_names(code) == set(REQUIRED_PACKAGES)
     (code / "parts").mkdir(parents=True)
     (code / "net.py").write_text("import json, torch, sklearn.svm, not_installed\nfrom parts import one\n")
-    (code / "parts/one.py").write_text("def later():\n    from captum.attr import Saliency\n    from . import two\n")
+    (code / "parts/one.py").write_text(
+        "def later():\n    from captum.attr import Saliency\n    from . import two\n"
+    )
     assert list_names(code) - set(REQUIRED_PACKAGES) == {"scikit-learn", "captum"}
