@@ -91,8 +91,9 @@ def _lock(project: Project) -> Iterator[None]:
 
 
 def _restore_model(client: MlflowClient, project: Project, model: str) -> None:
-    entries = [entry for entry in ledger.read_ledger(project) if entry.get("model") == model]
-    aliases = ledger.find_serving(ledger.read_ledger(project))[model]
+    everything = ledger.read_ledger(project)
+    entries = [entry for entry in everything if entry.get("model") == model]
+    aliases = ledger.find_serving(everything)[model]
     runs: dict[int, str] = {}
     for alias in sorted(ALIASES, key=lambda alias: alias != CHAMPION):
         if (number := aliases.get(alias)) is None or number in runs:
@@ -108,7 +109,7 @@ def _restore_model(client: MlflowClient, project: Project, model: str) -> None:
         if not model_registry.needs_restoration(client, model):  # another machine has been faster
             _delete_runs(client, runs)
             return
-        model_registry.restore_versions(client, model, runs, last, _collect_tags(entries))
+        model_registry.restore_versions(client, model, runs, last, _collect_tags(everything, model))
         model_registry.finish_restoration(
             client, model, {alias: number for alias, number in aliases.items() if number in runs}
         )
@@ -121,10 +122,10 @@ def _delete_runs(client: MlflowClient, runs: Mapping[int, str]) -> None:
             client.delete_run(run_id)
 
 
-def _collect_tags(entries: list[ledger.LedgerEntry]) -> dict[int, dict[str, str]]:
+def _collect_tags(entries: list[ledger.LedgerEntry], model: str) -> dict[int, dict[str, str]]:
     """Return the tags of each version, of all its decisions."""
     tags: dict[int, dict[str, str]] = {}
-    for entry in ledger.find_completed(entries):
+    for entry in ledger.find_completed(entries, model):
         tags.setdefault(int(entry["version"]), {}).update(entry.get("tags", {}))
     return tags
 

@@ -1,0 +1,111 @@
+"""Restoring versions from what DVC holds; tests/scenarios/test_moves.py does it in clones of a trained project."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.project.project import Project
+from flows.promotion import ledger, model_registry
+from flows.versioning import dvc_repo
+from flows.versioning.restoration import find_bundle, open_registry
+from imageset.exceptions import UserError
+from tests.helpers.models import make_untrained_bundle
+
+RUN_ID = "ab" * 16
+
+
+def write_trained(project: Path, digest_of: Path) -> None:
+    """data/models/classifier as a training leaves it."""
+    folder = project / "data/models/classifier"
+    shutil.copytree(digest_of, folder)
+    (folder / "history.csv").write_text("epoch,train_loss,val_loss\n0,2.0,1.5\n1,1.0,0.5\n")
+    (folder / "run.json").write_text(json.dumps({"run_id": RUN_ID, "dataset": {"name": "digits"}}))
+
+
+def decide(project: Path, version: int, bundle: str, **aliases: int) -> dict:
+    entry = {
+        "event": ledger.DECISION,
+        "model": "digits",
+        "version": version,
+        "run": RUN_ID,
+        "serves": True,
+        "reason": "better",
+        "bundle": bundle,
+        "before": {},
+        "after": aliases,
+        "tags": {"convoy.decision": "better"},
+    }
+    line = ledger.append_entry(Project(project), entry)
+    ledger.append_entry(Project(project), {"event": ledger.DONE, "of": line["number"]})
+    return line
+
+
+@pytest.fixture
+def clone(project, monkeypatch) -> Path:
+    """A project with a bundle that nothing in MLflow knows, and a ledger that says it serves as version 3."""
+    monkeypatch.chdir(project)
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    (project / "params.yaml").write_text("train: {}\n")
+    bundle = make_untrained_bundle(project)
+    write_trained(project, project / "bundle")
+    decide(project, 3, bundle.digest, champion=3, previous=2)
+    return project
+
+
+def test_a_version_keeps_its_number_and_the_next_one_follows_the_last_of_the_ledger(clone):
+    decide(clone, 5, "a challenger that is nowhere", champion=3, challenger=5)
+    client = open_registry(Project(clone))
+    version = model_registry.require_champion(client, "digits")
+    assert (version.number, version.decision) == (3, "better")
+    assert model_registry.read_aliases(client, "digits") == {"champion": 3}
+    assert [int(found.version) for found in client.search_model_versions("name = 'digits'")] == [3]
+    run = model_registry.find_run(client, RUN_ID[:6])
+    assert run.info.run_id == version.run_id and run.info.status == "FINISHED"
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "val_loss")] == [1.5, 0.5]
+    again = model_registry.register_model(client, "digits", version.run_id, model_registry.find_model_uri(run))
+    assert again.number == 6
+
+
+def test_nothing_is_restored_twice(clone):
+    client = open_registry(Project(clone))
+    first = model_registry.require_champion(client, "digits").run_id
+    client = open_registry(Project(clone), RUN_ID)
+    assert model_registry.require_champion(client, "digits").run_id == first
+    assert len(client.search_runs([client.get_experiment_by_name("digits").experiment_id])) == 1
+
+
+def test_a_bundle_with_another_digest_is_not_believed(clone):
+    (line,) = [entry for entry in ledger.read_ledger(Project(clone)) if entry["event"] == ledger.DECISION]
+    with (
+        pytest.raises(UserError, match="digits version 3 of the ledger cannot be restored"),
+        find_bundle(Project(clone), {**line, "bundle": "another"}),
+    ):
+        pass
+
+
+def test_a_model_that_serves_is_left_as_it_is(clone):
+    client = open_registry(Project(clone))
+    client.delete_registered_model_alias("digits", "champion")  # by hand
+    assert "champion" not in model_registry.read_aliases(open_registry(Project(clone)), "digits")
+
+
+def test_a_bundle_is_fetched_from_dvc_and_leaves_nothing_behind(clone):
+    for command in ("git init -q", f"{sys.executable} -m dvc init -q",
+                    f"{sys.executable} -m dvc add -q data/models/classifier"):  # fmt: skip
+        subprocess.run(command.split(), cwd=clone, check=True)
+    (out,) = yaml.safe_load((clone / "data/models/classifier.dvc").read_text())["outs"]
+    stage = {"cmd": "x", "outs": [{**out, "path": "data/models/classifier"}]}
+    lock = {"schema": "2.0", "stages": {"train": stage}}
+    (clone / "dvc.lock").write_text(yaml.safe_dump(lock))
+    project = Project(clone)
+    assert dvc_repo.read_cached_file(project, out["md5"], "run.json") is not None
+    shutil.rmtree(clone / "data/models/classifier")
+    (clone / "data/models/classifier.dvc").unlink()
+    (clone / "data/.fetched-0-killed").mkdir()
+    assert model_registry.require_champion(open_registry(project), "digits").number == 3
+    assert not [*(clone / "data").glob(".fetched*")]
