@@ -142,11 +142,23 @@ def _restore_version(
     if not decisions:
         raise UserError(f"{model} version {number}: the ledger has no decision about it")
     decision = decisions[-1]
-    if model_registry.has_run(client, str(decision.get("run"))):
-        return str(model_registry.find_run(client, decision["run"]).info.run_id)
+    if run_id := _find_known_run(client, decision):
+        return run_id
     with find_bundle(project, decision) as (folder, lock):
         logger.info("restored: %s version %s, from %s", model, number, _describe_place(folder, project))
         return _restore_bundle(client, project, folder, _read_kept_files(project, folder, lock))
+
+
+def _find_known_run(client: MlflowClient, decision: ledger.LedgerEntry) -> str | None:
+    """Return the run of a decision if MLflow has it, with the bundle that was decided about."""
+    if not model_registry.has_run(client, str(decision.get("run"))):
+        return None
+    run = model_registry.find_run(client, decision["run"])
+    try:
+        digest = gates.check_model_predicts(model_registry.find_model_uri(run))
+    except UserError:  # its model is gone
+        return None
+    return str(run.info.run_id) if digest == decision.get("bundle") else None
 
 
 def _describe_place(folder: Path, project: Project) -> str:
