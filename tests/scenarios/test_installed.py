@@ -92,7 +92,7 @@ def shorten_training(project: Path) -> None:
 
 
 def read_models(table: Path) -> set[str]:
-    return set(pq.read_table(table)["model"].to_pylist())
+    return set(pq.read_table(table)["model_name"].to_pylist())
 
 
 def test_the_version_is_that_of_the_distribution(shell, work):

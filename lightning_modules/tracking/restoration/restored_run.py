@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeptFiles:
-    """What is left of a training beside its bundle.
+    """The records of a training that are left beside its bundle.
 
     Attributes:
         params: the section `train` of params.yaml; {} if it is not known.
