@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.project.paths import TEMPLATES
 from flows.project.project import PROJECT_FILES, Project, check_name, is_project, make_name
-from flows.versioning import dvc_repo, git_repo
+from flows.versioning import dvc_repo, git_repo, shared_cache
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
@@ -182,15 +182,10 @@ def _keep_column(value: str, match: re.Match[str]) -> str:
 
 def _init_dvc(folder: Path, top: Path) -> str:
     """Initialize DVC; below the top of a repository its cache is the one that all projects share."""
-    is_below = top != folder
-    dvc_repo.run_dvc(folder, "init", "--quiet", *(["--subdir"] if is_below else []))
-    config = "[core]\n    analytics = false\n    check_update = false\n"
-    if not is_below:
-        write_text(folder / ".dvc" / "config", config)
+    dvc_repo.run_dvc(folder, "init", "--quiet", *(["--subdir"] if top != folder else []))
+    cache = shared_cache.write_config(folder)
+    if cache is None:
         return "initialized DVC"
-    cache = top / ".dvc" / "cache" if (top / ".dvc").is_dir() else top / ".cache" / "dvc"
-    relative = os.path.relpath(cache, folder / ".dvc")  # the repository can be moved
-    write_text(folder / ".dvc" / "config", f"{config}[cache]\n    dir = {relative}\n")
     return f"initialized DVC in this folder of the repository {top}; the cache for all its projects is {cache}"
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flows.project.project import Project
-from flows.versioning import git_repo
+from flows.versioning import git_repo, shared_cache
 from imageset.exceptions import UserError
 
 PATH_ARGUMENTS = ("source", "out", "page", "image", "pictures", "report")  # of any command
@@ -34,6 +34,7 @@ def enter_project(arguments: argparse.Namespace) -> Project:
         UserError: there is none.
     """
     project, here = _find_project(arguments), Path.cwd()
+    shared_cache.mend_config(project.folder)
     if project.folder != here:
         for name in PATH_ARGUMENTS:
             if isinstance(value := getattr(arguments, name, None), str | Path):

@@ -13,7 +13,7 @@ from flows.cli.init import PROJECT_TEMPLATES, fill_template, init_project
 from flows.cli.main import main
 from flows.project.paths import TEMPLATES
 from flows.project.project import Project
-from flows.versioning import git_repo
+from flows.versioning import git_repo, shared_cache
 from flows.versioning.git_repo import run_git
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
@@ -193,6 +193,26 @@ def test_projects_below_the_top_share_its_cache_and_their_store_stays_out_of_git
     assert run_git(repository, "check-ignore", "mlflow.db", "mlartifacts/x", ".cache/dvc/x", "a.log")
     assert (repository / ".gitignore").read_text().count("/mlflow.db*") == 1
     assert git_repo.list_project_folders(repository) == [repository / "deep/cars", repository / "pets"]
+
+
+def test_a_project_that_is_moved_in_its_repository_or_out_of_it_finds_its_cache(repository, tmp_path_factory):
+    (repository / ".cache" / "dvc").mkdir(parents=True)
+    moved = repository / "deep" / "deeper" / "pets"
+    moved.parent.mkdir()
+    (repository / "pets").rename(moved)
+    shared_cache.mend_config(moved)
+    where = run("-m", "dvc", "cache", "dir", cwd=moved).stdout.strip()
+    assert Path(moved / where).resolve() == repository / ".cache" / "dvc"
+
+    alone = tmp_path_factory.mktemp("alone") / "pets"
+    moved.rename(alone)
+    run_git(alone, "init", "--quiet")
+    shared_cache.mend_config(alone)
+    where = run("-m", "dvc", "cache", "dir", cwd=alone).stdout.strip()
+    assert Path(alone / where).resolve() == alone / ".dvc" / "cache"
+    before = (alone / ".dvc" / "config").read_text()
+    shared_cache.mend_config(alone)
+    assert (alone / ".dvc" / "config").read_text() == before and "analytics = false" in before
 
 
 def test_two_projects_of_one_repository_cannot_have_one_name(repository):
