@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.project.paths import TEMPLATES
-from flows.project.project import PROJECT_FILES, Project, check_name, is_project, make_name
+from flows.project.project import PROJECT_FILES, Project, check_name, is_foreign, is_project, make_name
 from flows.versioning import dvc_repo, git_repo, shared_cache
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
@@ -29,7 +29,6 @@ PROJECT_TEMPLATES = {
     "dvcignore": ".dvcignore",
     "data.gitignore": "data/.gitignore",
 }
-OWN_STAGE = "imageset normalize"  # in the dvc.yaml of every project
 INBOX = Path("data/inbox")
 # Where several projects of one repository keep what they share; `.cache` and the store stay out of git there, too.
 SHARED_IGNORES = ("/mlflow.db*", "/mlartifacts/", "/.cache/")
@@ -87,13 +86,9 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is inside {inside}, which {inside[1:]} manages; choose another folder")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder")
-    dvc_yaml, params = (folder / name for name in PROJECT_FILES)
-    if dvc_yaml.exists() and OWN_STAGE not in dvc_yaml.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(
-            f"{dvc_yaml} belongs to another pipeline; choose another folder: convoy init {folder}/NAME"
-        )
-    if params.exists() and not dvc_yaml.exists() and "normalize:" not in params.read_text(errors="replace"):
-        raise UserError(f"{params} belongs to another program; choose another folder: convoy init {folder}/NAME")
+    if is_foreign(folder):
+        file = next(folder / name for name in PROJECT_FILES if (folder / name).exists())
+        raise UserError(f"{file} is another program's; choose another folder: convoy init {folder}/NAME")
     around = next((parent for parent in folder.parents if is_project(parent)), None)
     if around is not None and folder.is_relative_to(around / "data"):
         raise UserError(f"{folder} is in the data of the project {around}; choose another folder")

@@ -19,10 +19,10 @@ from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
-PROJECT_FILES = ("dvc.yaml", "params.yaml")
-OWN_SECTION = re.compile(
-    r"^normalize:", re.MULTILINE
-)  # of params.yaml: other programs have a file of that name, too
+PIPELINE = Path("dvc.yaml")
+PROJECT_FILES = (PIPELINE.name, PARAMS.name)
+OWN_STAGE = re.compile(r"\bimageset normalize\b")  # in the dvc.yaml of every project
+OWN_SECTION = re.compile(r"^normalize:", re.MULTILINE)  # in every params.yaml
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -50,7 +50,7 @@ class Project:
             return project
         here = Path.cwd()
         missing = [name for name in PROJECT_FILES if not (here / name).is_file()]
-        if len(missing) == 1:
+        if len(missing) == 1 and not is_foreign(here):
             raise UserError(
                 f"{here} is not a whole Convoy project: {missing[0]} is missing; restore it with "
                 f"`git checkout {missing[0]}`, or let `convoy init` write a new one"
@@ -65,8 +65,8 @@ class Project:
         here = Path.cwd()
         if all((here / name).is_file() for name in PROJECT_FILES):
             return cls(here)
-        if any((here / name).is_file() for name in PROJECT_FILES):
-            return None
+        if any((here / name).is_file() for name in PROJECT_FILES) and not is_foreign(here):
+            return None  # a project that has lost a file; `find` says so
         return next((cls(folder) for folder in here.parents if is_project(folder)), None)
 
     # ---- the name -----------------------------------------------------------------------------------
@@ -207,9 +207,17 @@ def is_project(folder: Path) -> bool:
     """Return whether a folder has dvc.yaml and a params.yaml of Convoy's."""
     try:
         text = (folder / PARAMS).read_text(encoding="utf-8", errors="replace")
-        return (folder / "dvc.yaml").is_file() and OWN_SECTION.search(text) is not None
+        return (folder / PIPELINE).is_file() and OWN_SECTION.search(text) is not None
     except OSError:
         return False
+
+
+def is_foreign(folder: Path) -> bool:
+    """Return whether a folder's dvc.yaml, or its params.yaml without one, is another program's."""
+    for name, pattern in ((PIPELINE, OWN_STAGE), (PARAMS, OWN_SECTION)):
+        if (folder / name).is_file():
+            return pattern.search((folder / name).read_text(encoding="utf-8", errors="replace")) is None
+    return False
 
 
 def make_name(text: str) -> str:

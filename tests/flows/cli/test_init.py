@@ -138,6 +138,12 @@ def test_a_folder_of_another_pipeline_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
 
 
+def test_a_file_of_another_program_in_a_sub_folder_does_not_hide_the_project(repository, monkeypatch):
+    (repository / "pets" / "data" / "params.yaml").write_text("alpha: 1\n")
+    monkeypatch.chdir(repository / "pets" / "data")
+    assert Project.find().folder == repository / "pets"
+
+
 @pytest.mark.parametrize("inside", [".git", ".dvc", ".git/hooks"])
 def test_the_folders_of_git_and_dvc_are_refused(tmp_path, inside):
     folder = tmp_path / inside / "x"
