@@ -93,9 +93,9 @@ def test_a_folder_with_one_of_the_two_files_is_no_project(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     for name in ("dvc.yaml", "params.yaml"):
         Path(name).write_text("{}")
-    assert Project.is_here()
+    assert Project.find_or_none() == Project(tmp_path)
     Path(missing).unlink()
-    assert not Project.is_here()
+    assert Project.find_or_none() is None
 
 
 def test_the_parameters_outside_a_project_are_those_of_a_new_project():
