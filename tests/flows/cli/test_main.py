@@ -14,7 +14,7 @@ from tests.helpers.project import copy_params
 def empty_project(tmp_path, monkeypatch) -> Path:
     project = tmp_path / "project"
     project.mkdir()
-    (project / "dvc.yaml").write_text("{}\n")
+    (project / "dvc.yaml").write_text("stages: {normalize: {cmd: python -m imageset normalize}}\n")
     copy_params(project)
     monkeypatch.chdir(project)
     return project
@@ -125,6 +125,7 @@ def test_predict_refuses_places_it_cannot_use_and_writes_nothing(empty_project, 
 
 LOSES_ITS_SERVER = """
 import sys, threading, time
+from flows.cli import commands
 from flows.cli import main as cli
 from flows.orchestration import prefect_api
 
@@ -136,7 +137,7 @@ def lose_server(arguments):
     print("what was done")
     return 3
 
-cli.run_command = lose_server
+commands.run_command = lose_server
 sys.exit(cli.main(["status"]))
 """
 
