@@ -17,6 +17,8 @@ from tests.helpers.images import write_digit_images
 from tests.helpers.installation import install_wheel
 from tests.helpers.processes import run_git
 
+pytestmark = pytest.mark.long  # `make projects`
+
 
 class Shell:
     """A terminal of a user: an empty home, and nothing of this repository on any path."""

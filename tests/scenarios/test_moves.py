@@ -15,6 +15,8 @@ from mlflow import MlflowClient
 
 from tests.helpers.project import ServedProject, run_convoy, set_params
 
+pytestmark = pytest.mark.long  # `make projects`
+
 COMMIT = ("-c", "user.name=Test", "-c", "user.email=test@localhost", "commit", "-q", "-m")
 
 

@@ -21,6 +21,8 @@ from imageset.distribution import get_version
 from tests.helpers.images import write_digit_images
 from tests.helpers.project import ROOT, ServedProject, copy_params, set_params
 
+pytestmark = pytest.mark.long  # `make projects`
+
 NET = """\
 from torch import nn
 from blocks.convolution import make_convolution
