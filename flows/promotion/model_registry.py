@@ -16,7 +16,6 @@ from flows.project.exceptions import NoChampion, ServerUnavailable
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.tracking import client, offline_queue, tags
-from lightning_modules.tracking.restoration import restored_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -133,6 +132,8 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         UserError: there is no such run, or more than one.
     """
     from mlflow.exceptions import MlflowException
+
+    from lightning_modules.tracking.restoration import restored_run  # loads numpy and pyarrow
 
     if run_id.startswith(offline_queue.LOCAL_ID_PREFIX) and not restored_run.find_restored_runs(client, run_id):
         run_id = offline_queue.find_sent_run(client, run_id)
