@@ -22,7 +22,7 @@ from imageset.utils.atomic_write import write_text
 PROJECT_TEMPLATES = {
     "params.yaml": "params.yaml",
     "params.schema.json": "params.schema.json",
-    "dvc.yaml": "dvc.yaml",
+    "pipeline.yaml": "dvc.yaml",  # DVC would take a dvc.yaml in this repository for a pipeline of it
     "prefect.yaml": "prefect.yaml",
     "README.md": "README.md",
     "gitignore": ".gitignore",

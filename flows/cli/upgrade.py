@@ -69,7 +69,7 @@ def _upgrade(project: Project, before: str, after: str, dry_run: bool) -> Iterat
     params = params_yaml.read_commented_yaml(project / PARAMS)
     pipeline = params_yaml.read_commented_yaml(project / "dvc.yaml")
     new_keys = list(add_new_keys(params, params_yaml.read_commented_yaml(TEMPLATES / PARAMS)))
-    changed_stages = list(update_stages(pipeline, params_yaml.read_commented_yaml(TEMPLATES / "dvc.yaml")))
+    changed_stages = list(update_stages(pipeline, params_yaml.read_commented_yaml(TEMPLATES / "pipeline.yaml")))
     params["convoy"]["version"] = after
     yield f"convoy.version in params.yaml: {before} -> {after}"
     yield from (f"new in params.yaml: {key}" for key in new_keys)

@@ -49,7 +49,9 @@ def test_a_broken_dataset_is_named(tmp_path, text):
 
 def test_without_a_dataset_the_way_to_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="convoy run FOLDER"):
-        Project(tmp_path).read_dataset_name()
+        Project(tmp_path).require_dataset()
+    copy_params(tmp_path, "pets")
+    assert Project(tmp_path).read_dataset_name() == "pets"
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_the_templates_are_the_files_of_this_repository_but_for_the_code_and_the
     comment, after = rest.split("\n\nconvoy:\n", 1)
     assert own == f"{begin}name: digits{comment}\n\n{after.split(chr(10), 2)[2]}"
 
-    template, own = (yaml.safe_load((folder / "dvc.yaml").read_text()) for folder in (TEMPLATES, ROOT))
+    template, own = (yaml.safe_load(path.read_text()) for path in (TEMPLATES / "pipeline.yaml", ROOT / "dvc.yaml"))
     for stage in own["stages"].values():
         stage["deps"] = [path for path in stage["deps"] if path.startswith("data/")]
         stage["cmd"] = stage["cmd"].replace("python -m", "python -P -m")
@@ -120,6 +120,12 @@ def test_the_templates_are_the_files_of_this_repository_but_for_the_code_and_the
         assert deployment.pop("tags") == ["project:NAME"]
     del template["definitions"]["work_pool"]["job_variables"]["env"]["PYTHONSAFEPATH"]  # an anchor: of all three
     assert {**template, "name": "convoy"} == own
+
+
+def test_this_repository_is_one_project():
+    """Neither DVC nor `convoy up` may take a template for a pipeline."""
+    assert git_repo.list_project_folders(ROOT) == [ROOT]
+    assert [path.parent for path in ROOT.glob("*/**/dvc.yaml") if ".venv" not in path.parts] == []
 
 
 # ---- where it cannot be -----------------------------------------------------------------------------------------
