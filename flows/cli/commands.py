@@ -102,11 +102,11 @@ def _run_in_place(arguments: argparse.Namespace) -> int:
     console.attach_console(arguments.verbosity)
     if not command.needs_project:
         return command.run(arguments) or 0
-    works_here = command.works_anywhere(arguments) or (
-        command.works_in_repository and location.find_repository_projects()
-    )
-    has_project = Project.find_or_none() is not None or not works_here
-    arguments.project = location.enter_project(arguments) if has_project else None
+    works_without = command.works_anywhere(arguments) or command.works_in_repository
+    if Project.find_or_none() is None and works_without:
+        arguments.project = None
+    else:
+        arguments.project = location.enter_project(arguments)
     if arguments.project is not None:
         make_importable(arguments.project.folder)  # for models of before bundles held the project's modules
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
@@ -271,10 +271,10 @@ def _run_history(arguments: argparse.Namespace) -> None:
 
 def _run_status(arguments: argparse.Namespace) -> None:
     if arguments.project is None:
-        from flows.cli.location import find_repository_projects
+        from flows.cli.location import require_repository_projects
         from flows.reports.project_list import ProjectListResult
 
-        print_result(ProjectListResult(find_repository_projects()), arguments)
+        print_result(ProjectListResult(require_repository_projects()), arguments)
         return
     from flows.reports.status import read_status
 
@@ -337,11 +337,11 @@ def _run_monitor(arguments: argparse.Namespace) -> None:
 
 
 def _run_up(arguments: argparse.Namespace) -> None:
-    from flows.cli.location import find_repository_projects
+    from flows.cli.location import require_repository_projects
     from flows.cli.up import run_servers, select_sharing_projects
 
     run_servers(
-        select_sharing_projects(arguments.project, find_repository_projects()),
+        select_sharing_projects(arguments.project, require_repository_projects()),
         arguments.mlflow_port,
         arguments.prefect_port,
         lambda text: print(text, flush=True),

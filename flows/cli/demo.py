@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.cli.init import init_project
 from flows.notifications import console
-from flows.project.paths import PREDICTIONS
+from flows.project.paths import INBOX, PREDICTIONS
 from flows.project.project import Project
 from flows.reports.run_summary import summarize_run
 from imageset.exceptions import UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = console.get_logger(__name__)
 
-DIGITS_DIR, INBOX_DIR = Path("data/digits"), Path("data/inbox")
+DIGITS_DIR = Path("data/digits")
 
 
 def run_demo(project: Project) -> str:
@@ -38,7 +38,7 @@ def run_demo(project: Project) -> str:
         from flows.predict import predict
 
         decision = pipeline(str(DIGITS_DIR))
-        predicted = predict(str(INBOX_DIR), str(out), decision.version.name)
+        predicted = predict(str(INBOX), str(out), decision.version.name)
     champion = None if decision.serves else predicted.version
     extra = {"predictions": format_predictions(predicted), "all runs": format_mlflow_command(project)}
     return summarize_run(project, str(decision), champion, extra)
@@ -62,11 +62,11 @@ def write_demo_images(project: Project) -> None:
     """Write scikit-learn's digits as PNG files: one folder a class; every tenth, unlabelled, goes to the inbox."""
     from imageset.sources.benchmark_sets.digits import write_digits
 
-    num_written, num_present = write_digits(project / DIGITS_DIR, project / INBOX_DIR)
+    num_written, num_present = write_digits(project / DIGITS_DIR, project / INBOX)
     if num_written:
-        logger.info("demo: %s digits written as PNG files to %s and %s", f"{num_written:,}", DIGITS_DIR, INBOX_DIR)
+        logger.info("demo: %s digits written as PNG files to %s and %s", f"{num_written:,}", DIGITS_DIR, INBOX)
     else:
-        logger.info("demo: %s digits are in %s and %s already, skipped", f"{num_present:,}", DIGITS_DIR, INBOX_DIR)
+        logger.info("demo: %s digits are in %s and %s already, skipped", f"{num_present:,}", DIGITS_DIR, INBOX)
 
 
 def format_predictions(predicted: PredictResult) -> str:

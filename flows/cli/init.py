@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flows.project.paths import TEMPLATES
+from flows.project.paths import INBOX, TEMPLATES
 from flows.project.project import PROJECT_FILES, Project, check_name, is_foreign, is_project, make_name
 from flows.versioning import dvc_repo, git_repo, shared_cache
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
+from lightning_modules.tracking.local_store.location import find_git_top
 
 # Template in the package -> file in the project
 PROJECT_TEMPLATES = {
@@ -29,7 +30,6 @@ PROJECT_TEMPLATES = {
     "dvcignore": ".dvcignore",
     "data.gitignore": "data/.gitignore",
 }
-INBOX = Path("data/inbox")
 # Where several projects of one repository keep what they share; `.cache` and the store stay out of git there, too.
 SHARED_IGNORES = ("/mlflow.db*", "/mlartifacts/", "/.cache/")
 
@@ -108,7 +108,7 @@ def _choose_name(folder: Path, name: str | None) -> str:
 
 def _check_name_is_free(folder: Path, name: str) -> None:
     """Raise UserError if another project of the repository has the name: they share a registry."""
-    top = git_repo.find_top(folder)
+    top = find_git_top(folder)
     for project in git_repo.list_project_folders(top) if top else ():
         if project != folder and Project(project).read_name() == name:
             raise UserError(
@@ -132,7 +132,7 @@ def _write_project(folder: Path, name: str, written: list[Path]) -> Iterator[str
         written.append(path)
         yield f"wrote {target}"
     (folder / INBOX).mkdir(parents=True, exist_ok=True)
-    top = git_repo.find_top(folder)
+    top = find_git_top(folder)
     if top is None:
         git_repo.run_git(folder, "init", "--quiet")
         yield "made a git repository"

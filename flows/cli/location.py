@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.project.project import Project
 from flows.versioning import git_repo, shared_cache
 from imageset.exceptions import UserError
+from lightning_modules.tracking.local_store.location import find_git_top
 
 PATH_ARGUMENTS = ("source", "out", "page", "image", "pictures", "report")  # of any command
 
@@ -61,7 +62,14 @@ def _move_path(path: str, here: Path, folder: Path) -> str:
     return os.path.relpath(here / path, folder)
 
 
-def find_repository_projects() -> list[Project]:
-    """Return the projects of the git repository around the current folder, in sorted order."""
-    top = git_repo.find_top(Path.cwd())
-    return [Project(folder) for folder in git_repo.list_project_folders(top)] if top else []
+def require_repository_projects() -> list[Project]:
+    """Return the projects of the git repository around the current folder, in sorted order.
+
+    Without a repository, that is the project of the current folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    top = find_git_top(Path.cwd())
+    folders = git_repo.list_project_folders(top) if top else []
+    return [Project(folder) for folder in folders] or [Project.find()]

@@ -36,9 +36,12 @@ REFUSALS = {
 }
 
 
-def name_project_tag(project: Project) -> str:
-    """Return the tag by which the flow runs of a project are found in a database that several projects share."""
-    return f"{PROJECT_TAG_PREFIX}{project.read_name()}"
+def format_project_tag(name: str) -> str:
+    """Return the tag by which the flow runs of a project are found in a database that several projects share.
+
+    `convoy init` writes the same one into prefect.yaml.
+    """
+    return f"{PROJECT_TAG_PREFIX}{name}"
 
 
 def find_addresses_file(project: Project) -> Path:

@@ -22,8 +22,8 @@ from flows.orchestration.prefect_api import (
     HOST,
     ServerAddresses,
     check_prefect_server,
+    format_project_tag,
     is_healthy,
-    name_project_tag,
     translate_prefect_errors,
 )
 from flows.project.paths import CACHE
@@ -71,7 +71,7 @@ def use_prefect_server(project: Project) -> Iterator[None]:
     )  # the console shows the `flows` logger
     from prefect import tags
 
-    with _choose_server(project), tags(name_project_tag(project)):
+    with _choose_server(project), tags(format_project_tag(project.read_name())):
         yield
 
 

@@ -13,6 +13,7 @@ CLASSIFIER = Path("data/models/classifier")
 REPORT = Path("data/models/report")
 METRICS = Path("metrics.json")
 PREDICTIONS = Path("data/predictions")
+INBOX = Path("data/inbox")
 PARAMS = Path("params.yaml")
 CACHE = Path(".cache")
 FEATURES = CACHE / "features"  # of images by frozen networks

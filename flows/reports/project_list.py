@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.project import Project
-from flows.reports.status import read_status, report_data, report_serving
-from imageset.exceptions import UserError
+from flows.reports.status import LABEL_BY_KEY, find_name, read_status
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ProjectListResult:
 
     def __str__(self) -> str:
         """Return a table: name, folder, what serves, and how to see more."""
-        rows = [(_read_name(each), _get_folder(each), _describe_serving(each)) for each in self.projects]
+        rows = [(find_name(each) or "?", _get_folder(each), _describe_serving(each)) for each in self.projects]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{name:<{widths[0]}}  {folder:<{widths[1]}}  {serving}" for name, folder, serving in rows]
         return "\n".join([*lines, f"more about one: convoy -C {shlex.quote(rows[0][1])} status"])
@@ -32,23 +31,12 @@ class ProjectListResult:
         return {"projects": [read_status(project).to_dict() for project in self.projects]}
 
 
-def _read_name(project: Project) -> str:
-    try:
-        return project.read_name()
-    except UserError:
-        return "?"
-
-
 def _get_folder(project: Project) -> str:
     return os.path.relpath(project.folder, Path.cwd())
 
 
 def _describe_serving(project: Project) -> str:
     """Describe what serves, and how many problems there are."""
-    problems: list[str] = []
-    try:
-        serving = "; ".join(line.text for line in report_serving(project, problems))
-        list(report_data(project, problems))
-    except UserError as error:
-        serving, problems = str(error), []
-    return serving + (f" ({len(problems)} open: {problems[0]})" if problems else "")
+    status = read_status(project)
+    serving = "; ".join(line.text for line in status.lines if line.label == LABEL_BY_KEY["serving"])
+    return serving + (f" ({len(status.problems)} open: {status.problems[0]})" if status.problems else "")

@@ -27,6 +27,7 @@ from flows.orchestration.prefect_api import (
     PROJECT_TAG_PREFIX,
     ServerAddresses,
     call_prefect_api,
+    format_project_tag,
 )
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, PARAMS, RAW
 from flows.project.project import Project
@@ -114,12 +115,13 @@ def report_status(project: Project) -> str:
 def read_status(project: Project) -> StatusResult:
     """Read the status of a project."""
     problems: list[str] = []
+    name = find_name(project)
     lines = [
-        *report_serving(project, problems),
+        *report_serving(project, name, problems),
         *report_drift(project, problems),
         *report_data(project, problems),
         *report_training(project, problems),
-        *report_runs(project, problems),
+        *report_runs(project, name, problems),
         *report_unfinished_work(project, problems),
         *report_full_check(project, problems),
     ]
@@ -144,7 +146,7 @@ def report_servers(project: Project) -> StatusLine:
 # ---- the model --------------------------------------------------------------------------------------
 
 
-def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine]:
+def report_serving(project: Project, name: str | None, problems: list[str]) -> Iterator[StatusLine]:
     """Yield one line for each registered model that has a champion."""
     try:
         entries = ledger.read_ledger(project)
@@ -152,7 +154,7 @@ def report_serving(project: Project, problems: list[str]) -> Iterator[StatusLine
         problems.append(str(error))
         entries = []
     num_problems = len(problems)
-    champions = _select_own_models(read_champions(project, problems), entries, _read_name(project))
+    champions = _select_own_models(read_champions(project, problems), entries, name)
     lost = _find_lost_champions(entries, champions) if len(problems) == num_problems else {}
     if not champions and not lost:
         yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
@@ -199,7 +201,7 @@ def report_params(project: Project, problems: list[str]) -> None:
         problems.append(str(error))
 
 
-def _read_name(project: Project) -> str | None:
+def find_name(project: Project) -> str | None:
     """Return the project's name; if params.yaml cannot be read, that of its data, if there is any."""
     try:
         return project.read_name()
@@ -360,10 +362,10 @@ def report_training(project: Project, problems: list[str]) -> Iterator[StatusLin
 # ---- runs -------------------------------------------------------------------------------------------
 
 
-def report_runs(project: Project, problems: list[str]) -> Iterator[StatusLine]:
+def report_runs(project: Project, name: str | None, problems: list[str]) -> Iterator[StatusLine]:
     """Yield the last run, the last failed run and the next scheduled run, as Prefect records them."""
     try:
-        runs = [run for run in read_flow_runs(project) if _is_of_project(run, _read_name(project))]
+        runs = [run for run in read_flow_runs(project) if _is_of_project(run, name)]
     except (sqlite3.Error, OSError, ValueError, KeyError) as error:
         problems.append(f"Prefect's runs cannot be read ({error})")
         return
@@ -412,7 +414,7 @@ def read_flow_runs(project: Project) -> list[FlowRunRow]:
 def _is_of_project(run: FlowRunRow, name: str | None) -> bool:
     """Return whether a run is of the project of this name; one without a project's tag may be of any."""
     projects = [each for each in json.loads(run[-1] or "[]") if each.startswith(PROJECT_TAG_PREFIX)]
-    return f"{PROJECT_TAG_PREFIX}{name}" in projects or not projects
+    return format_project_tag(str(name)) in projects or not projects
 
 
 def _describe_run(run: FlowRunRow) -> dict[str, Any]:

@@ -14,11 +14,6 @@ from imageset.exceptions import UserError
 NULL_COMMIT = "0" * 40  # git's name for the tip of a branch that does not exist
 
 
-def find_top(folder: Path) -> Path | None:
-    """Return the top folder of the git repository that a folder lies in, without starting git; None if in none."""
-    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
-
-
 def list_project_folders(top: Path) -> list[Path]:
     """List the folders of Convoy's projects in a repository, the top folder included, in sorted order.
 

@@ -11,8 +11,8 @@ from configparser import ConfigParser, Error
 from pathlib import Path
 
 from flows.notifications import console
-from flows.versioning.git_repo import find_top
 from imageset.utils.atomic_write import write_text
+from lightning_modules.tracking.local_store.location import find_git_top
 
 logger = console.get_logger(__name__)
 
@@ -22,7 +22,7 @@ SECTION, KEY = "cache", "dir"
 
 def find_shared_cache(project: Path) -> Path | None:
     """Return the folder of the cache that a project shares; None for a project at the top, which has its own."""
-    top = find_top(project)
+    top = find_git_top(project)
     if top is None or top == project:
         return None
     return top / ".dvc" / "cache" if (top / ".dvc").is_dir() else top / ".cache" / "dvc"

@@ -16,7 +16,7 @@ def find_shared_folder(project: Path) -> Path:
     project = find_original_project(project)
     if (project / DATABASE).exists():
         return project
-    return _find_git_top(project) or project
+    return find_git_top(project) or project
 
 
 def find_original_project(project: Path) -> Path:
@@ -38,13 +38,13 @@ def find_cache(project: Path) -> Path:
 
 def _find_in_original(project: Path, experiments: Path) -> Path:
     """Return the folder of the original repository that `project`, below `experiments`, was copied from."""
-    copied_top, owner = _find_git_top(project), experiments.parents[len(EXPERIMENTS) - 1]
+    copied_top, owner = find_git_top(project), experiments.parents[len(EXPERIMENTS) - 1]
     if copied_top is None or not copied_top.is_relative_to(experiments):  # the copy is incomplete
         return owner
-    return (_find_git_top(owner) or owner) / project.relative_to(copied_top)
+    return (find_git_top(owner) or owner) / project.relative_to(copied_top)
 
 
-def _find_git_top(folder: Path) -> Path | None:
+def find_git_top(folder: Path) -> Path | None:
     """Return the nearest folder at or above `folder` that is a git repository or worktree; None outside git."""
     return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
 

@@ -91,7 +91,7 @@ def type_in_zsh(folder, script, typed: str) -> str:
 
 
 def read_until(terminal: int, end: str, quiet_s: float = 30.0) -> str:
-    """What a terminal shows until `end`, or until nothing more comes."""
+    """Return the text that a terminal shows until `end`, or until nothing more comes."""
     os.set_blocking(terminal, False)
     shown, changed_at = "", time.monotonic()
     while end not in shown and time.monotonic() - changed_at < quiet_s:

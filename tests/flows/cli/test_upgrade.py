@@ -55,7 +55,7 @@ def test_an_upgrade_writes_the_version_and_says_which_stages_run_again_and_why(p
     check_convoy_version(project / "params.yaml")
 
 
-def test_dvc_runs_every_stage_again_after_an_upgrade_and_none_before(initial):
+def test_every_stage_depends_on_the_version_that_an_upgrade_writes(initial):
     def list_stages_that_depend_on_the_version() -> list[str]:
         stages = read(Project(initial), "dvc.yaml")["stages"]
         return [name for name, stage in stages.items() if "convoy.version" in stage["params"]]
