@@ -68,7 +68,7 @@ def prefect_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def served_labels(tmp_path_factory, prefect_server, empty_mlflow_db) -> ServedProject:
     """As `served`, with pictures that bear several labels: a table, `convoy run`, all of it."""
-    folder = make_project(tmp_path_factory.mktemp("labels"))
+    folder = make_project(tmp_path_factory.mktemp("labels"), "labels")
     shutil.copy(empty_mlflow_db, folder / "mlflow.db")
     params = (folder / "params.yaml").read_text()
     changes = {"max_epochs: 15": "max_epochs: 10", "near_duplicate_bits: 4": "near_duplicate_bits: null",

@@ -138,7 +138,7 @@ class Nights:
     def begin(self) -> None:
         """A fresh clone with a remote for the data, and the first labelled pictures."""
         self.project.mkdir(parents=True, exist_ok=True)
-        make_project(self.project)
+        make_project(self.project, NAME)
         dvc = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", str(self.remote.resolve())]
         subprocess.run(dvc, cwd=self.project, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
         set_params(self.project, **SMALL_PARAMS, train__trainer__max_epochs=2, after_run__commit=True,

@@ -103,7 +103,8 @@ def real(tmp_path_factory):
     with run_production(place / "production") as servers:
         folder = place / "project"
         folder.mkdir()
-        it = Real(servers, make_project(folder), write_digits(place / "digits", 0, 50), place / "origin.git")
+        pictures = write_digits(place / "digits", 0, 50)
+        it = Real(servers, make_project(folder, "digits"), pictures, place / "origin.git")
         params = (it.folder / "params.yaml").read_text()
         changes = {"max_epochs: 15": "max_epochs: 3", "commit: false": "commit: true", "steps: 48": "steps: 4",
                    "resamples: 1000": "resamples: 200"}  # fmt: skip

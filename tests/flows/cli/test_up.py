@@ -11,7 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.cli.up import ServerGroup, check_ports
+from flows.cli.up import (
+    ServerGroup,
+    check_deployment_names,
+    check_ports,
+    list_deployments,
+    select_sharing_projects,
+)
 from flows.orchestration import concurrency, prefect_api, prefect_server, subprocesses
 from flows.project.project import Project
 from imageset.exceptions import UserError
@@ -68,6 +74,37 @@ def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopp
         fleet.wait_until_ready("the impossible", lambda: False)
     fleet.stop()
     assert all(has_ended(child.process.pid) for child in fleet.children)
+
+
+def make_deployments(folder: Path, name: str, entrypoint: str = "flows.full_check.full_check") -> Project:
+    """A project whose prefect.yaml has one deployment."""
+    folder.mkdir()
+    (folder / "params.yaml").write_text(f"name: {folder.name}\n")
+    (folder / "prefect.yaml").write_text(f"deployments: [{{name: {name}, entrypoint: '{entrypoint}'}}]\n")
+    return Project(folder)
+
+
+def test_a_deployment_is_called_as_prefect_calls_it_with_either_kind_of_entrypoint(tmp_path):
+    installed = make_deployments(tmp_path / "pets", "pets-weekly")
+    in_the_repository = make_deployments(tmp_path / "cars", "weekly", "flows/full_check.py:full_check")
+    assert list_deployments(installed) == ["full-check/pets-weekly"]
+    assert list_deployments(in_the_repository) == ["full-check/weekly"]
+
+
+def test_two_projects_with_a_deployment_of_one_name_are_refused(tmp_path):
+    projects = [make_deployments(tmp_path / name, "weekly") for name in ("cars", "pets")]
+    with pytest.raises(UserError, match=r"pets/prefect\.yaml: .*/cars, too; .* another name, e\.g\. pets-weekly"):
+        check_deployment_names({project: list_deployments(project) for project in projects})
+    check_deployment_names({projects[0]: list_deployments(projects[0])})
+
+
+def test_a_project_with_a_store_of_its_own_is_not_served_with_the_others(tmp_path):
+    (tmp_path / ".git").mkdir()
+    cars, old, pets = (make_deployments(tmp_path / name, name) for name in ("cars", "old", "pets"))
+    (old / "mlflow.db").touch()
+    assert select_sharing_projects(None, [cars, old, pets]) == [cars, pets]
+    assert select_sharing_projects(pets, [cars, old, pets]) == [pets, cars]
+    assert select_sharing_projects(old, [cars, old, pets]) == [old]
 
 
 def test_up_serves_runs_a_deployment_from_prefects_own_command_line_and_leaves_nothing(served, tmp_path):
