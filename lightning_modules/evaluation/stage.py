@@ -142,7 +142,7 @@ def log_report(project: Path, bundle: Path, report: EvaluationReport, folder: Pa
         folder: holds the files.
 
     Raises:
-        UserError: MLflow does not have that run, or has it no longer.
+        UserError: MLflow lacks that run, and the bundle that it would be restored from is damaged.
     """
     run = open_training_run(project, bundle)
     log_final_metrics(run, flatten_metrics(report.metrics))

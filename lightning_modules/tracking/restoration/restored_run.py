@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ def _write_run(
             run.close("FAILED")
         raise
     run.close("FINISHED")
+    line = f"mlflow: run {original[:12]} of {bundle} is not here; restored as {run.run_id[:12]}"
+    print(line, file=sys.stderr, flush=True)
     return run.run_id
 
 

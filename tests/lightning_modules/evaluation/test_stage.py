@@ -13,6 +13,7 @@ from lightning_modules.bundle import Bundle, hash_manifest
 from lightning_modules.inference.stream import score_stream
 from lightning_modules.scoring import Scorer
 from lightning_modules.tracking.client import connect_to_mlflow
+from lightning_modules.tracking.restoration.restored_run import find_restored_runs
 from tests.helpers.project import ROOT, run_stage, set_params
 
 
@@ -127,12 +128,18 @@ def test_a_bundle_of_other_classes_is_refused(trained, tmp_path):
     assert "trained for the classes ['zero', '1'" in output and "Traceback" not in output
 
 
-def test_a_run_that_mlflow_lost_is_named_with_what_to_do(trained, tmp_path, empty_mlflow_db):
+def test_a_run_that_mlflow_lost_is_restored_once_and_named(trained, tmp_path, empty_mlflow_db):
     project = shutil.copytree(trained, tmp_path / "project")
     shutil.copy(empty_mlflow_db, project / "mlflow.db")
-    code, output = run_stage(project, "test")
-    assert code == 2
-    assert "MLflow has no run" in output and "dvc repro -f train" in output
+    lost = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
+    named = []
+    for _ in range(2):
+        code, output = run_stage(project, "test")
+        assert code == 0, output
+        named.append(f"mlflow: run {lost[:12]} of " in output)
+    assert named == [True, False]
+    (run,) = find_restored_runs(connect_to_mlflow(project), lost)
+    assert run.data.metrics["test_accuracy"] == metrics(project)["test"]["accuracy"]
 
 
 def test_an_unknown_key_of_evaluate_is_named(trained, tmp_path):

@@ -131,7 +131,7 @@ def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, t
     assert "epoch 2/2" in calm and "resuming after step" in resumed
     assert weights == resumed_weights
     probe, first = (float(line.split("val_accuracy ")[1].split(",")[0].split(";")[0]) for line in (
-        next(line for line in calm.splitlines() if "linear probe: " in line),
+        next(line for line in calm.splitlines() if "linear probe: val_loss" in line),
         next(line for line in calm.splitlines() if "epoch 1/2, train_loss" in line),
     ))  # fmt: skip
     assert first > probe - 0.15  # a new random head would be near 0.33
