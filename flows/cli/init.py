@@ -67,6 +67,7 @@ def init_project(folder: Path, name: str | None = None, commit: bool = False) ->
     _check_folder(folder)
     name = _choose_name(folder, name)
     _check_name_is_free(folder, name)
+    edited = _list_edited_ignore_files(folder)
     written: list[Path] = []
     try:
         lines = list(_write_project(folder, name, written))
@@ -75,7 +76,8 @@ def init_project(folder: Path, name: str | None = None, commit: bool = False) ->
             path.unlink(missing_ok=True)
         raise UserError(f"{error.filename or folder}: {error.strerror}; choose another folder") from None
     if commit:
-        lines.append(_commit(folder, name, written))
+        added_to = [path for path in _list_ignore_files(folder) if path not in (*edited, *written)]
+        lines.append(_commit(folder, name, [*written, *added_to]))
     return InitResult(Project(folder), name, tuple(lines))
 
 
@@ -195,9 +197,24 @@ def _add_ignores(path: Path, lines: Sequence[str], comment: str) -> list[str]:
     return added
 
 
-def _commit(folder: Path, name: str, written: list[Path]) -> str:
+def _list_ignore_files(folder: Path) -> list[Path]:
+    """Return the files beside and above a project that list what git and DVC ignore."""
+    top = find_git_top(folder)
+    paths = {folder / target for target in PROJECT_TEMPLATES.values() if target.endswith("ignore")}
+    return sorted(path for path in paths | ({top / ".gitignore"} if top else set()) if path.exists())
+
+
+def _list_edited_ignore_files(folder: Path) -> list[Path]:
+    """Return those that hold something of the user's that is not committed, so that no commit of ours takes it."""
+    files = _list_ignore_files(folder)
+    if find_git_top(folder) is None:
+        return files
+    return [path for path in files if git_repo.run_git(path.parent, "status", "--porcelain", "--", path.name)]
+
+
+def _commit(folder: Path, name: str, files: list[Path]) -> str:
     """Commit the files of a new project, and nothing else that is staged."""
-    paths = [str(path.relative_to(folder)) for path in written]
+    paths = [os.path.relpath(path, folder) for path in files]
     paths += [path for path in (".dvc/config", ".dvc/.gitignore") if (folder / path).exists()]
     commit = git_repo.commit_paths(folder, paths, f"Add the Convoy project {name}")
     return f"committed as {commit[:12]}" if commit else "nothing to commit"

@@ -41,8 +41,13 @@ def open_source(
 
         if is_pattern(text):
             return open_pattern(text, require_classes=require_classes)
-        raise UserError(f"{text}: no such folder; give a folder that holds one sub-folder per class")
+        place = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{text}: no such folder{place}; {_describe_expected(require_classes)}")
     return open_path(path, require_classes=require_classes)
+
+
+def _describe_expected(require_classes: bool) -> str:
+    return "give a folder " + ("that holds one sub-folder per class" if require_classes else "of pictures")
 
 
 def _open_url(text: str, require_classes: bool, progress: Progress | None) -> Source:
@@ -99,8 +104,8 @@ def open_path(path: Path, *, require_classes: bool = True) -> Source:
         return open_archive(path, require_classes=require_classes)
     if not path.is_dir():
         raise UserError(
-            f"{path}: not a folder; give a folder that holds one sub-folder per class, a zip or tar "
-            "archive, a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
+            f"{path}: not a folder; {_describe_expected(require_classes)}, a zip or tar archive, "
+            "a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
         )
     if not any(find_images(path)) and (sharded := open_sharded_folder(path, require_classes=require_classes)):
         return sharded

@@ -74,6 +74,18 @@ def test_nothing_is_committed_unless_it_is_asked_for(made, tmp_path):
     assert run_git(tmp_path / "other", "status", "--porcelain") == ""
 
 
+def test_the_commit_holds_what_init_added_to_ignore_files_but_not_what_the_user_had_changed_in_them(tmp_path):
+    run_git(tmp_path, "init", "--quiet")
+    init_project(tmp_path / "first", commit=True)
+    assert run_git(tmp_path, "status", "--porcelain") == ""
+
+    names = ["first/.gitignore", ".gitignore"]
+    run_git(tmp_path, "rm", "--quiet", "--cached", ".gitignore")
+    (tmp_path / ".gitignore").write_text("mine\n")
+    init_project(tmp_path / "second", commit=True)
+    assert run_git(tmp_path, "ls-tree", "--name-only", "HEAD", *names).splitlines() == ["first/.gitignore"]
+
+
 def test_a_second_init_changes_nothing_and_says_so(made, tmp_path, monkeypatch):
     before = read_tree(made)
     result = init_project(made)
