@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
-from flows.project.project import Project
+from flows.project.project import PROJECT_FILES, Project
 from flows.versioning import git_repo, shared_cache
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import find_git_top
@@ -48,11 +49,25 @@ def _find_project(arguments: argparse.Namespace) -> Project:
     try:
         return Project.find()
     except UserError:
+        if any(Path(name).exists() for name in PROJECT_FILES):
+            raise
+        if below := _list_projects_below():
+            raise UserError(
+                f"{Path.cwd()} is not a Convoy project but holds {', '.join(below)}; "
+                f"name one: convoy -C {shlex.quote(below[0])} {arguments.command} ..."
+            ) from None
         source = getattr(arguments, "source", None)
-        if not source or any(Path(name).exists() for name in ("dvc.yaml", "params.yaml")):
+        if not source:
             raise
         advice = f"`convoy init` makes one here, then `convoy {arguments.command} {source}`"
         raise UserError(f"{Path.cwd()} is not in a Convoy project; {advice}") from None
+
+
+def _list_projects_below() -> list[str]:
+    """Return the folders of the projects of this git repository that lie below the current folder."""
+    here, top = Path.cwd(), find_git_top(Path.cwd())
+    folders = git_repo.list_project_folders(top) if top else []
+    return [str(folder.relative_to(here)) for folder in folders if folder.is_relative_to(here)]
 
 
 def _move_path(path: str, here: Path, folder: Path) -> str:

@@ -252,6 +252,9 @@ def test_a_project_is_found_from_its_sub_folders_and_by_c(repository, monkeypatc
     assert main(["-C", "pets", "preset", "scratch"]) == 0
     assert "convnet" in (pets / "params.yaml").read_text().lower()
     monkeypatch.chdir(repository)
+    assert main(["run", "../pictures"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("holds deep/cars, pets; name one: convoy -C deep/cars run ...\n"), said
     assert main(["-C", "nowhere", "status"]) == 2
     assert capsys.readouterr().err == "error: -C nowhere: No such file or directory\n"
 
