@@ -53,5 +53,5 @@ up: .venv/ready  ## MLflow's UI, Prefect's server, the schedules and a worker, u
 .venv/ready: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one: make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c requirements.lock -e '.[dev]'
 	touch $@

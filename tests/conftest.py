@@ -19,6 +19,11 @@ from tests.helpers.real_data import MISSING_DATA  # noqa: E402
 from tests.helpers.servers import DASK_SETTINGS  # noqa: E402
 
 
+def pytest_configure() -> None:
+    """Start MLflow's servers without their workers for jobs of generative AI: eight processes each."""
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Append each test that is skipped for want of real data to the file that CONVOY_LIST_SKIPPED names."""
     path = os.environ.get("CONVOY_LIST_SKIPPED")
