@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench bench-accuracy families kill nights projects schema servers up
+.PHONY: demo test lint bench bench-accuracy families kill long nights projects schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -40,6 +40,9 @@ nights: .venv/ready  ## fourteen nights of one project, then all its records com
 
 projects: .venv/ready  ## projects elsewhere, from the wheel: made, moved, copied, cloned, served, with code of their own
 	python -m pytest tests/scenarios/test_installed.py tests/scenarios/test_moves.py tests/scenarios/test_project_code.py -m long
+
+long: .venv/ready  ## the tests that are too long for `make test`, but for those of nights, projects and servers
+	python -m pytest tests/imageset tests/lightning_modules tests/flows -m long
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
 	python -m pytest tests/scenarios/test_servers.py -m "long or not long"

@@ -164,6 +164,7 @@ def test_verify_says_what_can_be_verified_instead_of_a_sweep_or_of_a_training_of
         assert said.stdout.count("\n") == 1 and said.stdout.endswith("as a run that `convoy verify` accepts\n")
 
 
+@pytest.mark.long
 def test_a_sweep_stops_when_its_time_is_over_and_goes_on_later_with_hyperband(done, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     project = tmp_path / "project"

@@ -146,6 +146,7 @@ def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_
             assert float(together[name]) == pytest.approx(float(alone[name]), abs=1e-4), (name, alone, together)
 
 
+@pytest.mark.long
 def test_several_labels_a_picture_are_measured_over_two_ranks_and_end_when_the_time_is_over(label_sets, tmp_path):
     two, one = in_twos(label_sets, tmp_path)
     for project in (two, one):
