@@ -1,9 +1,15 @@
-"""Real servers of 127.0.0.1 on free ports: HTTP that can be told to fail, and S3."""
+"""Real servers of 127.0.0.1 on free ports: HTTP that can be told to fail, S3, and MLflow's."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import ssl
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +125,33 @@ def serve_s3() -> Iterator[str]:
         yield "http://{}:{}".format(*server.get_host_and_port())
     finally:
         server.stop()
+
+
+@contextmanager
+def serve_mlflow(folder: Path, database: Path) -> Iterator[str]:
+    """Run MLflow's server on a copy of an SQLite database; yields its address."""
+    from flows.orchestration.prefect_api import is_healthy
+    from flows.orchestration.prefect_server import find_free_port
+
+    folder.mkdir()
+    shutil.copy(database, folder / "mlflow.db")
+    uri = f"http://127.0.0.1:{(port := find_free_port())}"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while not is_healthy(f"{uri}/health"):
+            assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 DASK_SETTINGS = {

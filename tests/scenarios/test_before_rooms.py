@@ -19,8 +19,6 @@ import pytest
 from flows.monitoring import batch_log
 from flows.notifications import problems
 from flows.orchestration import crash_recovery
-from flows.orchestration.prefect_api import is_healthy
-from flows.orchestration.prefect_server import find_free_port
 from flows.prediction import cache
 from flows.prediction.table_reader import read_model_version, read_prediction_rows
 from flows.project.project import Project
@@ -43,6 +41,7 @@ from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.training.checkpointing import DigestCheckpointIO, find_newest_intact
 from tests.helpers.project import ROOT, run_convoy
 from tests.helpers.real_data import extract_archive
+from tests.helpers.servers import serve_mlflow
 
 KEPT = ROOT / "tests" / "data" / "before_rooms"
 EXPECTED = json.loads((KEPT / "expected.json").read_text()) if (KEPT / "expected.json").exists() else {}
@@ -454,28 +453,10 @@ def test_the_study_of_a_sweep_is_read(old):
 
 @pytest.fixture
 def server(tmp_path, empty_mlflow_db, monkeypatch):
-    """`mlflow server` on a fresh SQLite file; yields its address."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copy(empty_mlflow_db, folder / "mlflow.db")
-    uri = f"http://127.0.0.1:{(port := find_free_port())}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until = time.monotonic() + 180
-        while not is_healthy(f"{uri}/health"):
-            assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
+    """MLflow's server on a fresh SQLite file; yields its address."""
+    with serve_mlflow(tmp_path / "server", empty_mlflow_db) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         yield uri
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
 
 
 def test_the_journal_of_a_training_without_a_server_is_read(tmp_path):

@@ -15,6 +15,7 @@ from flows.versioning import dvc_repo
 from flows.versioning.restoration import find_bundle, open_registry
 from imageset.exceptions import UserError
 from tests.helpers.models import make_untrained_bundle
+from tests.helpers.servers import serve_mlflow
 
 RUN_ID = "ab" * 16
 
@@ -69,6 +70,28 @@ def test_a_version_keeps_its_number_and_the_next_one_follows_the_last_of_the_led
     assert [point.value for point in client.get_metric_history(run.info.run_id, "val_loss")] == [1.5, 0.5]
     again = model_registry.register_model(client, "digits", version.run_id, model_registry.find_model_uri(run))
     assert again.number == 6
+
+
+def test_two_clones_with_one_server_restore_a_version_once(clone, tmp_path_factory, empty_mlflow_db, monkeypatch):
+    folder = tmp_path_factory.mktemp("shared")
+    projects = [Path(shutil.copytree(clone, folder / name)) for name in ("first", "second")]
+    code = (
+        "from pathlib import Path; from flows.project.project import Project; "
+        "from flows.versioning.restoration import open_registry; open_registry(Project(Path.cwd()))"
+    )
+    with serve_mlflow(folder / "server", empty_mlflow_db) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        both = [
+            subprocess.Popen([sys.executable, "-c", code], cwd=project, stderr=subprocess.PIPE, text=True)
+            for project in projects
+        ]
+        said = [process.communicate(timeout=300)[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], said
+        client = open_registry(Project(projects[0]), RUN_ID)
+        assert [int(found.version) for found in client.search_model_versions("name = 'digits'")] == [3]
+        assert model_registry.read_aliases(client, "digits") == {"champion": 3}
+        (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+        assert run.info.run_id == model_registry.require_champion(client, "digits").run_id
 
 
 def test_nothing_is_restored_twice(clone):
