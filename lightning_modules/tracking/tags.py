@@ -13,6 +13,7 @@ GIT_COMMIT_TAG = "convoy.git_commit"  # the commit that was checked out
 LOCAL_RUN_TAG = "convoy.local_run"  # the local id of a run that began while the MLflow server was unavailable
 MODEL_TAG = "convoy.model"  # the id of the run's model, set once the upload is complete
 RESTORED_RUN_TAG = "convoy.restored_run"  # on a run that was restored from DVC: the id of the original run
+RESTORED_IN_TAG = "convoy.restored_in"  # on such a run: the machine and the folder of the project that restored it
 NOT_FINITE_PREFIX = "not_finite."  # followed by the name of a metric that was infinite or NaN
 
 # Tags of sweeps, of their trials, and of the runs of `find`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,7 @@ from lightning_modules.tracking.tags import (
     FINGERPRINT_TAG,
     GIT_COMMIT_TAG,
     REPORT_FOLDER,
+    RESTORED_IN_TAG,
     RESTORED_RUN_TAG,
 )
 
@@ -72,7 +74,8 @@ def find_restored_runs(client: MlflowClient, run_id: str, status: str = "FINISHE
 def restore_run(client: MlflowClient, project: Path, bundle: Path, kept: KeptFiles | None = None) -> str:
     """Return the run that was restored for a bundle, and restore it first if there is none.
 
-    A restoration that was killed left a run that is not FINISHED; it is deleted, and begun again.
+    A restoration that was killed left a run that is not FINISHED; it is deleted, and begun again. On a shared
+    server, such a run may be that of another clone, which is writing it: only that of this project is deleted.
 
     Args:
         client: from `connect_to_mlflow`.
@@ -92,7 +95,8 @@ def restore_run(client: MlflowClient, project: Path, bundle: Path, kept: KeptFil
             return str(runs[0].info.run_id)
         for status in ("RUNNING", "FAILED"):
             for half in find_restored_runs(client, original, status):
-                client.delete_run(half.info.run_id)
+                if half.data.tags.get(RESTORED_IN_TAG) == _describe_place(project):  # others may be at it now
+                    client.delete_run(half.info.run_id)
         return _write_run(client, project, bundle, info, original, kept or KeptFiles())
 
 
@@ -101,6 +105,7 @@ def _write_run(
 ) -> str:
     name = str(info.dataset["name"])
     tags = {DATASET_TAG: name, FINGERPRINT_TAG: info.dataset["fingerprint"], RESTORED_RUN_TAG: original}
+    tags[RESTORED_IN_TAG] = _describe_place(project)
     tags |= {GIT_COMMIT_TAG: info.git_commit} if info.git_commit else {}
     run = TrackedRun.open(
         client, ensure_experiment(client, name, project), None, f"restored {original[:12]}", tags
@@ -129,6 +134,10 @@ def _write_run(
     line = f"mlflow: run {original[:12]} of {bundle} is not here; restored as {run.run_id[:12]}"
     print(line, file=sys.stderr, flush=True)
     return run.run_id
+
+
+def _describe_place(project: Path) -> str:
+    return f"{socket.gethostname()}:{project.resolve()}"
 
 
 def _open_dataset(project: Path, info: BundleInfo) -> ImageStore | None:
