@@ -176,7 +176,7 @@ def test_up_at_the_top_serves_all_projects(shell, repository, work):
         command = ("convoy", "up", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1]))
         up = shell.start(repository, *command, stdout=output)
     try:
-        wait_until(lambda: "Ctrl-C stops" in log.read_text() or up.poll() is not None, 240)
+        wait_until(lambda: "Ctrl-C stops" in log.read_text() or up.poll() is not None, 600)
         text = log.read_text()
         assert [name for name in ("even", "odd") if f"pipeline/{name}-nightly" in text] == ["even", "odd"], text
         api = f"PREFECT_API_URL=http://127.0.0.1:{ports[1]}/api"
