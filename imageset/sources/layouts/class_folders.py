@@ -161,16 +161,16 @@ def _read_tree(tree: FolderTree, say: _Messages, options: FolderOptions) -> Read
 # ---- splits above the classes --------------------------------------------------------------------------------
 
 
-def _unwrap(top: str, node: FolderNode) -> tuple[int, FolderNode]:
-    """Return the number of folders around the classes of a split, and the inmost of them: seg_train/seg_train."""
-    num, split = 1, parse_split_name(top)
+def _unwrap(top: str, node: FolderNode) -> tuple[Folders, FolderNode]:
+    """Return the path and the node of the folder around the classes of a split: seg_train/seg_train."""
+    path, split = (top,), parse_split_name(top)
     while not node.num and len(node.children) == 1:
         (name,) = node.children
         inner = parse_split_name(name)
         if name.lower() != top.lower() and (inner is None or split is None or inner.split != split.split):
             break
-        num, node = num + 1, node.children[name]
-    return num, node
+        path, node = (*path, name), node.children[name]
+    return path, node
 
 
 def _read_splits_above(
@@ -186,15 +186,19 @@ def _read_splits_above(
     class_sets = {top: set(unwrapped[top][1].children) for top in nested}
     classes = {name for names in class_sets.values() for name in names}
     copies: dict[Folders, str] = {}
+    split_classes: list[str] = []
     for top, names in class_sets.items():
         for name in sorted(names):
             split = parse_split_name(name)
+            path = (*unwrapped[top][0], name)
             if split is None or split.affix:
                 continue
-            path = (top, *_repeat(top, unwrapped[top][0]), name)
-            if not tree.is_copy(path, classes - {name}):
-                return _stop({}, _describe_split_class(top, name, split_by_top, say))
-            copies[path] = f"pictures in {_show('/'.join(path))} (a copy)"
+            if tree.is_copy(path, classes - {name}):
+                copies[path] = f"pictures in {_show('/'.join(path))} (a copy)"
+            else:
+                split_classes.append("/".join(path))
+    if split_classes:
+        return _stop({}, _describe_split_classes(split_classes, split_by_top, say))
     train_classes = {name for top in nested if split_by_top[top] == "train" for name in class_sets[top]}
     is_sure = any(split_by_top[top] != "train" and class_sets[top] & train_classes for top in nested)
     if not is_sure and len({split_by_top[top] for top in nested}) > 1:
@@ -213,12 +217,12 @@ def _read_splits_above(
         else:
             causes[other] = f"pictures in {_show(other)}"
     if doubtful:
-        return _stop({}, _describe_doubtful(tops, split_by_top, doubtful, classes, is_sure, say))
+        return _stop({}, _describe_doubtful(tree, split_by_top, doubtful, classes, is_sure, say))
     return _build_split_reading(unwrapped, split_by_top, _merge_causes(causes), copies, level, tree)
 
 
 def _build_split_reading(
-    unwrapped: Mapping[str, tuple[int, FolderNode]],
+    unwrapped: Mapping[str, tuple[Folders, FolderNode]],
     split_by_top: Mapping[str, str],
     causes: Mapping[str, str],
     copies: Mapping[Folders, str],
@@ -233,7 +237,7 @@ def _build_split_reading(
                 return cause
         if path[0] not in split_by_top:
             return causes[path[0]]
-        inside = path[unwrapped[path[0]][0] :]
+        inside = path[len(unwrapped[path[0]][0]) :]
         if not inside:
             return UNLABELLED_IN_SPLIT
         return PathLabel(inside[level - 1] if len(inside) >= level else None, split_by_top[path[0]])
@@ -241,7 +245,7 @@ def _build_split_reading(
     def find_depth(path: Folders) -> int:
         top = path[0] if path else ""
         if top in split_by_top:
-            return unwrapped[top][0] + level
+            return len(unwrapped[top][0]) + level
         return int(top not in tree.root.children and parse_split_name(top) is not None)
 
     depth = max((node.depth for _, node in unwrapped.values()), default=0)
@@ -283,25 +287,20 @@ def _is_no_class(name: str) -> bool:
     return any(word in _NO_CLASS_WORDS for word in re.split(r"[\W_]+", name.lower()))
 
 
-def _repeat(top: str, num: int) -> Folders:
-    return (top,) * (num - 1)
-
-
 def _describe_flat_splits(
     tops: Mapping[str, FolderNode], split_by_top: Mapping[str, str], others: Sequence[str], say: _Messages
 ) -> str:
     counts = _join([f"{name} ({format_count(tops[name].total, 'picture')})" for name in split_by_top], 2)
-    if not others:
-        classes = f"; if they are classes: {say.hint_classes}" if len(split_by_top) > 1 else ""
+    if not others or (len(others) < 2 and len(split_by_top) > 1):  # too few to be the classes
+        classes = f"; if they are classes: {say.hint_classes}" if len(tops) > 1 else ""
         return f"the pictures of {counts} are in no class folder; move them into one sub-folder per class{classes}"
-    are, they = (
-        _choose_number(split_by_top, "is", "are"),
-        _choose_number(split_by_top, "it is a class", "they are classes"),
+    is_one = len(split_by_top) == 1
+    leave = (
+        f"; to leave {'it' if is_one else 'them'} out: {say.hint_ignore(split_by_top)}" if len(others) > 1 else ""
     )
     return (
-        f"{counts} {are} named like a split, but in no class folders, beside {_join(others)}; "
-        f"if {they}: {say.hint_classes}; to leave {_choose_number(split_by_top, 'it', 'them')} out: "
-        f"{say.hint_ignore(split_by_top)}"
+        f"{counts} {'is' if is_one else 'are'} named like a split, but without class folders, beside "
+        f"{_join(others)}; if {'it is a class' if is_one else 'they are classes'}: {say.hint_classes}{leave}"
     )
 
 
@@ -331,15 +330,15 @@ def _describe_no_train(
     return f"{named}, but there is no folder train{train}; if they are classes: {say.hint_classes}"
 
 
-def _describe_split_class(top: str, name: str, split_by_top: Mapping[str, str], say: _Messages) -> str:
+def _describe_split_classes(paths: Sequence[str], split_by_top: Mapping[str, str], say: _Messages) -> str:
     return (
-        f"the folder {_show(f'{top}/{name}')} is named like a split; if it is a class: "
-        f"{say.hint_splits(split_by_top)}; to leave it out: {say.hint_ignore([f'{top}/{name}'])}"
+        f"the folder {_show(paths[0])} is named like a split; if it is a class: {say.hint_splits(split_by_top)}; "
+        f"to leave it out: {say.hint_ignore(paths)}"
     )
 
 
 def _describe_doubtful(
-    tops: Mapping[str, FolderNode],
+    tree: FolderTree,
     split_by_top: Mapping[str, str],
     doubtful: Sequence[str],
     classes: Collection[str],
@@ -355,7 +354,7 @@ def _describe_doubtful(
         )
     if first in classes:
         found = f"{_show(first)} is a class below {_join(sorted(split_by_top))} and a folder beside them"
-        use = ""
+        use, doubtful = "", ["/" + "/".join((*tree.common, name)) for name in doubtful]
     else:
         found = f"{_show(first)}, beside the splits {_join(sorted(split_by_top))}, holds folders like theirs"
         parsed = parse_split_name(first)
@@ -378,8 +377,9 @@ def _read_classes(tree: FolderTree, say: _Messages, options: FolderOptions) -> R
         split = parse_split_name(top)
         if len(tops) > 1 and split and split.split == "train" and len(node.children) > 1:
             others = sorted(tops.keys() - {top})
+            hint = say.hint_splits({top: "train"})
             return _stop({}, f"{_show(top)} may be the split train, beside {_join(others)}; if so: "
-                             f"{say.hint_splits({top: 'train'})}; if all are classes: {say.hint_classes}")  # fmt: skip
+                             f"{hint}; if all are classes: {say.hint_classes}")  # fmt: skip
     if options.level is None and (problem := _describe_parts(tops, say)):
         return _stop({}, problem)
     copies: dict[Folders, str] = {}
@@ -434,8 +434,9 @@ def _read_splits_below(
     found = f"the folders {_join(sorted(split_by_child))} are below {_join(divided)}"
     undivided = [top for top, node in tops.items() if node.num or node.children.keys() - split_by_child.keys()]
     if undivided:
-        return _stop({}, f"{found}, but {_show(undivided[0])} holds other pictures, too; to leave it out: "
-                         f"{say.hint_ignore(undivided)}; if they are no splits: {say.hint_classes}")  # fmt: skip
+        leave = f"; to leave it out: {say.hint_ignore(undivided)}" if len(tops) - len(undivided) > 1 else ""
+        return _stop({}, f"{found}, but {_show(undivided[0])} holds other pictures, too; move them into its splits"
+                         f"{leave}; if they are no splits: {say.hint_classes}")  # fmt: skip
     if "train" not in split_by_child.values():
         return _stop({}, f"{found}, but no folder train; if they are no splits: {say.hint_classes}")
     depth = max(node.depth for node in tops.values())
@@ -443,8 +444,9 @@ def _read_splits_below(
         below = sorted(
             {name for node in tops.values() for child in node.children.values() for name in child.children}
         )
+        first, second = say.hint(level="1"), say.hint(level="2")
         return _stop({}, f"{found}, with folders below them ({_join(below)}); if {_join(sorted(tops))} are "
-                         f"the classes: {say.hint(level='1')}; if {_join(below)} are: {say.hint(level='2')}")  # fmt: skip
+                         f"the classes: {first}; if {_join(below)} are: {second}")  # fmt: skip
     return _build_below_reading(tree, split_by_child, options.level or 1)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
+from imageset.sources.layouts.split_names import parse_split_name
+
 MAX_DEPTH = 5  # deeper folders are counted with the one above them; no layout looks further down
 
 Folders = tuple[str, ...]
@@ -36,12 +38,12 @@ class FolderTree:
 
     Args:
         names: POSIX paths of the pictures.
-        ignore: folders that are left out: names, or paths of several levels.
+        ignore: folders that are left out: names, or paths of several levels; see `find_ignored`.
         skip_common_folders: leave out the folders around all pictures, such as an archive's own top folder.
 
     Attributes:
         root: the top folder.
-        num_common: number of folders left out because they are around all pictures.
+        num_common, common: the folders left out because they are around all pictures.
         ignored_by_folder: the entry of `ignore` that leaves a folder out, or None.
         ignored: by each entry of `ignore`, the number of its pictures.
     """
@@ -58,6 +60,7 @@ class FolderTree:
             if not self.ignored_by_folder.get(folder)
         }
         self.num_common = _count_common_folders(list(paths.values())) if skip_common_folders else 0
+        self.common = next(iter(paths.values()), ())[: self.num_common]
         self.root = FolderNode()
         self.folders = {folder: path[self.num_common :] for folder, path in paths.items()}
         for folder, path in self.folders.items():
@@ -86,8 +89,14 @@ class FolderTree:
 
 
 def find_ignored(folder: str, ignore: Collection[str]) -> str | None:
-    """Return the entry that names a folder, or one above it, at any level; an entry may be several levels."""
-    return next((entry for entry in ignore if f"/{entry}/" in f"/{folder}/"), None)
+    """Return the entry that names a folder or one above it, or None.
+
+    An entry is a folder's name or a path of several levels, at any level; from the top if it begins with a slash.
+    """
+    for entry in ignore:
+        if f"/{folder}/".startswith(f"{entry}/") if entry.startswith("/") else f"/{entry}/" in f"/{folder}/":
+            return entry
+    return None
 
 
 def _cut_to_class(parts: Folders, classes: Collection[str]) -> Folders:
@@ -97,8 +106,11 @@ def _cut_to_class(parts: Folders, classes: Collection[str]) -> Folders:
 
 
 def _count_common_folders(folders: Sequence[Folders]) -> int:
-    """Return how many folders are around all images and hold no image themselves."""
+    """Return how many folders are around all images and hold no image themselves; a folder train is none."""
     num = 0
     while folders and all(len(path) > num + 1 for path in folders) and len({path[num] for path in folders}) == 1:
+        split = parse_split_name(folders[0][num])
+        if split and split.split == "train" and not split.affix:
+            break
         num += 1
     return num

@@ -21,7 +21,7 @@ class FolderOptions:
 
     Attributes:
         split_folders: the split of each folder that is one; empty: no folder is; None: they are recognized.
-        ignore: folders that are passed over: names, or paths of several levels, at any level.
+        ignore: folders that are passed over: names or paths, at any level; "/docs": only at the top.
         level: the level of folders, from 1, that is the class, not counting folders of splits; None: the first.
     """
 
@@ -69,7 +69,7 @@ def parse_folder_options(label: str, query: str) -> FolderOptions:
     level = options.get("level")
     if level is not None and not re.fullmatch(r"[1-9]\d{0,2}", level):
         raise UserError(f"{label}: level is '{level}'; give the level of folders that is the class, from 1")
-    ignore = tuple(unquote(name).strip("/") for name in options.get("ignore", "").split(",") if name)
+    ignore = tuple(unquote(name).rstrip("/") for name in options.get("ignore", "").split(",") if name)
     split_folders = _parse_split_folders(label, options.get("split_folders"))
     return FolderOptions(split_folders, ignore, None if level is None else int(level))
 
