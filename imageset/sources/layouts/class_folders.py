@@ -13,7 +13,7 @@ from typing import NamedTuple
 from imageset.exceptions import UserError
 from imageset.rejections import escape_control_characters
 from imageset.sources.base import PathLabel
-from imageset.sources.layouts.folder_tree import FolderNode, Folders, FolderTree
+from imageset.sources.layouts.folder_tree import FolderNode, Folders, FolderTree, find_ignored
 from imageset.sources.layouts.layout import UNLABELLED_IN_SPLIT, Layout
 from imageset.sources.layouts.options import FolderOptions, quote_name
 from imageset.sources.layouts.split_names import SPLIT_BY_FOLDER, find_split_names, parse_split_name
@@ -93,7 +93,7 @@ def build_class_layout(
     """
     tree = FolderTree(names, options.ignore, skip_common_folders)
     for entry, num in tree.ignored.items():
-        if not num and entry not in other_folders:
+        if not num and not any(find_ignored(folder, [entry]) for folder in other_folders):
             known = set(tree.root.children) | set(other_folders)
             raise UserError(f"{label}: ignore={_show(entry)}: no pictures are in a folder of this name; "
                             f"{suggest_name(entry, map(_show, known))}")  # fmt: skip
@@ -163,7 +163,8 @@ def _read_tree(tree: FolderTree, say: _Messages, options: FolderOptions) -> Read
 
 def _unwrap(top: str, node: FolderNode) -> tuple[Folders, FolderNode]:
     """Return the path and the node of the folder around the classes of a split: seg_train/seg_train."""
-    path, split = (top,), parse_split_name(top)
+    path: Folders = (top,)
+    split = parse_split_name(top)
     while not node.num and len(node.children) == 1:
         (name,) = node.children
         inner = parse_split_name(name)
