@@ -115,13 +115,13 @@ def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -
         min_test: the number of test images that a class should have at least.
     """
     warnings = []
-    held_out = {label: counts["val"].get(label, 0) + counts["test"].get(label, 0) for label in counts["test"]}
+    held_out = {label: counts["val"].get(label, 0) + counts["test"][label] for label in counts["test"]}
     untrained = [f"{label} {num}" for label, num in held_out.items() if num and not counts["train"].get(label)]
     if untrained:
         classes = format_count(len(untrained), "class has", "classes have")
         warnings.append(
-            f"{classes} pictures in val or test but none in train, and cannot be learned: {_join_some(untrained)}; "
-            "add training pictures, or leave out these"
+            f"{classes} pictures in val or test but none in train, and cannot be learned: "
+            f"{_join_some(untrained)}; add training pictures, or leave out these"
         )
     small = [
         f"{label} {num}" for label, num in counts["test"].items() if num < min_test and counts["train"][label]

@@ -52,7 +52,10 @@ _NO_CLASS_WORDS = frozenset(
         ),
     ]
 )
-_PART = re.compile(r"^(.*?)(fold|part|batch|chunk|split|shard|set|group)[-_ ]*\d+$", re.IGNORECASE)
+_PART = re.compile(
+    r"^(.*?)(fold|part|batch|chunk|split|shard|set|group)[-_ ]*\d+$|^.*(train|test|valid)$|^(train|test|valid)",
+    re.IGNORECASE,
+)
 
 
 class Reading(NamedTuple):
@@ -346,22 +349,24 @@ def _describe_doubtful(
     is_sure: bool,
     say: _Messages,
 ) -> str:
-    first = doubtful[0]
-    if not is_sure:
+    first, leave = doubtful[0], _choose_number(doubtful, "it", "them")
+    alike = [name for name in doubtful if tree.root.children[name].children.keys() & classes]
+    if not is_sure and not alike:
         return (
             f"{_join(sorted(split_by_top))} {_choose_number(split_by_top, 'is', 'are')} named like a split, "
-            f"beside {_join(doubtful)}; if {_choose_number(doubtful, 'that is', 'those are')} to be left out: "
-            f"{say.hint_ignore(doubtful)}; if all are classes: {say.hint_classes}"
+            f"beside {_join(doubtful)}; to leave {leave} out: {say.hint_ignore(doubtful)}; "
+            f"if all are classes: {say.hint_classes}"
         )
     if first in classes:
         found = f"{_show(first)} is a class below {_join(sorted(split_by_top))} and a folder beside them"
         use, doubtful = "", ["/" + "/".join((*tree.common, name)) for name in doubtful]
     else:
-        found = f"{_show(first)}, beside the splits {_join(sorted(split_by_top))}, holds folders like theirs"
-        parsed = parse_split_name(first)
-        split = parsed.split if parsed else "train"
-        use = f"; if it is for {split}: {say.hint_splits({**split_by_top, first: split})}"
-    return f"{found}; to leave {_choose_number(doubtful, 'it', 'them')} out: {say.hint_ignore(doubtful)}{use}"
+        holds = _choose_number(alike or doubtful, "holds", "hold")
+        found = f"{_join(alike or doubtful)}, beside {_join(sorted(split_by_top))}, {holds} folders like theirs"
+        guesses = {name: split.split if (split := parse_split_name(name)) else "test" for name in alike}
+        meant = ", ".join(f"{_show(name)} is for {split}" for name, split in guesses.items())
+        use = f"; if {meant}: {say.hint_splits({**split_by_top, **guesses})}" if alike else ""
+    return f"{found}; to leave {leave} out: {say.hint_ignore(doubtful)}{use}"
 
 
 # ---- no splits above the classes -----------------------------------------------------------------------------
@@ -403,8 +408,14 @@ def _read_plain(tree: FolderTree, options: FolderOptions, copies: Mapping[Folder
             return copies[path[:1]]
         return PathLabel(path[level - 1] if len(path) >= level else None, None)
 
+    parents: dict[str, set[Folders]] = {}
+    for path in tree.folders.values() if level > 1 else ():
+        if len(path) >= level:
+            parents.setdefault(path[level - 1], set()).add(path[: level - 1])
+    shared = sorted(name for name, above in parents.items() if len(above) > 1)
+    notes = (f"folders of one name are one class: {_join(shared)}",) if shared else ()
     depth = max((node.depth + 1 for top, node in tree.root.children.items() if (top,) not in copies), default=0)
-    return Reading(read, lambda path: level, _note_levels(depth, level))
+    return Reading(read, lambda path: level, (*_note_levels(depth, level), *notes))
 
 
 def _describe_parts(tops: Mapping[str, FolderNode], say: _Messages) -> str:
@@ -416,6 +427,12 @@ def _describe_parts(tops: Mapping[str, FolderNode], say: _Messages) -> str:
         return ""
     names = sorted(tops)
     splits = dict.fromkeys(names, "train") | {names[-1]: "test"}
+    splits |= {
+        name: SPLIT_BY_FOLDER[word]
+        for name in names
+        for word in ("train", "test", "valid")
+        if word in name.lower()
+    }
     return (
         f"{_join(names)} look like parts of one set, each with the folders {_join(sorted(child_sets[0]))}; "
         f"if these are the classes: {say.hint(level='2')}, or with splits: {say.hint_splits(splits)}; "

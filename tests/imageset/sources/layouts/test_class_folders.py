@@ -117,7 +117,7 @@ UNCLEAR = [
     (["train", "test/{cat,dog}"], "the pictures of train are in no class folder", None, None),
     (["{train,test}/{cat,dog,test}"], "the folder t.*/test is named like a split",
      {"cat": 4, "dog": 4, "test": 4}, {"train": 6, "test": 6}),
-    (["{train,test,extra}/{cat,dog}"], "extra, beside the splits test and train, holds folders like theirs",
+    (["{train,test,extra}/{cat,dog}"], "extra, beside test and train, holds folders like theirs",
      TWO, {"train": 4, "test": 4}),
     (["{train,test}/{cat,dog}", "cat"], "cat is a class below test and train and a folder beside",
      TWO, {"train": 4, "test": 4}),
@@ -129,6 +129,11 @@ UNCLEAR = [
      {"cat": 4, "dog": 4}, {}),
     (["{a,b}/{train,test}/{cat,dog}"], "with folders below them .cat and dog.; if a and b",
      {"a": 8, "b": 8}, {"train": 8, "test": 8}),
+    (["{xtrain,xtest}/{cat,dog}"], "xtest and xtrain look like parts of one set", TWO, {}),
+    (["{Training,PublicTest,PrivateTest}/{cat,dog}"], "PrivateTest is for test, PublicTest is for test",
+     {"cat": 2, "dog": 2}, {"train": 4}),
+    (["{training,prova}/{cat,dog}"], "prova, beside training, holds folders like theirs.* if prova is for test",
+     {"cat": 2, "dog": 2}, {"train": 4}),
     (["seg_train/{cat,dog}", "seg_pred"], "seg_train may be the split train",
      {"cat": 2, "dog": 2}, {"train": 4}),
     (["{cat,dog,old/cat,old/dog}"], "old holds folders that are also beside it .cat and dog",
@@ -194,6 +199,11 @@ def test_options_choose_folders_of_splits_ignored_folders_and_the_level(tmp_path
     source = open_as(kind, root, "ignore=a %26 b%2C c,persian,one/dogs&level=2")
     assert (source.classes, source.splits) == ({"cats": 4, "dogs": 2}, {})
     assert "4 pictures in persian (ignored)" in source.describe()
+    source = open_as(kind, plant(tmp_path / "other" / "set", "{cats,dogs}/{old,young}"), "level=2")
+    assert (
+        source.classes == {"old": 4, "young": 4}
+        and "of one name are one class: old and young" in source.describe()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
