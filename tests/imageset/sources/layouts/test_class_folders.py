@@ -187,6 +187,9 @@ def test_a_copy_beside_its_tree_is_passed_over_by_the_names_of_its_files(
     plant(root, f"{inner}/train/cat/more.png" if inner == "set" else "train/train/cat/more.png")
     with pytest.raises(UserError, match="ignore="):
         open_as(kind, root)
+    plant(root, "train/cat/more.png", "train/cat/another.png")  # now the copy is the smaller one
+    with pytest.raises(UserError, match="ignore="):
+        open_as(kind, root)
 
 
 @pytest.mark.parametrize("kind", KINDS)
