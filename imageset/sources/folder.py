@@ -132,6 +132,8 @@ class FolderSource:
                 f"{self.label}/{self._empty[0]}: the class folder is empty: it holds no pictures; "
                 "fill it or remove it"
             )
+        if not self.classes and options.level:
+            return f"{self.label}: no picture lies {options.level} levels of folders deep; give another level="
         if not self.classes:
             return (
                 f"{self.label}: the pictures are in no class folder; move them into one sub-folder per class"

@@ -134,3 +134,8 @@ def test_links_among_the_pictures_of_a_class_are_only_counted(tmp_path: Path) ->
     (folder / "ant" / "more").symlink_to(folder / "bee")
     (folder / "readme.txt").symlink_to(folder / "bee" / "0000.png")
     assert open_source(folder).passed_over == {"links": 3}
+
+
+def test_a_level_that_no_picture_reaches_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no picture lies 3 levels of folders deep"):
+        open_source(f"{make_image_folder(tmp_path / 'set', num_each=1)}?level=3")
