@@ -356,6 +356,7 @@ def _build_report(
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
         near_duplicates=NearDuplicateGroups(kept, groups),
+        warnings=list(source.warnings),
         size_px=choose_auto_size(take_rows(kept.select(["side"]), sample)["side"].to_numpy())
         if len(kept)
         else None,

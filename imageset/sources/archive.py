@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -20,8 +21,12 @@ from typing import IO, NamedTuple
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
 from imageset.sources.base import PathLabel, SourceImage, count_image, describe_source, format_passed_over, slugify
-from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES
-from imageset.sources.layouts import LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES, detect_layout, guess_split_from_path
+from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, Links, find_system_cause_of_path
+from imageset.sources.layouts.detection import detect_layout
+from imageset.sources.layouts.imagenet import LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.options import NO_OPTIONS, FolderOptions
+from imageset.sources.layouts.problems import describe_linked_class, hint_at_lower_folders
+from imageset.sources.layouts.split_names import guess_split_from_path
 
 ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DAMAGE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
@@ -41,12 +46,15 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ARCHIVE_EXTENSIONS)
 
 
-def open_archive(path: Path, *, require_classes: bool = True) -> ArchiveSource:
+def open_archive(
+    path: Path, *, require_classes: bool = True, options: FolderOptions = NO_OPTIONS
+) -> ArchiveSource:
     """Open one archive as a source."""
     return ArchiveSource(
         [(path.name, path)],
         label=str(path),
         name=slugify(_strip_extension(path.name)),
+        options=options,
         require_classes=require_classes,
     )
 
@@ -59,6 +67,7 @@ class ArchiveSource:
             name gives the split if the folders inside do not: train/shard-000.tar, imagenet-val-000.tar.
         label: name of the source in messages.
         name: slug that becomes the dataset's name.
+        options: decisions of the user about the folders inside.
         require_classes: raise UserError if nothing can be learned from the source.
     """
 
@@ -66,22 +75,38 @@ class ArchiveSource:
     multi_label = False
 
     def __init__(
-        self, files: Sequence[tuple[str, Path]], *, label: str, name: str, require_classes: bool = True
+        self,
+        files: Sequence[tuple[str, Path]],
+        *,
+        label: str,
+        name: str,
+        options: FolderOptions = NO_OPTIONS,
+        require_classes: bool = True,
     ) -> None:
         self.label, self.name = label, name
-        self._files = list(files)
+        self._files, self._options = list(files), options
         self.passed_over: Counter[str] = Counter()
+        self.warnings: Sequence[str] = ()
         self._member_labels: dict[str, str] = {}  # label by the image's uri without its extension
         texts: dict[str, bytes] = {}
+        self._links = Links()
         names = list(self._list_images(texts))
-        self._layout = detect_layout(label, [member for _, member in names], texts, skip_common_folders=True)
+        self._layout = detect_layout(
+            label,
+            [member for _, member in names],
+            texts,
+            skip_common_folders=True,
+            options=options,
+            other_folders={*self._links.folders, *self._links.pictures},
+        )
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        skip_cause = self._layout.skip_cause
+        find_skip_cause = self._layout.find_skip_cause
         self._num = sum(
-            count_image(self, self._parse_member_path(file, member), skip_cause) for file, member in names
+            count_image(self, self._parse_member_path(file, member), find_skip_cause, member)
+            for file, member in names
         )
-        self.problem = self._find_problem()
+        self.problem = self._find_problem({member.rpartition("/")[0] for _, member in names})
         if require_classes and self.problem:
             raise UserError(self.problem)
 
@@ -104,7 +129,7 @@ class ArchiveSource:
     def _list_images(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
         """Yield (archive, member) of the images; store labels in `_member_labels`, layout files in `texts`."""
         for file, path in self._files:
-            for member in iter_members(path, self.passed_over):
+            for member in iter_members(path, self.passed_over, self._links):
                 stem, extension = posixpath.splitext(self._build_uri(file, member.name))
                 if _is_image(member.name):
                     yield file, member.name
@@ -129,12 +154,18 @@ class ArchiveSource:
             path_label = path_label._replace(split=guess_split_from_path(file))
         return path_label
 
-    def _find_problem(self) -> str | None:
+    def _find_problem(self, folders: set[str]) -> str | None:
+        if not self._member_labels:
+            if linked := describe_linked_class(self.label, self._links, self._layout, folders, self._options):
+                return linked
+            if self._num and self._layout.problem:
+                return self._layout.problem
         if not self._num:
             return f"{self.label}: holds no pictures{format_passed_over(self.passed_over)}"
         if len(self.classes) < 2:
             classes = f"a single class '{next(iter(self.classes))}'" if self.classes else "no class folders"
-            return f"{self.label}: {classes}; at least two are needed to learn a difference"
+            hint = hint_at_lower_folders(self.label, folders, self._layout, self._options) if self.classes else ""
+            return f"{self.label}: {classes}; at least two are needed to learn a difference{hint}"
         return None
 
 
@@ -149,37 +180,44 @@ def _is_image(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def iter_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
+def iter_members(path: Path, passed_over: Counter[str], links: Links | None = None) -> Iterator[ArchiveMember]:
     """Yield the regular files of an archive, in its order.
 
     Args:
         path: the archive.
         passed_over: counts the members that are not yielded, by cause.
+        links: collects the links.
 
     Raises:
         UserError: the archive is damaged or encrypted.
     """
     try:
         if path.name.lower().endswith(".zip"):
-            yield from _iter_zip_members(path, passed_over)
+            yield from _iter_zip_members(path, passed_over, links)
         else:
-            yield from _iter_tar_members(path, passed_over)
+            yield from _iter_tar_members(path, passed_over, links)
     except _DAMAGE_ERRORS as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(f"{path}: damaged archive: {error}; download it again") from None
 
 
-def _iter_zip_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
+def _iter_zip_members(path: Path, passed_over: Counter[str], links: Links | None) -> Iterator[ArchiveMember]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.flag_bits & 1:
                 raise UserError(f"{path}: the archive is encrypted; unpack it yourself and give the folder")
-            if not info.is_dir() and _is_wanted(info.filename, passed_over):
-                yield ArchiveMember(info.filename.lstrip("/"), partial(archive.open, info))
+            name = info.filename.replace("\\", "/")  # as Windows PowerShell 5 writes them
+            if name.endswith("/"):
+                continue
+            if stat.S_ISLNK(info.external_attr >> 16):
+                passed_over["links, devices and FIFOs"] += 1
+                _add_link(links, name, archive.read(info)[:4096].decode(errors="replace"))
+            elif _is_wanted(name, passed_over):
+                yield ArchiveMember(name.lstrip("/"), partial(archive.open, info))
 
 
-def _iter_tar_members(path: Path, passed_over: Counter[str]) -> Iterator[ArchiveMember]:
+def _iter_tar_members(path: Path, passed_over: Counter[str], links: Links | None) -> Iterator[ArchiveMember]:
     with tarfile.open(path) as archive:
         for info in archive:
             archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every member in memory
@@ -187,19 +225,33 @@ def _iter_tar_members(path: Path, passed_over: Counter[str]) -> Iterator[Archive
                 continue
             if not info.isreg():
                 passed_over["links, devices and FIFOs"] += 1
+                if info.issym():
+                    _add_link(links, info.name, info.linkname)
             elif _is_wanted(info.name, passed_over):
                 yield ArchiveMember(info.name.lstrip("/"), partial(archive.extractfile, info))
 
 
+def _add_link(links: Links | None, name: str, target: str) -> None:
+    """Collect a link; without an ending, it is taken for one to a folder."""
+    if links is None or _find_unwanted_cause(name):
+        return
+    if _is_image(name):
+        links.pictures[posixpath.dirname(name.lstrip("/"))] += 1
+    elif not posixpath.splitext(name)[1] and not posixpath.splitext(target)[1]:
+        links.folders.append(name.lstrip("/"))
+
+
 def _is_wanted(name: str, passed_over: Counter[str]) -> bool:
-    names = set(name.split("/")) - {"."}
-    if ".." in names:
-        passed_over["names that lead out of the archive"] += 1
-        return False
-    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in names)
-    if is_hidden:
-        passed_over["hidden"] += 1
-    return not is_hidden
+    cause = _find_unwanted_cause(name)
+    if cause:
+        passed_over[cause] += 1
+    return cause is None
+
+
+def _find_unwanted_cause(name: str) -> str | None:
+    if ".." in name.split("/"):
+        return "names that lead out of the archive"
+    return find_system_cause_of_path(name)
 
 
 def read_member(member: ArchiveMember, limit: int = MAX_IMAGE_BYTES) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -21,6 +21,7 @@ class PathLabel(NamedTuple):
 
 
 SINGULAR_CAUSES = {"files of other kinds": "file of another kind"}  # of files that are passed over
+_PLURAL_NOUN = re.compile(r"^(picture|system folder|file|thumbnail)s(?= )")
 MAX_CLASSES_DESCRIBED = 12  # with more classes, their names are left out
 
 
@@ -57,6 +58,7 @@ class Source(Protocol):
         classes: number of images of each class (of each label name).
         splits: number of images of each split that the source itself defines.
         problem: why nothing can be learned from the source, or None.
+        warnings: what is odd about the source, but no problem.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Source(Protocol):
     classes: Counter[str]
     splits: Counter[str]
     problem: str | None
+    warnings: Sequence[str]
 
     def __iter__(self) -> Iterator[SourceImage]: ...
 
@@ -81,19 +84,22 @@ def slugify(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
 
 
-def count_image(source: Source, path_label: PathLabel | None, cause: str) -> bool:
+def count_image(
+    source: Source, path_label: PathLabel | None, find_skip_cause: Callable[[str], str], name: str
+) -> bool:
     """Count an image by the label and split of its path.
 
     Args:
         source: its `classes` and `splits`, or its `passed_over`, are updated.
         path_label: the label and split; None: the image is passed over.
-        cause: the cause under which it is passed over.
+        find_skip_cause: returns the cause under which it is passed over.
+        name: its path.
 
     Returns:
         Whether the image belongs to the source.
     """
     if path_label is None:
-        source.passed_over[cause] += 1
+        source.passed_over[find_skip_cause(name)] += 1
         return False
     source.classes.update([path_label.label] if path_label.label is not None else [])
     source.splits.update([path_label.split] if path_label.split is not None else [])
@@ -122,6 +128,7 @@ def format_passed_over(passed_over: Mapping[str, int]) -> str:
     if not passed_over:
         return ""
     counts = (
-        format_count(num, SINGULAR_CAUSES.get(cause, cause), cause) for cause, num in sorted(passed_over.items())
+        format_count(num, SINGULAR_CAUSES.get(cause, _PLURAL_NOUN.sub(r"\1", cause)), cause)
+        for cause, num in sorted(passed_over.items())
     )
     return "; passed over: " + ", ".join(counts)

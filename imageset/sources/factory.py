@@ -37,6 +37,8 @@ def open_source(
         return open_table(text, require_classes=require_classes)
     path = Path(text).expanduser()
     if not path.exists():
+        if with_options := _split_off_options(text):
+            return open_path(*with_options, require_classes=require_classes)
         from imageset.sources.sharded import is_pattern, open_pattern
 
         if is_pattern(text):
@@ -44,6 +46,13 @@ def open_source(
         place = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{text}: no such folder{place}; {_describe_expected(require_classes)}")
     return open_path(path, require_classes=require_classes)
+
+
+def _split_off_options(text: str) -> tuple[Path, str] | None:
+    """Return (path, query) of a folder or file with options, or None: no path has the part before the "?"."""
+    before, mark, query = text.partition("?")
+    path = Path(before).expanduser()
+    return (path, query) if mark and before and path.exists() else None
 
 
 def _describe_expected(require_classes: bool) -> str:
@@ -85,28 +94,42 @@ def check_url(url: str) -> None:
     check_remote(url)
 
 
-def open_path(path: Path, *, require_classes: bool = True) -> Source:
+def open_path(path: Path, query: str = "", *, require_classes: bool = True) -> Source:
     """Open a local folder, or a local file that is not a table, as a source.
 
+    Args:
+        path: the folder or file.
+        query: options of a folder or an archive (imageset.sources.layouts.options).
+        require_classes: raise UserError if nothing can be learned from the source.
+
     Raises:
-        UserError: it is not a source, or nothing can be learned from it.
+        UserError: it is not a source, it has no options, or nothing can be learned from it.
     """
     from imageset.sources.archive import is_archive, open_archive
     from imageset.sources.benchmark_sets.cifar import find_cifar
     from imageset.sources.benchmark_sets.idx import IdxSource, is_idx
+    from imageset.sources.layouts.options import parse_folder_options
     from imageset.sources.sharded import open_sharded_folder
 
     if is_idx(path):
-        return IdxSource(path)
+        return _without_options(IdxSource(path), path, query)
     if cifar := find_cifar(path):
-        return cifar
+        return _without_options(cifar, path, query)
     if is_archive(path):
-        return open_archive(path, require_classes=require_classes)
+        return open_archive(path, require_classes=require_classes, options=parse_folder_options(str(path), query))
     if not path.is_dir():
         raise UserError(
             f"{path}: not a folder; {_describe_expected(require_classes)}, a zip or tar archive, "
             "a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"
         )
-    if not any(find_images(path)) and (sharded := open_sharded_folder(path, require_classes=require_classes)):
-        return sharded
-    return open_folder(path, require_classes=require_classes)
+    if not any(find_images(path)):
+        sharded = open_sharded_folder(path, query, require_classes=require_classes)
+        if sharded:
+            return sharded
+    return open_folder(path, require_classes=require_classes, options=parse_folder_options(str(path), query))
+
+
+def _without_options(source: Source, path: Path, query: str) -> Source:
+    if query:
+        raise UserError(f"{path}: files of this kind have no options; leave out ?{query}")
+    return source

@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -41,8 +41,32 @@ IMAGE_EXTENSIONS = frozenset(
         ".jxl",
     ]
 )
+# Folders that operating systems, network drives and cameras keep for themselves, in lower case.
+SYSTEM_FOLDERS = frozenset(
+    [
+        *("__macosx", "@eadir", "@recycle", "@tmp", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
+        *("$recycle.bin", "system volume information", "lost+found", "lost.dir"),
+        *("found.000", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("thmbnl", "canonmsc", "avf_info", "__pycache__"),
+    ]
+)
+_SYSTEM_FILE = "synophoto_thumb"  # a Synology's thumbnails, where their folder was unpacked
+
 # One image must fit into one shard (see imageset.raw.shards).
 MAX_IMAGE_BYTES = 255_000_000
+
+
+@dataclass(slots=True)
+class Links:
+    """The links in a folder, which are not followed.
+
+    Attributes:
+        folders: paths of the links that lead to folders.
+        pictures: number of links that are named like images, by folder.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    pictures: Counter[str] = field(default_factory=Counter)
 
 
 class NamedFile(Protocol):
@@ -79,16 +103,18 @@ def find_images(
     folder: str | os.PathLike[str],
     passed_over: Counter[str] | None = None,
     extensions: frozenset[str] = IMAGE_EXTENSIONS,
+    links: Links | None = None,
 ) -> Iterator[LocalImage]:
     """Walk a folder and its sub-folders in a fixed order and yield the files with the extensions of images.
 
-    Links are never followed or read; devices, sockets and FIFOs are never opened; hidden files and folders are
-    ignored.
+    Links are never followed or read; devices, sockets and FIFOs are never opened; hidden files and folders, and
+    those of operating systems and network drives, are ignored.
 
     Args:
         folder: the folder to walk.
         passed_over: counts the files that are not yielded, by cause.
         extensions: lower-case extensions of the files to yield.
+        links: collects the links.
 
     Raises:
         UserError: the folder cannot be listed.
@@ -96,19 +122,19 @@ def find_images(
     root = os.fsencode(folder)
     counts = Counter() if passed_over is None else passed_over
     # A stack instead of recursion: a chain of folders may be very long.
-    pending = [iter(_list_folder(root, b"", counts, extensions))]
+    pending = [iter(_list_folder(root, b"", counts, extensions, links))]
     while pending:
         entry, name = next(pending[-1], (None, b""))
         if entry is None:
             pending.pop()
         elif entry.is_dir(follow_symlinks=False):
-            pending.append(iter(_list_folder(entry.path, name + b"/", counts, extensions)))
+            pending.append(iter(_list_folder(entry.path, name + b"/", counts, extensions, links)))
         else:
             yield LocalImage(Path(os.fsdecode(entry.path)), display_name(name))
 
 
 def _list_folder(
-    folder: bytes, inside: bytes, passed_over: Counter[str], extensions: frozenset[str]
+    folder: bytes, inside: bytes, passed_over: Counter[str], extensions: frozenset[str], links: Links | None
 ) -> list[tuple[os.DirEntry[bytes], bytes]]:
     """Return the sub-folders and images of one folder with their names relative to the root, sorted."""
     try:
@@ -121,20 +147,55 @@ def _list_folder(
         return []
     causes = [(entry, _find_skip_cause(entry, extensions)) for entry in entries]
     passed_over.update(cause for _, cause in causes if cause)
+    if links is not None:
+        for entry in (entry for entry, cause in causes if cause == "links"):
+            _add_link(links, entry, inside, extensions)
     return [(entry, inside + entry.name) for entry, cause in causes if not cause]
 
 
 def _find_skip_cause(entry: os.DirEntry[bytes], extensions: frozenset[str]) -> str | None:
-    if entry.name.startswith(b".") or entry.name == b"__MACOSX":
-        return "hidden"
+    if cause := find_system_cause(os.fsdecode(entry.name)):
+        return cause
     if entry.is_symlink():
         return "links"
     if entry.is_dir(follow_symlinks=False):
         return None
     if not entry.is_file(follow_symlinks=False):
         return "devices, sockets and FIFOs"
-    extension = os.path.splitext(os.fsdecode(entry.name).rstrip(". "))[1].lower()
-    return None if extension in extensions else "files of other kinds"
+    return None if _parse_extension(entry.name) in extensions else "files of other kinds"
+
+
+def find_system_cause(name: str) -> str | None:
+    """Return the cause under which a hidden file or folder, or one of the system, is passed over, or None."""
+    if name.startswith("."):
+        return "hidden"
+    lower = name.lower()
+    if lower in SYSTEM_FOLDERS:
+        return f"system folders ({name})"
+    return "thumbnails of network drives" if lower.startswith(_SYSTEM_FILE) else None
+
+
+def find_system_cause_of_path(path: str) -> str | None:
+    """Return the cause under which a file is passed over because of its name, or that of a folder above it."""
+    names = (name for name in path.split("/") if name != ".")
+    cause = next(filter(None, map(find_system_cause, names)), None)
+    return f"files in {cause}" if cause and cause.startswith("system folders") else cause
+
+
+def _add_link(links: Links, entry: os.DirEntry[bytes], inside: bytes, extensions: frozenset[str]) -> None:
+    extension = _parse_extension(entry.name)
+    try:
+        leads_to_folder = stat.S_ISDIR(entry.stat().st_mode)
+    except OSError:  # it leads nowhere, or there is no permission to look
+        leads_to_folder = not extension
+    if leads_to_folder:
+        links.folders.append(display_name(inside + entry.name))
+    elif extension in extensions:
+        links.pictures[display_name(inside.rstrip(b"/"))] += 1
+
+
+def _parse_extension(name: bytes) -> str:
+    return os.path.splitext(os.fsdecode(name).rstrip(". "))[1].lower()
 
 
 def display_name(name: bytes) -> str:

@@ -12,6 +12,7 @@ from imageset.exceptions import UserError
 from imageset.sources.archive import ARCHIVE_EXTENSIONS, ArchiveSource
 from imageset.sources.base import Source, slugify
 from imageset.sources.files import find_images
+from imageset.sources.layouts.options import parse_folder_options
 from imageset.sources.table import TABLE_EXTENSIONS, TableSource
 from imageset.utils.text import format_count
 
@@ -44,13 +45,13 @@ def open_pattern(spec: str, *, require_classes: bool = True) -> Source:
     return open_shards([(file.name, file) for file in files], text, name, query, require_classes=require_classes)
 
 
-def open_sharded_folder(folder: Path, *, require_classes: bool = True) -> Source | None:
+def open_sharded_folder(folder: Path, query: str = "", *, require_classes: bool = True) -> Source | None:
     """Open the archives or Parquet files below a folder without images as one source; None if there are none."""
     shards = [(file.uri, file.path) for file in find_images(folder, extensions=_SHARD_EXTENSIONS)]
     files = [(name, path) for name, path in shards if name.lower().endswith((*ARCHIVE_EXTENSIONS, ".parquet"))]
     if not files:
         return None
-    return open_shards(files, str(folder), slugify(folder.resolve().name), "", require_classes=require_classes)
+    return open_shards(files, str(folder), slugify(folder.resolve().name), query, require_classes=require_classes)
 
 
 def open_shards(
@@ -62,7 +63,7 @@ def open_shards(
         files: (name, path) of each file.
         label: name of the source in messages.
         name: slug that becomes the dataset's name.
-        query: roles of columns, as in a URL's query.
+        query: roles of columns, or options of the folders in archives, as in a URL's query.
         require_classes: raise UserError if nothing can be learned from the source.
 
     Raises:
@@ -73,7 +74,8 @@ def open_shards(
     if len(tables) == len(files):
         return TableSource(tables, label=label, name=name, query=query, require_classes=require_classes)
     if len(archives) == len(files):
-        return ArchiveSource(files, label=label, name=name, require_classes=require_classes)
+        options = parse_folder_options(label, query)
+        return ArchiveSource(files, label=label, name=name, options=options, require_classes=require_classes)
     kinds = f"{format_count(len(archives), 'archive')} and {format_count(len(tables), 'table')}"
     raise UserError(f"{label}: holds {kinds} of {format_count(len(files), 'file')}; give files of one kind")
 

@@ -28,7 +28,7 @@ from imageset.rejections import Rejected
 from imageset.sources.base import SourceImage, describe_source, slugify
 from imageset.sources.columns import UNLABELLED, choose_columns, choose_label_reader
 from imageset.sources.files import read_file
-from imageset.sources.layouts import SPLIT_BY_FOLDER, guess_split_from_path
+from imageset.sources.layouts.split_names import SPLIT_BY_FOLDER, guess_split_from_path
 from imageset.utils.text import format_count
 from imageset.utils.timestamps import parse_time
 from imageset.utils.url_credentials import MASK, mask_url
@@ -64,6 +64,7 @@ class TableSource:
     """
 
     kind = "table"
+    warnings: Sequence[str] = ()
 
     def __init__(
         self,

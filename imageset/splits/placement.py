@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,19 +108,32 @@ def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
 
 
 def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -> list[str]:
-    """Return a warning if classes with training images have too few test images.
+    """Return a warning for classes without training images, and one for those with too few test images.
 
     Args:
         counts: number of images by split and class.
         min_test: the number of test images that a class should have at least.
     """
+    warnings = []
+    held_out = {label: counts["val"].get(label, 0) + counts["test"][label] for label in counts["test"]}
+    untrained = [f"{label} {num}" for label, num in held_out.items() if num and not counts["train"].get(label)]
+    if untrained:
+        classes = format_count(len(untrained), "class has", "classes have")
+        warnings.append(
+            f"{classes} pictures in val or test but none in train, and cannot be learned: "
+            f"{_join_some(untrained)}; add training pictures, or leave out these"
+        )
     small = [
         f"{label} {num}" for label, num in counts["test"].items() if num < min_test and counts["train"][label]
     ]
-    if not small:
-        return []
-    examples = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-    classes = format_class_count(len(small), multi_label=False)
-    return [
-        f"fewer than {format_count(min_test, 'test picture')} in {classes}: {examples}; their accuracy says little"
-    ]
+    if small:
+        classes = format_class_count(len(small), multi_label=False)
+        warnings.append(
+            f"fewer than {format_count(min_test, 'test picture')} in {classes}: {_join_some(small)}; "
+            "their accuracy says little"
+        )
+    return warnings
+
+
+def _join_some(items: Sequence[str]) -> str:
+    return ", ".join(items[:10]) + (f" and {len(items) - 10} more" if len(items) > 10 else "")

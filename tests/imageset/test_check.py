@@ -164,3 +164,16 @@ def test_look_alikes_and_leaks_are_named(tmp_path: Path) -> None:
         "train/ant/leak100.jpg",
     ]
     assert "5 pictures look like" in report.warnings[0] and "near duplicates: 10 in 5 groups" in report.to_text()
+
+
+def test_a_class_without_training_pictures_and_empty_folders_are_warned_of(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        classes = ("ant", "bee") if split == "train" else ("ant", "bee", "wasp")
+        make_image_folder(tmp_path / "set" / split, classes=classes, num_each=3, first=100 * number)
+    (tmp_path / "set" / "train" / "wasp").mkdir()
+    report = check_source(tmp_path / "set", workers=1, rule=SplitRule(**NORMALIZE_PARAMS["split"]))
+    assert report.stop_reason is None and report.warnings == [
+        "1 folder holds no pictures: train/wasp",
+        "1 class has pictures in val or test but none in train, and cannot be learned: wasp 6; "
+        "add training pictures, or leave out these",
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,7 @@ class CifarSource:
     """The images of CIFAR's files as PNG; data batches are train, CIFAR-100 has its fine labels."""
 
     kind = "cifar"
+    warnings: Sequence[str] = ()
     multi_label = False
 
     def __init__(self, path: Path, name: str) -> None:

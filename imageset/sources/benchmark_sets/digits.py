@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class DigitsSource:
 
     name = kind = "digits"
     multi_label = False
+    warnings: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._pixels, self._labels = load_digit_images()

@@ -7,7 +7,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class IdxSource:
     """
 
     kind = "idx"
+    warnings: Sequence[str] = ()
     multi_label = False
 
     def __init__(self, path: Path) -> None:

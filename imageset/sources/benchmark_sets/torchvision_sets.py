@@ -106,6 +106,7 @@ class TorchvisionSource:
     """
 
     kind = "public"
+    warnings: Sequence[str] = ()
     multi_label = False
 
     def __init__(self, spec: str, folder: Path, splits: Mapping[str | None, Any]) -> None:

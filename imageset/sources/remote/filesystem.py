@@ -285,4 +285,4 @@ def _list_protocols(fs: Any) -> tuple[str, ...]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.endswith("/") or any(part.startswith(".") for part in name.split("/"))

@@ -22,9 +22,10 @@ from typing import Protocol, TypeVar
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
 from imageset.sources.base import Source, SourceImage, slugify
-from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES
+from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, find_system_cause_of_path
 from imageset.sources.folder import FolderSource
-from imageset.sources.layouts import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.imagenet import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.options import parse_folder_options
 from imageset.sources.remote.filesystem import RemotePath, explain_no_listing
 from imageset.sources.remote.url import (
     is_idx_name,
@@ -45,8 +46,12 @@ T = TypeVar("T")
 class OpenLocal(Protocol):
     """A function that opens a local folder or file as a source."""
 
-    def __call__(self, path: Path, *, require_classes: bool = True) -> Source:
-        """Open `path`; raise UserError if nothing can be learned from it and `require_classes` is True."""
+    def __call__(self, path: Path, query: str = "", *, require_classes: bool = True) -> Source:
+        """Open `path` with the options of `query`.
+
+        Raises:
+            UserError: nothing can be learned from it, and `require_classes` is True.
+        """
         ...
 
 
@@ -72,7 +77,7 @@ def open_remote(
     """Open the source behind a URL.
 
     Args:
-        spec: the URL, perhaps with roles of columns.
+        spec: the URL, perhaps with roles of columns or options of folders.
         open_local: opens the downloaded files; `factory.open_path`, which this module cannot import.
         require_classes: raise UserError if nothing can be learned from the source.
         progress: reports downloads.
@@ -94,7 +99,7 @@ def open_remote(
         return _download_files(paths, url, query, require_classes, progress, open_local)
     if is_whole_file_name(name):
         return _download_files([path], url, query, require_classes, progress, open_local)
-    return _open_folder(path, url, require_classes, progress, open_local)
+    return _open_folder(path, url, query, require_classes, progress, open_local)
 
 
 # ---- downloaded files ------------------------------------------------------------------------------------------
@@ -115,6 +120,7 @@ class DownloadedSource:
         self.name, self.kind, self.multi_label = name, inner.kind, inner.multi_label
         self.passed_over, self.classes, self.splits = inner.passed_over, inner.classes, inner.splits
         self.problem = inner.problem and self._restore_url(inner.problem)
+        self.warnings = inner.warnings
 
     def __iter__(self) -> Iterator[SourceImage]:
         try:
@@ -194,10 +200,14 @@ def _open_downloaded(
         )
         return RemoteTable(table, folder, parent, name)
     if len(names) == 1:
-        return DownloadedSource(open_local(root / names[0], require_classes=require_classes), folder, parent, name)
+        inner = open_local(root / names[0], query, require_classes=require_classes)
+        return DownloadedSource(inner, folder, parent, name)
     if all(is_idx_name(file_name) for file_name in names):
         return DownloadedSource(
-            open_local(root, require_classes=require_classes), folder, parent, slugify(posixpath.basename(parent))
+            open_local(root, query, require_classes=require_classes),
+            folder,
+            parent,
+            slugify(posixpath.basename(parent)),
         )
     shards = [(file_name, root / file_name) for file_name in names]
     inner = open_shards(shards, label, name, query, require_classes=require_classes)
@@ -267,7 +277,7 @@ class RemoteFolder(FolderSource):
 
 
 def _open_folder(
-    path: RemotePath, url: str, require_classes: bool, progress: Progress, open_local: OpenLocal
+    path: RemotePath, url: str, query: str, require_classes: bool, progress: Progress, open_local: OpenLocal
 ) -> Source:
     if path.is_http:
         raise UserError(explain_no_listing(url))
@@ -275,20 +285,29 @@ def _open_folder(
     num_bytes_by_name = path.list_files()
     if not num_bytes_by_name:
         raise UserError(f"{url}: holds no files; check the address")
+    causes = {name: cause for name in num_bytes_by_name if (cause := find_system_cause_of_path(name))}
+    num_bytes_by_name = {name: num for name, num in num_bytes_by_name.items() if name not in causes}
     images = [name for name in num_bytes_by_name if posixpath.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
     if not images:
-        return _open_listed_files(path, url, num_bytes_by_name, require_classes, progress, open_local)
-    files = [RemoteImage(name, path.with_url(f"{url}/{name}"), num_bytes_by_name[name]) for name in images]
-    num_others = len(num_bytes_by_name) - len(files)
-    passed_over = Counter({"files of other kinds": num_others} if num_others else {})
+        return _open_listed_files(path, url, query, num_bytes_by_name, require_classes, progress, open_local)
+    files = [
+        RemoteImage(name.replace("\\", "/"), path.with_url(f"{url}/{name}"), num_bytes_by_name[name])
+        for name in images
+    ]
+    passed_over = Counter(causes.values())
+    passed_over.update({"files of other kinds": num} if (num := len(num_bytes_by_name) - len(files)) else {})
     name = slugify(posixpath.basename(url))
     layout_files = _read_layout_files(path, url, num_bytes_by_name)
-    return RemoteFolder(url, name, files, passed_over, layout_files, require_classes=require_classes)
+    options = parse_folder_options(url, query)
+    return RemoteFolder(
+        url, name, files, passed_over, layout_files, options=options, require_classes=require_classes
+    )
 
 
 def _open_listed_files(
     path: RemotePath,
     url: str,
+    query: str,
     num_bytes_by_name: Mapping[str, int | None],
     require_classes: bool,
     progress: Progress,
@@ -308,9 +327,8 @@ def _open_listed_files(
             file.parent.mkdir(parents=True, exist_ok=True)
             path.with_url(f"{url}/{name}").download(file, progress)
         progress.end()
-        return DownloadedSource(
-            open_local(root, require_classes=require_classes), folder, parse_parent(url), slugify(root.name)
-        )
+        inner = open_local(root, query, require_classes=require_classes)
+        return DownloadedSource(inner, folder, parse_parent(url), slugify(root.name))
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(folder.name, parse_parent(url))) from None

@@ -20,18 +20,23 @@ def parse_scheme(spec: str) -> str | None:
 
 
 def split_off_roles(spec: str) -> tuple[str, str]:
-    """Return (URL without the roles of a table's columns, query of the roles); other query parameters stay."""
+    """Return (URL without a source's own parameters, query of them); other query parameters stay.
+
+    They are the roles of a table's columns, or the options of a folder or an archive.
+    """
     from imageset.sources.columns import QUERY_KEYS
+    from imageset.sources.layouts.options import OPTION_KEYS
     from imageset.sources.table import TABLE_EXTENSIONS
 
     parts = urlsplit(spec)
     path = parts.path or parts.netloc
-    if not parts.query or not path.lower().endswith(TABLE_EXTENSIONS):
+    if not parts.query:
         return spec, ""
+    known = QUERY_KEYS if path.lower().endswith(TABLE_EXTENSIONS) else OPTION_KEYS
     pieces = parts.query.split("&")  # kept as they are: a signature may cover every character
-    roles = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in QUERY_KEYS]
+    roles = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in known]
     if not roles and parse_scheme(spec) not in ("http", "https"):
-        # No server reads the query, so an unknown role must be reported.
+        # No server reads the query, so an unknown parameter must be reported.
         return urlunsplit(parts._replace(query="")), parts.query
     others = [piece for piece in pieces if piece not in roles]
     return urlunsplit(parts._replace(query="&".join(others))), "&".join(roles)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import stat
 import tarfile
 import zipfile
 from collections import Counter
@@ -95,3 +96,41 @@ def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
     archive.write_bytes(data)
     with pytest.raises(UserError, match=r"set\.zip: the archive is encrypted; unpack it yourself"):
         open_source(archive)
+
+
+def test_a_zip_from_windows_with_backslashes_is_read_as_any_other(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for number, folder in enumerate(("train\\ant", "train\\bee", "test\\ant", "test\\bee")):
+            archive.writestr(f"set\\{folder}\\", b"")
+            archive.writestr(f"set\\{folder}\\1.png", encode_noise(number))
+        archive.writestr("..\\evil.png", encode_noise(9))
+        archive.writestr("set\\@eaDir\\1.png", encode_noise(9))
+    source = open_source(tmp_path / "set.zip")
+    assert (source.classes, source.splits) == ({"ant": 2, "bee": 2}, {"train": 2, "test": 2})
+    assert source.passed_over == {
+        "names that lead out of the archive": 1,
+        "files in system folders (@eaDir)": 1,
+    }
+    assert [one.read() for one in source] == [encode_noise(number) for number in range(4)]
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar"])
+@pytest.mark.parametrize("what", ["folder", "pictures"])
+def test_a_class_of_links_in_an_archive_is_named(tmp_path: Path, name: str, what: str) -> None:
+    archive = pack_folder(make_image_folder(tmp_path / "set", num_each=2), tmp_path / name, inside="set/")
+    links = ["set/wasp"] if what == "folder" else ["set/wasp/1.png", "set/wasp/2.png"]
+    for link in links:
+        if name == "set.tar":
+            with tarfile.open(archive, "a") as target:
+                member = tarfile.TarInfo(link)
+                member.type, member.linkname = tarfile.SYMTYPE, "../elsewhere/wasp"
+                target.addfile(member)
+        else:
+            with zipfile.ZipFile(archive, "a") as target_zip:
+                info = zipfile.ZipInfo(link)
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                target_zip.writestr(info, "../elsewhere/wasp")
+    message = "the class folder is a link" if what == "folder" else "all 2 pictures of the class folder are links"
+    with pytest.raises(UserError, match=f"set/wasp: {message}"):
+        open_source(archive)
+    assert open_source(f"{archive}?ignore=wasp").passed_over == {"links, devices and FIFOs": len(links)}

@@ -68,3 +68,74 @@ def test_a_folder_inside_a_folder_is_pointed_out(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "outer" / "inner", num_each=1)
     with pytest.raises(UserError, match=r"did you mean .*outer/inner\?"):
         open_source(tmp_path / "outer")
+
+
+def test_folders_without_pictures_beside_two_classes_are_only_a_warning(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path / "set", num_each=1)
+    (folder / "docs").mkdir()
+    (folder / "docs" / "notes.txt").touch()
+    (folder / "wasp").mkdir()
+    source = open_source(folder)
+    assert source.warnings == ["2 folders hold no pictures: docs, wasp"] and "docs, wasp" in source.describe()
+    for split in ("train", "test"):
+        make_image_folder(tmp_path / "splits" / split, num_each=1)
+        (tmp_path / "splits" / split / "wasp").mkdir()
+    (tmp_path / "splits" / "docs").mkdir()
+    assert open_source(tmp_path / "splits").warnings == ["2 folders hold no pictures: test/wasp, train/wasp"]
+
+
+def test_folders_of_systems_and_drives_are_passed_over_and_counted(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path / "set", num_each=1)
+    names = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "THMBNL")
+    for name in (*names, ".Trash-1000", "ant/@eaDir/0000.png"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "thumbnail.jpg").write_bytes(encode_noise(1))
+    (folder / "bee" / "SYNOPHOTO_THUMB_M.jpg").write_bytes(encode_noise(1))
+    source = open_source(folder)
+    assert source.classes == {"ant": 1, "bee": 1} and source.warnings == []
+    expected = {f"system folders ({name})": 1 for name in names} | {"system folders (@eaDir)": 2, "hidden": 1}
+    assert source.passed_over == expected | {"thumbnails of network drives": 1}
+    assert "1 system folder (lost+found)" in source.describe()
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "left_out"),
+    [
+        ("class", "set/wasp: the class folder is a link", "wasp"),
+        ("broken", "set/wasp: the class folder is a link", "wasp"),
+        ("split class", "set/train/wasp: the class folder is a link", "train/wasp"),
+        ("split", "set/test: the class folder is a link", "test"),
+        ("pictures", "set/wasp: all 2 pictures of the class folder are links", "wasp"),
+        ("pictures below", "set/wasp: all 2 pictures of the class folder are links", "wasp"),
+    ],
+)
+def test_a_class_folder_of_links_is_named_with_the_way_to_leave_it_out(
+    tmp_path: Path, make: str, message: str, left_out: str
+) -> None:
+    store = make_image_folder(tmp_path / "store", classes=("wasp",), num_each=2) / "wasp"
+    folder = tmp_path / "set"
+    make_image_folder(folder / "train" if "split" in make else folder, num_each=1)
+    if make.startswith("pictures"):
+        inside = folder / "wasp" / "more" if "below" in make else folder / "wasp"
+        inside.mkdir(parents=True)
+        for file in store.iterdir():
+            (inside / file.name).symlink_to(file)
+    else:
+        (folder / left_out).symlink_to(store if make != "broken" else tmp_path / "nowhere")
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(folder)
+    assert str(caught.value).endswith(f"set?ignore={left_out}'")
+    assert set(open_source(f"{folder}?ignore={left_out}").classes) == {"ant", "bee"}
+
+
+def test_links_among_the_pictures_of_a_class_are_only_counted(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path / "set", num_each=1)
+    (folder / "ant" / "again.png").symlink_to(folder / "bee" / "0000.png")
+    (folder / "ant" / "more").symlink_to(folder / "bee")
+    (folder / "readme.txt").symlink_to(folder / "bee" / "0000.png")
+    assert open_source(folder).passed_over == {"links": 3}
+
+
+def test_a_level_that_no_picture_reaches_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no picture lies 3 levels of folders deep"):
+        open_source(f"{make_image_folder(tmp_path / 'set', num_each=1)}?level=3")

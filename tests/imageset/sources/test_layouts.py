@@ -11,7 +11,8 @@ import pytest
 from imageset.exceptions import UserError
 from imageset.raw.ingestion import ingest_source
 from imageset.sources.factory import open_source
-from imageset.sources.layouts import detect_layout, guess_split_from_name
+from imageset.sources.layouts.detection import detect_layout
+from imageset.sources.layouts.split_names import guess_split_from_name
 from tests.helpers.datasets import pack_folder
 from tests.helpers.images import encode_noise, make_image_folder
 from tests.helpers.real_data import read_photographs

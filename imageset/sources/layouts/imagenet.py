@@ -1,8 +1,4 @@
-"""Layouts of folders: classes, splits, and the layouts of ImageNet and Tiny ImageNet.
-
-A layout is detected from the names alone (POSIX paths relative to the source) and from a few small text files, so
-that folders, archives and listings of buckets are understood alike.
-"""
+"""The layouts of ImageNet and Tiny ImageNet, whose text files name the classes and label the validation images."""
 
 from __future__ import annotations
 
@@ -11,21 +7,11 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from imageset.exceptions import UserError
 from imageset.sources.base import PathLabel
-
-SPLIT_BY_FOLDER = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+from imageset.sources.layouts.layout import Layout
+from imageset.sources.layouts.split_names import SPLIT_BY_FOLDER
 
 # The text files of ImageNet's and Tiny ImageNet's layouts, and the folders that they may be in.
 MAPPING, VAL_SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
@@ -38,89 +24,7 @@ MAX_LAYOUT_FILE_BYTES = 64 << 20
 _SYNSET = re.compile(r"^n\d{8}$")
 
 
-class Layout(NamedTuple):
-    """A layout of folders.
-
-    Attributes:
-        parse_path: returns the label and split of an image by its path, or None if the image is passed over.
-        note: the name of the layout, for the description of the source.
-        skip_cause: the cause under which images are passed over.
-    """
-
-    parse_path: Callable[[str], PathLabel | None]
-    note: str = ""
-    skip_cause: str = "unlabelled pictures of a split"
-
-
-def detect_layout(
-    label: str, names: Sequence[str], layout_files: Mapping[str, bytes], *, skip_common_folders: bool
-) -> Layout:
-    """Return the layout of a source.
-
-    Args:
-        label: name of the source in messages.
-        names: POSIX paths of the images, relative to the source.
-        layout_files: content by name of the files in LAYOUT_FILES.
-        skip_common_folders: ignore folders that are around all images, such as an archive's own top folder.
-
-    Raises:
-        UserError: ImageNet's validation images without a file that gives their labels.
-    """
-    if _is_imagenet(names, layout_files):
-        return _build_imagenet_layout(label, names, layout_files)
-    return _build_folder_layout(names, skip_common_folders)
-
-
-def guess_split_from_name(name: str) -> str | None:
-    """Return the split in a file's name: "train-00000-of-00002" -> "train", "imagenet_val.001" -> "val"."""
-    splits = {SPLIT_BY_FOLDER.get(part) for part in re.split(r"[-_. ]+", name.lower())} - {None}
-    return splits.pop() if len(splits) == 1 else None
-
-
-def guess_split_from_path(name: str) -> str | None:
-    """Return the split in a path, searched from its last part: "train/shard-000.tar" -> "train"."""
-    for part in reversed(name.split("/")):
-        if split := guess_split_from_name(part):
-            return split
-    return None
-
-
-# ---- one folder per class --------------------------------------------------------------------------------------
-
-
-def _build_folder_layout(names: Sequence[str], skip_common_folders: bool) -> Layout:
-    folders = {name.rpartition("/")[0] for name in names}
-    paths = [tuple(folder.split("/")) if folder else () for folder in folders]
-    skip = _count_common_folders(paths) if skip_common_folders else 0
-    tops = {path[skip].lower() for path in paths if len(path) > skip}
-    nested = {path[skip].lower() for path in paths if len(path) > skip + 1}
-    is_split = (
-        bool(tops) and tops <= SPLIT_BY_FOLDER.keys() and "train" in {SPLIT_BY_FOLDER[top] for top in nested}
-    )
-
-    def parse_path(name: str) -> PathLabel | None:
-        inside = name.split("/")[skip:-1]
-        if not is_split:
-            return PathLabel(inside[0] if inside else None, None)
-        if len(inside) < 2:
-            return None
-        return PathLabel(inside[1], SPLIT_BY_FOLDER[inside[0].lower()])
-
-    return Layout(parse_path)
-
-
-def _count_common_folders(folders: Sequence[tuple[str, ...]]) -> int:
-    """Return how many folders are around all images and hold no image themselves."""
-    num = 0
-    while folders and all(len(path) > num + 1 for path in folders) and len({path[num] for path in folders}) == 1:
-        num += 1
-    return num
-
-
-# ---- ImageNet --------------------------------------------------------------------------------------------------
-
-
-def _is_imagenet(names: Sequence[str], layout_files: Mapping[str, bytes]) -> bool:
+def is_imagenet(names: Sequence[str], layout_files: Mapping[str, bytes]) -> bool:
     """Return whether there are synset folders, with a layout file, or below train/ beside a flat val/."""
     folders = {name.rpartition("/")[0] for name in names}
     paths = [folder.split("/") for folder in folders]
@@ -137,7 +41,12 @@ def _parse_split_and_synset(folders: Sequence[str]) -> tuple[str | None, str | N
     return split, next((name for name in folders if _SYNSET.match(name)), None)
 
 
-def _build_imagenet_layout(label: str, names: Sequence[str], layout_files: Mapping[str, bytes]) -> Layout:
+def build_imagenet_layout(label: str, names: Sequence[str], layout_files: Mapping[str, bytes]) -> Layout:
+    """Return the layout of ImageNet or Tiny ImageNet.
+
+    Raises:
+        UserError: validation images without a file that gives their labels.
+    """
     ids, words = _read_synsets(label, layout_files)
     find_val_synset, val_files = _build_val_lookup(label, names, layout_files, ids)
 
