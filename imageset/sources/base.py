@@ -20,7 +20,8 @@ class PathLabel(NamedTuple):
     split: str | None
 
 
-SINGULAR_CAUSES = {"files of other kinds": "file of another kind"}  # of files that are passed over
+# Causes for which one file, or one row of a table, is passed over.
+SINGULAR_CAUSES = {"files of other kinds": "file of another kind", "empty rows": "empty row"}
 MAX_CLASSES_DESCRIBED = 12  # with more classes, their names are left out
 
 

@@ -190,7 +190,13 @@ def _open_downloaded(
         files = [root / file_name for file_name in names]
         read_image = partial(_read_below_url, path, parent)
         table = TableSource(
-            files, label=label, name=name, query=query, require_classes=require_classes, read_image=read_image
+            files,
+            label=label,
+            name=name,
+            query=query,
+            require_classes=require_classes,
+            read_image=read_image,
+            list_images=None if path.is_http else path.with_url(parent).list_files,
         )
         return RemoteTable(table, folder, parent, name)
     if len(names) == 1:
