@@ -104,7 +104,7 @@ def count_image(source: Source, path_label: PathLabel | None, cause: str) -> boo
 def describe_source(source: Source, label: str, note: str = "") -> str:
     """Return one line that describes a source: its images, classes, splits, a note, and files passed over."""
     kinds = format_class_count(len(source.classes), source.multi_label)
-    text = f"{label}: {format_count(len(source), 'picture')} in {kinds}"
+    text = f"{escape_control_characters(label)}: {format_count(len(source), 'picture')} in {kinds}"
     if 0 < len(source.classes) <= MAX_CLASSES_DESCRIBED:
         text += (
             " ("
@@ -115,7 +115,7 @@ def describe_source(source: Source, label: str, note: str = "") -> str:
         )
     if source.splits:
         text += "; splits " + ", ".join(f"{split} {num:,}" for split, num in sorted(source.splits.items()))
-    return text + (f"; {note}" if note else "") + format_passed_over(source.passed_over)
+    return text + (f"; {escape_control_characters(note)}" if note else "") + format_passed_over(source.passed_over)
 
 
 def format_passed_over(passed_over: Mapping[str, int]) -> str:

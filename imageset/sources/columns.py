@@ -19,7 +19,7 @@ from imageset.class_names import are_integers, normalize_class_name, strip_zero_
 from imageset.exceptions import UserError
 from imageset.labels import join_labels
 from imageset.rejections import escape_control_characters
-from imageset.utils.text import format_count, suggest_name
+from imageset.utils.text import format_count, suggest_name, unescape_cell
 
 COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
     "path": (
@@ -282,11 +282,13 @@ def _clean_names(texts: set[str]) -> tuple[dict[str, str], list[str]]:
     Class names have no blanks around them and are in Unicode NFC. If all are integers, some of which a program
     exported as floats ("3.0"), they are integers.
     """
-    names = {text: normalize_class_name(text) for text in texts}
+    names = {text: normalize_class_name(unescape_cell(text.strip())) for text in texts}
     repairs = []
+    if escaped := sorted(text for text in texts if unescape_cell(text.strip()) != text.strip()):
+        repairs.append(f"the apostrophe left out that keeps spreadsheets from running {_quote(escaped[0])}")
     if stripped := sorted(text for text in texts if text != text.strip()):
         repairs.append(f"blanks around labels removed, as in {_quote(stripped[0])}")
-    if recoded := sorted(text for text, name in names.items() if text.strip() != name):
+    if recoded := sorted(text for text, name in names.items() if unescape_cell(text.strip()) != name):
         repairs.append(f"labels in Unicode NFC, as {_quote(names[recoded[0]])}")
     if are_integers(name for name in names.values() if name):
         floats = sorted(name for name in names.values() if strip_zero_fraction(name) != name)

@@ -10,9 +10,10 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from imageset.class_names import normalize_class_name
 from imageset.exceptions import UserError
 from imageset.sources.base import PathLabel
 
@@ -68,7 +69,23 @@ def detect_layout(
     """
     if _is_imagenet(names, layout_files):
         return _build_imagenet_layout(label, names, layout_files)
-    return _build_folder_layout(names, skip_common_folders)
+    return normalize_labels(_build_folder_layout(names, skip_common_folders), names)
+
+
+def normalize_labels(layout: Layout, names: Iterable[str]) -> Layout:
+    """Return a layout whose labels have one spelling (imageset.class_names); unchanged if they have already."""
+    example_by_folder = {name.rpartition("/")[0]: name for name in names}
+    labels = {found.label for name in example_by_folder.values() if (found := layout.parse_path(name))}
+    odd = sorted(label for label in labels if label is not None and normalize_class_name(label) != label)
+    if not odd:
+        return layout
+
+    def parse_path(name: str) -> PathLabel | None:
+        found = layout.parse_path(name)
+        return found and PathLabel(normalize_class_name(found.label or "") or None, found.split)
+
+    note = f"class names in Unicode NFC without blanks around them, as '{normalize_class_name(odd[0])}'"
+    return layout._replace(parse_path=parse_path, note="; ".join(filter(None, [layout.note, note])))
 
 
 def guess_split_from_name(name: str) -> str | None:

@@ -20,11 +20,12 @@ from urllib.parse import unquote
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected, escape_control_characters
 from imageset.sources.files import IMAGE_EXTENSIONS, read_file
-from imageset.utils.text import format_count
+from imageset.utils.text import format_count, unescape_cell
 from imageset.utils.url_credentials import MASK, mask_url
 
 BLANKS, BACKSLASHES = "blanks around them removed", "backslashes read as slashes"
 PERCENT_SIGNS, CASE = "percent signs decoded", "found in another case or Unicode form"
+APOSTROPHE = "an apostrophe before a sign of formulas left out"
 ENDING, FOLDER, BEGINNING = "an ending added", "found by name in a folder below", "their beginning left out"
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:)?/")
 
@@ -326,6 +327,8 @@ def _iter_readings(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     if "\\" in text:
         text, repairs = text.replace("\\", "/"), (*repairs, BACKSLASHES)
     yield text, repairs
+    if (unescaped := unescape_cell(text)) != text:
+        yield unescaped, (*repairs, APOSTROPHE)
     if "%" in text and (decoded := unquote(text)) != text:
         yield decoded, (*repairs, PERCENT_SIGNS)
 
