@@ -42,7 +42,7 @@ from imageset.utils.timestamps import parse_time
 from imageset.utils.url_credentials import MASK, mask_url
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _TEXT_ROWS_AT_ONCE = 64, 4096  # rows of Parquet may hold whole images
 
 
 def is_table(spec: str) -> bool:
@@ -69,7 +69,8 @@ class TableSource:
         query: roles of columns, as in a URL's query.
         require_classes: raise UserError if nothing can be learned from the source.
         read_image: reads an image by the path in the table; None: reads a file below the table's folder.
-        list_images: returns the paths of the files beside the table; None: they cannot be listed.
+        list_images: returns the paths of the files beside the table; None, or a function that returns None: they
+            cannot be listed.
     """
 
     kind = "table"
@@ -83,7 +84,7 @@ class TableSource:
         query: str = "",
         require_classes: bool = True,
         read_image: Callable[[str], bytes] | None = None,
-        list_images: Callable[[], Iterable[str]] | None = None,
+        list_images: Callable[[], Iterable[str] | None] | None = None,
     ) -> None:
         self.label, self.name = label, name
         self._files = list(files)
@@ -136,13 +137,14 @@ class TableSource:
     def __iter__(self) -> Iterator[SourceImage]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
         for file, batch in self._iter_batches("path", "split", "group", "time", labels=True):
-            for row in batch:
-                uri, read = self._build_reader(row, numbers[file], file)
+            paths, first = self._paths[file.parent], numbers[file]
+            numbers[file] += len(batch)
+            for number, row in enumerate(batch, start=first):
+                uri, read = self._build_reader(row, number, file, paths)
                 value = row.get(self._columns["group"] or "")
                 group = None if value is None else str(value)
                 time = parse_time(row.get(self._columns["time"] or ""))
                 yield SourceImage(uri, self._labels.read(row), group, self._find_split(row, file), read, time)
-                numbers[file] += 1
 
     def __len__(self) -> int:
         return self._num
@@ -167,14 +169,15 @@ class TableSource:
                 yield from pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=columns)
             else:
                 content = self._text_tables.get(path) or read_text_table(path)
-                yield from content.table.select(columns).to_batches(_ROWS_AT_ONCE)
+                yield from content.table.select(columns).to_batches(_TEXT_ROWS_AT_ONCE)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged: {error}") from None
 
     def _iter_paths(self) -> Iterator[tuple[ImagePaths, str]]:
         column = self._columns["path"] or ""
         for file, batch in self._iter_batches("path", labels=False):
-            yield from ((self._paths[file.parent], row[column]) for row in batch if row[column])
+            paths = self._paths[file.parent]
+            yield from ((paths, row[column]) for row in batch if row[column])
 
     def _collect_distinct(self, column: str | None) -> set[Any]:
         """Return the distinct values of a column, those in lists one by one."""
@@ -197,7 +200,7 @@ class TableSource:
         self,
         roles: Mapping[str, str],
         read_image: Callable[[str], bytes] | None,
-        list_images: Callable[[], Iterable[str]] | None,
+        list_images: Callable[[], Iterable[str] | None] | None,
     ) -> dict[Path, ImagePaths]:
         """Return the folder of the images of each table, by the table's own folder."""
         root, ending = roles.get("root", ""), roles.get("ending", "").strip()
@@ -249,7 +252,9 @@ class TableSource:
             )
         return parse_split(row[column])
 
-    def _build_reader(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
+    def _build_reader(
+        self, row: Mapping[str, Any], number: int, file: Path, paths: ImagePaths
+    ) -> tuple[str, Callable[[], bytes]]:
         value = row[self._columns["path"] or ""]
         row_name = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
@@ -261,7 +266,6 @@ class TableSource:
             return f"{row_name}/picture", partial(bytes, value)
         if not value or not str(value).strip():
             return f"{row_name}/picture", _raise_no_file
-        paths = self._paths[file.parent]
         found = paths.find(str(value))
         if found is None:
             return _display_path(str(value)), partial(_raise_missing, paths, str(value))

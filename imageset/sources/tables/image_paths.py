@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -63,16 +62,25 @@ class LocalFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._root = folder, os.path.join(folder, "")
+        self._names_by_folder: dict[str, frozenset[str]] = {}  # of the folders that were asked for
 
     def exists(self, name: str) -> bool:
-        """Return whether there is a file of this path, inside the folder."""
+        """Return whether there is a file of this path, inside the folder; each folder is listed only once."""
+        folder, slash, base = name.rpartition("/")
+        folder = folder or slash
+        names = self._names_by_folder.get(folder)
+        if names is None:
+            names = self._names_by_folder[folder] = self._list_files(folder)
+        return base in names
+
+    def _list_files(self, folder: str) -> frozenset[str]:
         try:
-            status = os.stat(name if name[:1] == "/" else self._root + name)
+            if (folder[:1] == "/" or ".." in folder) and not self._is_inside(folder):
+                return frozenset()
+            with os.scandir(self._folder / folder) as listing:
+                return frozenset(entry.name for entry in listing if not entry.is_dir())
         except (OSError, ValueError):  # ValueError: a null character
-            return False
-        if stat.S_ISDIR(status.st_mode):
-            return False
-        return not (name[:1] == "/" or ".." in name) or self._is_inside(name)
+            return frozenset()
 
     def list_names(self) -> list[str]:
         """Return the paths of all files but hidden ones, with slashes."""
@@ -105,33 +113,38 @@ class RemoteFolder:
 
     Args:
         read: reads a file by its path relative to the folder, or by a URL below it.
-        list_names: lists the files; None if the server cannot.
+        list_names: lists the files; None, or a function that returns None, if they cannot be listed.
         root: folder below it that the paths are relative to.
     """
 
     def __init__(
-        self, read: Callable[[str], bytes], list_names: Callable[[], Iterable[str]] | None = None, root: str = ""
+        self,
+        read: Callable[[str], bytes],
+        list_names: Callable[[], Iterable[str] | None] | None = None,
+        root: str = "",
     ) -> None:
         self._read, self._list_names = read, list_names
         self._prefix = root.strip("/") + "/" if root.strip("/") else ""
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of this path; where that is not known, True unless the path looks odd."""
-        if self._list_names is None or "://" in name:
+        if self._listed is None or "://" in name:
             return "\\" not in name and name == name.strip() and not name.startswith("./")
         return name in self._listed
 
     def list_names(self) -> list[str]:
         """Return the paths of all files, or an empty list if they cannot be listed."""
-        return list(self._listed)
+        return list(self._listed or ())
 
     def read(self, name: str) -> bytes:
         """Read a file."""
         return self._read(name if "://" in name else self._prefix + name)
 
     @cached_property
-    def _listed(self) -> dict[str, None]:
-        names = self._list_names() if self._list_names else []
+    def _listed(self) -> dict[str, None] | None:
+        names = self._list_names() if self._list_names else None
+        if names is None:
+            return None
         return {name[len(self._prefix) :]: None for name in names if name.startswith(self._prefix)}
 
 
@@ -155,7 +168,7 @@ class ImagePaths:
 
     def find(self, name: str) -> FoundPath | None:
         """Return the file that a path stands for, or None if there is none, or more than one."""
-        name = self._add_ending(name)
+        name = self._add_ending(name) if self._ending else name
         if self._exists(name):
             return FoundPath(name, ())
         if "://" in name:
@@ -190,7 +203,7 @@ class ImagePaths:
 
     def _add_ending(self, name: str) -> str:
         has_ending = os.path.splitext(name.strip())[1].lower() in IMAGE_EXTENSIONS
-        return name if has_ending or not self._ending else name.strip() + self._ending
+        return name if has_ending else name.strip() + self._ending
 
     def _find_whole(self, text: str, repairs: tuple[str, ...]) -> FoundPath | None:
         return None if _ABSOLUTE.match(text) else self._find_relative("/".join(_split(text)), repairs)

@@ -39,7 +39,7 @@ class SplitColumn:
 
 def parse_split(value: Any) -> str | None:
     """Return train, val or test for a cell, or None if it is empty or no split."""
-    return SPLIT_BY_VALUE.get(_fold(value))
+    return SPLIT_BY_VALUE.get(value if type(value) is str else "") or SPLIT_BY_VALUE.get(_fold(value))
 
 
 def choose_split_column(label: str, column: str | None, is_given: bool, values: Iterable[Any]) -> SplitColumn:
@@ -78,7 +78,7 @@ def choose_split_column(label: str, column: str | None, is_given: bool, values: 
 
 
 def _fold(value: Any) -> str:
-    return "" if value is None else str(value).strip().lower()
+    return "" if value is None or value != value else str(value).strip().lower()  # NaN: no value
 
 
 def _join(values: list[str]) -> str:
