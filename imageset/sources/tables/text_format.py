@@ -141,8 +141,9 @@ def _detect_encoding(head: bytes) -> str:
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
-    if len(head) > 3 and b"\0" in head[:64]:
-        return "utf-16-be" if head[0] == 0 else "utf-16-le"
+    for encoding, high_bytes in (("utf-16-le", head[1:64:2]), ("utf-16-be", head[:64:2])):
+        if high_bytes.count(0) > len(high_bytes) / 2:
+            return encoding
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
