@@ -16,6 +16,7 @@ from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.source_check import check_source_change, open_checked_source
+from imageset.class_names import describe_similar_names
 from imageset.params import check_convoy_version
 from imageset.utils.url_credentials import mask_url
 
@@ -63,6 +64,8 @@ def read_source(source: str, project: Project, replace_source: bool = False) -> 
     with console.make_progress("ingest", logger) as progress:
         opened = open_checked_source(source, progress)
         logger.info("ingest: %s", opened.describe())
+        if warning := describe_similar_names(opened.classes):
+            logger.warning("ingest: %s", warning)
         summary = ingest_source(
             opened, project / RAW, name=project.read_name(), progress=progress, start_anew=replace_source
         )

@@ -14,15 +14,16 @@ from imageset.executors.base import BaseExecutor
 from imageset.executors.process_pool import SINGLE_THREAD_ENV, ProcessExecutor
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.utils.memory import give_freed_memory_back
+from imageset.utils.text import escape_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _build_parser().parse_args(arguments)
     try:
-        print(options.run(options))
+        print(escape_lines(options.run(options)))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return EXIT_STATUS
     return 0
 

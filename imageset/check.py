@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from imageset.class_names import describe_similar_names
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.executors.base import IMAGE_TIMEOUT_S, BaseExecutor
@@ -374,6 +375,8 @@ def _simulate_run(
     multi_label: bool,
 ) -> None:
     """Add the results of a first `convoy run` to the report: leaks, splits, and why it would stop."""
+    if warning := describe_similar_names(report.classes):
+        report.warnings.append(warning)
     leaks = find_leaks(kept["split"], groups)
     report.warnings += resolve_duplicates(report.refused, "warn") + resolve_leaks(kept, leaks, "warn")[2]
     if rule is None or not len(kept):

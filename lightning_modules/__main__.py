@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
+from imageset.utils.text import escape_lines
 from lightning_modules.project_code.dvc_deps import check_stage_modules
 from lightning_modules.project_code.modules import make_importable
 
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
             explain(project)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

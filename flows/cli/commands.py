@@ -19,6 +19,7 @@ from flows.notifications import console
 from flows.project.project import Project
 from flows.reports.json_output import keep_stdout_for_json, print_result
 from imageset.executors import factory
+from imageset.utils.text import escape_lines
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.modules import make_importable
 
@@ -151,22 +152,22 @@ def _close_crashed_runs(project: Project) -> None:
 def _run_init(arguments: argparse.Namespace) -> None:
     from flows.cli.init import init_project
 
-    print(init_project(Path(arguments.folder), arguments.name, arguments.commit))
+    _print_text(init_project(Path(arguments.folder), arguments.name, arguments.commit))
 
 
 def _run_upgrade(arguments: argparse.Namespace) -> None:
     from flows.cli.upgrade import upgrade_project
 
-    print(upgrade_project(arguments.project, arguments.dry_run))
+    _print_text(upgrade_project(arguments.project, arguments.dry_run))
 
 
 def _run_demo(arguments: argparse.Namespace) -> int | None:
     from flows.cli.demo import init_demo_project, run_demo
 
     if arguments.project is None:
-        print(init_demo_project(Path.cwd()), flush=True)
+        _print_text(init_demo_project(Path.cwd()))
         return run_command(arguments)  # now in a project
-    print(run_demo(arguments.project))
+    _print_text(run_demo(arguments.project))
     return None
 
 
@@ -179,7 +180,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
         from flows.pipeline import pipeline
 
         decision = pipeline(arguments.source, replace_source=arguments.replace_source)
-    print(_summarize_run(arguments.project, decision))
+    _print_text(_summarize_run(arguments.project, decision))
 
 
 def _summarize_run(project: Project, decision: PromoteResult) -> str:
@@ -221,7 +222,7 @@ def _run_promote(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from flows.promote import dry_run_promotion
 
-        print(dry_run_promotion(arguments.run_id))
+        _print_text(dry_run_promotion(arguments.run_id))
         return
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.promotion.model_registry import check_promotable_run
@@ -233,7 +234,7 @@ def _run_promote(arguments: argparse.Namespace) -> None:
     with use_prefect_server(arguments.project):
         from flows.promote import promote
 
-        print(promote(arguments.run_id, arguments.override))
+        _print_text(promote(arguments.run_id, arguments.override))
 
 
 def _run_rollback(arguments: argparse.Namespace) -> None:
@@ -242,7 +243,7 @@ def _run_rollback(arguments: argparse.Namespace) -> None:
 
     open_registry(arguments.project)
     model = arguments.model or arguments.project.read_dataset_name()
-    print(rollback(arguments.project, model, arguments.reason))
+    _print_text(rollback(arguments.project, model, arguments.reason))
 
 
 # ---- reports ----------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     from flows.reports.reproduction import verify_run
 
     result = verify_run(arguments.project, arguments.run_id, arguments.tolerance)
-    print(result)
+    _print_text(result)
     return 0 if result.agrees else 1
 
 
@@ -284,13 +285,13 @@ def _run_status(arguments: argparse.Namespace) -> None:
 def _run_sync(arguments: argparse.Namespace) -> None:
     from lightning_modules.tracking.offline_queue import sync_queues
 
-    print(sync_queues(arguments.project.folder))
+    _print_text(sync_queues(arguments.project.folder))
 
 
 def _run_explain(arguments: argparse.Namespace) -> None:
     from flows.reports.explanation import write_explanation
 
-    print(write_explanation(arguments.image, arguments.run, arguments.out, arguments.project))
+    _print_text(write_explanation(arguments.image, arguments.run, arguments.out, arguments.project))
 
 
 # ---- predict, monitor -------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ def _run_monitor(arguments: argparse.Namespace) -> None:
     with use_prefect_server(arguments.project):
         from flows.monitor import monitor
 
-        print(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
+        _print_text(monitor(arguments.source, arguments.pictures, arguments.model, arguments.all))
 
 
 # ---- up, preset, sweep, kernels ---------------------------------------------------------------------
@@ -351,7 +352,7 @@ def _run_up(arguments: argparse.Namespace) -> None:
 def _run_preset(arguments: argparse.Namespace) -> None:
     from flows.project.presets import apply_preset
 
-    print(apply_preset(arguments.name, arguments.project))
+    _print_text(apply_preset(arguments.name, arguments.project))
 
 
 def _run_sweep(arguments: argparse.Namespace) -> None:
@@ -362,7 +363,7 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
     with use_prefect_server(arguments.project):
         from flows.sweep import sweep
 
-        print(sweep(arguments.trials, arguments.timeout, arguments.processes))
+        _print_text(sweep(arguments.trials, arguments.timeout, arguments.processes))
 
 
 def _run_kernels(arguments: argparse.Namespace) -> None:
@@ -372,7 +373,7 @@ def _run_kernels(arguments: argparse.Namespace) -> None:
         arguments.image, arguments.kernel, arguments.stride, arguments.padding, arguments.out,
         arguments.pool, arguments.colour,
     )  # fmt: skip
-    print(line)
+    _print_text(line)
 
 
 def _run_completion(arguments: argparse.Namespace) -> None:
@@ -519,3 +520,8 @@ _ROWS = (
     ),
 )
 COMMANDS = {command.name: command for command in _ROWS}
+
+
+def _print_text(result: object) -> None:
+    """Print a result; control characters in the names of files and classes are written as escapes."""
+    print(escape_lines(str(result)), flush=True)

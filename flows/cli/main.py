@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from imageset.exceptions import EXIT_STATUS, UserError
+from imageset.utils.text import escape_lines
 
 WINDOWS_ADVICE = (
     "Convoy does not run on Windows itself; it runs in its Linux subsystem: `wsl --install` there, then install "
@@ -48,7 +49,7 @@ def _run_and_report_errors(arguments: argparse.Namespace) -> int:
     except (UserError, ConnectionError) as error:
         if isinstance(error, BrokenPipeError) and _is_reader_gone():
             return 128 + signal.SIGPIPE
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return int(getattr(error, "status", EXIT_STATUS))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

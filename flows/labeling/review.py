@@ -23,6 +23,7 @@ from flows.prediction.uncertainty import compute_margin, find_least_confident
 from imageset.rejections import Rejected
 from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.utils.atomic_write import replace_folder, write_bytes
+from imageset.utils.text import escape_cell
 
 if TYPE_CHECKING:
     from flows.prediction.image_stream import ImageStream
@@ -66,8 +67,8 @@ def write_review(
             (fresh / path).write_bytes(data)
             best = row if multi_label and row["label"] is not None else row["top_k"][0]
             table.writerow([
-                path, "", best["label"], f"{best['probability']:.4f}", f"{compute_margin(row, multi_label):.4f}",
-                row["uri"], row["image_id"],
+                path, "", escape_cell(best["label"]), f"{best['probability']:.4f}",
+                f"{compute_margin(row, multi_label):.4f}", escape_cell(row["uri"]), row["image_id"],
             ])  # fmt: skip
         write_bytes(fresh / "review.csv", text.getvalue().encode())
     return len(selected)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from imageset.utils.progress import RELAY_VARIABLE, Progress, RelayedProgress, keep_bars_below
+from imageset.utils.text import escape_lines
 
 ROOT_LOGGER = "flows"
 LOG_ONLY = {"quiet": True}
@@ -37,6 +38,10 @@ class _ScreenHandler(logging.StreamHandler[TextIO]):
     def filter(self, record: logging.LogRecord) -> bool:
         """Leave out records that are for the run's log only."""
         return self.verbosity == VERBOSE or not getattr(record, "quiet", False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message; control characters in the names of files and classes are written as escapes."""
+        return escape_lines(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message above the progress bar, if there is one."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.prediction.table_writer import TABLE_SUFFIXES
+from flows.prediction.table_writer import CELLS_OF_USERS, TABLE_SUFFIXES
 from imageset.exceptions import UserError
+from imageset.utils.text import unescape_cell
 
 REQUIRED_COLUMNS = {"uri", "image_id", "probability", "top_k", "status", "model_name", "model_version"}
 ROWS_PER_BATCH = 4096  # rows
@@ -64,7 +65,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 "top_k": json.loads(row["top_k"] or "null"),
                 "probability": float(row["probability"] or "nan"),
             }
-            yield {**row, **numbers, "image_id": row["image_id"] or None}
+            texts = {name: unescape_cell(row[name]) for name in CELLS_OF_USERS if row.get(name)}
+            yield {**row, **texts, **numbers, "image_id": row["image_id"] or None}
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:

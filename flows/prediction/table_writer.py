@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from flows.prediction.cache import PREDICTION_SCHEMA, CacheIndex, ImageRef, PredictionCache
 from imageset.exceptions import UserError
 from imageset.labels import count_labels
+from imageset.utils.text import escape_cell
 
 if TYPE_CHECKING:
     from flows.prediction.image_stream import ImageStream
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+CELLS_OF_USERS = ("uri", "label", "error")  # their text may come from the names of files and classes
 ROWS_PER_GROUP = 4096  # rows that are held in memory before they are written
 
 
@@ -179,6 +181,11 @@ def _write_csv(path: Path, tables: Iterable[pa.Table], facts: Mapping[str, str])
             column = PREDICTION_SCHEMA.get_field_index("top_k")
             cells = [None if top is None else json.dumps(top) for top in table["top_k"].to_pylist()]
             flat = table.set_column(column, plain.field(column), pa.array(cells, pa.string()))
+            for name in CELLS_OF_USERS:
+                texts = [None if text is None else escape_cell(text) for text in flat[name].to_pylist()]
+                flat = flat.set_column(
+                    flat.schema.get_field_index(name), plain.field(name), pa.array(texts, pa.string())
+                )
             buffer = io.BytesIO()
             pa_csv.write_csv(flat, buffer, pa_csv.WriteOptions(include_header=False))
             file.write(buffer.getvalue())

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol
 
+from imageset.utils.text import escape_lines
+
 # The keys of each document, which scripts rely on; `to_dict` of the result describes them.
 KEYS = {
     "check": (
@@ -54,7 +56,7 @@ def keep_stdout_for_json(arguments: argparse.Namespace) -> Iterator[None]:
 
 def print_result(result: Result, arguments: argparse.Namespace) -> None:
     """Print a result as text, or with `--json` as one document."""
-    text = format_json(result.to_dict()) if arguments.json else str(result)
+    text = format_json(result.to_dict()) if arguments.json else escape_lines(str(result))
     print(text, file=arguments.stdout, flush=True)
 
 

@@ -15,7 +15,7 @@ from flows.promotion import model_registry
 from flows.versioning import restoration
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
-from imageset.utils.text import format_count
+from imageset.utils.text import format_count, unescape_cell
 from lightning_modules.tracking.tags import DATASET_TAG, GIT_COMMIT_TAG, PREDICTIONS_ARTIFACT
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ def _download_predictions(client: MlflowClient, run: Run) -> PredictionsById | N
         text = Path(client.download_artifacts(run.info.run_id, PREDICTIONS_ARTIFACT)).read_text(encoding="utf-8")
     except (MlflowException, OSError):
         return None
-    return {row["image_id"]: (row["actual"], row["predicted"]) for row in csv.DictReader(io.StringIO(text))}
+    return {
+        row["image_id"]: (unescape_cell(row["actual"]), unescape_cell(row["predicted"]))
+        for row in csv.DictReader(io.StringIO(text))
+    }
 
 
 def _explain_missing(run: Run) -> str:

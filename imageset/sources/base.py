@@ -20,7 +20,8 @@ class PathLabel(NamedTuple):
     split: str | None
 
 
-SINGULAR_CAUSES = {"files of other kinds": "file of another kind"}  # of files that are passed over
+# Causes for which one file, or one row of a table, is passed over.
+SINGULAR_CAUSES = {"files of other kinds": "file of another kind", "empty rows": "empty row"}
 _PLURAL_NOUN = re.compile(r"^(picture|system folder|file|thumbnail)s(?= )")
 MAX_CLASSES_DESCRIBED = 12  # with more classes, their names are left out
 
@@ -109,7 +110,7 @@ def count_image(
 def describe_source(source: Source, label: str, note: str = "") -> str:
     """Return one line that describes a source: its images, classes, splits, a note, and files passed over."""
     kinds = format_class_count(len(source.classes), source.multi_label)
-    text = f"{label}: {format_count(len(source), 'picture')} in {kinds}"
+    text = f"{escape_control_characters(label)}: {format_count(len(source), 'picture')} in {kinds}"
     if 0 < len(source.classes) <= MAX_CLASSES_DESCRIBED:
         text += (
             " ("
@@ -120,7 +121,7 @@ def describe_source(source: Source, label: str, note: str = "") -> str:
         )
     if source.splits:
         text += "; splits " + ", ".join(f"{split} {num:,}" for split, num in sorted(source.splits.items()))
-    return text + (f"; {note}" if note else "") + format_passed_over(source.passed_over)
+    return text + (f"; {escape_control_characters(note)}" if note else "") + format_passed_over(source.passed_over)
 
 
 def format_passed_over(passed_over: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ label has a column of its own that holds 0 or 1.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from imageset.class_names import are_integers, normalize_class_name, strip_zero_fraction
 from imageset.exceptions import UserError
 from imageset.labels import join_labels
-from imageset.utils.text import suggest_name
+from imageset.rejections import escape_control_characters
+from imageset.utils.text import format_count, suggest_name, unescape_cell
 
 COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
     "path": (
@@ -33,8 +36,23 @@ COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
         "bytes",
         "jpg",
         "png",
+        "image_name",
+        "image_file",
+        "image_filename",
     ),
-    "label": ("label", "labels", "class", "class_name", "category", "target", "label_name", "y", "cls", "tags"),
+    "label": (
+        "label",
+        "labels",
+        "class",
+        "class_name",
+        "category",
+        "target",
+        "label_name",
+        "y",
+        "cls",
+        "tags",
+        "class_label",
+    ),
     "split": ("split", "subset", "partition", "fold", "set"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
     "time": (
@@ -49,12 +67,16 @@ COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
         "acquired",
     ),
 }
-QUERY_KEYS = (*COLUMN_NAMES_BY_ROLE, "separator", "labels")  # the keys that are allowed after the question mark
+_OPTIONAL_ROLES = ("split", "group", "time")  # an empty name, as in ?split=, is no column
+_FILE_KEYS = ("root", "ending")  # of paths; imageset.sources.tables.image_paths
+# The keys that are allowed after the question mark.
+QUERY_KEYS = (*COLUMN_NAMES_BY_ROLE, "separator", "labels", *_FILE_KEYS)
 CELL_SEPARATORS = ("|", ";", ",")
 _FLAG_VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 Row = Mapping[str, Any]
-DistinctValues = Callable[[str], set[Any]]  # column -> its distinct values
+DistinctValues = Callable[[str], set[Any]]  # column -> its distinct values, those in lists one by one
+DistinctRows = Callable[[tuple[str, ...]], set[tuple[Any, ...]]]  # columns -> the distinct rows of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +110,50 @@ def choose_columns(label: str, names: list[str], query: Mapping[str, str]) -> di
     Raises:
         UserError: a role or a column does not exist, or no column holds the images.
     """
+    given: dict[str, str | None] = {}
     for role, column in query.items():
         if role not in QUERY_KEYS:
             raise UserError(f"{label}: '{role}' is not a role of a column; {suggest_name(role, QUERY_KEYS)}")
-        for name in column.split(",") if role == "labels" else [column]:
-            if role != "separator" and name not in names:
-                raise UserError(f"{label}: no column '{name}'; {suggest_name(name, names)}")
-    by_lower = {name.lower(): name for name in reversed(names)}
-    taken = set(query.get("labels", "").split(","))
-    chosen = {
-        role: query.get(role)
-        or next((by_lower[guess] for guess in guesses if guess in by_lower and by_lower[guess] not in taken), None)
+        if role in COLUMN_NAMES_BY_ROLE:
+            is_none = role in _OPTIONAL_ROLES and not column
+            given[role] = None if is_none else find_column(label, column, names)
+    by_guess = {_fold_column(name): name for name in reversed(names)}
+    taken = (
+        {find_column(label, name, names) for name in query["labels"].split(",")} if "labels" in query else set()
+    )
+    chosen = given | {
+        role: next(
+            (by_guess[guess] for guess in guesses if guess in by_guess and by_guess[guess] not in taken), None
+        )
         for role, guesses in COLUMN_NAMES_BY_ROLE.items()
+        if role not in given
     }
+    chosen = {role: chosen[role] for role in COLUMN_NAMES_BY_ROLE}
     if chosen["path"] is None:
         raise UserError(_describe_missing_column(label, "path", names))
+    for name in {*chosen.values(), *taken} - {None}:
+        if names.count(str(name)) > 1:
+            raise UserError(f"{label}: {names.count(str(name))} columns are called '{name}'; rename all but one")
     return chosen
+
+
+def find_column(label: str, name: str, names: list[str]) -> str:
+    """Return the column of a name, which may be written in another case or with blanks around it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in names:
+        return name
+    similar = [other for other in dict.fromkeys(names) if _fold_column(other) == _fold_column(name)]
+    if len(similar) == 1:
+        return similar[0]
+    raise UserError(f"{label}: no column '{name}'; {suggest_name(name, names)}")
+
+
+def _fold_column(name: str) -> str:
+    """Return the name of a column in lower case, with "_" for blanks and dashes."""
+    return re.sub(r"[\s_-]+", "_", normalize_class_name(name).casefold())
 
 
 def choose_label_reader(
@@ -112,6 +162,7 @@ def choose_label_reader(
     columns: Mapping[str, str | None],
     query: Mapping[str, str],
     distinct_values: DistinctValues,
+    distinct_rows: DistinctRows,
 ) -> LabelReader:
     """Return the way to read labels, given or guessed.
 
@@ -121,6 +172,7 @@ def choose_label_reader(
         columns: the column of each role, from `choose_columns`.
         query: column by role, as in a URL's query.
         distinct_values: returns the distinct values of a column.
+        distinct_rows: returns the distinct rows of some columns.
 
     Raises:
         UserError: no column looks like labels, or the query contradicts itself or the table.
@@ -130,18 +182,21 @@ def choose_label_reader(
             raise UserError(
                 f"{label}: give either labels=A,B,C (one column per label) or label= and separator=, not both"
             )
-        return _build_flag_reader(label, tuple(query["labels"].split(",")), "")
+        given = [find_column(label, name, schema.names) for name in query["labels"].split(",")]
+        return _build_flag_reader(label, tuple(given), "")
     column = columns["label"]
     if column is None:
-        others = tuple(name for name in schema.names if name not in columns.values())
+        others = tuple(name for name in schema.names if name and name not in columns.values())
         if len(others) < 2 or not all(_are_flags(distinct_values(name)) for name in others):
             raise UserError(
                 _describe_missing_column(label, "label", schema.names)
                 + f", or, with one column per label, {label}?labels=A,B,C"
             )
+        if is_one_hot(distinct_rows(others)):
+            return _build_one_hot_reader(label, others)
         return _build_flag_reader(label, others, f" (guessed; to change it, give {label}?label=COLUMN)")
     if pa.types.is_list(schema.field(column).type) or pa.types.is_large_list(schema.field(column).type):
-        return _build_list_reader(column, read_class_names(schema, column))
+        return _build_list_reader(column, read_class_names(schema, column), distinct_values)
     return _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
 
 
@@ -150,7 +205,7 @@ def read_class_names(schema: pa.Schema, column: str) -> list[str]:
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-        return [str(name) for name in feature["names"]]
+        return [normalize_class_name(str(name)) for name in feature["names"]]
     except (KeyError, ValueError, TypeError, IndexError, AttributeError):
         return []
 
@@ -183,9 +238,9 @@ def _build_column_reader(
     label: str, column: str, names: list[str], query: Mapping[str, str], distinct_values: DistinctValues
 ) -> LabelReader:
     """Read one label per cell, or several between separators."""
-    separator, note = query.get("separator"), ""
+    separator, note, values = query.get("separator"), "", distinct_values(column)
     if separator is None and not names:
-        separator, unsure = guess_separator(value for value in distinct_values(column) if isinstance(value, str))
+        separator, unsure = guess_separator(value for value in values if isinstance(value, str))
         if separator:
             note = f" (guessed; {label}?separator= makes each cell one label)"
         elif unsure in ("|", ";"):
@@ -196,38 +251,101 @@ def _build_column_reader(
         elif unsure:
             note = f"a cell with '{unsure}' is read as one label; ?separator={unsure} makes it several labels"
     if not separator:
-        return LabelReader((column,), False, note, lambda row: _to_class_name(row[column], names) or None)
+        texts = {value: _to_class_name(value, names) for value in values}
+        class_names, repairs = _clean_names({text for text in texts.values() if text is not None})
+        labels = {value: class_names.get(text or "") or None for value, text in texts.items()}
+        return LabelReader((column,), False, _join_notes(note, repairs), lambda row: labels.get(row[column]))
+    cells = {value: _split_cell(str(value), separator) for value in values if value is not None}
+    class_names, repairs = _clean_names({part for parts in cells.values() for part in parts})
 
     def read(row: Row) -> str | None:
-        return None if row[column] is None else join_labels(_split_cell(str(row[column]), separator))
+        return None if row[column] is None else join_labels(class_names[part] for part in cells[row[column]])
 
-    return LabelReader((column,), True, f"multi-label, separated by '{separator}'{note}", read)
+    return LabelReader(
+        (column,), True, _join_notes(f"multi-label, separated by '{separator}'{note}", repairs), read
+    )
 
 
-def _build_list_reader(column: str, names: list[str]) -> LabelReader:
+def _build_list_reader(column: str, names: list[str], distinct_values: DistinctValues) -> LabelReader:
+    texts = {value: _to_class_name(value, names) or "" for value in distinct_values(column)}
+    class_names, repairs = _clean_names(set(texts.values()))
+
     def read(row: Row) -> str | None:
-        return (
-            None
-            if row[column] is None
-            else join_labels(_to_class_name(value, names) or "" for value in row[column])
-        )
+        return None if row[column] is None else join_labels(class_names[texts[value]] for value in row[column])
 
-    return LabelReader((column,), True, "multi-label, as a list", read)
+    return LabelReader((column,), True, _join_notes("multi-label, as a list", repairs), read)
+
+
+def _clean_names(texts: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Return (class name by text, clauses about what was changed).
+
+    Class names have no blanks around them and are in Unicode NFC. If all are integers, some of which a program
+    exported as floats ("3.0"), they are integers.
+    """
+    names = {text: normalize_class_name(unescape_cell(text.strip())) for text in texts}
+    repairs = []
+    if escaped := sorted(text for text in texts if unescape_cell(text.strip()) != text.strip()):
+        repairs.append(f"the apostrophe left out that keeps spreadsheets from running {_quote(escaped[0])}")
+    if stripped := sorted(text for text in texts if text != text.strip()):
+        repairs.append(f"blanks around labels removed, as in {_quote(stripped[0])}")
+    if recoded := sorted(text for text, name in names.items() if unescape_cell(text.strip()) != name):
+        repairs.append(f"labels in Unicode NFC, as {_quote(names[recoded[0]])}")
+    if are_integers(name for name in names.values() if name):
+        floats = sorted(name for name in names.values() if strip_zero_fraction(name) != name)
+        if floats:
+            repairs.append(f"numbers with a fraction of zeros read as integers, as '{floats[0]}'")
+            names = {text: strip_zero_fraction(name) for text, name in names.items()}
+    return names, repairs
+
+
+def _quote(text: str) -> str:
+    return f"'{escape_control_characters(text)}'"
+
+
+def _join_notes(note: str, others: list[str]) -> str:
+    return "; ".join(filter(None, [note, *others]))
+
+
+def is_one_hot(rows: set[tuple[Any, ...]]) -> bool:
+    """Return whether each row of flags holds exactly one 1; rows without any value are unlabelled."""
+    given = [row for row in rows if any(value not in (None, "") for value in row)]
+    return bool(given) and all(
+        all(value not in (None, "") for value in row) and sum(map(_is_set, row)) == 1 for row in given
+    )
+
+
+def _is_set(value: Any) -> bool:
+    return _FLAG_VALUES.get(str(value).strip().lower(), False)
+
+
+def _build_one_hot_reader(label: str, columns: tuple[str, ...]) -> LabelReader:
+    """Read one column per class, of which exactly one is 1 in each row."""
+    names = [(column, normalize_class_name(column)) for column in columns]
+
+    def read(row: Row) -> str | None:
+        return next((name for column, name in names if _is_set(row[column])), None)
+
+    note = (
+        f"one label a picture, as exactly one of {format_count(len(columns), 'column')} is 1 in each row "
+        f"(guessed; for multi-label, give {label}?labels={','.join(columns)})"
+    )
+    return LabelReader(columns, False, note, read)
 
 
 def _build_flag_reader(label: str, columns: tuple[str, ...], note: str) -> LabelReader:
     """Read one column per label, each 0 or 1; a row with all of them empty is unlabelled."""
+    names = {column: normalize_class_name(column) for column in columns}
 
     def read(row: Row) -> str | None:
         if all(row[column] in (None, "") for column in columns):
             return None
-        return join_labels(column for column in columns if _parse_flag(label, column, row[column]))
+        return join_labels(names[column] for column in columns if _parse_flag(label, column, row[column]))
 
     return LabelReader(columns, True, f"multi-label, one column per label{note}", read)
 
 
 def _to_class_name(value: Any, names: list[str]) -> str | None:
-    if value is None:
+    if value is None or value != value:  # NaN, as pandas writes a missing label
         return None
     if names and isinstance(value, int) and 0 <= value < len(names):
         return names[value]

@@ -1,25 +1,26 @@
 """Tables as a source: CSV, TSV, JSON lines or Parquet, Hugging Face's image Parquet included.
 
 The columns are guessed by their names and can be given: `table.csv?path=file&label=breed&split=fold&group=dog`,
-and `?label=tags&separator=;` or `?labels=cat,dog,cow` for multi-label images (imageset.sources.columns).
+and `?label=tags&separator=;` or `?labels=cat,dog,cow` for multi-label images (imageset.sources.columns). An empty
+name, as in `?split=`, means that there is no such column.
 
 Only files below the table's own folder are read: no parent folder, no other path, and no URL, since the author of
-the table could then choose what this machine requests. The same holds for a table behind a URL: its images are
-below it (imageset.sources.remote.source).
+the table could then choose what this machine requests. `?root=FOLDER`, relative to the table's folder, names
+another folder, and `?ending=.png` an ending that the paths lack. Paths of other systems and machines are repaired
+if exactly one file below the folder fits (imageset.sources.tables.image_paths). The same holds for a table behind
+a URL: its images are below it (imageset.sources.remote.source).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from imageset.exceptions import UserError
@@ -27,14 +28,16 @@ from imageset.labels import count_labels
 from imageset.rejections import Rejected
 from imageset.sources.base import SourceImage, describe_source, slugify
 from imageset.sources.columns import UNLABELLED, choose_columns, choose_label_reader
-from imageset.sources.files import read_file
-from imageset.sources.layouts.split_names import SPLIT_BY_FOLDER, guess_split_from_path
+from imageset.sources.layouts.split_names import guess_split_from_path
+from imageset.sources.tables.image_paths import ImagePaths, LocalFolder, PathSurvey, RemoteFolder
+from imageset.sources.tables.splits import choose_split_column, parse_split
+from imageset.sources.tables.text_format import TextTable, read_text_table
 from imageset.utils.text import format_count
 from imageset.utils.timestamps import parse_time
 from imageset.utils.url_credentials import MASK, mask_url
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _TEXT_ROWS_AT_ONCE = 64, 4096  # rows of Parquet may hold whole images
 
 
 def is_table(spec: str) -> bool:
@@ -61,6 +64,8 @@ class TableSource:
         query: roles of columns, as in a URL's query.
         require_classes: raise UserError if nothing can be learned from the source.
         read_image: reads an image by the path in the table; None: reads a file below the table's folder.
+        list_images: returns the paths of the files beside the table; None, or a function that returns None: they
+            cannot be listed.
     """
 
     kind = "table"
@@ -75,16 +80,21 @@ class TableSource:
         query: str = "",
         require_classes: bool = True,
         read_image: Callable[[str], bytes] | None = None,
+        list_images: Callable[[], Iterable[str] | None] | None = None,
     ) -> None:
         self.label, self.name = label, name
-        self._files, self._read_image = list(files), read_image
+        self._files = list(files)
+        self._text_tables: dict[Path, TextTable] = {}  # while the source is opened
         self.passed_over: Counter[str] = Counter()
-        schema = _read_common_schema(self._files)
+        schema = self._read_common_schema()
         roles = dict(parse_qsl(query, keep_blank_values=True))
         self._columns = choose_columns(label, schema.names, roles)
+        self._paths = self._open_folders(roles, read_image, list_images)
         try:
             self._labels, self.problem = (
-                choose_label_reader(label, schema, self._columns, roles, self._collect_distinct),
+                choose_label_reader(
+                    label, schema, self._columns, roles, self._collect_distinct, self._collect_distinct_rows
+                ),
                 None,
             )
         except UserError as error:
@@ -92,6 +102,20 @@ class TableSource:
                 raise
             self._labels, self.problem = UNLABELLED, str(error)
         self.multi_label = self._labels.multi_label
+        split = choose_split_column(
+            label, self._columns["split"], "split" in roles, self._collect_distinct(self._columns["split"])
+        )
+        self._columns["split"], self._split_note = split.column, split.note
+        self._count_rows()
+        has_texts = _is_text(schema.field(self._columns["path"]).type)
+        self._survey = PathSurvey(self._iter_paths) if has_texts else None
+        self.problem = self.problem or split.problem or self._find_problem()
+        if require_classes and self.problem:
+            raise UserError(self.problem)
+        self._text_tables.clear()
+
+    def _count_rows(self) -> None:
+        """Count the labels and the splits."""
         labels: Counter[str | None] = Counter()
         self.splits: Counter[str] = Counter()
         roles_read = (
@@ -105,20 +129,18 @@ class TableSource:
         self._num = labels.total()
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
-        self.problem = self.problem or self._find_problem()
-        if require_classes and self.problem:
-            raise UserError(self.problem)
 
     def __iter__(self) -> Iterator[SourceImage]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
         for file, batch in self._iter_batches("path", "split", "group", "time", labels=True):
-            for row in batch:
-                uri, read = self._build_reader(row, numbers[file], file)
+            paths, first = self._paths[file.parent], numbers[file]
+            numbers[file] += len(batch)
+            for number, row in enumerate(batch, start=first):
+                uri, read = self._build_reader(row, number, file, paths)
                 value = row.get(self._columns["group"] or "")
                 group = None if value is None else str(value)
                 time = parse_time(row.get(self._columns["time"] or ""))
                 yield SourceImage(uri, self._labels.read(row), group, self._find_split(row, file), read, time)
-                numbers[file] += 1
 
     def __len__(self) -> int:
         return self._num
@@ -126,22 +148,96 @@ class TableSource:
     def describe(self) -> str:
         """Return one line that describes the source as it was understood."""
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
-        note = f"columns {columns}" + (f"; {self._labels.note}" if self._labels.note else "")
-        return describe_source(self, self.label, note)
+        notes = [*self._text_notes, f"columns {columns}", self._labels.note, self._split_note]
+        notes.append(self._survey.describe() if self._survey else "")
+        return describe_source(self, self.label, "; ".join(filter(None, notes)))
 
     def _iter_batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
         """Yield a file and some of its rows, with the columns of these roles and, if `labels`, of the labels."""
         names = [self._columns[role] for role in roles] + list(self._labels.columns if labels else ())
         for file in self._files:
-            for batch in _iter_table_batches(file, list(dict.fromkeys(name for name in names if name))):
+            for batch in self._iter_table_batches(file, list(dict.fromkeys(name for name in names if name))):
                 yield file, batch.to_pylist()
 
-    def _collect_distinct(self, column: str) -> set[Any]:
+    def _iter_table_batches(self, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            if _is_parquet(path):
+                yield from pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=columns)
+            else:
+                content = self._text_tables.get(path) or read_text_table(path)
+                yield from content.table.select(columns).to_batches(_TEXT_ROWS_AT_ONCE)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: damaged: {error}") from None
+
+    def _iter_paths(self) -> Iterator[tuple[ImagePaths, str]]:
+        column = self._columns["path"] or ""
+        for file, batch in self._iter_batches("path", labels=False):
+            paths = self._paths[file.parent]
+            yield from ((paths, row[column]) for row in batch if row[column])
+
+    def _collect_distinct(self, column: str | None) -> set[Any]:
+        """Return the distinct values of a column, those in lists one by one."""
         values: set[Any] = set()
-        for file in self._files:
-            for batch in _iter_table_batches(file, [column]):
-                values.update(batch.column(0).unique().to_pylist())
+        for file in self._files if column is not None else ():
+            for batch in self._iter_table_batches(file, [column or ""]):
+                cells = batch.column(0)
+                is_list = pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)
+                values.update((cells.flatten() if is_list else cells).unique().to_pylist())
         return values
+
+    def _collect_distinct_rows(self, columns: tuple[str, ...]) -> set[tuple[Any, ...]]:
+        rows: set[tuple[Any, ...]] = set()
+        for file in self._files:
+            for batch in self._iter_table_batches(file, list(columns)):
+                rows.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        return rows
+
+    def _open_folders(
+        self,
+        roles: Mapping[str, str],
+        read_image: Callable[[str], bytes] | None,
+        list_images: Callable[[], Iterable[str] | None] | None,
+    ) -> dict[Path, ImagePaths]:
+        """Return the folder of the images of each table, by the table's own folder."""
+        root, ending = roles.get("root", ""), roles.get("ending", "").strip()
+        ending = f".{ending}" if ending and not ending.startswith(".") else ending
+        parents = dict.fromkeys(file.parent for file in self._files)
+        if read_image is not None:
+            folder = RemoteFolder(read_image, list_images, root)
+            return {parent: ImagePaths(folder, ending, is_root_given=bool(root)) for parent in parents}
+        for parent in parents:
+            if not (parent / Path(root).expanduser()).is_dir():
+                raise UserError(
+                    f"{self.label}: ?root={root}: no such folder in {parent}; root is a folder relative to the "
+                    "table's own, or an absolute path"
+                )
+        return {
+            parent: ImagePaths(LocalFolder(parent / Path(root).expanduser()), ending, is_root_given=bool(root))
+            for parent in parents
+        }
+
+    def _read_common_schema(self) -> pa.Schema:
+        """Read the schema of every table, and the content of text tables."""
+        notes: dict[str, None] = {}
+        schema: pa.Schema | None = None
+        for file in self._files:
+            if _is_parquet(file):
+                file_schema = _read_parquet_schema(file)
+            else:
+                content = self._text_tables[file] = read_text_table(file)
+                file_schema = content.table.schema
+                notes |= dict.fromkeys(content.notes)
+                if content.num_empty:
+                    self.passed_over["empty rows"] += content.num_empty
+            schema = schema or file_schema
+            if file_schema.names != schema.names:
+                raise UserError(
+                    f"{file}: has the columns {', '.join(file_schema.names)}, but {self._files[0].name} has "
+                    f"{', '.join(schema.names)}; give tables of one kind"
+                )
+        assert schema is not None
+        self._text_notes = tuple(notes)
+        return schema
 
     def _find_split(self, row: Mapping[str, Any], file: Path) -> str | None:
         column = self._columns["split"]
@@ -150,9 +246,11 @@ class TableSource:
             return (
                 guess_split_from_path(file.name) or guess_split_from_path(file.parent.name) if is_shard else None
             )
-        return SPLIT_BY_FOLDER.get(str(row[column] or "").lower())
+        return parse_split(row[column])
 
-    def _build_reader(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
+    def _build_reader(
+        self, row: Mapping[str, Any], number: int, file: Path, paths: ImagePaths
+    ) -> tuple[str, Callable[[], bytes]]:
         value = row[self._columns["path"] or ""]
         row_name = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
@@ -162,11 +260,12 @@ class TableSource:
             value = name
         if isinstance(value, bytes):
             return f"{row_name}/picture", partial(bytes, value)
-        if not value:
+        if not value or not str(value).strip():
             return f"{row_name}/picture", _raise_no_file
-        return _display_path(str(value)), partial(
-            self._read_image or partial(_read_below_folder, file.parent), str(value)
-        )
+        found = paths.find(str(value))
+        if found is None:
+            return _display_path(str(value)), partial(_raise_missing, paths, str(value))
+        return _display_path(found.name), partial(paths.read, found.name)
 
     def _find_problem(self) -> str | None:
         if not self._num:
@@ -178,23 +277,6 @@ class TableSource:
                 labels = f"all pictures have the same labels ({', '.join(self.classes) or 'none'})"
             return f"{self.label}: {labels}; at least two are needed to learn a difference"
         return None
-
-
-def _read_below_folder(folder: Path, name: str) -> bytes:
-    """Read a file below the table's own folder.
-
-    Raises:
-        Rejected: the path is a URL, is outside the folder, or does not exist.
-    """
-    if "://" in name:
-        raise Rejected("unreadable", "a URL: only files below the table's folder are read")
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise Rejected("unreadable", "is outside the table's folder")
-    try:
-        return read_file(path)
-    except (FileNotFoundError, IsADirectoryError):
-        raise Rejected("unreadable", "no such file") from None
 
 
 def _display_path(name: str) -> str:
@@ -209,50 +291,20 @@ def _raise_no_file() -> bytes:
     raise Rejected("unreadable", "the row names no file")
 
 
-def _read_common_schema(files: Sequence[Path]) -> pa.Schema:
-    schema = _read_schema(files[0])
-    for file in files[1:]:
-        file_schema = _read_schema(file)
-        if file_schema.names != schema.names:
-            raise UserError(
-                f"{file}: has the columns {', '.join(file_schema.names)}, but {files[0].name} has "
-                f"{', '.join(schema.names)}; give tables of one kind"
-            )
-    return schema
+def _raise_missing(paths: ImagePaths, name: str) -> bytes:
+    raise Rejected("unreadable", paths.explain(name))
 
 
-def _read_schema(path: Path) -> pa.Schema:
-    if path.suffix.lower() == ".parquet":
-        try:
-            return pq.read_schema(path)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: not readable as Parquet: {error}") from None
-    return _read_text_table(path).schema
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
-def _iter_table_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _is_text(type: pa.DataType) -> bool:
+    return pa.types.is_string(type) or pa.types.is_large_string(type)
+
+
+def _read_parquet_schema(path: Path) -> pa.Schema:
     try:
-        if path.suffix.lower() == ".parquet":
-            yield from pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=columns)
-        else:
-            yield from _read_text_table(path).select(columns).to_batches(_ROWS_AT_ONCE)
+        return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: damaged: {error}") from None
-
-
-def _read_text_table(path: Path) -> pa.Table:
-    """Read CSV, TSV or JSON lines; cells of CSV and TSV stay text, so that class 007 stays 007."""
-    try:
-        if path.suffix.lower() in (".jsonl", ".ndjson"):
-            return pa.json.read_json(path)
-        parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        header = pa.csv.open_csv(path, parse_options=parse).schema.names
-        convert = pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in header},
-            strings_can_be_null=True,  # an empty cell is null, "" in quotes is an empty text
-            null_values=[""],
-            quoted_strings_can_be_null=False,
-        )
-        return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as Parquet: {error}") from None

@@ -1,9 +1,30 @@
-"""Text for messages: counts with their nouns, durations, and suggestions for misspelled names."""
+"""Text for messages and tables: counts with their nouns, durations, suggestions for names, and safe text."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from imageset.rejections import escape_control_characters
+
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")  # a cell that a spreadsheet may run, or one that was escaped already
+_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+def escape_lines(text: str) -> str:
+    """Return text for a terminal, in its lines: other control characters and direction marks are escapes."""
+    return "\n".join(map(escape_control_characters, text.expandtabs().split("\n")))
+
+
+def escape_cell(text: str) -> str:
+    """Return text for a cell of CSV that no spreadsheet runs as a formula: "'=1+1" for "=1+1"; numbers stay."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.match(text) else text
+
+
+def unescape_cell(text: str) -> str:
+    """Return the text that `escape_cell` made safe."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def suggest_name(key: object, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imageset.utils.text import escape_cell
 from lightning_modules.calibration import thresholds
 
 ISSUE_COLUMNS = ("path", "label", "suggested", "probability", "split", "image_id")
@@ -64,5 +65,6 @@ def format_label_issues(rows: Sequence[tuple[str, str, str, float, str, str]]) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(ISSUE_COLUMNS)
     for path, label, suggested, probability, split, image_id in rows:
-        writer.writerow([path, label, suggested, f"{probability:.6f}", split, image_id])
+        texts = map(escape_cell, (path, label, suggested))
+        writer.writerow([*texts, f"{probability:.6f}", split, image_id])
     return text.getvalue().encode()

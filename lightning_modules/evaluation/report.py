@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imageset.store.reader import StoreSplit
-from imageset.utils.text import format_count
+from imageset.utils.text import escape_cell, format_count
 from lightning_modules.calibration import temperature as calibration_temperature
 from lightning_modules.calibration import thresholds
 from lightning_modules.evaluation import metrics, plots
@@ -322,6 +322,6 @@ def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """Format a table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(escape_cell, header))
+    writer.writerows([escape_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return text.getvalue().encode()

@@ -21,8 +21,8 @@ from lightning_modules.networks.preprocessing import Normalize
 from lightning_modules.tracking.metric_logging import (
     log_artifacts,
     log_final_metrics,
+    name_metrics,
     open_training_run,
-    to_metric_name,
 )
 from lightning_modules.tracking.tags import REPORT_FOLDER
 from lightning_modules.training.cli import build_stage
@@ -156,10 +156,13 @@ def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     for name, interval in metrics["interval"].items():
         numbers |= {f"test_{name}_{end}": value for end, value in interval.items()}
     for name in ("recall", "precision", "f1", "auroc", "average_precision"):
-        numbers |= {f"{name}_{to_metric_name(label)}": value for label, value in metrics.get(name, {}).items()}
-    for column, values in metrics["slices"].items():
+        values = metrics.get(name, {})
+        metric_names = name_metrics(values)
+        numbers |= {f"{name}_{metric_names[label]}": value for label, value in values.items()}
+    columns = name_metrics(metrics["slices"])
+    for column, entries in metrics["slices"].items():
+        metric_names = name_metrics(entries)
         numbers |= {
-            f"slice_{to_metric_name(column)}_{to_metric_name(value)}": entry["accuracy"]
-            for value, entry in values.items()
+            f"slice_{columns[column]}_{metric_names[value]}": entry["accuracy"] for value, entry in entries.items()
         }
     return numbers | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}

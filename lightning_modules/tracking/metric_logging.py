@@ -1,6 +1,7 @@
 """Log results that are measured after a training to the MLflow run of that training."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -44,6 +45,31 @@ def log_artifacts(run: TrackedRun, paths: Iterable[Path], folder: str) -> None:
     """Log files as artifacts of the run, in one of its folders."""
     for path in sorted(paths):
         run.log_artifact(path, folder)
+
+
+def name_metrics(names: Iterable[str]) -> dict[str, str]:
+    """Return the metric name of each name: that of `to_metric_name`, unless several have the same.
+
+    Then those of them that hold rejected characters give their codes, so that "C#", "C+" and "C_" become "C_x23",
+    "C_x2b" and "C_". The result depends on the set of names only.
+    """
+    names = sorted(set(names))
+    counts = Counter(map(to_metric_name, names))
+    kept = {name: to_metric_name(name) for name in names if name == to_metric_name(name)}
+    taken = set(kept.values())
+    for name in names:
+        if name in kept:
+            continue
+        metric = to_metric_name(name) if counts[to_metric_name(name)] == 1 else _write_codes(name)
+        while metric in taken:
+            metric += "_"
+        taken.add(metric)
+        kept[name] = metric
+    return kept
+
+
+def _write_codes(name: str) -> str:
+    return "".join(c if to_metric_name(c) == c else f"_x{ord(c):02x}" for c in name)
 
 
 def to_metric_name(name: str) -> str:

@@ -32,7 +32,7 @@ WITHOUT_EFFECT = {
     "imageset/utils/file_lock.py": "waits for other processes; the result is the same",
     "imageset/utils/memory.py": "gives memory back to the system",
     "imageset/utils/progress.py": "what is shown while a stage runs",
-    "imageset/utils/text.py": "the words of messages",
+    "imageset/utils/text.py": "the words of messages, and an apostrophe before cells that are formulas",
     "imageset/utils/url_credentials.py": "masks addresses in messages",
     "imageset/stage_code.py": "names the code itself",
     "lightning_modules/tracking/*.py": "reports to MLflow what the stage has computed",

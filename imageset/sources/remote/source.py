@@ -12,7 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -196,7 +196,13 @@ def _open_downloaded(
         files = [root / file_name for file_name in names]
         read_image = partial(_read_below_url, path, parent)
         table = TableSource(
-            files, label=label, name=name, query=query, require_classes=require_classes, read_image=read_image
+            files,
+            label=label,
+            name=name,
+            query=query,
+            require_classes=require_classes,
+            read_image=read_image,
+            list_images=partial(_list_below_url, path, parent),
         )
         return RemoteTable(table, folder, parent, name)
     if len(names) == 1:
@@ -223,6 +229,16 @@ def _find_idx_label_files(paths: Sequence[RemotePath]) -> list[RemotePath]:
         (path, to_label_file_name(name)) for path in paths if is_idx_image_name(name := parse_file_name(path.url))
     ]
     return [path.with_url(f"{parse_parent(path.url)}/{name}") for path, name in label_files if name not in names]
+
+
+def _list_below_url(path: RemotePath, parent: str) -> Iterable[str] | None:
+    """Return the paths of the files beside a table, or None if the server, or its permissions, give no listing."""
+    if path.is_http:
+        return None
+    try:
+        return path.with_url(parent).list_files()
+    except UserError:
+        return None
 
 
 def _read_below_url(path: RemotePath, parent: str, name: str) -> bytes:

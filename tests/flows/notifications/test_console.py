@@ -49,3 +49,11 @@ def test_a_message_stands_above_the_bar(monkeypatch):
         logger.info("a message")
     lines = terminal.getvalue().split("\r")
     assert "a message\n" in lines, "the bar is taken off the line first"
+
+
+def test_escapes_in_the_name_of_a_class_do_not_reach_the_terminal(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr("sys.stderr", terminal)
+    console.attach_console()
+    console.get_logger("flows.test").info("class %s\nand more", "\x1b]0;title\x07a")
+    assert terminal.getvalue() == "class \\x1b]0;title\\x07a\nand more\n"

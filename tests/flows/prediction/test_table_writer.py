@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.prediction.cache import PREDICTION_SCHEMA, PredictionCache
+from flows.prediction.table_reader import read_prediction_rows
 from flows.prediction.table_writer import write_table
 
 ROW = dict.fromkeys(PREDICTION_SCHEMA.names) | {"uri": "a.png", "status": "ok", "model_version": 1}
@@ -30,3 +31,14 @@ def test_many_rows_are_written_in_groups_and_none_is_lost(tmp_path):
     assert table["uri"].to_pylist() == [f"{n}.png" for n in range(10_000)]
     assert table.schema.equals(PREDICTION_SCHEMA)
     assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 3
+
+
+def test_a_csv_table_holds_no_formulas_and_is_read_back(tmp_path):
+    top = [{"label": "@x", "probability": 1.0}]
+    row = {**ROW, "uri": "=a.png", "label": "@x", "top_k": top, "image_id": "0", "probability": 1.0}
+    write_table(tmp_path / "out.csv", ".csv", [pa.Table.from_pylist([row, ROW], schema=PREDICTION_SCHEMA)], {})
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1].startswith('"\'=a.png","0","\'@x",1,"[{')
+    first, second = read_prediction_rows(tmp_path / "out.csv")
+    assert (first["uri"], first["label"], first["top_k"]) == ("=a.png", "@x", top)
+    assert (second["uri"], second["label"]) == ("a.png", "")

@@ -1,6 +1,13 @@
 import pytest
 
-from imageset.utils.text import format_class_count, format_count, format_duration
+from imageset.utils.text import (
+    escape_cell,
+    escape_lines,
+    format_class_count,
+    format_count,
+    format_duration,
+    unescape_cell,
+)
 
 
 def test_one_is_said_as_one():
@@ -20,3 +27,28 @@ def test_one_is_said_as_one():
 )  # fmt: skip
 def test_a_duration_has_no_false_precision(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-rf", "'-rf"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("'=1", "''=1"),
+        ("-1", "-1"),
+        ("+4.5e-3", "+4.5e-3"),
+        ("cat", "cat"),
+        ("'cat'", "'cat'"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_a_cell_is_no_formula_and_is_read_back(text, cell):
+    assert escape_cell(text) == cell and unescape_cell(cell) == text
+
+
+def test_no_control_character_reaches_a_terminal_but_the_ends_of_lines():
+    assert escape_lines("a\x1b]0;x\x07\nb\r\u202ec\x9b31m é") == "a\\x1b]0;x\\x07\nb\\r\\u202ec\\x9b31m é"

@@ -26,3 +26,16 @@ def test_likely_label_errors_are_found_and_ingest_reads_the_table(trained, tmp_p
     read = list(open_source(str(pictures / "review.csv")))
     assert [(one.uri, one.label) for one in read] == [(row[0], row[1]) for row in rows]
     assert read[0].read().startswith(b"\x89PNG")
+
+
+def test_a_label_that_a_spreadsheet_would_run_is_escaped_and_ingest_reads_it_back(tmp_path):
+    table = format_label_issues(
+        [("=a.png", "@x", "-1", 0.5, "val", "00"), ("b.png", "+y", "@x", 0.5, "val", "01")]
+    )
+    assert table.splitlines()[1:] == [b"'=a.png,'@x,-1,0.500000,val,00", b"b.png,'+y,'@x,0.500000,val,01"]
+    for name in ("=a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"0")
+    (tmp_path / "review.csv").write_bytes(table)
+    source = open_source(str(tmp_path / "review.csv"))
+    assert [(one.uri, one.label, one.read()) for one in source] == [("=a.png", "@x", b"0"), ("b.png", "+y", b"0")]
+    assert "apostrophe" in source.describe()

@@ -503,3 +503,50 @@ def test_what_s3_says_is_sorted_into_what_may_pass_and_what_will_not(code: str, 
     with pytest.raises(ConnectionError if passes else UserError, match=r"^s3://b/x: "):
         transient_errors.call_with_retries("s3://b/x", read)
     assert len(asked) == (4 if passes else 1)
+
+
+TABLE_OF_WINDOWS = "path;label\r\nimg\\a.png;x\r\n img/B.PNG ;y\r\nC:\\data\\img\\c.png;x\r\nd;y\r\n"
+
+
+def test_a_table_of_another_system_in_a_bucket_finds_its_pictures() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for number, name in enumerate(("img/a.png", "img/b.png", "img/c.png", "img/d.png")):
+        memory.pipe(f"/tables/{name}", encode_noise(number))
+    memory.pipe("/tables/t.csv", TABLE_OF_WINDOWS.encode("utf-16"))
+    source = open_source("memory://tables/t.csv")
+    assert [(image.uri, image.read()) for image in source] == [
+        (f"img/{name}.png", encode_noise(number)) for number, name in enumerate("abcd")
+    ]
+    for said in ("in UTF-16", "separated by semicolons", "4 paths repaired", "backslashes read as slashes 2"):
+        assert said in source.describe()
+    memory.pipe("/tables/u.csv", b"path,label\na,x\n../b,y\n")
+    inner = open_source("memory://tables/u.csv?root=img&ending=png")
+    assert [image.read() for image in inner] == [encode_noise(0), encode_noise(1)]
+
+
+def test_a_table_of_another_system_behind_http_finds_its_pictures(site: Site) -> None:
+    for number, name in enumerate(("a", "b")):
+        site.files[f"/set/img/{name}.png"] = encode_noise(number)
+    site.files["/set/t.csv"] = b"path;label\r\nimg\\a.png;x\r\n img/b.png ;y\r\n"
+    source = open_source(f"{site.url}/set/t.csv")
+    assert [image.read() for image in source] == [encode_noise(0), encode_noise(1)]
+    assert "2 paths repaired (backslashes read as slashes 1, blanks around them removed 1)" in source.describe()
+    site.files["/set/u.csv"] = b"path,label\na,x\nb,y\n"
+    inner = open_source(f"{site.url}/set/u.csv?root=img&ending=.png")
+    assert [image.read() for image in inner] == [encode_noise(0), encode_noise(1)]
+
+
+def test_a_table_in_a_bucket_that_must_not_be_listed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/closed/a.png", encode_noise(0))
+    memory.pipe("/closed/t.csv", b"path,label\na.png,x\n.\\a.png,y\n")
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError("ListBucket is denied")
+
+    monkeypatch.setattr(type(memory), "find", refuse)
+    assert [image.read() for image in open_source("memory://closed/t.csv")] == [encode_noise(0)] * 2
