@@ -1,6 +1,7 @@
 import pytest
+import yaml
 
-from imageset.utils.text import format_class_count, format_count, format_duration
+from imageset.utils.text import format_class_count, format_count, format_duration, suggest_number
 
 
 def test_one_is_said_as_one():
@@ -20,3 +21,17 @@ def test_one_is_said_as_one():
 )  # fmt: skip
 def test_a_duration_has_no_false_precision(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "whole"),
+    [
+        ("5e-2", "0.05 or 5.0e-2", ""), ("1E5", "100000 or 1.0e+5", "100000"), ("1.5e3", "1500 or 1.5e+3", "1500"),
+        (".5e-1", "0.05 or 0.5e-1", ""), ("0,05", "0.05", ""), ("5%", "0.05", ""), ("3", "3", "3"),
+        ("fast", "", ""), ("-2e-4", "-0.0002 or -2.0e-4", ""), ("1e", "", ""), ("2e400", "", ""),
+    ],
+)  # fmt: skip
+def test_text_that_looks_like_a_number_is_shown_as_one_that_yaml_reads(text, number, whole):
+    assert suggest_number(text, whole=False) == (f"; write {number}" if number else "")
+    assert suggest_number(text, whole=True) == (f"; write {whole}" if whole else "")
+    assert all(isinstance(yaml.safe_load(each), int | float) for each in number.split(" or ") if each)
