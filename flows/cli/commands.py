@@ -99,6 +99,9 @@ def _run_in_place(arguments: argparse.Namespace) -> int:
     command = COMMANDS[arguments.command]
     location.enter_directory(arguments.directory)
     arguments.directory = None  # entered
+    if sources := getattr(arguments, "sources", None):
+        arguments.sources = [mask_url(source) for source in sources]
+        arguments.source = arguments.sources[0]  # the one that messages and records name
     console.attach_console(arguments.verbosity)
     if not command.needs_project:
         return command.run(arguments) or 0
@@ -111,9 +114,6 @@ def _run_in_place(arguments: argparse.Namespace) -> int:
         make_importable(arguments.project.folder)  # for models of before bundles held the project's modules
     if executor := getattr(arguments, "executor", None):  # the stage that DVC starts reads the variable
         os.environ[factory.EXECUTOR_VARIABLE] = factory.check_executor_name(executor)
-    if sources := getattr(arguments, "sources", None):
-        arguments.sources = [mask_url(source) for source in sources]
-        arguments.source = arguments.sources[0]
     if getattr(arguments, "source", None):
         arguments.source = mask_url(arguments.source)  # before Prefect stores it as a flow's parameter
     if arguments.project is None or command.read_only or getattr(arguments, "dry_run", False):
