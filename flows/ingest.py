@@ -15,6 +15,7 @@ from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
+from flows.versioning.data_folder_check import check_data_folder
 from flows.versioning.source_check import check_source_change, open_checked_source
 from imageset.class_names import describe_similar_names
 from imageset.params import check_convoy_version
@@ -37,11 +38,13 @@ def ingest(source: str | None = None, replace_source: bool = False) -> IngestRes
             of the former ones.
 
     Raises:
-        UserError: the source does not exist, or holds nothing that a model can be trained on.
+        UserError: the source does not exist, or holds nothing that a model can be trained on, or DVC cannot
+            version the data.
     """
     project = Project.find()
     check_convoy_version(project / PARAMS)
     check_source_change(source, project, replace_source)
+    check_data_folder(project)
     source = mask_url(source or dvc_repo.read_last_source(project))
     summary = read_source(source, project, replace_source)
     return version_raw(source, summary.name, project)

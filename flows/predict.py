@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
 from flows.versioning import restoration
 from imageset.exceptions import UserError
+from imageset.sources.base import format_passed_over
 from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class PredictResult:
 
     Attributes:
         monitor_result: the batch compared with the model's training data; None where it was not compared.
+        passed_over: number of files of the source that are not images, by cause.
     """
 
     out: Path
@@ -60,16 +62,19 @@ class PredictResult:
     num_errors: int
     num_abstained: int = 0
     monitor_result: MonitorResult | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = format_count(self.num_rows, "row")
-        return f"{self.out}: {rows} by {self.version}, {self.num_errors:,} of them errors"
+        passed_over = format_passed_over(self.passed_over)
+        return f"{self.out}: {rows} by {self.version}, {self.num_errors:,} of them errors{passed_over}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON.
 
         out: path of the table; num_rows, num_errors, num_abstained: numbers of its rows.
         model, version, run_id: which model predicted.
+        passed_over: number of files of the source that are no pictures, by cause.
         drift: the comparison with the model's training data {state, num_pictures, moved}; null without one.
         """
         batch = self.monitor_result.batch if self.monitor_result is not None else None
@@ -77,6 +82,7 @@ class PredictResult:
         return {
             "out": str(self.out),
             **{name: getattr(self, name) for name in ("num_rows", "num_errors", "num_abstained")},
+            "passed_over": dict(self.passed_over),
             **{"model": self.version.name, "version": self.version.number, "run_id": self.version.run_id},
             "drift": batch and {"state": batch["state"], "num_pictures": batch["num_pictures"], "moved": moved},
         }
@@ -84,7 +90,7 @@ class PredictResult:
 
 @flow(**FLOW_OPTIONS)
 def predict(
-    source: str,
+    source: str | list[str],
     out: str,
     model: str | None = None,
     new_only: bool = False,
@@ -101,7 +107,8 @@ def predict(
     where it stopped. The table is the same, byte for byte, as if neither had happened.
 
     Args:
-        source: everything that ingest takes: a folder, an archive, a table ...; it is only read.
+        source: everything that ingest takes: a folder, an archive, a table ...; also image files: one, a pattern
+            such as inbox/*.png, or a list. It is only read.
         out: Parquet, CSV or JSON lines by its ending; written completely or not at all; its folder must exist.
         model: registered name; None for the model named like the dataset in data/normalized; "imagenet", if no
             model of that name serves, for the installed network with ImageNet's classes.
@@ -185,7 +192,7 @@ def predict_source(
         project: None: the current folder is no project.
         params: the section `predict` of params.yaml.
     """
-    from flows.prediction.image_stream import open_images
+    from flows.prediction.image_stream import describe_source, open_images
 
     images = open_images(options.source)
     check_extras(options, images)
@@ -196,7 +203,8 @@ def predict_source(
         tags = collect_precision_tags(version, choice)
         model_registry.set_version_tags(client, version.name, version.number, tags)
     replaced = "; the existing table is replaced" if options.out.exists() else ""
-    logger.info("predict: %s tags %s%s", version, format_count(len(images), "picture"), replaced)
+    passed_over = format_passed_over(images.passed_over)
+    logger.info("predict: %s tags %s%s%s", version, format_count(len(images), "picture"), passed_over, replaced)
     with open_cluster(options.executor) as cluster, console.make_progress("predict", logger) as progress:
         predictor = Predictor(bundle, engine, version, params, choice["seen"], cluster=cluster)
         result, counts = predict_and_write(predictor, images, options, project, progress)
@@ -206,7 +214,9 @@ def predict_source(
         return result
     cache_folder = imagenet.find_cache_folder(project) / PREDICTION_CACHE
     rows = predictor.open_cache(cache_folder).iter_rows(counts.shard_names)
-    return replace(result, monitor_result=check_drift(options.source, rows, images, bundle, version, project))
+    return replace(
+        result, monitor_result=check_drift(describe_source(options.source), rows, images, bundle, version, project)
+    )
 
 
 def check_extras(options: PredictOptions, images: ImageStream) -> None:
@@ -260,7 +270,9 @@ def predict_and_write(
             write_review_images(options, counts, predictor, cache, images)
         if options.tag:
             write_tags(options, counts, cache, images)
-    return PredictResult(out, version, counts.num_rows, counts.num_errors, counts.num_abstained), counts
+    return PredictResult(
+        out, version, counts.num_rows, counts.num_errors, counts.num_abstained, passed_over=images.passed_over
+    ), counts
 
 
 @contextmanager

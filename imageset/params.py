@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from imageset.distribution import DISTRIBUTION, get_version
 from imageset.exceptions import UserError
-from imageset.utils.text import suggest_name
+from imageset.utils.text import suggest_name, suggest_number
 
 UNSEEN_BY_DVC = frozenset({"size", "nfiles"})  # dvc 3.67: dvc.stage.cache._get_cache_hash ignores these keys
 TYPE_NAMES: dict[type, str] = {
@@ -230,23 +230,34 @@ def _describe_value_error(value: Any, model: type[ParamsModel], key: str) -> str
     field = model.model_fields[key]
     types = list(dict.fromkeys(_iter_types(field.annotation)))
     if not _is_of_type(value, types):
-        return f": must be {' or '.join(TYPE_NAMES[kind] for kind in types)}, not {value!r}"
+        kinds = " or ".join(TYPE_NAMES[kind] for kind in types)
+        return f": must be {kinds}, not {value!r}{_hint_at_number(value, types)}"
     if isinstance(value, list):
         return f": must hold only {TYPE_NAMES[get_args(field.annotation)[0]]}, not {value!r}"
     shown = f"{value:g}" if isinstance(value, float) else repr(value)
+    hint = _hint_at_number(value, types)
     for note in field.metadata:
         if isinstance(note, RangeMessage):
-            return note.text.replace("{value}", shown)
+            return note.text.replace("{value}", shown) + hint
         if isinstance(note, OneOf):
             return _describe_choices(note.values, value)
     if get_origin(field.annotation) is Literal:
         return _describe_choices(get_args(field.annotation), value)
     optional = ", or null" if NoneType in types else ""
-    return f" is {shown}; give {_describe_range(field.metadata)}{optional}"
+    return f" is {shown}; give {_describe_range(field.metadata)}{optional}{hint}"
+
+
+def _hint_at_number(value: Any, types: Collection[type]) -> str:
+    """Return a hint for text where a number may stand, and that looks like one."""
+    if isinstance(value, str) and (int in types or float in types):
+        return suggest_number(value, whole=float not in types)
+    return ""
 
 
 def _describe_choices(values: Collection[Any], value: Any) -> str:
     names = ["null" if choice is None else str(choice) for choice in values]
+    if number := _hint_at_number(value, [type(choice) for choice in values]):
+        return f": must be one of {', '.join(names)}, not {value!r}{number}"
     hint = suggest_name(value, names)
     is_close = hint.startswith("did you mean") and value not in names  # '1' for 1 is near, but no hint
     return f": must be one of {', '.join(names)}, not {value!r}" + (f"; {hint}" if is_close else "")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.cli import completion, options
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
@@ -100,6 +100,9 @@ def _run_in_place(arguments: argparse.Namespace) -> int:
     command = COMMANDS[arguments.command]
     location.enter_directory(arguments.directory)
     arguments.directory = None  # entered
+    if sources := getattr(arguments, "sources", None):
+        arguments.sources = [mask_url(source) for source in sources]
+        arguments.source = arguments.sources[0]  # the one that messages and records name
     console.attach_console(arguments.verbosity)
     if not command.needs_project:
         return command.run(arguments) or 0
@@ -301,25 +304,20 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.prediction.table_writer import check_prediction
 
-    check_prediction(arguments.source, arguments.out)
+    source = arguments.source if len(arguments.sources) == 1 else arguments.sources
+    check_prediction(source, arguments.out)
     names = ("model", "new_only", "engine", "precision", "review", "tag", "in_place", "executor")
     options = {name: getattr(arguments, name) for name in names}
     if arguments.project is None:
-        _predict_without_project(arguments, options)
+        from flows.predict import predict_without_project
+        from flows.prediction.options import PredictOptions
+
+        print_result(predict_without_project(PredictOptions(source, Path(arguments.out), **options)), arguments)
         return
     with use_prefect_server(arguments.project):
         from flows.predict import predict
 
-        print_result(predict(arguments.source, arguments.out, **options), arguments)
-
-
-def _predict_without_project(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
-    from flows.predict import predict_without_project
-    from flows.prediction.options import PredictOptions
-
-    print_result(
-        predict_without_project(PredictOptions(arguments.source, Path(arguments.out), **options)), arguments
-    )
+        print_result(predict(source, arguments.out, **options), arguments)
 
 
 def _run_monitor(arguments: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ def format_completion(parser: argparse.ArgumentParser, shell: str) -> str:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif action.dest in FOLDER_ARGUMENTS:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    return str(shtab.complete(parser, shell=shell))
+    # To zsh, (*) says that no option may follow; * alone is the rest of the arguments.
+    return str(shtab.complete(parser, shell=shell)).replace('  "(*):', '  "*:')
 
 
 def _iter_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

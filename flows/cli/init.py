@@ -179,7 +179,7 @@ def _keep_column(value: str, match: re.Match[str]) -> str:
 
 def _init_dvc(folder: Path, top: Path) -> str:
     """Initialize DVC; below the top of a repository its cache is the one that all projects share."""
-    dvc_repo.run_dvc(folder, "init", "--quiet", *(["--subdir"] if top != folder else []))
+    dvc_repo.run_dvc(folder, "init", *(["--subdir"] if top != folder else []))
     cache = shared_cache.write_config(folder)
     if cache is None:
         return "initialized DVC"

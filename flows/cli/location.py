@@ -12,7 +12,7 @@ from flows.versioning import git_repo, shared_cache
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import find_git_top
 
-PATH_ARGUMENTS = ("source", "out", "page", "image", "pictures", "report")  # of any command
+PATH_ARGUMENTS = ("source", "sources", "out", "page", "image", "pictures", "report")  # of any command
 
 
 def enter_directory(directory: str | None) -> None:
@@ -39,7 +39,9 @@ def enter_project(arguments: argparse.Namespace) -> Project:
     shared_cache.mend_config(project.folder)
     if project.folder != here:
         for name in PATH_ARGUMENTS:
-            if isinstance(value := getattr(arguments, name, None), str | Path):
+            if isinstance(value := getattr(arguments, name, None), list):
+                setattr(arguments, name, [_move_path(path, here, project.folder) for path in value])
+            elif isinstance(value, str | Path):
                 setattr(arguments, name, type(value)(_move_path(os.fspath(value), here, project.folder)))
         os.chdir(project.folder)
     return project

@@ -106,7 +106,12 @@ def add_explain_options(parser: argparse.ArgumentParser) -> None:
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `convoy predict`."""
-    parser.add_argument("source", help="whatever `convoy ingest` reads, with or without labels; it is only read")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="source",
+        help="whatever `convoy ingest` reads, with or without labels, or picture files; it is only read",
+    )
     parser.add_argument(
         "--out",
         default="predictions.parquet",

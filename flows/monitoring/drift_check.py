@@ -345,6 +345,7 @@ def record_retrain(entry: batch_log.BatchEntry, project: Project) -> int:
 
 def announce_batch(entry: batch_log.BatchEntry, version: Version, project: Project) -> None:
     """Log the result, publish it in Prefect, and add the page to the run that trained the model."""
+    from mlflow.exceptions import MlflowException
     from prefect.events import emit_event
 
     logger.info("monitor: %s", describe_batch(entry))
@@ -355,7 +356,10 @@ def announce_batch(entry: batch_log.BatchEntry, version: Version, project: Proje
         return
     logger.info("monitor: %s; retrain: %s (%s)", entry["page"], "yes" if entry["retrain"] else "no", entry["why"])
     client = model_registry.connect_registry(project)
-    client.log_artifact(version.run_id, str(project / entry["page"]), DRIFT_FOLDER)
+    try:
+        client.log_artifact(version.run_id, str(project / entry["page"]), DRIFT_FOLDER)
+    except (MlflowException, OSError) as error:  # MLflow is unavailable, or the run was deleted
+        logger.warning("monitor: %s is not in MLflow: %s", entry["page"], " ".join(str(error).split())[:200])
     emit_event(
         DRIFT_EVENT,
         resource={

@@ -13,7 +13,7 @@ class PredictOptions:
     """Options of one prediction, as the flow `flows.predict.predict` received them.
 
     Attributes:
-        source: everything that ingest takes: a folder, an archive, a table ...; only read.
+        source: everything that ingest takes: a folder, an archive, a table ..., or image files; only read.
         out: table to write: .parquet, .csv or .jsonl.
         model: registered name, or "imagenet"; None for the model named like the dataset in data/normalized.
         new_only: skip images that are in a table which this model version wrote before.
@@ -25,7 +25,7 @@ class PredictOptions:
         executor: dask://HOST:PORT of a scheduler whose workers decode and run the network; None for this machine.
     """
 
-    source: str
+    source: str | list[str]
     out: Path
     model: str | None = None
     new_only: bool = False

@@ -41,6 +41,7 @@ def render_prediction_markdown(
     """
     lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
+    states |= {f"passed over: {cause}": num for cause, num in images.passed_over.items()}
     lines += [f"| {name} | {num:,} |" for name, num in states.items()]
     lines += [f"| {name.replace('_', ' ')} | {escape_cell(value)} |" for name, value in facts.items()]
     lines += ["", *_render_histogram(counts), *_render_least_confident(rows, images, spec, multi_label)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ CELLS_OF_USERS = ("uri", "label", "error")  # their text may come from the names
 ROWS_PER_GROUP = 4096  # rows that are held in memory before they are written
 
 
-def check_prediction(source: str, out: str) -> None:
+def check_prediction(source: str | Sequence[str], out: str) -> None:
     """Raise UserError if `source` plainly holds no images, or `out` cannot be written. Reads nothing large."""
     from flows.prediction.image_stream import check_images
 

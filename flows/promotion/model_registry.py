@@ -16,6 +16,7 @@ from flows.project.exceptions import NoChampion, ServerUnavailable
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.tracking import client, offline_queue, tags
+from lightning_modules.tracking.client import describe_deleted_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,6 +132,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     Raises:
         UserError: there is no such run, or more than one.
     """
+    from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
 
     from lightning_modules.tracking.restoration import restored_run  # loads numpy and pyarrow
@@ -145,7 +147,9 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     matches: list[Run] = []
     if re.fullmatch(r"[0-9a-f]{4,31}", run_id):
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        matches = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=6)
+        query = f"attributes.run_id LIKE '{run_id}%'"
+        matches = client.search_runs(experiments, query, max_results=6)
+        matches = matches or client.search_runs(experiments, query, ViewType.DELETED_ONLY, max_results=6)
     if not matches and re.fullmatch(r"[0-9a-f]{4,32}|local-[0-9a-f]+", run_id):
         matches = restored_run.find_restored_runs(client, run_id)
     if len(matches) == 1:
@@ -178,9 +182,12 @@ def require_finished_run(client: MlflowClient, run_id: str) -> Run:
     """
     run = find_run(client, run_id)
     run_id = run.info.run_id
-    if run.info.status != "FINISHED" or run.info.lifecycle_stage != "active":
-        state = run.info.status if run.info.lifecycle_stage == "active" else "deleted"
-        raise UserError(f"run {run_id} is {state}, not FINISHED; only a finished training can be promoted")
+    if run.info.lifecycle_stage != "active":
+        raise UserError(describe_deleted_run(run_id, client.tracking_uri))
+    if run.info.status != "FINISHED":
+        raise UserError(
+            f"run {run_id} is {run.info.status}, not FINISHED; only a finished training can be promoted"
+        )
     not_finite = [
         f"{name} is {value}" for name, value in sorted(run.data.metrics.items()) if not math.isfinite(value)
     ]

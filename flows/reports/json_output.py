@@ -21,7 +21,9 @@ KEYS = {
     ),
     "compare": ("runs", "gained", "lost", "num_shared"),
     "history": ("at", "decisions", "served"),
-    "predict": ("out", "num_rows", "num_errors", "num_abstained", "model", "version", "run_id", "drift"),
+    "predict": (
+        "out", "num_rows", "num_errors", "num_abstained", "passed_over", "model", "version", "run_id", "drift",
+    ),
     "status": (
         "project", "serving", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
         "unfinished_training", "full_check", "servers", "problems",

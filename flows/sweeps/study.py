@@ -19,7 +19,7 @@ from flows.project.paths import PARAMS
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.params import check_given_params, load_section
-from imageset.utils.text import suggest_name
+from imageset.utils.text import suggest_name, suggest_number
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -125,7 +125,8 @@ def _parse_dimension(key: str, given: Any, train: Mapping[str, Any], where: str)
     low, high, log = given.get("low"), given.get("high"), given.get("log", False)
     for name, number in (("low", low), ("high", high)):
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise UserError(f"{where}.{name}: must be a number, not {number!r} (1.0e-4, not 1e-4)")
+            hint = suggest_number(number, whole=False) if isinstance(number, str) else ""
+            raise UserError(f"{where}.{name}: must be a number, not {number!r}{hint}")
     assert low is not None and high is not None
     if low > high or (log and low <= 0) or not isinstance(log, bool):
         raise UserError(f"{where}: low must not lie above high, and with `log: true` above 0")

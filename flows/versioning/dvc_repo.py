@@ -175,9 +175,9 @@ def _fetch_raw(copy: Path) -> None:
     if not (copy / pointer).exists():
         raise UserError(f"the run's commit has no {pointer}, so its data is not known; it cannot be verified")
     try:
-        run_dvc(copy, "checkout", "--quiet", pointer)
+        run_dvc(copy, "checkout", pointer)
     except UserError:
-        run_dvc(copy, "pull", "--quiet", pointer)
+        run_dvc(copy, "pull", pointer)
 
 
 def force_repro(folder: Path, variables: Mapping[str, str]) -> None:
@@ -201,8 +201,8 @@ def add_raw(project: Project, source: str, name: str) -> bool:
     """
     pointer = project / f"{RAW}.dvc"
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
-    run_dvc(project.folder, "add", "--quiet", RAW.as_posix())
-    document = _read_yaml(pointer)
+    run_dvc(project.folder, "add", RAW.as_posix())
+    document = read_yaml(pointer)
     document["meta"] = {**(document.get("meta") or {}), "source": source, "name": name}
     text = _dump_yaml(document)
     if text != pointer.read_text(encoding="utf-8"):
@@ -219,7 +219,7 @@ def read_last_source(project: Project) -> str:
     pointer = project / f"{RAW}.dvc"
     if not pointer.exists():
         raise UserError("nothing was ingested yet; name a folder of pictures: `convoy run FOLDER`")
-    source = (_read_yaml(pointer).get("meta") or {}).get("source")
+    source = (read_yaml(pointer).get("meta") or {}).get("source")
     if not isinstance(source, str):
         raise UserError(f"{pointer}: does not say where the pictures came from; run `convoy run FOLDER` once")
     return source
@@ -325,7 +325,7 @@ def _remove(path: Path) -> None:
 
 def read_cached_file(project: Project, md5: str, name: str) -> bytes | None:
     """Return one file of a folder that DVC's cache holds, without calling DVC; None if it is not there."""
-    cache = _find_dvc_folder(project) / "cache" / "files" / "md5"
+    cache = find_dvc_folder(project) / "cache" / "files" / "md5"
     digest = next((digest for path, digest in _list_tracked_files(cache, md5) if path == name), None)
     try:
         return (cache / digest[:2] / digest[2:]).read_bytes() if digest is not None else None
@@ -333,7 +333,7 @@ def read_cached_file(project: Project, md5: str, name: str) -> bytes | None:
         return None
 
 
-def _find_dvc_folder(project: Project) -> Path:
+def find_dvc_folder(project: Project) -> Path:
     """Return the folder `.dvc` of the project, or of the repository that it lies in."""
     folder = project.folder.resolve()
     places = (place / ".dvc" for place in (folder, *folder.parents))
@@ -347,7 +347,7 @@ def find_default_remote(project: Project) -> str | None:
     for name in ("config.local", "config"):
         config = ConfigParser(interpolation=None, strict=False)
         try:
-            config.read(_find_dvc_folder(project) / name)
+            config.read(find_dvc_folder(project) / name)
         except Error as error:
             raise UserError(f".dvc/{name}: not readable: {' '.join(str(error).split())}") from None
         if remote := config.get("core", "remote", fallback=None):
@@ -360,7 +360,7 @@ def find_remote_url(project: Project, remote: str) -> str:
     from configparser import ConfigParser
 
     config = ConfigParser(interpolation=None, strict=False)
-    config.read([_find_dvc_folder(project) / "config", _find_dvc_folder(project) / "config.local"])
+    config.read([find_dvc_folder(project) / "config", find_dvc_folder(project) / "config.local"])
     return mask_url(config.get(f"'remote \"{remote}\"'", "url", fallback=""))
 
 
@@ -419,7 +419,7 @@ def find_damaged_files(project: Project) -> Iterator[tuple[str, str, str | None]
 def _list_tracked_outputs(project: Project) -> Iterator[tuple[str, str]]:
     """Yield (path, MD5) of each output that DVC keeps in its cache."""
     files = [*sorted(project.folder.glob("data/*.dvc")), project / "dvc.lock"]
-    documents = [_read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
+    documents = [read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
     for document in documents:
         stages = document.get("stages") or {"": document}
         for out in (out for stage in stages.values() for out in stage.get("outs") or []):
@@ -463,6 +463,8 @@ def _find_cache_dir(project: Project) -> Path:
 def run_dvc(folder: Path, *arguments: str) -> None:
     """Run a command of DVC in a folder; its output goes to the log.
 
+    Without `--quiet`: that would leave out the reason of a failure, too.
+
     Raises:
         ProjectBusy: another DVC command is running there.
         UserError: it fails, with its reason.
@@ -474,15 +476,21 @@ def run_dvc(folder: Path, *arguments: str) -> None:
         logger.info(line, extra=LOG_ONLY)
     if statuses == [0]:
         return
-    text = " ".join(" ".join(lines).split())
+    first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
+    text = " ".join(" ".join(lines[first:]).split())
     if BUSY_MESSAGE.search(text):
         raise ProjectBusy(
             "another dvc command is running in this project; wait until it ends, then run this again"
         )
-    raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses}'}")
+    raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses[0]}'}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a file of DVC's.
+
+    Raises:
+        UserError: it is not YAML, or not a mapping.
+    """
     import yaml
 
     try:

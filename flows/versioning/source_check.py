@@ -12,6 +12,7 @@ from flows.notifications import console
 from flows.project.paths import PARAMS
 from flows.project.project import Project
 from flows.versioning import dvc_repo
+from flows.versioning.data_folder_check import check_data_folder
 from imageset.exceptions import UserError
 from imageset.utils.url_credentials import mask_url
 
@@ -36,7 +37,7 @@ _opened: dict[str, Source] = {}  # sources that `check_source` has opened, for t
 
 
 def check_source(source: str | None, project: Project, replace_source: bool = False) -> None:
-    """Raise UserError if a source, or (None) the last one, cannot be ingested, or params.yaml is wrong.
+    """Raise UserError if a source, or (None) the last one, cannot be ingested here, or params.yaml is wrong.
 
     A local source is opened for the check; `open_checked_source` hands it on, so that it is listed once.
     """
@@ -48,6 +49,7 @@ def check_source(source: str | None, project: Project, replace_source: bool = Fa
     check_convoy_version(project / PARAMS)
     read_normalize_params(project / PARAMS)
     check_source_change(source, project, replace_source)
+    check_data_folder(project)
     source = source or dvc_repo.read_last_source(project)
     if is_remote(source):
         check_url(source)  # opening it fetches it, which the flow does
@@ -116,6 +118,7 @@ def report_source(source: str, project: Project, report_file: Path | None = None
     report.networks = list_network_candidates(load_section(project / PARAMS, "train"))
     try:
         check_source_change(source, project, replace_source=False)
+        check_data_folder(project)
     except UserError as error:
         report.project_problem = str(error)
     if report_file is not None:

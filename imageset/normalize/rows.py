@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imageset.decoding.file_type import detect_format
 from imageset.raw import records as raw_records
-from imageset.rejections import Rejection
+from imageset.raw.shards import read_image_bytes
+from imageset.rejections import Rejected, Rejection
 from imageset.splits.duplicates import find_duplicates
 from imageset.splits.groups import add_ages
 from imageset.splits.split_rule import SplitRule, build_no_match_error, match_uris
@@ -37,12 +40,38 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
     kept, rejections = find_duplicates(records)
+    rejections = prefer_content_reasons(rejections, raw_dir)
     if rule.by == "time":
         kept = reject_undated(records, kept, rejections)
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
     kept = kept[np.lexsort((offsets, shards))]
     records = records.drop_columns(["absent", "reason", "detail"])
     return write_arrow(iter_slices(records, kept), records.schema, folder), rejections
+
+
+def prefer_content_reasons(rejections: list[Rejection], raw_dir: Path) -> list[Rejection]:
+    """Return the rejections with the reason of the content for conflicting labels of what is no picture at all.
+
+    The same error page that was downloaded into every class is no question of labels; `convoy check`, which
+    decodes every file, says so, too.
+    """
+    conflicts = {
+        rejection.image_id
+        for rejection in rejections
+        if rejection.reason == "label_conflict" and rejection.image_id is not None
+    }
+    contents: dict[str | None, Rejected] = {}
+    for image_id, data in read_image_bytes(raw_dir, sorted(conflicts)) if conflicts else ():
+        try:
+            detect_format(data)
+        except Rejected as rejected:
+            contents[image_id] = rejected
+    return [
+        replace(rejection, reason=content.reason, detail=content.detail)
+        if rejection.reason == "label_conflict" and (content := contents.get(rejection.image_id))
+        else rejection
+        for rejection in rejections
+    ]
 
 
 def fill_group_and_time(records: Iterable[pa.RecordBatch], rule: SplitRule) -> Iterator[pa.RecordBatch]:

@@ -1,15 +1,21 @@
-"""Text for messages and tables: counts with their nouns, durations, suggestions for names, and safe text."""
+"""Text for messages and tables: counts, durations, suggestions for misspelled names and numbers, and safe text."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 
 from imageset.rejections import escape_control_characters
 
+# A number as people write it that is text to YAML 1.1: 5e-2 and 1.5e3 (without a point or a sign), 0,05, 5%, "3"
+NUMBER = re.compile(
+    r"(?P<digits>[-+]?(\d+([.,]\d*)?|[.,]\d+))(e(?P<exponent>[-+]?\d{1,2}))?\s*(?P<percent>%?)", re.I
+)
+
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")  # a cell that a spreadsheet may run, or one that was escaped already
-_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+_PLAIN_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
 def escape_lines(text: str) -> str:
@@ -19,7 +25,7 @@ def escape_lines(text: str) -> str:
 
 def escape_cell(text: str) -> str:
     """Return text for a cell of CSV that no spreadsheet runs as a formula: "'=1+1" for "=1+1"; numbers stay."""
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.match(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _PLAIN_NUMBER.match(text) else text
 
 
 def unescape_cell(text: str) -> str:
@@ -32,6 +38,27 @@ def suggest_name(key: object, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(str(key), names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known names: {', '.join(names)}"
+
+
+def suggest_number(text: str, whole: bool) -> str:
+    """Return a hint for text that looks like a number but is none to YAML 1.1: "; write 0.05 or 5.0e-2"; else "".
+
+    Args:
+        text: the value in the file.
+        whole: whether a whole number is needed.
+    """
+    match = NUMBER.fullmatch(text.strip())
+    if match is None:
+        return ""
+    digits = Decimal(match["digits"].replace(",", "."))
+    value = digits.scaleb(int(match["exponent"] or 0) - (2 if match["percent"] else 0))
+    if whole:
+        return f"; write {int(value)}" if value == int(value) else ""
+    plain = f"{value.normalize():f}"
+    if not match["exponent"] or match["percent"]:
+        return f"; write {plain}"
+    mantissa = f"{digits:f}" if "." in f"{digits:f}" else f"{digits:f}.0"
+    return f"; write {plain} or {mantissa}e{int(match['exponent']):+d}"
 
 
 def format_count(num: int, singular: str, plural: str | None = None) -> str:

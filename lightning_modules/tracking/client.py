@@ -2,11 +2,12 @@
 
 import os
 import re
+import shlex
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from imageset.exceptions import UserError
 from imageset.utils.url_credentials import mask_url, redact
@@ -34,6 +35,7 @@ MLFLOW_ENV_DEFAULTS = {
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 PROBE_TIMEOUT_S = 2.0  # time that a server gets to accept a connection
 # The cause of a connection error; it stands at the end of a long chain of messages.
+DELETED_RUN = re.compile(r"The run (\w+) must be in the 'active' state")  # of an error of MLflow
 CAUSE_PATTERN = re.compile(r"\[Errno -?\d+\] ([\w ]+)|(timed out|Connection refused)")
 
 
@@ -72,12 +74,43 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
+        if (folder := find_store_folder(uri)) is not None:
+            raise UserError(describe_store_folder(folder)) from error
         tried_s = time.monotonic() - begin
         raise UserError(
             f"MLflow at {mask_url(uri)} {describe_mlflow_error(error)} (tried for {tried_s:.0f} s); "
             "start it, or set MLFLOW_TRACKING_URI to another"
         ) from error
     return client
+
+
+def find_store_folder(uri: str) -> Path | None:
+    """Return the folder that a tracking URI names as MLflow's store, as file:///PATH or PATH do; else None."""
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path)).absolute()
+    return None if re.match(r"\w[\w+.-]*:", uri) or uri == "databricks" else Path(uri).absolute()
+
+
+def describe_store_folder(folder: Path) -> str:
+    """Describe how to go on where MLFLOW_TRACKING_URI names a folder, which MLflow 3 refuses as a store."""
+    database = f"{SQLITE}{folder.parent / folder.name}.db"
+    copy = shlex.join(["mlflow", "migrate-filestore", "--source", str(folder), "--target", database])
+    return (
+        f"MLFLOW_TRACKING_URI is the folder {folder}, and MLflow 3 takes none as its store; unset it, and the "
+        f"project has a store of its own, or copy the folder: `{copy}`, then set it to {database}"
+    )
+
+
+def format_mlflow_command(uri: str, *arguments: str) -> str:
+    """Return a command of MLflow for the user's shell, with the address of the store unless the shell has it."""
+    variable = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
+    return variable + shlex.join(["mlflow", *arguments])
+
+
+def describe_deleted_run(run_id: str, uri: str) -> str:
+    """Describe how to go on where somebody deleted a run, for example in MLflow's UI."""
+    command = format_mlflow_command(uri, "runs", "restore", "--run-id", run_id)
+    return f"MLflow's run {run_id} was deleted; restore it with `{command}`, or train again: `dvc repro -f train`"
 
 
 def describe_mlflow_error(error: Exception) -> str:
@@ -134,10 +167,10 @@ def ensure_experiment(client: "MlflowClient", name: str, project: Path) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         if experiment.lifecycle_stage != "active":
-            raise UserError(
-                f"MLflow's experiment {name!r} is deleted; "
-                f"restore it with `mlflow experiments restore -x {experiment.experiment_id}`"
+            command = format_mlflow_command(
+                get_tracking_uri(project), "experiments", "restore", "-x", str(experiment.experiment_id)
             )
+            raise UserError(f"MLflow's experiment {name!r} is deleted; restore it with `{command}`")
         return str(experiment.experiment_id)
     database = get_database_path(get_tracking_uri(project))
     location = (database.parent / ARTIFACTS / name).as_uri() if database is not None else None

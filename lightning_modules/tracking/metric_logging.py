@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from imageset.exceptions import UserError
 from lightning_modules.tracking import offline_queue, offline_run
-from lightning_modules.tracking.client import connect_to_mlflow
+from lightning_modules.tracking.client import connect_to_mlflow, describe_deleted_run
 from lightning_modules.tracking.run import TrackedRun
 
 MAX_METRICS_PER_BATCH = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
@@ -15,10 +16,11 @@ MAX_METRICS_PER_BATCH = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 def open_training_run(project: Path, bundle: Path) -> TrackedRun:
     """Open the run that trained the bundle in the folder `bundle`.
 
-    Where a local store does not have it, as in a clone of the project, the run is restored from the bundle.
+    Where a local store does not have it, as in a clone of the project, the run is restored from the bundle. A run
+    that somebody deleted is still there; it is named, since nothing can be logged to it.
 
     Raises:
-        UserError: the bundle is damaged.
+        UserError: the bundle is damaged, or the run was deleted.
     """
     from mlflow.exceptions import MlflowException
 
@@ -29,9 +31,12 @@ def open_training_run(project: Path, bundle: Path) -> TrackedRun:
         return offline_run.OfflineRun(project, offline_queue.open_queue(project, note["run_id"]))
     client = connect_to_mlflow(project)
     try:
-        return TrackedRun(client, client.get_run(note["run_id"]))
+        run = client.get_run(note["run_id"])
     except MlflowException:
-        return TrackedRun(client, client.get_run(restore_run(client, project, bundle)))
+        run = client.get_run(restore_run(client, project, bundle))
+    if run.info.lifecycle_stage != "active":
+        raise UserError(describe_deleted_run(run.info.run_id, client.tracking_uri))
+    return TrackedRun(client, run)
 
 
 def log_final_metrics(run: TrackedRun, metrics: Mapping[str, float]) -> None:

@@ -27,7 +27,14 @@ from imageset.exceptions import UserError
 from imageset.utils.atomic_write import sync_file, write_bytes
 from imageset.utils.file_lock import file_lock
 from imageset.utils.text import format_count
-from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment, get_tracking_uri, is_reachable
+from lightning_modules.tracking.client import (
+    DELETED_RUN,
+    connect_to_mlflow,
+    describe_deleted_run,
+    ensure_experiment,
+    get_tracking_uri,
+    is_reachable,
+)
 from lightning_modules.tracking.journal_replay import apply_entry
 from lightning_modules.tracking.local_store.location import find_cache, find_original_project
 from lightning_modules.tracking.tags import LOCAL_RUN_TAG
@@ -199,7 +206,9 @@ def translate_mlflow_errors(project: Path) -> Iterator[None]:
             raise TrackingServerUnavailable(f"MLflow at {uri} does not answer") from error
         if error.get_http_status_code() in (408, 429) or error.get_http_status_code() >= 500:
             raise TrackingServerUnavailable(f"MLflow at {uri} does not answer ({reason})") from error
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in reason:
+        if deleted := DELETED_RUN.search(reason):
+            raise RunDeleted(describe_deleted_run(deleted[1], uri)) from error
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RunDeleted(f"MLflow no longer has the run ({reason})") from error
         raise UserError(f"MLflow at {uri} rejects the logged data ({reason})") from error
 

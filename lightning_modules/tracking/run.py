@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imageset.exceptions import UserError
+from lightning_modules.tracking.client import DELETED_RUN, describe_deleted_run
 from lightning_modules.tracking.journal_replay import apply_entry
 from lightning_modules.tracking.tags import NOT_FINITE_PREFIX
 
@@ -55,8 +57,18 @@ class TrackedRun:
 
         Returns:
             The URI of the model for an entry "model", else None.
+
+        Raises:
+            UserError: somebody deleted the run.
         """
-        return apply_entry(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return apply_entry(self.client, self.run_id, {**entry, "file": str(paths[0])} if paths else entry)
+        except MlflowException as error:
+            if DELETED_RUN.search(str(error)):
+                raise UserError(describe_deleted_run(self.run_id, self.client.tracking_uri)) from None
+            raise
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log every leaf of a nested mapping as `outer.inner`, in one write."""

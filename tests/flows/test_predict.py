@@ -99,6 +99,19 @@ def test_a_prediction_lists_its_folder_once(model, listings, tmp_path):
     assert sorted(listings) == [str(source), str(source / "0"), str(source / "1")]
 
 
+def test_files_that_are_passed_over_stand_in_the_result_and_some_files_are_a_source(model, tmp_path):
+    source = write_digit_images(tmp_path / "pictures", classes="01", num_each=2)
+    for name in ("link.png", "folder"):
+        (source / name).symlink_to("0")
+    (source / "notes.txt").write_text("x")
+    options = {"out": str(tmp_path / "out.csv"), "engine": "pytorch", "precision": "fp32"}
+    result = predict_flow.predict.fn(str(source), **options)
+    assert str(result).endswith("0 of them errors; passed over: 1 file of another kind, 2 links")
+    assert result.to_dict()["passed_over"] == {"files of other kinds": 1, "links": 2}
+    result = predict_flow.predict.fn([str(path) for path in sorted(source.glob("[01]/*"))[:3]], **options)
+    assert (result.num_rows, dict(result.passed_over)) == (3, {})
+
+
 def test_a_comparison_lists_its_folder_once(model, listings, tmp_path, monkeypatch):
     source = write_digit_images(tmp_path / "pictures", classes="01", num_each=3)
 

@@ -6,10 +6,9 @@ that folders, archives and listings of buckets are understood alike.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from imageset.class_names import normalize_class_name
-from imageset.sources.base import PathLabel
 from imageset.sources.layouts.class_folders import build_class_layout
 from imageset.sources.layouts.imagenet import build_imagenet_layout, is_imagenet
 from imageset.sources.layouts.layout import Layout
@@ -41,23 +40,46 @@ def detect_layout(
     """
     if options == NO_OPTIONS and is_imagenet(names, layout_files):
         return build_imagenet_layout(label, names, layout_files)
-    layout = build_class_layout(
-        label, names, options, skip_common_folders=skip_common_folders, other_folders=other_folders
+
+    def build(names: Sequence[str], other_folders: Collection[str]) -> Layout:
+        return build_class_layout(
+            label, names, options, skip_common_folders=skip_common_folders, other_folders=other_folders
+        )
+
+    folders = {name.rpartition("/")[0] for name in names}
+    if all(normalize_folder(folder) == folder for folder in (*folders, *other_folders)):
+        return build(names, other_folders)
+    layout = build([normalize_path(name) for name in names], {normalize_folder(one) for one in other_folders})
+    return layout._replace(
+        parse_path=lambda name: layout.parse_path(normalize_path(name)),
+        find_skip_cause=lambda name: layout.find_skip_cause(normalize_path(name)),
+        find_class_depth=lambda folder: layout.find_class_depth(normalize_folder(folder)),
+        note="; ".join(filter(None, [layout.note, _describe_normalization(layout, names)])),
     )
-    return normalize_labels(layout, names)
 
 
-def normalize_labels(layout: Layout, names: Iterable[str]) -> Layout:
-    """Return a layout whose labels have one spelling (imageset.class_names); unchanged if they have already."""
+def normalize_folder(folder: str) -> str:
+    """Return the path of a folder with each of its names in one spelling (imageset.class_names)."""
+    return "/".join(normalize_class_name(name) or name for name in folder.split("/"))
+
+
+def normalize_path(path: str) -> str:
+    """Return the path of a file with the names of its folders in one spelling."""
+    folder, slash, name = path.rpartition("/")
+    return normalize_folder(folder) + slash + name
+
+
+def _describe_normalization(layout: Layout, names: Sequence[str]) -> str:
+    """Return a clause that names a class of another spelling, or "" if no class has one."""
     example_by_folder = {name.rpartition("/")[0]: name for name in names}
-    labels = {found.label for name in example_by_folder.values() if (found := layout.parse_path(name))}
-    odd = sorted(label for label in labels if label is not None and normalize_class_name(label) != label)
-    if not odd:
-        return layout
-
-    def parse_path(name: str) -> PathLabel | None:
-        found = layout.parse_path(name)
-        return found and PathLabel(normalize_class_name(found.label or "") or None, found.split)
-
-    note = f"class names in Unicode NFC without blanks around them, as '{normalize_class_name(odd[0])}'"
-    return layout._replace(parse_path=parse_path, note="; ".join(filter(None, [layout.note, note])))
+    for folder, name in sorted(example_by_folder.items()):
+        found = layout.parse_path(normalize_path(name))
+        if (
+            found
+            and found.label
+            and any(
+                part != found.label and normalize_class_name(part) == found.label for part in folder.split("/")
+            )
+        ):
+            return f"class names in Unicode NFC without blanks around them, as '{found.label}'"
+    return ""

@@ -1,10 +1,12 @@
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from flows.cli.location import enter_project
 from flows.cli.main import main
 from tests.helpers.images import write_digit_images
 from tests.helpers.project import copy_params
@@ -174,3 +176,12 @@ def test_what_is_not_there_is_one_line(empty_project, empty_mlflow_db, monkeypat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_mlflow_db, empty_project / "mlflow.db")
     assert said in error_of(arguments, capsys)
+
+
+def test_files_that_are_typed_in_a_sub_folder_are_those_of_the_sub_folder(empty_project, monkeypatch):
+    (empty_project / "in").mkdir()
+    monkeypatch.chdir(empty_project / "in")
+    arguments = Namespace(sources=["a.png", "b/*.png", "s3://x/y", "/z.png"], source="a.png")
+    enter_project(arguments)
+    assert arguments.sources == ["in/a.png", "in/b/*.png", "s3://x/y", "/z.png"]
+    assert arguments.source == "in/a.png"

@@ -1,4 +1,5 @@
 import os
+import re
 import zipfile
 
 import pytest
@@ -66,7 +67,11 @@ def test_a_source_is_accepted_by_name_without_being_opened(folder, tmp_path, mon
     [
         ("nowhere", "nowhere: no such folder"),
         ("empty", "empty: holds no pictures"),
-        ("notes", "notes: holds no pictures"),
+        (
+            "notes",
+            r"notes: holds no pictures \(sub-folders included\): 2 files without an ending, 2 links, "
+            r"1 \.txt file, 1 hidden file; name",
+        ),
         ("notes/a.txt", "not a folder; give a folder"),
         ("part-*.zip", r"no such file: .*part-\*\.zip"),
         ("nowhere.csv", "no such folder"),
@@ -78,6 +83,9 @@ def test_a_source_without_images_is_refused_before_it_is_used(tmp_path, source, 
     (tmp_path / "notes" / "a.txt").write_text("x")
     (tmp_path / "notes" / ".hidden.png").write_bytes(b"x")
     (tmp_path / "notes" / "link.png").symlink_to(tmp_path / "notes" / "a.txt")
+    (tmp_path / "notes" / "folder").symlink_to(tmp_path / "empty")
+    for name in ("b", "c."):
+        (tmp_path / "notes" / name).write_bytes(b"x")
     with pytest.raises(UserError, match=message):
         check_images(str(tmp_path / source))
     assert not holds_images(tmp_path / source)
@@ -90,3 +98,60 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be listed: Permission denied"):
         holds_images(tmp_path)
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """Pictures, one of them a link and one in a sub-folder, and files that are none."""
+    (tmp_path / "inbox" / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.JPG", "[c].png", "d e.png", "notes.txt", "f", "sub/g.png"):
+        (tmp_path / "inbox" / name).write_bytes(name.encode())
+    (tmp_path / "inbox" / "link.png").symlink_to("a.png")
+    return tmp_path / "inbox"
+
+
+@pytest.mark.parametrize(
+    ("source", "uris", "passed_over"),
+    [
+        ("inbox/a.png", ["a.png"], {}),
+        ("inbox/[c].png", ["[c].png"], {}),
+        ("inbox/*.png", ["[c].png", "a.png", "d e.png"], {"links": 1}),
+        ("inbox/{a.png,b.JPG}", ["a.png", "b.JPG"], {}),
+        ("inbox/*", ["[c].png", "a.png", "b.JPG", "d e.png"], {"files of other kinds": 2, "links": 1}),
+        ("inbox/**/?.png", ["a.png", "sub/g.png"], {}),
+        (["inbox/b.JPG", "inbox/a.png", "inbox/./a.png"], ["a.png", "b.JPG"], {}),
+        (["inbox/sub/g.png", "inbox/a.png", "inbox/f"], ["a.png", "sub/g.png"], {"files of other kinds": 1}),
+        ("inbox", ["[c].png", "a.png", "b.JPG", "d e.png", "sub/g.png"], {"files of other kinds": 2, "links": 1}),
+    ],
+)
+def test_pictures_are_named_by_file_by_pattern_or_by_folder(inbox, monkeypatch, source, uris, passed_over):
+    monkeypatch.chdir(inbox.parent)
+    check_images(source)
+    images = open_images(source)
+    assert [(image.uri, data) for image, data in images] == [(uri, uri.encode()) for uri in uris]
+    assert images.passed_over == passed_over
+    assert all(images.to_path(uri).is_file() for uri in uris)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            ["inbox/a.png", "inbox/sub"],
+            "inbox/sub: a folder among several sources; give one folder, or only files",
+        ),
+        (["inbox/a.png", "inbox/gone.png"], "inbox/gone.png: no such file"),
+        (
+            ["inbox/f", "inbox/notes.txt"],
+            "inbox/f: there is no picture among the given files; passed over: 2 files of other kinds",
+        ),
+        ("inbox/link.png", "there is no picture among the given files; passed over: 1 link"),
+        ("inbox/*.gif", "no such file"),
+        ("inbox/gone.png", "no such folder"),
+    ],
+)
+def test_files_that_are_no_pictures_are_refused_with_their_kind(inbox, monkeypatch, source, message):
+    monkeypatch.chdir(inbox.parent)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_images(source)
+        open_images(source)

@@ -24,7 +24,9 @@ KEYS = {
         "project_problem", "size_px", "channels", "networks", "reasons", "stops",
     },
     "compare": {"runs", "gained", "lost", "num_shared"},
-    "predict": {"out", "num_rows", "num_errors", "num_abstained", "model", "version", "run_id", "drift"},
+    "predict": {
+        "out", "num_rows", "num_errors", "num_abstained", "passed_over", "model", "version", "run_id", "drift",
+    },
 }  # fmt: skip
 
 

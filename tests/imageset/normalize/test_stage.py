@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from imageset.check import check_source
 from imageset.decoding.decoder import decode
 from imageset.exceptions import UserError
 from imageset.normalize.stage import normalize
@@ -210,3 +211,19 @@ def test_a_run_that_is_killed_leaves_the_earlier_dataset_and_the_next_one_is_as_
     normalize(tmp_path / "raw", tmp_path / "undisturbed", NORMALIZE_PARAMS, workers=1)
     assert snapshot(tmp_path / "normalized") == snapshot(tmp_path / "undisturbed")
     assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".normalized")]
+
+
+def test_what_is_no_picture_is_refused_as_that_in_whatever_classes_it_lies(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path / "set")
+    for label in ("ant", "bee"):
+        (folder / label / "page.png").write_bytes(b"<!DOCTYPE html><html>404</html>")
+        (folder / label / "nothing.png").write_bytes(b"")
+        (folder / label / "same.png").write_bytes(encode_noise(7))
+    store = make_store(tmp_path, folder, max_reject_fraction=0.5)
+    reasons = refusals(store)
+    for label in ("ant", "bee"):
+        names = ("page", "nothing", "same")
+        found = [reasons[f"{label}/{name}.png"] for name in names]
+        assert found == ["not_an_image", "empty", "label_conflict"]
+    checked = {rejection.uri: rejection.reason for rejection in check_source(str(folder)).refused}
+    assert checked == reasons

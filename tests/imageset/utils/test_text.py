@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from imageset.utils.text import (
     escape_cell,
@@ -6,6 +7,7 @@ from imageset.utils.text import (
     format_class_count,
     format_count,
     format_duration,
+    suggest_number,
     unescape_cell,
 )
 
@@ -52,3 +54,17 @@ def test_a_cell_is_no_formula_and_is_read_back(text, cell):
 
 def test_no_control_character_reaches_a_terminal_but_the_ends_of_lines():
     assert escape_lines("a\x1b]0;x\x07\nb\r\u202ec\x9b31m é") == "a\\x1b]0;x\\x07\nb\\r\\u202ec\\x9b31m é"
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "whole"),
+    [
+        ("5e-2", "0.05 or 5.0e-2", ""), ("1E5", "100000 or 1.0e+5", "100000"), ("1.5e3", "1500 or 1.5e+3", "1500"),
+        (".5e-1", "0.05 or 0.5e-1", ""), ("0,05", "0.05", ""), ("5%", "0.05", ""), ("3", "3", "3"),
+        ("fast", "", ""), ("-2e-4", "-0.0002 or -2.0e-4", ""), ("1e", "", ""), ("2e400", "", ""),
+    ],
+)  # fmt: skip
+def test_text_that_looks_like_a_number_is_shown_as_one_that_yaml_reads(text, number, whole):
+    assert suggest_number(text, whole=False) == (f"; write {number}" if number else "")
+    assert suggest_number(text, whole=True) == (f"; write {whole}" if whole else "")
+    assert all(isinstance(yaml.safe_load(each), int | float) for each in number.split(" or ") if each)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from imageset.exceptions import UserError
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
 from lightning_modules.tracking.run import TrackedRun, flatten_params
 
@@ -65,3 +66,12 @@ def test_flatten_keeps_empty_mappings_as_leaves():
 
 def test_runs_have_their_own_names_whatever_the_seed(run):
     assert run.client.get_run(run.run_id).info.run_name == "first"
+
+
+def test_a_run_that_was_deleted_meanwhile_is_one_line_with_the_way_out(run):
+    run.client.delete_run(run.run_id)
+    with pytest.raises(
+        UserError, match=f"{run.run_id} was deleted; restore it with .* restore --run-id"
+    ) as caught:
+        run.log_metrics({"val_loss": 1.0}, 0)
+    assert "\n" not in str(caught.value)
