@@ -21,7 +21,7 @@ from imageset.rejections import Rejected
 from imageset.sources.archive import ARCHIVE_EXTENSIONS, is_archive
 from imageset.sources.base import format_passed_over
 from imageset.sources.factory import check_url, open_source
-from imageset.sources.files import IMAGE_EXTENSIONS, display_name, find_images, read_file
+from imageset.sources.files import IMAGE_EXTENSIONS, display_name, find_images, find_system_cause, read_file
 from imageset.sources.remote.url import is_remote
 from imageset.sources.sharded import expand_braces, is_pattern
 from imageset.sources.table import is_table
@@ -254,7 +254,7 @@ def _holds_file(folder: Path, extensions: tuple[str, ...]) -> bool:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    if find_system_cause(entry.name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)

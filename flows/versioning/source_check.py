@@ -82,10 +82,16 @@ def check_source_change(source: str | None, project: Project, replace_source: bo
 
 
 def is_same_source(first: str, second: str, project: Project) -> bool:
-    """Return whether two sources are the same URL, or lead to the same file or folder."""
+    """Return whether two sources are the same URL, or lead to the same file or folder, with whatever options."""
     if "://" in first or "://" in second:
         return _strip_signature(mask_url(first)) == _strip_signature(mask_url(second))
-    return os.path.realpath(project / first) == os.path.realpath(project / second)
+    return _find_path(first, project) == _find_path(second, project)
+
+
+def _find_path(source: str, project: Project) -> str:
+    """Return the path of a local source, without links and options."""
+    path = project / source
+    return os.path.realpath(path if path.exists() else project / source.partition("?")[0])
 
 
 def _strip_signature(url: str) -> str:

@@ -135,9 +135,12 @@ def test_one_source_may_be_called_in_many_ways(ingested, tmp_path):
         ("https://h/a.zip?v=1&sig=***&se=1", "https://h/a.zip?v=2&sig=x&se=1", False),
         ("https://user:***@h/a.zip", "https://user:secret@h/a.zip", True),
         ("pictures", "https://h/pictures", False),
+        ("pictures", "pictures?level=2", True),
+        ("table.csv?label=a", "./table.csv?label=b", True),
+        ("pictures?level=2", "others?level=2", False),
     ],
 )
-def test_a_signature_does_not_make_another_source_of_a_url(first, second, same, tmp_path):
+def test_signatures_and_options_do_not_make_another_source_of_one(first, second, same, tmp_path):
     assert is_same_source(first, second, Project(tmp_path)) is same
 
 

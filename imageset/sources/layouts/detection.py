@@ -49,7 +49,7 @@ def detect_layout(
     folders = {name.rpartition("/")[0] for name in names}
     if all(normalize_folder(folder) == folder for folder in (*folders, *other_folders)):
         return build(names, other_folders)
-    layout = build([normalize_path(name) for name in names], {normalize_folder(one) for one in other_folders})
+    layout = build([normalize_path(name) for name in names], set(map(normalize_folder, other_folders)))
     return layout._replace(
         parse_path=lambda name: layout.parse_path(normalize_path(name)),
         find_skip_cause=lambda name: layout.find_skip_cause(normalize_path(name)),

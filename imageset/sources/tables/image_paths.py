@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected, escape_control_characters
-from imageset.sources.files import IMAGE_EXTENSIONS, read_file
+from imageset.sources.files import IMAGE_EXTENSIONS, find_system_cause, read_file
 from imageset.utils.text import format_count, unescape_cell
 from imageset.utils.url_credentials import MASK, mask_url
 
@@ -86,7 +86,7 @@ class LocalFolder:
         """Return the paths of all files but hidden ones, with slashes."""
         names = []
         for folder, folders, files in os.walk(self._root):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+            folders[:] = sorted(name for name in folders if not find_system_cause(name))
             inside = os.path.join(folder, "")[len(self._root) :]
             names += [inside + file for file in sorted(files) if not file.startswith(".")]
         return names
