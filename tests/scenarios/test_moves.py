@@ -47,7 +47,8 @@ def wait_for_queue(project: Path) -> None:
 
 
 def open_store(folder: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return MlflowClient(uri, registry_uri=uri)  # else the registry that another test has connected to
 
 
 def read_note(folder: Path) -> dict:
