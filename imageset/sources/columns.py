@@ -19,6 +19,7 @@ from imageset.class_names import are_integers, normalize_class_name, strip_zero_
 from imageset.exceptions import UserError
 from imageset.labels import join_labels
 from imageset.rejections import escape_control_characters
+from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.utils.text import format_count, suggest_name, unescape_cell
 
 COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
@@ -372,6 +373,11 @@ def _are_flags(values: set[Any]) -> bool:
 
 
 def _describe_missing_column(label: str, role: str, names: list[str]) -> str:
+    if any(name.strip().lower().endswith(tuple(IMAGE_EXTENSIONS)) for name in names):
+        return (
+            f"{label}: its first line is that of a picture ({', '.join(names)}) and does not name the columns; "
+            "write a line before it, such as: path,label"
+        )
     return (
         f"{label}: no column looks like the {role} (columns: {', '.join(names)}); "
         f"name the column with {label}?{role}=COLUMN"

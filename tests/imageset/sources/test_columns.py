@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from imageset.exceptions import UserError
 from imageset.sources.factory import open_source
 
 
@@ -77,3 +78,11 @@ def test_columns_of_which_exactly_one_is_1_are_one_label(
 def test_a_column_is_named_in_any_case(tmp_path: Path, query: str) -> None:
     (tmp_path / "t.csv").write_text("File, Breed\na.png,x\nb.png,y\n")
     assert [image.label for image in open_source(f"{tmp_path / 't.csv'}{query}")] == ["x", "y"]
+
+
+def test_a_table_without_a_line_of_names_is_told_to_get_one(tmp_path: Path) -> None:
+    (table := tmp_path / "t.csv").write_text("a.png,cat\nb.png,dog\n")
+    with pytest.raises(UserError, match=r"first line is that of a picture \(a\.png, cat\).* path,label$"):
+        open_source(str(table))
+    table.write_text("path,label\n" + table.read_text())
+    assert open_source(str(table)).classes == {"cat": 1, "dog": 1}
