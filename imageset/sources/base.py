@@ -21,8 +21,13 @@ class PathLabel(NamedTuple):
 
 
 # Causes for which one file, or one row of a table, is passed over.
-SINGULAR_CAUSES = {"files of other kinds": "file of another kind", "empty rows": "empty row"}
-_PLURAL_NOUN = re.compile(r"^(picture|system folder|file|thumbnail)s(?= )")
+SINGULAR_CAUSES = {
+    "files of other kinds": "file of another kind",
+    "empty rows": "empty row",
+    "links, devices and FIFOs": "link, device or FIFO",
+    "names that lead out of the archive": "name that leads out of the archive",
+}
+_PLURAL_NOUN = re.compile(r"^((?:unlabelled )?picture|(?:system )?folder|file|thumbnail|link)s(?= |$)")
 MAX_CLASSES_DESCRIBED = 12  # with more classes, their names are left out
 
 

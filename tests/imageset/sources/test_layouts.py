@@ -68,7 +68,7 @@ def test_kaggles_imagenet_is_named_by_its_mapping_and_its_validation_by_the_solu
     assert {one.read()[:-1]: one.label for one in source if one.split == "val"} == by_bytes
     assert "10 pictures in 5 classes (crane (n0" in source.describe()
     assert "with LOC_synset_mapping.txt and LOC_val_solution.csv" in source.describe()
-    assert "splits train 5, val 5" in source.describe() and "1 unlabelled pictures of a split" in source.describe()
+    assert "splits train 5, val 5" in source.describe() and "1 unlabelled picture of a split" in source.describe()
     assert ingest_source(source, tmp_path / "raw").num_new == 10
 
 
@@ -152,7 +152,7 @@ def test_a_flat_test_folder_is_passed_over_and_said(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "set" / "train", num_each=2)
     write(tmp_path / "set" / "test" / "1.png", encode_noise(7))
     source = open_source(tmp_path / "set")
-    assert source.splits == {"train": 4} and "passed over: 1 unlabelled pictures of a split" in source.describe()
+    assert source.splits == {"train": 4} and "passed over: 1 unlabelled picture of a split" in source.describe()
 
 
 def test_a_folder_of_pictures_beside_their_table_points_to_the_table(tmp_path: Path) -> None:
