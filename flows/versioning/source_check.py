@@ -49,12 +49,12 @@ def check_source(source: str | None, project: Project, replace_source: bool = Fa
     check_convoy_version(project / PARAMS)
     read_normalize_params(project / PARAMS)
     check_source_change(source, project, replace_source)
-    check_data_folder(project)
     source = source or dvc_repo.read_last_source(project)
     if is_remote(source):
         check_url(source)  # opening it fetches it, which the flow does
     else:
         _opened[source] = open_source(source)
+    check_data_folder(project)
 
 
 def check_source_change(source: str | None, project: Project, replace_source: bool) -> None:

@@ -87,8 +87,8 @@ def test_a_source_with_a_single_class_is_refused(empty_project, tmp_path, capsys
     assert "single class '3'" in error_of(["run", str(tmp_path / "one")], capsys)
 
 
-def test_an_empty_class_folder_is_named(empty_project, tmp_path, capsys):
-    write_digit_images(tmp_path / "gap", classes="34", num_each=2)
+def test_an_empty_class_folder_beside_a_single_class_is_named(empty_project, tmp_path, capsys):
+    write_digit_images(tmp_path / "gap", classes="3", num_each=2)
     (tmp_path / "gap" / "5").mkdir()
     assert str(tmp_path / "gap" / "5") in error_of(["run", str(tmp_path / "gap")], capsys)
 
@@ -154,6 +154,8 @@ def test_a_server_of_prefect_that_is_away_is_named(empty_project, tmp_path):
     from tests.helpers.project import run_convoy
 
     pictures = write_digit_images(tmp_path / "pictures", num_each=2)
+    (empty_project / ".dvc").mkdir()
+    (empty_project / ".dvc/config").write_text("[core]\n    no_scm = True\n")
     done = run_convoy(empty_project, "ingest", str(pictures), PREFECT_API_URL="http://127.0.0.1:9/api")
     assert done.returncode == 2
     assert done.stdout.startswith("error: Prefect's server at http://127.0.0.1:9/api does not answer")
