@@ -18,10 +18,11 @@ from urllib.parse import unquote
 from flows.prediction.cache import ImageRef
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
-from imageset.sources.archive import ARCHIVE_EXTENSIONS, is_archive
-from imageset.sources.base import format_passed_over
+from imageset.sources.archive import ARCHIVE_EXTENSIONS, is_archive, open_archive
+from imageset.sources.base import Source, format_passed_over
 from imageset.sources.factory import check_url, open_source
 from imageset.sources.files import IMAGE_EXTENSIONS, display_name, find_images, find_system_cause, read_file
+from imageset.sources.layouts.options import FolderOptions
 from imageset.sources.remote.url import is_remote
 from imageset.sources.sharded import expand_braces, is_pattern
 from imageset.sources.table import is_table
@@ -31,6 +32,7 @@ LISTING_MEMORY_BYTES = 8 << 20  # a longer listing of a folder is kept in a temp
 LISTING_READ_BYTES = 1 << 16
 FOLDER_EXTENSIONS = (*IMAGE_EXTENSIONS, *ARCHIVE_EXTENSIONS, ".parquet")  # images, or shards that hold images
 
+ALL_PICTURES = FolderOptions(split_folders={})  # of an archive: also those beside the folders of splits
 MAX_KINDS_DESCRIBED = 5  # of the files in a folder without pictures
 
 NamedReader = tuple[str, Callable[[], bytes]]  # (uri, function that reads the bytes)
@@ -126,7 +128,10 @@ def open_images(source: str | Sequence[str]) -> ImageStream:
         return ImageStream(len(listing), lambda: _iter_uris(folder, listing), folder, listing.passed_over)
     if files := _find_files(source):
         return _open_files(files)
-    opened = open_source(source, require_classes=False)
+    if is_archive(folder):
+        opened: Source = open_archive(folder, require_classes=False, options=ALL_PICTURES)
+    else:
+        opened = open_source(source, require_classes=False)
     if not len(opened):
         contents = f": {text}" if folder.is_dir() and (text := _describe_contents(folder)) else ""
         raise UserError(f"{source}: holds no pictures (sub-folders included){contents}; name a source that does")

@@ -155,3 +155,15 @@ def test_files_that_are_no_pictures_are_refused_with_their_kind(inbox, monkeypat
     with pytest.raises(UserError, match=re.escape(message)):
         check_images(source)
         open_images(source)
+
+
+def test_pictures_beside_the_splits_of_an_archive_are_predicted_as_those_of_its_folder(tmp_path):
+    names = [f"{folder}/{number}.png" for folder in ("train/a", "train/b", "test/a", "new") for number in (0, 1)]
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    with zipfile.ZipFile(tmp_path / "pets.zip") as archive:
+        archive.extractall(tmp_path / "pets")
+    for source in ("pets.zip", "pets"):
+        opened = open_images(str(tmp_path / source))
+        assert sorted(image.uri for image, _ in opened) == sorted(names) and not opened.passed_over
