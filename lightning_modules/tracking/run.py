@@ -72,7 +72,7 @@ class TrackedRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log every leaf of a nested mapping as `outer.inner`, in one write."""
-        self.log_entry({"do": "params", "params": {key: str(value) for key, value in flatten_params(params)}})
+        self.log_entry({"do": "params", "params": format_params(params)})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log all metrics of one step in one write.
@@ -110,6 +110,11 @@ class TrackedRun:
 
     def detach(self) -> None:
         """Stop logging from this process without ending the run."""
+
+
+def format_params(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return every leaf of a nested mapping as text, by `outer.inner`, as MLflow keeps parameters."""
+    return {key: str(value) for key, value in flatten_params(params)}
 
 
 def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

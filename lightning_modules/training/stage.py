@@ -41,7 +41,7 @@ from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.tracking.model_download import load_bundle
 from lightning_modules.tracking.model_logging import log_model
 from lightning_modules.tracking.provenance import hash_lock_file, read_git_commit
-from lightning_modules.tracking.run import TrackedRun
+from lightning_modules.tracking.run import TrackedRun, format_params
 from lightning_modules.training.auto_network import choose_network
 from lightning_modules.training.callbacks import (
     FiniteLossCheck,
@@ -494,6 +494,7 @@ def save_model(
         "experiment": info.dataset["name"],
         "model_uri": model_uri,
         "dataset": dict(info.dataset),
+        "params": format_params(config),  # with what `auto` stands for; dvc.lock has params.yaml only
     }
     write_bytes(output / "run.json", (json.dumps(run_info, indent=2) + "\n").encode())
     print(

@@ -111,8 +111,9 @@ def _write_run(
         client, ensure_experiment(client, name, project), None, f"restored {original[:12]}", tags
     )
     try:
+        note = json.loads((bundle / "run.json").read_text(encoding="utf-8"))
         model = {**kept.params.get("model", {}), "network": info.network}
-        run.log_params({**kept.params, "model": model})
+        run.log_params(note.get("params") or {**kept.params, "model": model})  # bundles before 0.3.0 have none
         if digest := info.dataset.get("digest"):
             run.log_dataset(name, digest, project / "data" / "normalized", context="training")
         last_step = _log_history(run, bundle / "history.csv")
