@@ -10,6 +10,7 @@ import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -20,9 +21,10 @@ from imageset.exceptions import UserError
 from imageset.rejections import Rejected
 from imageset.sources.archive import ARCHIVE_EXTENSIONS, is_archive, open_archive
 from imageset.sources.base import Source, format_passed_over
-from imageset.sources.factory import check_url, open_source
+from imageset.sources.factory import check_url, open_source, split_off_options
 from imageset.sources.files import IMAGE_EXTENSIONS, display_name, find_images, find_system_cause, read_file
-from imageset.sources.layouts.options import FolderOptions
+from imageset.sources.folder import open_folder
+from imageset.sources.layouts.options import parse_folder_options
 from imageset.sources.remote.url import is_remote
 from imageset.sources.sharded import expand_braces, is_pattern
 from imageset.sources.table import is_table
@@ -32,7 +34,6 @@ LISTING_MEMORY_BYTES = 8 << 20  # a longer listing of a folder is kept in a temp
 LISTING_READ_BYTES = 1 << 16
 FOLDER_EXTENSIONS = (*IMAGE_EXTENSIONS, *ARCHIVE_EXTENSIONS, ".parquet")  # images, or shards that hold images
 
-ALL_PICTURES = FolderOptions(split_folders={})  # of an archive: also those beside the folders of splits
 MAX_KINDS_DESCRIBED = 5  # of the files in a folder without pictures
 
 NamedReader = tuple[str, Callable[[], bytes]]  # (uri, function that reads the bytes)
@@ -128,10 +129,7 @@ def open_images(source: str | Sequence[str]) -> ImageStream:
         return ImageStream(len(listing), lambda: _iter_uris(folder, listing), folder, listing.passed_over)
     if files := _find_files(source):
         return _open_files(files)
-    if is_archive(folder):
-        opened: Source = open_archive(folder, require_classes=False, options=ALL_PICTURES)
-    else:
-        opened = open_source(source, require_classes=False)
+    opened = _open_all_pictures(source) or open_source(source, require_classes=False)
     if not len(opened):
         contents = f": {text}" if folder.is_dir() and (text := _describe_contents(folder)) else ""
         raise UserError(f"{source}: holds no pictures (sub-folders included){contents}; name a source that does")
@@ -217,6 +215,19 @@ def _name_kind(name: str) -> tuple[str, str]:
     return f"{extension} file", f"{extension} files"
 
 
+def _open_all_pictures(source: str) -> Source | None:
+    """Open a local archive, or folder with options, with the pictures beside its folders of splits; else None.
+
+    They are no training pictures, and have no label; a prediction needs none.
+    """
+    path, query = split_off_options(source) or (Path(source).expanduser(), "")
+    if not (is_archive(path) or (query and holds_images(path))) or is_table(source):
+        return None
+    options = replace(parse_folder_options(str(path), query), split_folders={})
+    open_pictures = open_archive if is_archive(path) else open_folder
+    return open_pictures(path, require_classes=False, options=options)
+
+
 def check_images(source: str | Sequence[str]) -> None:
     """Raise UserError if a source plainly holds no images, without listing or reading a large one.
 
@@ -239,7 +250,7 @@ def _may_hold_images(source: str) -> bool:
     """Return whether a path looks like a source of images, by its name and the first fitting file in a folder."""
     if source.startswith("file://"):
         return _may_hold_images(unquote(source.removeprefix("file://").removeprefix("localhost")))
-    path = Path(source).expanduser()
+    path, _ = split_off_options(source) or (Path(source).expanduser(), "")
     if path.is_dir():
         return _holds_file(path, FOLDER_EXTENSIONS)
     if is_pattern(source) and not path.exists():

@@ -37,7 +37,7 @@ def open_source(
         return open_table(text, require_classes=require_classes)
     path = Path(text).expanduser()
     if not path.exists():
-        if with_options := _split_off_options(text):
+        if with_options := split_off_options(text):
             return open_path(*with_options, require_classes=require_classes)
         from imageset.sources.sharded import is_pattern, open_pattern
 
@@ -48,11 +48,12 @@ def open_source(
     return open_path(path, require_classes=require_classes)
 
 
-def _split_off_options(text: str) -> tuple[Path, str] | None:
-    """Return (path, query) of a folder or file with options, or None: no path has the part before the "?"."""
+def split_off_options(text: str) -> tuple[Path, str] | None:
+    """Return (path, query) of a local folder or file with options; None if it is another kind of source."""
     before, mark, query = text.partition("?")
     path = Path(before).expanduser()
-    return (path, query) if mark and before and path.exists() else None
+    is_split = mark and before and path.exists() and not Path(text).expanduser().exists()
+    return (path, query) if is_split else None
 
 
 def _describe_expected(require_classes: bool) -> str:

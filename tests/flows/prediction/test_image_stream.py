@@ -164,6 +164,13 @@ def test_pictures_beside_the_splits_of_an_archive_are_predicted_as_those_of_its_
             archive.writestr(name, name)
     with zipfile.ZipFile(tmp_path / "pets.zip") as archive:
         archive.extractall(tmp_path / "pets")
-    for source in ("pets.zip", "pets"):
+    for source in ("pets.zip", "pets", "pets.zip?level=2", "pets?level=2"):
         opened = open_images(str(tmp_path / source))
         assert sorted(image.uri for image, _ in opened) == sorted(names) and not opened.passed_over
+    for source in ("pets.zip?ignore=new", "pets?ignore=new"):
+        assert open_images(str(tmp_path / source)).passed_over == {"pictures in new (ignored)": 2}
+
+
+def test_a_folder_with_options_is_accepted_without_being_listed(folder, monkeypatch):
+    monkeypatch.setattr(image_stream, "open_images", lambda source: pytest.fail(f"{source} was opened"))
+    check_images(f"{folder}?ignore=docs")
