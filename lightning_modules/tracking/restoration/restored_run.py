@@ -87,7 +87,8 @@ def restore_run(client: MlflowClient, project: Path, bundle: Path, kept: KeptFil
         UserError: the bundle is damaged.
     """
     info, _ = check_bundle(bundle)
-    original = str(json.loads((bundle / "run.json").read_text(encoding="utf-8"))["run_id"])
+    note = json.loads((bundle / "run.json").read_text(encoding="utf-8"))
+    original = str(note["run_id"])
     cache = find_cache(project)
     cache.mkdir(exist_ok=True)
     with file_lock(cache / "run_restoration.lock"):
@@ -97,13 +98,14 @@ def restore_run(client: MlflowClient, project: Path, bundle: Path, kept: KeptFil
             for half in find_restored_runs(client, original, status):
                 if half.data.tags.get(RESTORED_IN_TAG) == _describe_place(project):  # others may be at it now
                     client.delete_run(half.info.run_id)
-        return _write_run(client, project, bundle, info, original, kept or KeptFiles())
+        return _write_run(client, project, bundle, info, note, kept or KeptFiles())
 
 
 def _write_run(
-    client: MlflowClient, project: Path, bundle: Path, info: BundleInfo, original: str, kept: KeptFiles
+    client: MlflowClient, project: Path, bundle: Path, info: BundleInfo, note: Mapping[str, Any], kept: KeptFiles
 ) -> str:
-    name = str(info.dataset["name"])
+    """Write the run of a bundle; `note` is the content of its run.json."""
+    name, original = str(info.dataset["name"]), str(note["run_id"])
     tags = {DATASET_TAG: name, FINGERPRINT_TAG: info.dataset["fingerprint"], RESTORED_RUN_TAG: original}
     tags[RESTORED_IN_TAG] = _describe_place(project)
     tags |= {GIT_COMMIT_TAG: info.git_commit} if info.git_commit else {}
@@ -111,9 +113,8 @@ def _write_run(
         client, ensure_experiment(client, name, project), None, f"restored {original[:12]}", tags
     )
     try:
-        note = json.loads((bundle / "run.json").read_text(encoding="utf-8"))
         model = {**kept.params.get("model", {}), "network": info.network}
-        run.log_params(note.get("params") or {**kept.params, "model": model})  # bundles before 0.3.0 have none
+        run.log_params(note.get("params") or {**kept.params, "model": model})  # older bundles do not hold them
         if digest := info.dataset.get("digest"):
             run.log_dataset(name, digest, project / "data" / "normalized", context="training")
         last_step = _log_history(run, bundle / "history.csv")

@@ -14,6 +14,7 @@ from flows.promotion import ledger, model_registry
 from flows.versioning import dvc_repo
 from flows.versioning.restoration import find_bundle, open_registry
 from imageset.exceptions import UserError
+from lightning_modules.tracking.tags import RESTORED_IN_TAG, RESTORED_RUN_TAG
 from tests.helpers.models import make_untrained_bundle
 from tests.helpers.servers import serve_mlflow
 
@@ -92,6 +93,19 @@ def test_two_clones_with_one_server_restore_a_version_once(clone, tmp_path_facto
         assert model_registry.read_aliases(client, "digits") == {"champion": 3}
         (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
         assert run.info.run_id == model_registry.require_champion(client, "digits").run_id
+
+
+@pytest.mark.parametrize(("is_own", "num_left"), [(True, 1), (False, 2)])
+def test_only_the_half_run_of_a_killed_restoration_of_this_project_is_deleted(clone, is_own, num_left):
+    client = open_registry(Project(clone))
+    finished = client.get_run(model_registry.require_champion(client, "digits").run_id)
+    place = finished.data.tags[RESTORED_IN_TAG] if is_own else "elsewhere:/project"
+    client.delete_registered_model("digits")
+    client.delete_run(finished.info.run_id)
+    half = client.create_run(finished.info.experiment_id, tags={RESTORED_RUN_TAG: RUN_ID, RESTORED_IN_TAG: place})
+    open_registry(Project(clone))
+    left = [run.info.run_id for run in client.search_runs([finished.info.experiment_id])]
+    assert len(left) == num_left and (half.info.run_id in left) is not is_own
 
 
 def test_nothing_is_restored_twice(clone):

@@ -140,6 +140,7 @@ def test_a_run_that_mlflow_lost_is_restored_once_and_named(trained, tmp_path, em
     assert named == [True, False]
     (run,) = find_restored_runs(connect_to_mlflow(project), lost)
     assert run.data.metrics["test_accuracy"] == metrics(project)["test"]["accuracy"]
+    assert run.data.params == run_of(trained)[1].data.params
 
 
 def test_an_unknown_key_of_evaluate_is_named(trained, tmp_path):
