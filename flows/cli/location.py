@@ -67,9 +67,15 @@ def _find_project(arguments: argparse.Namespace) -> Project:
 
 def _list_projects_below() -> list[str]:
     """Return the folders of the projects of this git repository that lie below the current folder."""
-    here, top = Path.cwd(), find_git_top(Path.cwd())
-    folders = git_repo.list_project_folders(top) if top else []
+    here = Path.cwd()
+    folders = _list_project_folders()
     return [str(folder.relative_to(here)) for folder in folders if folder.is_relative_to(here)]
+
+
+def _list_project_folders() -> list[Path]:
+    """Return the folders of the projects of the git repository around the current folder, in sorted order."""
+    top = find_git_top(Path.cwd())
+    return git_repo.list_project_folders(top) if top else []
 
 
 def _move_path(path: str, here: Path, folder: Path) -> str:
@@ -87,6 +93,4 @@ def require_repository_projects() -> list[Project]:
     Raises:
         UserError: there is none.
     """
-    top = find_git_top(Path.cwd())
-    folders = git_repo.list_project_folders(top) if top else []
-    return [Project(folder) for folder in folders] or [Project.find()]
+    return [Project(folder) for folder in _list_project_folders()] or [Project.find()]

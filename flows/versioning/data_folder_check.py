@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from configparser import ConfigParser, Error
 from pathlib import Path
 
 from flows.project.paths import RAW
 from flows.project.project import PIPELINE, Project
-from flows.versioning.dvc_repo import find_dvc_folder, read_yaml
+from flows.versioning.dvc_repo import find_dvc_folder, read_config, read_yaml
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import find_git_top
@@ -55,11 +54,9 @@ def _check_links(project: Project, outputs: list[Path]) -> None:
 
 def _is_without_git(project: Project) -> bool:
     """Return whether DVC was initialized with --no-scm: it then needs no git."""
-    config = ConfigParser(interpolation=None, strict=False)
     try:
-        config.read([find_dvc_folder(project) / "config", find_dvc_folder(project) / "config.local"])
-        return config.getboolean("core", "no_scm", fallback=False)
-    except (Error, ValueError):  # DVC itself says what is wrong
+        return read_config(project).getboolean("core", "no_scm", fallback=False)
+    except (UserError, ValueError):  # DVC itself says what is wrong
         return False
 
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from configparser import ConfigParser, Error
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -340,28 +341,29 @@ def find_dvc_folder(project: Project) -> Path:
     return next((place for place in places if place.is_dir()), folder / ".dvc")
 
 
-def find_default_remote(project: Project) -> str | None:
-    """Return DVC's default remote, or None."""
-    from configparser import ConfigParser, Error
+def read_config(project: Project) -> ConfigParser:
+    """Read DVC's configuration of the project: `.dvc/config`, and `.dvc/config.local` over it.
 
-    for name in ("config.local", "config"):
-        config = ConfigParser(interpolation=None, strict=False)
+    Raises:
+        UserError: a file is not readable.
+    """
+    config = ConfigParser(interpolation=None, strict=False)
+    for name in ("config", "config.local"):
         try:
             config.read(find_dvc_folder(project) / name)
         except Error as error:
             raise UserError(f".dvc/{name}: not readable: {' '.join(str(error).split())}") from None
-        if remote := config.get("core", "remote", fallback=None):
-            return remote
-    return None
+    return config
+
+
+def find_default_remote(project: Project) -> str | None:
+    """Return DVC's default remote, or None."""
+    return read_config(project).get("core", "remote", fallback=None) or None
 
 
 def find_remote_url(project: Project, remote: str) -> str:
     """Return the address of a remote as DVC's configuration has it, without a password; "" if it has none."""
-    from configparser import ConfigParser
-
-    config = ConfigParser(interpolation=None, strict=False)
-    config.read([find_dvc_folder(project) / "config", find_dvc_folder(project) / "config.local"])
-    return mask_url(config.get(f"'remote \"{remote}\"'", "url", fallback=""))
+    return mask_url(read_config(project).get(f"'remote \"{remote}\"'", "url", fallback=""))
 
 
 def push_to_remote(project: Project) -> None:

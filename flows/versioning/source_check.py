@@ -89,7 +89,7 @@ def is_same_source(first: str, second: str, project: Project) -> bool:
 
 
 def _find_path(source: str, project: Project) -> str:
-    """Return the path of a local source, without links and options."""
+    """Return the path of a local source, without links and options; the source need not be there any more."""
     path = project / source
     return os.path.realpath(path if path.exists() else project / source.partition("?")[0])
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -130,28 +130,37 @@ def serve_s3() -> Iterator[str]:
 @contextmanager
 def serve_mlflow(folder: Path, database: Path) -> Iterator[str]:
     """Run MLflow's server on a copy of an SQLite database; yields its address."""
-    from flows.orchestration.prefect_api import is_healthy
     from flows.orchestration.prefect_server import find_free_port
 
     folder.mkdir()
     shutil.copy(database, folder / "mlflow.db")
-    uri = f"http://127.0.0.1:{(port := find_free_port())}"
+    process = start_mlflow(folder, port := find_free_port())
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def start_mlflow(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start MLflow's server on the mlflow.db in a folder, in a new process group; wait until it answers."""
+    from flows.orchestration.prefect_api import is_healthy
+
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
         "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until = time.monotonic() + 180
-        while not is_healthy(f"{uri}/health"):
-            assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    until = time.monotonic() + 180
+    while not is_healthy(f"http://127.0.0.1:{port}/health"):
+        if time.monotonic() > until or process.poll() is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise AssertionError((folder / "log").read_text())
+        time.sleep(0.1)
+    return process
 
 
 DASK_SETTINGS = {

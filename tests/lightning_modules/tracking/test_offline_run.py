@@ -5,14 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from flows.orchestration.prefect_api import is_healthy
 from flows.orchestration.prefect_server import find_free_port
 from flows.project.project import Project
 from flows.promotion import model_registry
@@ -26,6 +24,7 @@ from lightning_modules.tracking.offline_queue import (
 )
 from lightning_modules.tracking.offline_run import OfflineRun
 from tests.helpers.project import ROOT, run_convoy, set_params
+from tests.helpers.servers import start_mlflow
 
 
 class Server:
@@ -37,19 +36,7 @@ class Server:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        if self.process is not None:
-            return
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
-            "--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1",
-            "--host", "127.0.0.1", "--port", str(self.port),
-        ]  # fmt: skip
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + 180
-        while not is_healthy(f"{self.uri}/health"):
-            assert time.monotonic() < until and self.process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.1)
+        self.process = self.process or start_mlflow(self.folder, self.port)
 
     def stop(self) -> None:
         if self.process is not None:
