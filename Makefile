@@ -41,11 +41,11 @@ nights: .venv/ready  ## fourteen nights of one project, then all its records com
 projects: .venv/ready  ## projects elsewhere, from the wheel: made, moved, copied, cloned, served, with code of their own
 	python -m pytest tests/scenarios/test_installed.py tests/scenarios/test_moves.py tests/scenarios/test_project_code.py -m long
 
-long: .venv/ready  ## the tests that are too long for `make test`, but for those of nights, projects and servers
-	python -m pytest tests/imageset tests/lightning_modules tests/flows -m long
+long: .venv/ready  ## the tests that are too long for `make test`, except those of nights, projects and servers (half an hour)
+	python -m pytest tests -m long $(addprefix --ignore=tests/scenarios/test_,nights.py servers.py installed.py moves.py project_code.py)
 
 servers: .venv/ready  ## all of it on servers as in production: PostgreSQL, S3, MLflow, Prefect, a worker (a quarter of an hour)
-	python -m pytest tests/scenarios/test_servers.py -m "long or not long"
+	python -m pytest tests/scenarios/test_servers.py -m long
 
 schema: .venv/ready  ## params.schema.json, by which editors complete and check params.yaml
 	python -m flows.project.params_schema

@@ -274,6 +274,7 @@ print(rows.to_json(orient="records", double_precision=15))
 """
 
 
+@pytest.mark.long
 def test_the_registered_pyfunc_model_predicts_with_the_code_that_it_carries(old, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("MLFLOW_")}
@@ -316,6 +317,7 @@ def test_a_rollback_that_was_cut_short_is_carried_out(old):
     assert [entry["event"] for entry in ledger.read_ledger(Project(old))] == EXPECTED["ledger"]["events"]
 
 
+@pytest.mark.long
 def test_what_was_rolled_back_is_promoted_by_hand_and_rolled_back_again(old, prefect_server):
     age(old)
     run = EXPECTED["ledger"]["second_run"]
@@ -357,6 +359,7 @@ def test_tables_of_predictions_are_read(old):
     assert [review[0], len(review) - 1] == EXPECTED["review"]
 
 
+@pytest.mark.long
 def test_a_prediction_over_the_old_cache_gives_the_same_table(old, prefect_server):
     age(old)
     done = run_convoy(old, "predict", "inbox", "--out", "again.parquet", PREFECT_API_URL=prefect_server)
@@ -396,6 +399,7 @@ def test_judged_batches_are_read(old):
 # ---- what did not come to its end ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_command_that_was_killed_is_closed(old):
     expected = EXPECTED["killed"]
     assert age(old) == expected["id"]
@@ -472,6 +476,7 @@ def test_the_journal_of_a_training_without_a_server_is_read(tmp_path):
         offline_queue.check_all_sent(project, note["run_id"])
 
 
+@pytest.mark.long
 def test_the_journal_is_sent_by_sync_and_its_model_predicts(tmp_path, server):
     import mlflow
 

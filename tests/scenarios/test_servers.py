@@ -1,6 +1,4 @@
-"""Everything on servers as they stand in production: see tests/helpers/production.py and docs/production.md.
-
-What is marked `long` runs with `make servers`."""
+"""Everything on servers as they stand in production: see tests/helpers/production.py and docs/production.md."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ from tests.helpers.production import (
 from tests.helpers.project import make_project, run_convoy
 
 WHY_NOT = explain_missing_postgres() or explain_missing_s3()
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
-long = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]  # `make servers`
 
 
 @dataclass
@@ -185,7 +182,6 @@ def test_the_wrong_key_to_s3_is_said_by_the_push_and_nothing_is_lost(real):
     assert "\n" not in str(caught.value)
 
 
-@long
 def test_more_pictures_make_a_second_model_and_both_are_told_apart(real):
     write_digits(real.pictures, 50, 110)
     done = real.call("run")
@@ -200,7 +196,6 @@ def test_more_pictures_make_a_second_model_and_both_are_told_apart(real):
     assert rehearsed.returncode == 0, rehearsed.stdout
 
 
-@long
 def test_a_table_is_predicted_by_the_version_that_serves_and_nothing_twice(real, tmp_path):
     champion = real.champion()
     done = real.call("predict", str(real.pictures), "--out", str(tmp_path / "all.parquet"))
@@ -210,7 +205,6 @@ def test_a_table_is_predicted_by_the_version_that_serves_and_nothing_twice(real,
     assert "new.parquet: 0 rows" in again.stdout, again.stdout
 
 
-@long
 def test_two_promotions_from_two_clones_at_once_have_one_winner_and_rollback_undoes_it(real, tmp_path):
     """One of the two has another Prefect server (its own), so that Prefect's limits do not keep them apart."""
     params = real.folder / "params.yaml"
@@ -238,7 +232,6 @@ def test_two_promotions_from_two_clones_at_once_have_one_winner_and_rollback_und
     assert real.ask("mlflow", "SELECT name FROM registered_models") == [("digits",)]
 
 
-@long
 def test_a_run_that_was_killed_is_closed_in_both_servers_by_the_next(real):
     write_digits(real.pictures, 110, 120)
     child = real.begin("run")
@@ -256,7 +249,6 @@ def test_a_run_that_was_killed_is_closed_in_both_servers_by_the_next(real):
     assert real.ask("mlflow", "SELECT count(*) FROM runs WHERE status = 'RUNNING'") == [(0,)]
 
 
-@long
 def test_a_workers_inbox_and_weekly_check_run_on_these_servers(real):
     inbox = real.folder / "data" / "inbox"
     shutil.copytree(real.pictures / "1", inbox, dirs_exist_ok=True)
@@ -283,14 +275,12 @@ def test_a_workers_inbox_and_weekly_check_run_on_these_servers(real):
         worker.wait()
 
 
-@long
 def test_verify_trains_a_run_again_from_its_commit(real):
     run_id = real.ask("mlflow", "SELECT run_id FROM model_versions ORDER BY version")[0][0]
     done = real.call("verify", str(run_id))
     assert done.returncode == 0, done.stdout
 
 
-@long
 def test_drift_trains_again_by_policy_and_a_sweep_is_one_run_with_nested_ones_on_these_servers(real, tmp_path):
     params, inbox = real.folder / "params.yaml", tmp_path / "dark"
     text = params.read_text().replace("enabled: false", "enabled: true")
@@ -314,7 +304,6 @@ def test_drift_trains_again_by_policy_and_a_sweep_is_one_run_with_nested_ones_on
     assert real.ask("mlflow", trained)[0][0] > before
 
 
-@long
 def test_a_prefect_server_that_dies_during_a_run_costs_no_work_and_the_end_is_one_clear_line(real):
     write_digits(real.pictures, 120, 130)
     child = real.begin("run")

@@ -73,6 +73,7 @@ def test_photographs_are_tagged_in_an_empty_folder_without_any_server(photograph
     assert pq.read_table(folder / "again.parquet").equals(table)
 
 
+@pytest.mark.long
 def test_photographs_are_tagged_in_a_project_that_has_trained_nothing(
     photographs, empty_mlflow_db, prefect_server
 ):

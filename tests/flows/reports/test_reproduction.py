@@ -20,6 +20,7 @@ def tree(project: Path) -> str:
     return subprocess.run(git, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.long
 def test_a_run_is_trained_again_from_its_commit_and_the_same_comes_of_it(served):
     before = tree(served.folder), (served.folder / "metrics.json").read_bytes()
     done = run_convoy(served.folder, "verify", run_id(served.folder)[:8])

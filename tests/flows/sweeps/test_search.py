@@ -133,6 +133,7 @@ def test_the_project_is_left_alone_but_for_its_parameters(done):
     assert "# any torch.optim class" in text and "weights: null " in text
 
 
+@pytest.mark.long
 def test_the_best_numbers_trained_again_give_the_best_model_again(done, client):
     code, output = run_stage(done.project, "fit")
     assert code == 0, output

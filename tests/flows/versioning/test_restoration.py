@@ -73,6 +73,7 @@ def test_a_version_keeps_its_number_and_the_next_one_follows_the_last_of_the_led
     assert again.number == 6
 
 
+@pytest.mark.long
 def test_two_clones_with_one_server_restore_a_version_once(clone, tmp_path_factory, empty_mlflow_db, monkeypatch):
     folder = tmp_path_factory.mktemp("shared")
     projects = [Path(shutil.copytree(clone, folder / name)) for name in ("first", "second")]

@@ -110,6 +110,7 @@ def test_out_of_fold_predictions_are_read_as_they_were_written(tmp_path):
     assert OutOfFoldPredictions.load(tmp_path / "elsewhere") is None
 
 
+@pytest.mark.long
 def test_fine_tuning_starts_from_the_probe_and_is_resumed_after_a_kill(probed, tmp_path):
     project, _ = probed
     name = "data/models/classifier/weights.safetensors"

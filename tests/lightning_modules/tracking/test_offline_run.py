@@ -139,6 +139,7 @@ def test_what_the_server_refuses_from_the_start_is_said_at_once(tmp_path, server
         OfflineRun.open(tmp_path, "gone", None, "first", {})
 
 
+@pytest.mark.long
 def test_a_training_without_its_server_is_whole_there_after_sync(fresh, server):
     server.stop()
     set_params(fresh, train__trainer__max_epochs=2)

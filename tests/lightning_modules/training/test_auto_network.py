@@ -44,6 +44,7 @@ def test_the_run_has_the_parameters_that_auto_stood_for(chosen):
     assert (params["model.weights"], params["model.flip"]) == ("None", "False")
 
 
+@pytest.mark.long
 def test_the_choice_is_kept_and_the_training_is_that_of_the_chosen_network(chosen, tmp_path):
     project, output = chosen
     weights = (project / "data/models/classifier/weights.safetensors").read_bytes()

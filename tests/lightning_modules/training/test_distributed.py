@@ -104,6 +104,7 @@ def label_sets(tmp_path_factory, empty_mlflow_db) -> Path:
     return project
 
 
+@pytest.mark.long
 def test_two_ranks_end_together_go_on_together_and_give_the_metrics_of_one_with_the_double_batch(projects):
     two, one = projects
     process = start(two, sys.executable)

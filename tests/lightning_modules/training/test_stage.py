@@ -193,7 +193,7 @@ def test_a_training_that_its_time_ends_says_so(fresh):
     assert "of 500: trainer.max_time or trainer.max_steps is reached\n" in output
 
 
-@pytest.mark.parametrize("network", ["ConvNet", "LeNet5"])
+@pytest.mark.parametrize("network", [pytest.param("ConvNet", marks=pytest.mark.long), "LeNet5"])
 def test_colour_pictures_are_trained_on_too(fresh, network):
     set_params(fresh, normalize__channels=3, train__trainer__max_epochs=1)
     if network == "LeNet5":
@@ -205,6 +205,7 @@ def test_colour_pictures_are_trained_on_too(fresh, network):
         assert code == 0, output
 
 
+@pytest.mark.long
 def test_a_network_of_torchvision_by_its_plain_name_is_trained_registered_and_tested(fresh):
     set_params(fresh, train__model__network="mobilenet_v3_small", train__trainer__max_epochs=1)
     set_params(fresh, train__model__ema=0.9, train__model__mixup=0.2, train__model__imbalance="sampler")
@@ -260,6 +261,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.long
 def test_an_unfinished_training_does_not_resume_after_the_networks_own_module_was_edited(fresh):
     def count_unfinished() -> int:
         code, output = run_stage(fresh, "fit")

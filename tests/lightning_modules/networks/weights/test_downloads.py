@@ -72,6 +72,7 @@ def test_the_weights_of_a_network_of_timm_come_from_its_hub_once(hub, tmp_path):
     assert sum(request.startswith("GET") and request.endswith("model.safetensors") for request in requests) == 1
 
 
+@pytest.mark.long
 def test_without_the_hub_one_line_names_the_installed_network(tmp_path):
     done = run_download(tmp_path, "http://127.0.0.1:9")
     assert done.returncode != 0
