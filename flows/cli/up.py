@@ -28,8 +28,13 @@ logger = console.get_logger(__name__)
 WORK_POOL = "convoy"
 LOCKING_FLOWS = ("pipeline", "ingest", "train", "promote")  # flows that run while `lock.project_lock` is held
 START_TIMEOUT_S = 180.0
-NUM_LOG_LINES = 15  # from the end of the log of a process that died
 RECOVERY_INTERVAL_S = 15.0  # between two searches for runs whose process died
+
+
+def find_last_line(output: str) -> str:
+    """Return the last line of a program's output that has text, without the frame that Prefect draws around it."""
+    lines = (line.strip(" \t│╭╮╰╯─") for line in reversed(output.splitlines()))
+    return next((line for line in lines if line), "no output")
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,11 @@ class ChildServer:
     log: Path
 
     def raise_if_dead(self) -> None:
-        """Raise UserError with the last lines of its log if the process has ended."""
+        """Raise UserError with the last line of its log if the process has ended."""
         status = self.process.poll()
         if status is not None:
-            lines = self.log.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]
-            tail = "\n".join(f"  {line}" for line in lines)
-            raise UserError(f"{self.name} ended with status {status}; the end of {self.log}:\n{tail}")
+            last = find_last_line(self.log.read_text(errors="replace"))
+            raise UserError(f"{self.name} ended with status {status}: {last}; its output is in {self.log}")
 
 
 class ServerGroup:
@@ -292,7 +296,7 @@ def apply_deployments(fleet: ServerGroup, project: Project) -> None:
     """Apply the deployments of a project's prefect.yaml; their runs work in its folder.
 
     Raises:
-        UserError: `prefect deploy` failed; with the end of its output.
+        UserError: `prefect deploy` failed; with the last line of its output.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -303,11 +307,12 @@ def apply_deployments(fleet: ServerGroup, project: Project) -> None:
         text=True,
         check=False,
     )
-    (fleet.logs / "deploy.log").write_text(done.stdout + done.stderr)
+    log = fleet.logs / "deploy.log"
+    log.write_text(done.stdout + done.stderr)
     if done.returncode != 0:
-        lines = (done.stdout + done.stderr).strip().splitlines()[-NUM_LOG_LINES:]
+        last = find_last_line(done.stdout + done.stderr)
         raise UserError(
-            f"{project / 'prefect.yaml'} cannot be applied:\n" + "\n".join(f"  {line}" for line in lines)
+            f"{project / 'prefect.yaml'} cannot be applied: {last}; the output of `prefect deploy` is in {log}"
         )
     logger.info("up: the deployments of %s are applied", project / "prefect.yaml")
 

@@ -15,6 +15,7 @@ from flows.cli.up import (
     ServerGroup,
     check_deployment_names,
     check_ports,
+    find_last_line,
     list_deployments,
     select_sharing_projects,
 )
@@ -22,6 +23,7 @@ from flows.orchestration import concurrency, prefect_api, prefect_server, subpro
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from tests.helpers.processes import has_ended, hold_limits, run_dvc, run_git
+from tests.helpers.project import ROOT
 
 
 @pytest.mark.parametrize("option", ["--mlflow-port", "--prefect-port"])
@@ -70,10 +72,38 @@ def test_a_child_that_dies_is_named_with_its_last_words_and_the_others_are_stopp
     fleet = ServerGroup(tmp_path, subprocesses.build_environment())
     fleet.start("steady", sys.executable, "-c", "import time; time.sleep(300)")
     fleet.start("frail", sys.executable, "-c", "print('no more memory'); raise SystemExit(3)")
-    with pytest.raises(UserError, match=r"frail ended with status 3; .*frail\.log:\n  no more memory"):
+    with pytest.raises(
+        UserError, match=r"^frail ended with status 3: no more memory; its output is in \S+frail\.log$"
+    ):
         fleet.wait_until_ready("the impossible", lambda: False)
     fleet.stop()
     assert all(has_ended(child.process.pid) for child in fleet.children)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("ready\nport 5 is taken\n\n", "port 5 is taken"), ("╭───╮\n│ no entrypoint  │\n╰───╯\n", "no entrypoint"),
+     ("", "no output")],
+)  # fmt: skip
+def test_the_last_line_of_an_output_is_said_without_prefects_frame(output, expected):
+    assert find_last_line(output) == expected
+
+
+def test_a_deployment_runs_convoys_flows_though_the_project_has_folders_of_their_names(tmp_path):
+    for name in ("flows", "imageset", "lightning_modules"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('a folder of the project')\n")
+    (tmp_path / "mynet.py").write_text("")
+    code = (
+        "from prefect.utilities.importtools import import_object\n"
+        "print(import_object('convoy.deployments.pipeline').name)\n"
+        "import mynet, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-P', '-c', 'import imageset.labels, lightning_modules'], check=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "pipeline\n"), done.stderr
 
 
 def make_deployments(folder: Path, name: str, entrypoint: str = "flows.full_check.full_check") -> Project:
