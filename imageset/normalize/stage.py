@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from imageset.decoding.bit_depth import describe_ranges
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.executors.base import IMAGE_TIMEOUT_S, BaseExecutor
 from imageset.executors.factory import open_executor
+from imageset.normalize.contrast import warn_low_contrast, warn_outliers
 from imageset.normalize.dataset_files import (
     build_manifest,
     iter_index_batches,
     write_index,
+    write_peaks,
     write_rejected_and_manifest,
 )
 from imageset.normalize.dataset_page import write_dataset_page
@@ -84,6 +87,7 @@ class NormalizeSummary:
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
         extra = f"; near duplicates: {self.num_near_duplicates:,}" if self.num_near_duplicates else ""
+        extra += "".join(f"; {clause}" for clause in describe_ranges(self.spec))
         extra += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (
             f"{self.name}: {format_count(total, 'picture')} of {size}x{size}x{channels} "
@@ -140,7 +144,7 @@ def normalize(
             )
             with ThreadPoolExecutor(1) as thread:
                 hashing = thread.submit(compute_split_hashes, rows["image_id"], rule, folder)
-                rows, facts, num_decoded = write_pixel_shards(context, rows, rejections)
+                rows, facts, num_decoded, spec = write_pixel_shards(context, rows, rejections)
             hashes = hashing.result()
             if hashes is not None and len(hashes) > len(rows):
                 hashes = hashes[rows["number"].to_numpy()]
@@ -151,8 +155,11 @@ def normalize(
             groups = build_groups(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"], groups)
             drop, leaked, leak_warnings = resolve_leaks(rows, leaks, params["on_leak"])
-            warnings = copy_warnings + leak_warnings
+            deep = np.flatnonzero(facts.find_peaks(is_float=False))
+            uris = take_rows(rows.select(["uri"]), deep)["uri"].to_pylist()
+            warnings = copy_warnings + leak_warnings + warn_outliers(facts.peaks[deep], uris, spec)
             index = write_arrow(iter_index_batches(rows, rule, groups, facts, hashes), format.INDEX_SCHEMA, folder)
+            write_peaks(folder, rows["image_id"], facts)
             num_near_duplicates = groups.num_near_duplicates
             del rows, facts, groups
             leaks_index = take_rows(index, np.array(drop, np.int64))
@@ -166,6 +173,7 @@ def normalize(
                 fingerprint = threads.submit(format.compute_fingerprint, index, spec, multi_label)
                 manifest = build_manifest(name, index, rejections, spec, rule, multi_label, fingerprint)
                 warnings += warn_small_classes(manifest["counts"], params["min_test_per_class"])
+                warnings += warn_low_contrast(manifest["mean"], manifest["std"])
                 write_dataset_page(folder, raw_dir, manifest, index, rejections, warnings, active, timeout_s)
                 writing.result()
             write_rejected_and_manifest(folder, manifest, rejections)
