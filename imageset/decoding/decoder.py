@@ -22,7 +22,7 @@ from importlib import import_module
 import numpy as np
 from PIL import Image, ImageFile, features
 
-from imageset.decoding import jpeg, resize
+from imageset.decoding import dicom, jpeg, resize
 from imageset.decoding.bit_depth import Peak, check_range, has_high_bit_depth, reduce_to_eight_bits
 from imageset.decoding.file_type import detect_format, is_truncated, read_webp_size
 from imageset.decoding.spec import INTERPOLATIONS, MIN_SIDE_PX, DecodeSpec, ImageHeader
@@ -78,6 +78,10 @@ def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
             _check_size(header.width, header.height, max_pixels)
             return ImageHeader(format_name, header.width, header.height, header.is_grey)
         data = bytes(data)
+        if format_name == "DICOM":
+            dicom_header = dicom.read_dicom_header(data)
+            _check_size(dicom_header.width, dicom_header.height, max_pixels)
+            return dicom_header
         image = _open_image(data, format_name, max_pixels)
         return ImageHeader(format_name, *image.size, is_grey=image.mode in _GREY_MODES)
     except Rejected:
@@ -143,8 +147,12 @@ def decode_clipped_into(
         if format_name == "JPEG" and (size := _decode_jpeg_into(out, data, spec)):
             return *size, None
         data = bytes(data)
-        open_image = partial(_open_image, data, format_name, spec.max_pixels)
-        image, peak = _load_eight_bits(open_image(), open_image, spec)
+        if format_name == "DICOM":
+            read_image_header(data, spec.max_pixels)  # refuses one that is too large
+            image, peak = dicom.decode_dicom(data, spec)
+        else:
+            open_image = partial(_open_image, data, format_name, spec.max_pixels)
+            image, peak = _load_eight_bits(open_image(), open_image, spec)
         pixels = np.asarray(_fit_image(_convert_colours(image, spec.channels), spec))
     except Rejected:
         raise

@@ -46,8 +46,8 @@ _HINTS = (
 def detect_format(data: bytes | memoryview) -> str:
     """Return Pillow's name of the format that the first bytes indicate.
 
-    The name is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether a decoder of
-    the last two is installed is not checked.
+    The name is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, DICOM, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether a
+    decoder of the optional ones is installed is not checked.
 
     Raises:
         Rejected: "empty", "unsupported" (with the name of the format) or "not_an_image" (with a hint, if known).
@@ -64,6 +64,7 @@ def detect_format(data: bytes | memoryview) -> str:
         ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
         ("BMP", start.startswith(b"BM")),
         ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
+        ("DICOM", data[128:132] == b"DICM"),  # before it there may be the start of a TIFF
         ("TIFF", start[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
         ("PPM", re.match(rb"P[1-6][\s#]", start) is not None),
         ("JPEG2000", start.startswith((_JP2_SIGNATURE, _J2K_SIGNATURE))),

@@ -39,6 +39,8 @@ IMAGE_EXTENSIONS = frozenset(
         ".jp2",
         ".j2k",
         ".jxl",
+        ".dcm",
+        ".dicom",
     ]
 )
 # Folders that operating systems, network drives and cameras keep for themselves, in lower case.
