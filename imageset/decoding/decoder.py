@@ -43,6 +43,8 @@ _TRANSPOSE_BY_ORIENTATION: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_MODES_BY_WAY_OF_RGB = frozenset({"LAB", "HSV"})  # Pillow cannot convert them to grey
+_YCBCR = 6  # TIFF's number of the photometric interpretation
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 # Pillow's plugins, loaded by name when an image needs them: Pillow itself would import every plugin.
@@ -198,6 +200,8 @@ def _open_image(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
         _check_size(*size, max_pixels)
     image = _open_without_checks(data, format_name)
     _check_size(*image.size, max_pixels)
+    if format_name == "TIFF" and image.info.get("compression") == "raw" and image.tag_v2.get(262) == _YCBCR:  # type: ignore[attr-defined]
+        raise Rejected("unsupported", "TIFF of YCbCr without compression; convert the picture to RGB")
     return image
 
 
@@ -283,7 +287,12 @@ def _convert_colours(image: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = _composite_on_white(image)
-    return image if image.mode == mode else image.convert(mode)
+    if image.mode == mode:
+        return image
+    try:
+        return (image.convert("RGB") if image.mode in _MODES_BY_WAY_OF_RGB else image).convert(mode)
+    except ValueError:
+        raise Rejected("unsupported", f"colours in the mode {image.mode}; convert the picture to RGB") from None
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:

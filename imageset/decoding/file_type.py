@@ -29,6 +29,8 @@ _UNSUPPORTED = (
     (b"farbfeld", "farbfeld"),
     (b"gimp xcf", "GIMP"),
     (b"P7\n", "PAM"),
+    (b"Pf\n", "PFM"),
+    (b"PF\n", "PFM"),
 )
 
 _HINTS = (
