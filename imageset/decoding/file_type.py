@@ -107,7 +107,7 @@ def _detect_iso_media(start: bytes) -> str | None:
 def _build_rejected(data: bytes, start: bytes) -> Rejected:
     if _detect_iso_media(start) == "video":
         return Rejected("unsupported", "a video; cut pictures out of it")
-    if re.search(rb"<svg[\s>]", data[:4096]):
+    if re.search(rb"<svg[\s>/]", data[:4096]):
         return Rejected("unsupported", "SVG is a drawing, not pixels; render it to PNG")
     for signature, name in _UNSUPPORTED:
         if start.startswith(signature):

@@ -32,11 +32,11 @@ from imageset.normalize.dataset_files import (
 from imageset.normalize.dataset_page import write_dataset_page
 from imageset.normalize.params import check_normalize_params
 from imageset.normalize.reuse import PreviousDataset
-from imageset.normalize.rows import read_rows
+from imageset.normalize.rows import prefer_content_reasons, read_rows, replace_reasons
 from imageset.normalize.shard_writer import DecodeContext, choose_decode_spec, write_pixel_shards
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.raw import records as raw_records
-from imageset.rejections import Rejection, count_harmful, describe_worst
+from imageset.rejections import CONTENT_REASONS, Rejected, Rejection, count_harmful, describe_worst
 from imageset.splits.groups import build_groups
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
 from imageset.splits.placement import check_splits, check_splits_early, compute_split_hashes, warn_small_classes
@@ -128,15 +128,16 @@ def normalize(
     parent.mkdir(parents=True, exist_ok=True)
     rows, rejections = read_rows(raw_dir, rule, parent)
     trim_memory()
-    copy_warnings = resolve_duplicates(rejections, params["on_leak"])
-    num_images = len(rows) + count_harmful(rejections)
-    check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
-    check_splits_early(rows, rule)
     with (
         nullcontext(executor)
         if isinstance(executor, BaseExecutor)
         else open_executor(executor, workers, WORKER_MODULES) as active
     ):
+        rejections = prefer_content_reasons(rejections, raw_dir, active, params["max_pixels"], timeout_s)
+        copy_warnings = resolve_duplicates(rejections, params["on_leak"])
+        num_images = len(rows) + count_harmful(rejections)
+        check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
+        check_splits_early(rows, rule)
         spec = choose_decode_spec(params, raw_dir, rows, active, timeout_s, progress)
         with replace_folder(out_dir) as folder, BackgroundSync() as sync:
             context = DecodeContext(
@@ -145,6 +146,8 @@ def normalize(
             with ThreadPoolExecutor(1) as thread:
                 hashing = thread.submit(compute_split_hashes, rows["image_id"], rule, folder)
                 rows, facts, num_decoded, spec = write_pixel_shards(context, rows, rejections)
+            rejections, num_copies = _refuse_copies(rejections)
+            num_images += num_copies
             hashes = hashing.result()
             if hashes is not None and len(hashes) > len(rows):
                 hashes = hashes[rows["number"].to_numpy()]
@@ -189,6 +192,17 @@ def normalize(
         warnings,
         multi_label,
     )
+
+
+def _refuse_copies(rejections: list[Rejection]) -> tuple[list[Rejection], int]:
+    """Give the exact duplicates of what cannot be decoded its reason; return (the rejections, their number)."""
+    contents = {
+        rejection.image_id: Rejected(rejection.reason, rejection.detail)
+        for rejection in rejections
+        if rejection.image_id is not None and rejection.reason in CONTENT_REASONS
+    }
+    copies = [one for one in rejections if one.reason == "duplicate" and one.image_id in contents]
+    return replace_reasons(rejections, {"duplicate"}, contents), len(copies)
 
 
 def check_rejections(rejections: list[Rejection], num_images: int, max_fraction: float, raw_dir: Path) -> None:

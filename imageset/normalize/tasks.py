@@ -207,6 +207,17 @@ def read_headers(batch: DecodeBatch, max_pixels: int) -> list[ImageHeader | Reje
     return headers
 
 
+def try_to_decode(data: bytes, max_pixels: int) -> None:
+    """Decode an image and forget it.
+
+    Raises:
+        Rejected: the image cannot be decoded.
+    """
+    limit_memory(max_pixels)
+    spec = DecodeSpec(32, 3, "stretch", "bilinear", max_pixels)
+    decode_clipped_into(np.empty(spec.shape, np.uint8), data, spec)
+
+
 def measure_image(data: bytes, spec: DecodeSpec) -> tuple[ImageHeader, int, np.ndarray, Peak | None]:
     """Decode a single image; one of more than 8 bits a channel with the range of its own values.
 
