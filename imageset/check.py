@@ -223,7 +223,7 @@ def check_source(
             records = write_arrow(fill_group_and_time(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
         trim_memory()
-        kept, rejections = _separate_rejected(records, rule, folder)
+        kept, rejections = _separate_rejected(records, rule, folder, source.kind)
         groups = build_groups(kept, kept["phash"].to_numpy(), near_duplicate_bits, Path(folder))
         report = _build_report(source, records, kept, rejections, groups, max_reject_fraction)
         _simulate_run(report, kept, groups, rule, on_leak, min_test_per_class, source.multi_label)
@@ -331,11 +331,13 @@ def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tupl
             yield row, data
 
 
-def _separate_rejected(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Rejection]]:
+def _separate_rejected(
+    records: pa.Table, rule: SplitRule | None, folder: str, kind: str
+) -> tuple[pa.Table, list[Rejection]]:
     """Return (rows of the images that are kept, rejections)."""
     is_readable = records["reason"].is_null().to_numpy()
     readable = add_ages(write_arrow(iter_slices(records, np.flatnonzero(is_readable)), _SCHEMA, folder), [0])
-    positions, rejections = find_duplicates(readable)
+    positions, rejections = find_duplicates(readable, kind)
     if rule is not None and rule.by == "time":
         positions = reject_undated(readable, positions, rejections)
     kept = write_arrow(iter_slices(readable, positions), readable.schema, folder)

@@ -44,7 +44,7 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     present = np.flatnonzero(~records["absent"].to_numpy())
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
-    kept, rejections = find_duplicates(records)
+    kept, rejections = find_duplicates(records, raw_records.read_source_identity(raw_dir)["kind"])
     if rule.by == "time":
         kept = reject_undated(records, kept, rejections)
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
