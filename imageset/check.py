@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from imageset.class_names import describe_similar_names
+from imageset.decoding.bit_depth import Peak, choose_ranges, describe_ranges, get_range
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.executors.base import IMAGE_TIMEOUT_S, BaseExecutor
 from imageset.executors.factory import open_executor
 from imageset.executors.stream import map_stream
 from imageset.labels import count_labels
+from imageset.normalize.contrast import warn_low_contrast, warn_outliers
 from imageset.normalize.rows import fill_group_and_time, reject_undated
 from imageset.normalize.shard_writer import choose_auto_size, select_auto_sample
 from imageset.normalize.tasks import measure_image
@@ -51,6 +53,7 @@ _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "uri", "label", "group", "split", "reason", "detail")]
     + [("time", pa.timestamp("us")), ("grey", pa.bool_())]
     + [("phash", pa.uint64()), ("side", pa.int32()), ("row", pa.int32()), ("shard", pa.int32())]
+    + [("sum", pa.int64()), ("square_sum", pa.int64()), ("peak", pa.float32()), ("float_peak", pa.bool_())]
 )
 
 
@@ -70,6 +73,7 @@ class CheckReport:
         short_sides_px: smallest, median and largest short side; None if no image could be decoded.
         max_reject_fraction: the largest fraction of rejected images that `convoy run` accepts.
         near_duplicates: uris of images that look alike.
+        ranges: the ranges of values with which images of more than 8 bits would be read.
         warnings: for example leaks between the source's own splits.
         run_splits: number of images of each split after a first `convoy run`.
         split_problem: why `convoy run` could not split the images, or None.
@@ -90,6 +94,7 @@ class CheckReport:
     short_sides_px: tuple[int, float, int] | None
     max_reject_fraction: float
     near_duplicates: NearDuplicateGroups | None = None
+    ranges: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     run_splits: dict[str, int] = field(default_factory=dict)
     split_problem: str | None = None
@@ -139,6 +144,7 @@ class CheckReport:
         if self.short_sides_px:
             low, median, high = self.short_sides_px
             yield f"short side: {low:,} to {high:,} px, half of them below {median:,.0f}"
+        yield from self.ranges
         if self.splits:
             yield "splits: " + ", ".join(f"{split} {num:,}" for split, num in self.splits.items())
         yield "classes: " + (
@@ -210,18 +216,22 @@ def check_source(
     """
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source, require_classes=False, progress=progress)
-    spec = DecodeSpec(HASH_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
+    spec = _build_hash_spec(max_pixels)
     with ReclaimedTempDir() as folder, _ThumbnailShard(Path(folder), spec) as thumbnails:
         with open_executor(executor, workers, WORKER_MODULES) as process_executor:
             rows = _measure_all(source, thumbnails, process_executor, timeout_s, progress or SilentProgress())
             records = write_arrow(fill_group_and_time(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
         trim_memory()
-        kept, rejections = _separate_rejected(records, rule, folder)
+        kept, rejections = _separate_rejected(records, rule, folder, source.kind)
         groups = build_groups(kept, kept["phash"].to_numpy(), near_duplicate_bits, Path(folder))
         report = _build_report(source, records, kept, rejections, groups, max_reject_fraction)
         _simulate_run(report, kept, groups, rule, on_leak, min_test_per_class, source.multi_label)
         return report
+
+
+def _build_hash_spec(max_pixels: int) -> DecodeSpec:
+    return DecodeSpec(HASH_SIZE_PX, 3, "stretch", "bilinear", max_pixels)
 
 
 def _measure_all(
@@ -239,7 +249,10 @@ def _measure_all(
         if isinstance(result, Rejected):
             row["reason"], row["detail"] = result.reason, result.detail
         else:
-            header, row["phash"], pixels = result
+            header, row["phash"], pixels, peak = result
+            row["sum"], row["square_sum"] = int(pixels.sum()), int(np.square(pixels, dtype=np.uint32).sum())
+            if peak:
+                row["peak"], row["float_peak"] = peak
             row["side"], row["grey"] = min(header.width, header.height), header.is_grey
             row["row"] = thumbnails.add(pixels)
         row["measured"] = True
@@ -318,11 +331,13 @@ def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tupl
             yield row, data
 
 
-def _separate_rejected(records: pa.Table, rule: SplitRule | None, folder: str) -> tuple[pa.Table, list[Rejection]]:
+def _separate_rejected(
+    records: pa.Table, rule: SplitRule | None, folder: str, kind: str
+) -> tuple[pa.Table, list[Rejection]]:
     """Return (rows of the images that are kept, rejections)."""
     is_readable = records["reason"].is_null().to_numpy()
     readable = add_ages(write_arrow(iter_slices(records, np.flatnonzero(is_readable)), _SCHEMA, folder), [0])
-    positions, rejections = find_duplicates(readable)
+    positions, rejections = find_duplicates(readable, kind)
     if rule is not None and rule.by == "time":
         positions = reject_undated(readable, positions, rejections)
     kept = write_arrow(iter_slices(readable, positions), readable.schema, folder)
@@ -344,6 +359,7 @@ def _build_report(
         splits.update(split for split in batch["split"].to_pylist() if split)
         classes.update(count_labels(batch["label"].to_pylist(), source.multi_label))
     sides = records["side"].drop_null().to_numpy()
+    ranges, contrast_warnings = _check_ranges(kept)
     sample = select_auto_sample(kept["image_id"])
     return CheckReport(
         source=source.describe(),
@@ -357,12 +373,33 @@ def _build_report(
         short_sides_px=(int(sides.min()), float(np.median(sides)), int(sides.max())) if len(sides) else None,
         max_reject_fraction=max_reject_fraction,
         near_duplicates=NearDuplicateGroups(kept, groups),
-        warnings=list(source.warnings),
+        ranges=ranges,
+        warnings=[*source.warnings, *contrast_warnings],
         size_px=choose_auto_size(take_rows(kept.select(["side"]), sample)["side"].to_numpy())
         if len(kept)
         else None,
         channels=(1 if all(kept["grey"].to_pylist()) else 3) if len(kept) else None,
     )
+
+
+def _check_ranges(kept: pa.Table) -> tuple[list[str], list[str]]:
+    """Return (how images of more than 8 bits would be read, warnings about lost contrast).
+
+    The sums of such an image are those of its copy in the range of its own values.
+    """
+    num_values = 3 * HASH_SIZE_PX**2
+    sums, square_sums = (kept[name].to_numpy() / (255 * num_values) for name in ("sum", "square_sum"))
+    deep = np.flatnonzero(kept["peak"].is_valid().to_numpy())
+    peaks = [Peak(*row.values()) for row in take_rows(kept.select(["peak", "float_peak"]), deep).to_pylist()]
+    spec = choose_ranges(_build_hash_spec(1), peaks)
+    scales = np.ones(len(kept))
+    scales[deep] = [get_range(choose_ranges(spec, [peak]), peak) / get_range(spec, peak) for peak in peaks]
+    integers = deep[[not peak.is_float for peak in peaks]]
+    values = np.array([peak.value for peak in peaks if not peak.is_float])
+    warnings = warn_outliers(values, take_rows(kept.select(["uri"]), integers)["uri"].to_pylist(), spec)
+    mean = float((sums * scales).mean()) if len(kept) else 0.0
+    std = float(max(0.0, (square_sums * scales**2).mean() / 255 - mean**2) ** 0.5) if len(kept) else 1.0
+    return describe_ranges(spec), warnings + warn_low_contrast([mean], [std])
 
 
 def _simulate_run(

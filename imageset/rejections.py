@@ -24,6 +24,10 @@ REASONS = {
     "timeout": "decoding the picture took too long",
 }
 
+# Reasons that follow from the bytes of the file alone.
+CONTENT_REASONS = frozenset(
+    {"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported", "crashed", "timeout"}
+)
 # Not faults of the image: a copy of it is in the dataset. They do not count towards max_reject_fraction.
 HARMLESS_REASONS = frozenset({"duplicate", "leak"})
 

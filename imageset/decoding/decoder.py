@@ -1,7 +1,7 @@
 """The image decoder, from bytes to pixels; training and prediction share it.
 
 The order is always: detect the format by the first bytes, read the header, check the size, decode the first frame,
-apply the EXIF orientation, convert to 8 bits and to grey or RGB, crop, pad or stretch. Exceptions of Pillow
+convert to 8 bits, apply the EXIF orientation, convert to grey or RGB, crop, pad or stretch. Exceptions of Pillow
 (OSError, ValueError, SyntaxError, NotImplementedError and more) become `Rejected` with a reason code.
 
 Colour profiles (ICC) are not applied: a pixel is the number in the file, as in torchvision, in Pillow and in the
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 
 import numpy as np
 from PIL import Image, ImageFile, features
 
-from imageset.decoding import jpeg, resize
+from imageset.decoding import dicom, jpeg, resize
+from imageset.decoding.bit_depth import Peak, check_range, has_high_bit_depth, reduce_to_eight_bits
 from imageset.decoding.file_type import detect_format, is_truncated, read_webp_size
 from imageset.decoding.spec import INTERPOLATIONS, MIN_SIDE_PX, DecodeSpec, ImageHeader
 from imageset.rejections import Rejected
@@ -29,7 +31,7 @@ from imageset.utils.memory import reuse_buffer
 
 # Incremented whenever the same bytes give different pixels or a different perceptual hash: datasets of an earlier
 # version are not reused.
-DECODER_VERSION = 4
+DECODER_VERSION = 5
 
 _TRANSPOSE_BY_ORIENTATION: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +43,8 @@ _TRANSPOSE_BY_ORIENTATION: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_MODES_BY_WAY_OF_RGB = frozenset({"LAB", "HSV"})  # Pillow cannot convert them to grey
+_YCBCR = 6  # TIFF's number of the photometric interpretation
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 # Pillow's plugins, loaded by name when an image needs them: Pillow itself would import every plugin.
@@ -76,6 +80,10 @@ def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
             _check_size(header.width, header.height, max_pixels)
             return ImageHeader(format_name, header.width, header.height, header.is_grey)
         data = bytes(data)
+        if format_name == "DICOM":
+            dicom_header = dicom.read_dicom_header(data)
+            _check_size(dicom_header.width, dicom_header.height, max_pixels)
+            return dicom_header
         image = _open_image(data, format_name, max_pixels)
         return ImageHeader(format_name, *image.size, is_grey=image.mode in _GREY_MODES)
     except Rejected:
@@ -119,21 +127,41 @@ def decode_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec) -> 
     Raises:
         Rejected: as in `decode`; the content of `out` is then undefined.
     """
+    width, height, peak = decode_clipped_into(out, data, spec)
+    if peak is not None:
+        check_range(peak, spec)
+    return width, height
+
+
+def decode_clipped_into(
+    out: np.ndarray, data: bytes | memoryview, spec: DecodeSpec
+) -> tuple[int, int, Peak | None]:
+    """Decode as `decode_into` does, but clip the values of an image that are beyond the ranges of `spec`.
+
+    Returns:
+        (width, height, the highest value of an image of more than 8 bits a channel, else None).
+
+    Raises:
+        Rejected: as in `decode`; the content of `out` is then undefined.
+    """
     format_name = detect_format(data)
     try:
         if format_name == "JPEG" and (size := _decode_jpeg_into(out, data, spec)):
-            return size
+            return *size, None
         data = bytes(data)
-        image = _open_image(data, format_name, spec.max_pixels)
-        image.load()
-        image = _apply_exif_orientation(image)
-        pixels = np.asarray(_fit_image(_to_eight_bits(image, spec.channels), spec))
+        if format_name == "DICOM":
+            read_image_header(data, spec.max_pixels)  # refuses one that is too large
+            image, peak = dicom.decode_dicom(data, spec)
+        else:
+            open_image = partial(_open_image, data, format_name, spec.max_pixels)
+            image, peak = _load_eight_bits(open_image(), open_image, spec)
+        pixels = np.asarray(_fit_image(_convert_colours(image, spec.channels), spec))
     except Rejected:
         raise
     except Exception as error:
         raise _to_rejected(error, bytes(data), format_name) from None
     out[:] = pixels.reshape(spec.shape)
-    return image.size
+    return *image.size, peak
 
 
 def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
@@ -152,11 +180,13 @@ def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
     with _PARTIAL_DECODE_LOCK:  # the setting of Pillow holds for the whole process
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            image = Image.open(io.BytesIO(data), formats=(detect_format(data),))
-            if image.width * image.height > spec.max_pixels:
+            format_name = detect_format(data)
+            _require_decoder(format_name)
+            opened = _open_without_checks(data, format_name)
+            if opened.width * opened.height > spec.max_pixels:
                 raise Rejected("bomb")
-            image.load()
-            pixels = np.asarray(_fit_image(_to_eight_bits(_apply_exif_orientation(image), spec.channels), spec))
+            image, _ = _load_eight_bits(opened, partial(_open_without_checks, data, format_name), spec)
+            pixels = np.asarray(_fit_image(_convert_colours(image, spec.channels), spec))
             return np.ascontiguousarray(pixels.reshape(spec.shape))
         except Exception as error:
             raise Rejected("undecodable", type(error).__name__) from None
@@ -168,9 +198,15 @@ def _open_image(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
     _require_decoder(format_name)
     if format_name == "WEBP" and (size := read_webp_size(data)):
         _check_size(*size, max_pixels)
-    image = Image.open(io.BytesIO(data), formats=(format_name,))
+    image = _open_without_checks(data, format_name)
     _check_size(*image.size, max_pixels)
+    if format_name == "TIFF" and image.info.get("compression") == "raw" and image.tag_v2.get(262) == _YCBCR:  # type: ignore[attr-defined]
+        raise Rejected("unsupported", "TIFF of YCbCr without compression; convert the picture to RGB")
     return image
+
+
+def _open_without_checks(data: bytes, format_name: str) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=(format_name,))
 
 
 def _require_decoder(format_name: str) -> None:
@@ -216,43 +252,47 @@ def _to_rejected(error: Exception, data: bytes, format_name: str) -> Rejected:
     return Rejected("undecodable", f"{format_name}: {detail}")
 
 
-def _apply_exif_orientation(image: Image.Image) -> Image.Image:
+def _load_eight_bits(
+    image: Image.Image, open_again: Callable[[], Image.Image], spec: DecodeSpec
+) -> tuple[Image.Image, Peak | None]:
+    """Load an opened image with 8 bits a channel, upright.
+
+    Returns:
+        (the image, its highest value if it has more than 8 bits a channel, else None).
+    """
+    loaded, peak = image, None
+    if has_high_bit_depth(image):
+        loaded, peak = reduce_to_eight_bits(image, open_again, spec)
+    else:
+        image.load()
+    return _apply_orientation(loaded, _read_orientation(image)), peak
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a loaded image: in a PNG it may follow the pixels."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF data does not mean damaged pixels
-        return image
-    method = _TRANSPOSE_BY_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    method = _TRANSPOSE_BY_ORIENTATION.get(orientation)
     return image if method is None else image.transpose(method)
 
 
-def _to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """Convert any mode to "L" or "RGB"; transparent pixels become white."""
+def _convert_colours(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any mode of 8 bits to "L" or "RGB"; transparent pixels become white."""
     mode = "L" if channels == 1 else "RGB"
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _scale_to_eight_bits(image)
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = _composite_on_white(image)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale an image of more than 8 bits a channel to 8 bits.
-
-    16-bit values and 32-bit integers are divided by 257. The scale of floating-point values follows from the
-    smallest range that contains all of them: 0..1, 0..255 or 0..65535.
-    """
-    values = np.asarray(image)
-    if values.dtype.itemsize == 2:
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise Rejected("undecodable", "holds numbers that are not finite")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        raise Rejected("unsupported", f"values from {low:g} to {high:g}; 0 to 65535 can be shown")
-    scale = 1 / 257
-    if values.dtype.kind == "f" and high <= 255:
-        scale = 255.0 if high <= 1 else 1.0
-    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+    if image.mode == mode:
+        return image
+    try:
+        return (image.convert("RGB") if image.mode in _MODES_BY_WAY_OF_RGB else image).convert(mode)
+    except ValueError:
+        raise Rejected("unsupported", f"colours in the mode {image.mode}; convert the picture to RGB") from None
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:

@@ -29,6 +29,8 @@ _UNSUPPORTED = (
     (b"farbfeld", "farbfeld"),
     (b"gimp xcf", "GIMP"),
     (b"P7\n", "PAM"),
+    (b"Pf\n", "PFM"),
+    (b"PF\n", "PFM"),
 )
 
 _HINTS = (
@@ -46,8 +48,8 @@ _HINTS = (
 def detect_format(data: bytes | memoryview) -> str:
     """Return Pillow's name of the format that the first bytes indicate.
 
-    The name is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether a decoder of
-    the last two is installed is not checked.
+    The name is one of JPEG, PNG, GIF, BMP, WEBP, TIFF, DICOM, PPM, JPEG2000, AVIF and HEIF (HEIC). Whether a
+    decoder of the optional ones is installed is not checked.
 
     Raises:
         Rejected: "empty", "unsupported" (with the name of the format) or "not_an_image" (with a hint, if known).
@@ -64,6 +66,7 @@ def detect_format(data: bytes | memoryview) -> str:
         ("GIF", start[:6] in (b"GIF87a", b"GIF89a")),
         ("BMP", start.startswith(b"BM")),
         ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
+        ("DICOM", data[128:132] == b"DICM"),  # before it there may be the start of a TIFF
         ("TIFF", start[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
         ("PPM", re.match(rb"P[1-6][\s#]", start) is not None),
         ("JPEG2000", start.startswith((_JP2_SIGNATURE, _J2K_SIGNATURE))),
@@ -104,7 +107,7 @@ def _detect_iso_media(start: bytes) -> str | None:
 def _build_rejected(data: bytes, start: bytes) -> Rejected:
     if _detect_iso_media(start) == "video":
         return Rejected("unsupported", "a video; cut pictures out of it")
-    if re.search(rb"<svg[\s>]", data[:4096]):
+    if re.search(rb"<svg[\s>/]", data[:4096]):
         return Rejected("unsupported", "SVG is a drawing, not pixels; render it to PNG")
     for signature, name in _UNSUPPORTED:
         if start.startswith(signature):

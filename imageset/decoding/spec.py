@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 MIN_SIDE_PX = 4
 
 AUTO_SIZES_PX = (32, 64, 96, 128, 160, 192, 224)  # the choices of `size_px: auto`
+_NUM_FIRST_FIELDS = 6  # of DecodeSpec, in the manifest of every dataset and bundle
 FITS = ("crop", "pad", "stretch")
 FIDELITIES = ("exact", "fast")
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {
@@ -36,6 +37,9 @@ class DecodeSpec:
             scale down first, to no less than twice the size).
         crop_fraction: with "crop", the side of the central square that is kept, as a fraction of the short side,
             e.g. 0.875 for 224 of 256 px: networks are published with such a crop.
+        integer_max: the value that becomes white in images of 16 or 32 bits, e.g. 4095 for a camera of 12 bits.
+        float_max: the value that becomes white in images of floating-point numbers; None: 1, 255 or 65,535, the
+            smallest that is not below the values of the image.
     """
 
     size: int
@@ -45,6 +49,8 @@ class DecodeSpec:
     max_pixels: int
     fidelity: str = "exact"
     crop_fraction: float = 1.0
+    integer_max: int = 65_535
+    float_max: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -62,6 +68,10 @@ class DecodeSpec:
             raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
         if not 0.1 <= self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.fit != "crop"):
             raise ValueError(f"crop_fraction must be 0.1 to 1, and 1 unless fit is crop, not {self.crop_fraction}")
+        if not 1 <= self.integer_max <= 65_535 or not 1 <= (self.float_max or 1) <= 65_535:
+            raise ValueError(
+                f"integer_max and float_max must be 1 to 65535, not {self.integer_max} and {self.float_max}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,13 +86,11 @@ class DecodeSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return a plain dictionary, for JSON.
 
-        The whole square has no `crop_fraction` in it, so that the fingerprints of datasets and the digests of
-        bundles stay those of before the field existed.
+        Later fields are left out while they have their defaults, so that the fingerprints of datasets and the
+        digests of bundles stay those of before the fields existed.
         """
-        values = asdict(self)
-        if self.crop_fraction == 1:
-            del values["crop_fraction"]
-        return values
+        later = {field.name: field.default for field in fields(self)[_NUM_FIRST_FIELDS:]}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DecodeSpec:

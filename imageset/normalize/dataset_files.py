@@ -1,4 +1,4 @@
-"""The writers of index.parquet, rejected.parquet, leaks.parquet and dataset.json of a normalized dataset."""
+"""The writers of the tables and of dataset.json of a normalized dataset."""
 
 from __future__ import annotations
 
@@ -95,6 +95,15 @@ def write_index(folder: Path, index: pa.Table, leaks: pa.Table, sync: Background
                 use_dictionary=["label", "split", "group"],
             )
             sync.submit(folder / name)
+
+
+def write_peaks(folder: Path, image_ids: pa.ChunkedArray, facts: DecodedFacts) -> None:
+    """Write peaks.parquet if there are images of more than 8 bits a channel."""
+    deep = np.flatnonzero(facts.peaks >= 0)
+    if len(deep):
+        columns = [image_ids.take(pa.array(deep)), pa.array(facts.peaks[deep]), pa.array(facts.float_peaks[deep])]
+        table = pa.table(columns, format.PEAKS_SCHEMA.names).cast(format.PEAKS_SCHEMA)
+        pq.write_table(table.sort_by("image_id"), folder / format.PEAKS_FILE, compression="zstd")
 
 
 def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], rejections: list[Rejection]) -> None:

@@ -11,11 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from imageset.decoding.bit_depth import forget_ranges
 from imageset.decoding.decoder import DECODER_VERSION
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.normalize.tasks import DecodedFacts
-from imageset.store.format import LEAKS_FILE, NPY_HEADER_BYTES, REJECTED_FILE, name_pixel_shard
+from imageset.store.format import (
+    LEAKS_FILE,
+    NPY_HEADER_BYTES,
+    PEAKS_FILE,
+    PEAKS_SCHEMA,
+    REJECTED_FILE,
+    name_pixel_shard,
+)
 from imageset.store.reader import ImageStore, read_index
 from imageset.utils.arrow import to_id_words
 
@@ -37,21 +45,40 @@ def _open_with_leaks(path: Path) -> ImageStore:
     return store
 
 
+def _read_peaks(store: ImageStore) -> tuple[np.ndarray, np.ndarray]:
+    """Return (peaks, float_peaks) of DecodedFacts for the rows of a dataset's index."""
+    peaks, is_float = np.full(len(store.index), -1, np.float32), np.zeros(len(store.index), bool)
+    if (store.path / PEAKS_FILE).is_file():
+        table = pq.read_table(store.path / PEAKS_FILE, schema=PEAKS_SCHEMA)
+        positions = pc.index_in(store.index["image_id"], value_set=table["image_id"])  # type: ignore[attr-defined]
+        known = np.flatnonzero(positions.is_valid().to_numpy())
+        rows = positions.drop_null().to_numpy()
+        peaks[known], is_float[known] = (table[name].to_numpy()[rows] for name in ("peak", "is_float"))
+    return peaks, is_float
+
+
 class PreviousDataset:
     """The previous dataset, if it has the same decoder version and decode parameters; else it is empty.
+
+    The ranges of values of more than 8 bits may differ, since they follow from the images.
 
     Args:
         store: the dataset, or None.
         spec: the decode parameters of the new dataset.
+
+    Attributes:
+        spec: the decode parameters of the dataset; if it is empty, of the new one.
     """
 
     def __init__(self, store: ImageStore | None, spec: DecodeSpec) -> None:
         self._store, self._spec = store, spec
+        self.spec = spec if store is None else store.spec
         self._rejected: dict[str, tuple[str, str]] = {}
         if store is None:
             return
         self._index = store.index
         self._shards, self._rows = (self._index[column].to_numpy() for column in ("shard", "row"))
+        self._peaks, self._float_peaks = _read_peaks(store)
         for row in pq.ParquetFile(store.path / REJECTED_FILE).read().to_pylist():
             if row["image_id"] is not None and row["reason"] in _LASTING_REASONS:
                 self._rejected[row["image_id"]] = row["reason"], row["detail"]
@@ -61,7 +88,10 @@ class PreviousDataset:
         """Open the dataset at `path`; it is empty if it is missing, damaged or was decoded differently."""
         try:
             store = _open_with_leaks(Path(path))
-            if store.spec != spec or store.manifest.get("decoder") != DECODER_VERSION:
+            if (
+                forget_ranges(store.spec) != forget_ranges(spec)
+                or store.manifest.get("decoder") != DECODER_VERSION
+            ):
                 return cls(None, spec)
             return cls(store, spec)
         except (UserError, OSError, KeyError, ValueError, pa.ArrowException):
@@ -98,7 +128,8 @@ class PreviousDataset:
             index[column].combine_chunks().flatten().to_numpy().reshape(-1, channels)
             for column in ("sums", "square_sums")
         )
-        return DecodedFacts(widths, heights, phashes, sums, square_sums, {}).take_rows(rows)
+        columns = widths, heights, phashes, sums, square_sums, self._peaks, self._float_peaks
+        return DecodedFacts(*columns, {}).take_rows(rows)
 
     def link_shard(self, rows: np.ndarray, path: Path) -> bool:
         """Link a previous shard to `path` if these rows are exactly that shard; return whether it was linked."""

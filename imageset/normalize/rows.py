@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imageset.decoding.file_type import detect_format
+from imageset.executors.base import BaseExecutor
+from imageset.executors.stream import map_stream
+from imageset.normalize.tasks import try_to_decode
 from imageset.raw import records as raw_records
 from imageset.raw.shards import read_image_bytes
 from imageset.rejections import Rejected, Rejection
@@ -19,6 +22,8 @@ from imageset.splits.groups import add_ages
 from imageset.splits.split_rule import SplitRule, build_no_match_error, match_uris
 from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.timestamps import parse_time
+
+_REASONS_BEFORE_DECODING = frozenset({"label_conflict", "leak", "unlabelled", "undated"})
 
 
 def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Rejection]]:
@@ -39,8 +44,7 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     present = np.flatnonzero(~records["absent"].to_numpy())
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
-    kept, rejections = find_duplicates(records)
-    rejections = prefer_content_reasons(rejections, raw_dir)
+    kept, rejections = find_duplicates(records, raw_records.read_source_identity(raw_dir)["kind"])
     if rule.by == "time":
         kept = reject_undated(records, kept, rejections)
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
@@ -49,26 +53,38 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     return write_arrow(iter_slices(records, kept), records.schema, folder), rejections
 
 
-def prefer_content_reasons(rejections: list[Rejection], raw_dir: Path) -> list[Rejection]:
-    """Return the rejections with the reason of the content for conflicting labels of what is no picture at all.
+def prefer_content_reasons(
+    rejections: list[Rejection], raw_dir: Path, executor: BaseExecutor, max_pixels: int, timeout_s: float
+) -> list[Rejection]:
+    """Return the rejections with the reason of the content for files that cannot be decoded anyway.
 
     The same error page that was downloaded into every class is no question of labels; `convoy check`, which
-    decodes every file, says so, too.
+    decodes every file, says so, too. Exact duplicates are left: a copy of each is decoded later.
     """
-    conflicts = {
+    undecoded = {
         rejection.image_id
         for rejection in rejections
-        if rejection.reason == "label_conflict" and rejection.image_id is not None
+        if rejection.reason in _REASONS_BEFORE_DECODING and rejection.image_id is not None
     }
-    contents: dict[str | None, Rejected] = {}
-    for image_id, data in read_image_bytes(raw_dir, sorted(conflicts)) if conflicts else ():
-        try:
-            detect_format(data)
-        except Rejected as rejected:
-            contents[image_id] = rejected
+    if not undecoded:
+        return rejections
+    contents = map_stream(
+        read_image_bytes(raw_dir, sorted(undecoded)),
+        partial(try_to_decode, max_pixels=max_pixels),
+        timeout_s=timeout_s,
+        executor=executor,
+    )
+    refused = {image_id: result for image_id, result in contents if isinstance(result, Rejected)}
+    return replace_reasons(rejections, _REASONS_BEFORE_DECODING, refused)
+
+
+def replace_reasons(
+    rejections: list[Rejection], reasons: Collection[str], contents: Mapping[str, Rejected]
+) -> list[Rejection]:
+    """Return the rejections; of those with one of `reasons`, with that of their content, by image_id."""
     return [
         replace(rejection, reason=content.reason, detail=content.detail)
-        if rejection.reason == "label_conflict" and (content := contents.get(rejection.image_id))
+        if rejection.reason in reasons and (content := contents.get(rejection.image_id or ""))
         else rejection
         for rejection in rejections
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from imageset.decoding.bit_depth import choose_ranges
 from imageset.decoding.spec import AUTO_SIZES_PX, DecodeSpec, ImageHeader
 from imageset.executors.base import BaseExecutor
 from imageset.executors.stream import CHUNKS_AHEAD, run_tasks
@@ -157,7 +159,7 @@ class DecodeContext:
 
 def write_pixel_shards(
     context: DecodeContext, rows: pa.Table, rejections: list[Rejection]
-) -> tuple[pa.Table, DecodedFacts, int]:
+) -> tuple[pa.Table, DecodedFacts, int, DecodeSpec]:
     """Write the pixels of every row into shards: decoded, or reused from the previous dataset.
 
     Args:
@@ -167,7 +169,7 @@ def write_pixel_shards(
 
     Returns:
         (the rows that are in the shards, with the columns shard and row of their pixels, their facts, the number
-        of images that were decoded).
+        of images that were decoded, the decode parameters with the ranges that contain all values).
     """
     plan = _plan_shards(rows, context.spec)
     facts = _allocate_facts(len(rows), context.spec.channels, context.folder)
@@ -176,31 +178,87 @@ def write_pixel_shards(
     facts.rejected.update(context.previous.iter_rejections(rows["image_id"]))
     reused = np.flatnonzero(known >= 0)
     facts.put_rows(reused, context.previous.read_facts(known[reused]))
+    first_spec = choose_ranges(context.spec, facts.list_highest_peaks())
+    known[_find_stale(facts, context.previous.spec, first_spec)] = -1
+    context = replace(context, spec=first_spec)
     to_decode = [
         _prepare_shard(context, number, known, rows_of_shard, facts.rejected)
         for number, rows_of_shard in enumerate(plan)
     ]
+    _decode_rows(context, rows, plan, to_decode, facts)
+    context.progress.end()
+    again = _decode_stale_rows(context, rows, plan, facts)
+    num_decoded = len(np.unique(np.concatenate([*to_decode, again])))
+    spec = choose_ranges(context.spec, facts.list_highest_peaks())
+    shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
+    for number, (first, num) in enumerate(plan):
+        good = _exclude_rejected(np.arange(num), facts.rejected, first)
+        _close_gaps(context.folder / format.name_pixel_shard(number), good, context.spec)
+        shards[first + good], positions[first + good] = number, np.arange(len(good))
+    return *_drop_rejected(rows, facts, shards, positions, rejections, context.folder), num_decoded, spec
+
+
+def _find_stale(facts: DecodedFacts, used: DecodeSpec, wanted: DecodeSpec) -> np.ndarray:
+    """Return the rows, int64 (n,), whose pixels are made with another range than the wanted one."""
+    is_stale = np.zeros(len(facts.peaks), bool)
+    for is_float in (False, True):
+        field = "float_max" if is_float else "integer_max"
+        if getattr(used, field) != getattr(wanted, field):
+            is_stale |= facts.find_peaks(is_float)
+    return np.flatnonzero(is_stale)
+
+
+def _decode_stale_rows(
+    context: DecodeContext, rows: pa.Table, plan: list[tuple[int, int]], facts: DecodedFacts
+) -> np.ndarray:
+    """Decode the rows again whose range turned out to be another one; return them, int32 (n,)."""
+    wanted = choose_ranges(context.spec, facts.list_highest_peaks())
+    stale = _find_stale(facts, context.spec, wanted).astype(np.int32)
+    if not len(stale):
+        return stale
+    context.progress.begin(total=len(stale), step="scaling 16-bit pictures")
+    ends = np.cumsum([num for _, num in plan])
+    by_shard = [part.astype(np.int32) for part in np.split(stale, np.searchsorted(stale, ends[:-1]))]
+    for number, part in enumerate(by_shard):
+        if len(part):
+            _unlink_from_previous(context.folder / format.name_pixel_shard(number))
+    _decode_rows(replace(context, spec=wanted), rows, plan, by_shard, facts)
+    context.progress.end()
+    return stale
+
+
+def _unlink_from_previous(path: Path) -> None:
+    """Make a shard that is linked to the previous dataset a file of its own, so that it can be written to."""
+    if path.stat().st_nlink > 1:
+        copy = path.with_name(f".{path.name}.copy")
+        shutil.copyfile(path, copy)
+        os.replace(copy, path)
+
+
+def _decode_rows(
+    context: DecodeContext,
+    rows: pa.Table,
+    plan: list[tuple[int, int]],
+    to_decode: list[np.ndarray],
+    facts: DecodedFacts,
+) -> None:
+    """Decode rows into their shards; `to_decode` holds the rows of each shard."""
     batches = (
         batch
         for number, ((first, _), todo) in enumerate(zip(plan, to_decode, strict=True))
         for batch in _iter_shard_batches(context, number, rows, first, todo)
     )
     _decode_batches(context, batches, to_decode, facts)
-    context.progress.end()
-    shards, positions = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
-    for number, (first, num) in enumerate(plan):
-        good = _exclude_rejected(np.arange(num), facts.rejected, first)
-        _close_gaps(context.folder / format.name_pixel_shard(number), good, context.spec)
-        shards[first + good], positions[first + good] = number, np.arange(len(good))
-    return *_drop_rejected(rows, facts, shards, positions, rejections, context.folder), sum(map(len, to_decode))
 
 
 def _allocate_facts(num: int, channels: int, folder: Path) -> DecodedFacts:
     """Return `DecodedFacts.empty`, with arrays in files of `folder`."""
-    columns = DecodedFacts.empty(0, channels)[:5]
-    return DecodedFacts._make(
+    columns = DecodedFacts.empty(0, channels)[:-1]
+    facts = DecodedFacts._make(
         [*(memmap_zeros((num, *column.shape[1:]), column.dtype.type, folder) for column in columns), {}]
     )
+    facts.peaks[:] = -1
+    return facts
 
 
 def _exclude_rejected(rows: np.ndarray, rejected: Mapping[int, object], first: int) -> np.ndarray:

@@ -16,24 +16,27 @@ from typing import Any
 
 import numpy as np
 
+from imageset.decoding.bit_depth import describe_ranges
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.executors.base import IMAGE_TIMEOUT_S, BaseExecutor
 from imageset.executors.factory import open_executor
+from imageset.normalize.contrast import warn_low_contrast, warn_outliers
 from imageset.normalize.dataset_files import (
     build_manifest,
     iter_index_batches,
     write_index,
+    write_peaks,
     write_rejected_and_manifest,
 )
 from imageset.normalize.dataset_page import write_dataset_page
 from imageset.normalize.params import check_normalize_params
 from imageset.normalize.reuse import PreviousDataset
-from imageset.normalize.rows import read_rows
+from imageset.normalize.rows import prefer_content_reasons, read_rows, replace_reasons
 from imageset.normalize.shard_writer import DecodeContext, choose_decode_spec, write_pixel_shards
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.raw import records as raw_records
-from imageset.rejections import Rejection, count_harmful, describe_worst
+from imageset.rejections import CONTENT_REASONS, Rejected, Rejection, count_harmful, describe_worst
 from imageset.splits.groups import build_groups
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
 from imageset.splits.placement import check_splits, check_splits_early, compute_split_hashes, warn_small_classes
@@ -84,6 +87,7 @@ class NormalizeSummary:
         splits = ", ".join(f"{split} {num:,}" for split, num in self.counts.items())
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in self.rejected.items()) or "none"
         extra = f"; near duplicates: {self.num_near_duplicates:,}" if self.num_near_duplicates else ""
+        extra += "".join(f"; {clause}" for clause in describe_ranges(self.spec))
         extra += f"; decoded: {self.num_decoded:,}" if self.num_decoded < total else ""
         return (
             f"{self.name}: {format_count(total, 'picture')} of {size}x{size}x{channels} "
@@ -124,15 +128,16 @@ def normalize(
     parent.mkdir(parents=True, exist_ok=True)
     rows, rejections = read_rows(raw_dir, rule, parent)
     trim_memory()
-    copy_warnings = resolve_duplicates(rejections, params["on_leak"])
-    num_images = len(rows) + count_harmful(rejections)
-    check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
-    check_splits_early(rows, rule)
     with (
         nullcontext(executor)
         if isinstance(executor, BaseExecutor)
         else open_executor(executor, workers, WORKER_MODULES) as active
     ):
+        rejections = prefer_content_reasons(rejections, raw_dir, active, params["max_pixels"], timeout_s)
+        copy_warnings = resolve_duplicates(rejections, params["on_leak"])
+        num_images = len(rows) + count_harmful(rejections)
+        check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
+        check_splits_early(rows, rule)
         spec = choose_decode_spec(params, raw_dir, rows, active, timeout_s, progress)
         with replace_folder(out_dir) as folder, BackgroundSync() as sync:
             context = DecodeContext(
@@ -140,7 +145,9 @@ def normalize(
             )
             with ThreadPoolExecutor(1) as thread:
                 hashing = thread.submit(compute_split_hashes, rows["image_id"], rule, folder)
-                rows, facts, num_decoded = write_pixel_shards(context, rows, rejections)
+                rows, facts, num_decoded, spec = write_pixel_shards(context, rows, rejections)
+            rejections, num_copies = _refuse_copies(rejections)
+            num_images += num_copies
             hashes = hashing.result()
             if hashes is not None and len(hashes) > len(rows):
                 hashes = hashes[rows["number"].to_numpy()]
@@ -151,8 +158,11 @@ def normalize(
             groups = build_groups(rows, facts.phashes, params["near_duplicate_bits"], folder)
             leaks = find_leaks(rows["split"], groups)
             drop, leaked, leak_warnings = resolve_leaks(rows, leaks, params["on_leak"])
-            warnings = copy_warnings + leak_warnings
+            deep = np.flatnonzero(facts.find_peaks(is_float=False))
+            uris = take_rows(rows.select(["uri"]), deep)["uri"].to_pylist()
+            warnings = copy_warnings + leak_warnings + warn_outliers(facts.peaks[deep], uris, spec)
             index = write_arrow(iter_index_batches(rows, rule, groups, facts, hashes), format.INDEX_SCHEMA, folder)
+            write_peaks(folder, rows["image_id"], facts)
             num_near_duplicates = groups.num_near_duplicates
             del rows, facts, groups
             leaks_index = take_rows(index, np.array(drop, np.int64))
@@ -166,6 +176,7 @@ def normalize(
                 fingerprint = threads.submit(format.compute_fingerprint, index, spec, multi_label)
                 manifest = build_manifest(name, index, rejections, spec, rule, multi_label, fingerprint)
                 warnings += warn_small_classes(manifest["counts"], params["min_test_per_class"])
+                warnings += warn_low_contrast(manifest["mean"], manifest["std"])
                 write_dataset_page(folder, raw_dir, manifest, index, rejections, warnings, active, timeout_s)
                 writing.result()
             write_rejected_and_manifest(folder, manifest, rejections)
@@ -181,6 +192,17 @@ def normalize(
         warnings,
         multi_label,
     )
+
+
+def _refuse_copies(rejections: list[Rejection]) -> tuple[list[Rejection], int]:
+    """Give the exact duplicates of what cannot be decoded its reason; return (the rejections, their number)."""
+    contents = {
+        rejection.image_id: Rejected(rejection.reason, rejection.detail)
+        for rejection in rejections
+        if rejection.image_id is not None and rejection.reason in CONTENT_REASONS
+    }
+    copies = [one for one in rejections if one.reason == "duplicate" and one.image_id in contents]
+    return replace_reasons(rejections, {"duplicate"}, contents), len(copies)
 
 
 def check_rejections(rejections: list[Rejection], num_images: int, max_fraction: float, raw_dir: Path) -> None:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imageset.decoding.decoder import decode, decode_into, read_image_header
+from imageset.decoding.bit_depth import Peak, choose_ranges
+from imageset.decoding.decoder import decode_clipped_into, read_image_header
 from imageset.decoding.phash import MAX_HASHED_SIDE_PX, compute_phashes, hash_waves, transform_columns
 from imageset.decoding.spec import DecodeSpec, ImageHeader
 from imageset.exceptions import UserError
@@ -79,6 +80,8 @@ class DecodedFacts(NamedTuple):
         phashes: uint64 (N,), perceptual hashes.
         sums: int64 (N, C), of the normalized pixels.
         square_sums: int64 (N, C), of the squares of the normalized pixels.
+        peaks: float32 (N,), highest values of original images of more than 8 bits a channel, -1 for other images.
+        float_peaks: bool (N,), whether the peak is that of floating-point numbers.
         rejected: position -> (reason, detail).
     """
 
@@ -87,6 +90,8 @@ class DecodedFacts(NamedTuple):
     phashes: np.ndarray
     sums: np.ndarray
     square_sums: np.ndarray
+    peaks: np.ndarray
+    float_peaks: np.ndarray
     rejected: dict[int, tuple[str, str]]
 
     @classmethod
@@ -98,25 +103,29 @@ class DecodedFacts(NamedTuple):
             np.zeros(num, np.uint64),
             np.zeros((num, channels), np.int64),
             np.zeros((num, channels), np.int64),
+            np.full(num, -1, np.float32),
+            np.zeros(num, bool),
             {},
         )
 
     def put_rows(self, positions: np.ndarray, facts: DecodedFacts) -> None:
         """Write the facts of images to these positions."""
-        for column, values in zip(self[:5], facts[:5], strict=True):
+        for column, values in zip(self[:-1], facts[:-1], strict=True):
             column[positions] = values
         self.rejected.update((int(positions[row]), reason) for row, reason in facts.rejected.items())
 
     def take_rows(self, positions: np.ndarray) -> DecodedFacts:
         """Return the facts of the images at these positions, none of which may be rejected."""
-        return DecodedFacts(
-            self.widths[positions],
-            self.heights[positions],
-            self.phashes[positions],
-            self.sums[positions],
-            self.square_sums[positions],
-            {},
-        )
+        return DecodedFacts._make([*(column[positions] for column in self[:-1]), {}])
+
+    def find_peaks(self, is_float: bool) -> np.ndarray:
+        """Return bool (N,): which images have more than 8 bits, as integers or as floating-point numbers."""
+        return (self.peaks >= 0) & (self.float_peaks == is_float)
+
+    def list_highest_peaks(self) -> list[Peak]:
+        """Return the highest peak of the images of integers, and that of images of floating-point numbers."""
+        found = ((is_float, self.peaks[self.find_peaks(is_float)]) for is_float in (False, True))
+        return [Peak(float(peaks.max()), is_float) for is_float, peaks in found if len(peaks)]
 
 
 def decode_batch(batch: DecodeBatch, spec: DecodeSpec) -> DecodedFacts:
@@ -171,12 +180,14 @@ def _iter_decoded_pixels(
         for position, data in enumerate(islice(contents, len(pixels))):
             set_timer(batch.timeout_s)
             try:
-                size = decode_into(pixels[position], data, spec)
+                width, height, peak = decode_clipped_into(pixels[position], data, spec)
             except Rejected as rejected:
                 facts.rejected[first + position] = rejected.reason, rejected.detail
                 pixels[position] = 0
             else:
-                facts.widths[first + position], facts.heights[first + position] = size
+                facts.widths[first + position], facts.heights[first + position] = width, height
+                if peak is not None:
+                    facts.peaks[first + position], facts.float_peaks[first + position] = peak
         _fill_hashes_and_sums(pixels, facts, first)
         yield first, pixels
     set_timer(0)
@@ -196,19 +207,34 @@ def read_headers(batch: DecodeBatch, max_pixels: int) -> list[ImageHeader | Reje
     return headers
 
 
-def measure_image(data: bytes, spec: DecodeSpec) -> tuple[ImageHeader, int, np.ndarray]:
-    """Decode a single image.
+def try_to_decode(data: bytes, max_pixels: int) -> None:
+    """Decode an image and forget it.
+
+    Raises:
+        Rejected: the image cannot be decoded.
+    """
+    limit_memory(max_pixels)
+    spec = DecodeSpec(32, 3, "stretch", "bilinear", max_pixels)
+    decode_clipped_into(np.empty(spec.shape, np.uint8), data, spec)
+
+
+def measure_image(data: bytes, spec: DecodeSpec) -> tuple[ImageHeader, int, np.ndarray, Peak | None]:
+    """Decode a single image; one of more than 8 bits a channel with the range of its own values.
 
     Returns:
-        (header of the original image, perceptual hash, pixels uint8 (H, W, C)).
+        (header of the original image, perceptual hash, pixels uint8 (H, W, C), highest value of an image of more
+        than 8 bits a channel).
 
     Raises:
         Rejected: the image cannot be decoded.
     """
     limit_memory(spec.max_pixels)
-    pixels = decode(data, spec)
+    pixels = np.empty(spec.shape, np.uint8)
+    *_, peak = decode_clipped_into(pixels, data, spec)
+    if peak and (own := choose_ranges(spec, [peak])) != spec:
+        decode_clipped_into(pixels, data, own)
     phash = int(compute_phashes(pixels[None].astype(np.float32))[0])
-    return read_image_header(data, spec.max_pixels), phash, pixels
+    return read_image_header(data, spec.max_pixels), phash, pixels, peak
 
 
 def _iter_contents(batch: DecodeBatch) -> Iterator[bytes | memoryview]:

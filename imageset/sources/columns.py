@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -54,7 +54,7 @@ COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
         "tags",
         "class_label",
     ),
-    "split": ("split", "subset", "partition", "fold", "set"),
+    "split": ("split", "subset", "partition", "fold", "set", "is_valid", "is_val"),
     "group": ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "sequence", "track"),
     "time": (
         "time",
@@ -68,6 +68,7 @@ COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
         "acquired",
     ),
 }
+_OTHER_USES = frozenset({"tags", "y"})  # free keywords, and a coordinate, beside a column of labels
 _OPTIONAL_ROLES = ("split", "group", "time")  # an empty name, as in ?split=, is no column
 _FILE_KEYS = ("root", "ending")  # of paths; imageset.sources.tables.image_paths
 # The keys that are allowed after the question mark.
@@ -196,9 +197,45 @@ def choose_label_reader(
         if is_one_hot(distinct_rows(others)):
             return _build_one_hot_reader(label, others)
         return _build_flag_reader(label, others, f" (guessed; to change it, give {label}?label=COLUMN)")
+    rivals = [] if "label" in query else _find_other_labels(column, columns, schema.names)
+    note = _compare_label_columns(label, column, rivals, distinct_rows)
     if pa.types.is_list(schema.field(column).type) or pa.types.is_large_list(schema.field(column).type):
         return _build_list_reader(column, read_class_names(schema, column), distinct_values)
-    return _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
+    reader = _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
+    return replace(reader, note=_join_notes(reader.note, [note]))
+
+
+def _find_other_labels(column: str, columns: Mapping[str, str | None], names: list[str]) -> list[str]:
+    """Return the other columns that are called like labels."""
+    return [
+        name
+        for name in names
+        if name != column
+        and name not in columns.values()
+        and _fold_column(name) in COLUMN_NAMES_BY_ROLE["label"]
+        and _fold_column(name) not in _OTHER_USES
+    ]
+
+
+def _compare_label_columns(label: str, column: str, others: list[str], distinct_rows: DistinctRows) -> str:
+    """Return a clause about columns that hold the same classes under other names.
+
+    Raises:
+        UserError: another column that looks like labels holds other classes.
+    """
+    clauses = []
+    for other in others:
+        rows = distinct_rows((column, other))
+        if all(str(first) == str(second) for first, second in rows):
+            continue
+        sizes = {len(rows), len({first for first, _ in rows}), len({second for _, second in rows})}
+        if len(sizes) > 1:
+            raise UserError(
+                f"{label}: the columns '{column}' and '{other}' both look like the label and hold different "
+                f"classes; choose one with {label}?label={column} or {label}?label={other}"
+            )
+        clauses.append(f"the column '{other}' holds the same classes by other names (?label={other} takes it)")
+    return "; ".join(clauses)
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str]:

@@ -95,6 +95,27 @@ def check_url(url: str) -> None:
     check_remote(url)
 
 
+# Files that hold pictures or labels in a form that is not read: what they are, and the way out.
+_WITH_HEADER = " with a first line such as `path,label`"
+_TO_CSV = f"; write a CSV file{_WITH_HEADER} and a line for each picture"
+FOREIGN_FORMATS = {
+    ".xlsx": f"an Excel workbook is not read; save the sheet as CSV UTF-8{_WITH_HEADER}",
+    ".xls": f"an Excel workbook is not read; save the sheet as CSV UTF-8{_WITH_HEADER}",
+    ".ods": f"a spreadsheet of LibreOffice is not read; save the sheet as CSV{_WITH_HEADER}",
+    ".txt": f"a text file is not read as a table{_TO_CSV}",
+    ".lst": f"a list of files is not read as a table{_TO_CSV}",
+    ".json": "a JSON file is not read as a table; write one object a line, as in `pandas.read_json(FILE).to_json"
+    "('labels.jsonl', orient='records', lines=True)`",
+    ".tfrecord": "TFRecord files are not read; write their pictures as files, one sub-folder per class",
+    ".npz": "NumPy arrays are not read; write them as PNG files, one sub-folder per class",
+    ".npy": "NumPy arrays are not read; write them as PNG files, one sub-folder per class",
+    ".h5": "HDF5 files are not read; write their pictures as PNG files, one sub-folder per class",
+    ".mat": "files of MATLAB are not read; write their pictures as PNG files, one sub-folder per class",
+    ".7z": "a 7z archive is not read; unpack it with `7z x`, or pack it as zip or tar",
+    ".rar": "a RAR archive is not read; unpack it with `unrar x`, or pack it as zip or tar",
+}
+
+
 def open_path(path: Path, query: str = "", *, require_classes: bool = True) -> Source:
     """Open a local folder, or a local file that is not a table, as a source.
 
@@ -119,6 +140,8 @@ def open_path(path: Path, query: str = "", *, require_classes: bool = True) -> S
     if is_archive(path):
         return open_archive(path, require_classes=require_classes, options=parse_folder_options(str(path), query))
     if not path.is_dir():
+        if hint := FOREIGN_FORMATS.get(path.suffix.lower()):
+            raise UserError(f"{path}: {hint}")
         raise UserError(
             f"{path}: not a folder; {_describe_expected(require_classes)}, a zip or tar archive, "
             "a table (CSV, TSV, JSON lines, Parquet), or IDX or CIFAR files"

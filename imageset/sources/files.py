@@ -39,6 +39,8 @@ IMAGE_EXTENSIONS = frozenset(
         ".jp2",
         ".j2k",
         ".jxl",
+        ".dcm",
+        ".dicom",
     ]
 )
 # Folders that operating systems, network drives and cameras keep for themselves, in lower case.
@@ -50,7 +52,15 @@ SYSTEM_FOLDERS = frozenset(
         *("thmbnl", "canonmsc", "avf_info", "__pycache__"),
     ]
 )
+# How pictures begin, for files without an ending; imageset.decoding looks at the content of every file anyway.
+_PICTURE_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+)
+_START_BYTES = 132
 _SYSTEM_FILE = "synophoto_thumb"  # a Synology's thumbnails, where their folder was unpacked
+
+_OTHER_KIND = "files of other kinds"
 
 # One image must fit into one shard (see imageset.raw.shards).
 MAX_IMAGE_BYTES = 255_000_000
@@ -104,9 +114,11 @@ def find_images(
     passed_over: Counter[str] | None = None,
     extensions: frozenset[str] = IMAGE_EXTENSIONS,
     links: Links | None = None,
+    nameless: Counter[str] | None = None,
 ) -> Iterator[LocalImage]:
     """Walk a folder and its sub-folders in a fixed order and yield the files with the extensions of images.
 
+    A folder without any such file yields those without an extension whose first bytes are those of an image.
     Links are never followed or read; devices, sockets and FIFOs are never opened; hidden files and folders, and
     those of operating systems and network drives, are ignored.
 
@@ -115,6 +127,7 @@ def find_images(
         passed_over: counts the files that are not yielded, by cause.
         extensions: lower-case extensions of the files to yield.
         links: collects the links.
+        nameless: counts, by folder, the images without an extension.
 
     Raises:
         UserError: the folder cannot be listed.
@@ -122,19 +135,24 @@ def find_images(
     root = os.fsencode(folder)
     counts = Counter() if passed_over is None else passed_over
     # A stack instead of recursion: a chain of folders may be very long.
-    pending = [iter(_list_folder(root, b"", counts, extensions, links))]
+    pending = [iter(_list_folder(root, b"", counts, extensions, links, nameless))]
     while pending:
         entry, name = next(pending[-1], (None, b""))
         if entry is None:
             pending.pop()
         elif entry.is_dir(follow_symlinks=False):
-            pending.append(iter(_list_folder(entry.path, name + b"/", counts, extensions, links)))
+            pending.append(iter(_list_folder(entry.path, name + b"/", counts, extensions, links, nameless)))
         else:
             yield LocalImage(Path(os.fsdecode(entry.path)), display_name(name))
 
 
 def _list_folder(
-    folder: bytes, inside: bytes, passed_over: Counter[str], extensions: frozenset[str], links: Links | None
+    folder: bytes,
+    inside: bytes,
+    passed_over: Counter[str],
+    extensions: frozenset[str],
+    links: Links | None,
+    nameless: Counter[str] | None,
 ) -> list[tuple[os.DirEntry[bytes], bytes]]:
     """Return the sub-folders and images of one folder with their names relative to the root, sorted."""
     try:
@@ -146,6 +164,8 @@ def _list_folder(
         passed_over[f"folders that cannot be listed ({error.strerror})"] += 1
         return []
     causes = [(entry, _find_skip_cause(entry, extensions)) for entry in entries]
+    if extensions is IMAGE_EXTENSIONS and any(cause == _OTHER_KIND for _, cause in causes):
+        causes = _take_nameless_images(causes, inside, Counter() if nameless is None else nameless)
     passed_over.update(cause for _, cause in causes if cause)
     if links is not None:
         for entry in (entry for entry, cause in causes if cause == "links"):
@@ -162,7 +182,41 @@ def _find_skip_cause(entry: os.DirEntry[bytes], extensions: frozenset[str]) -> s
         return None
     if not entry.is_file(follow_symlinks=False):
         return "devices, sockets and FIFOs"
-    return None if _parse_extension(entry.name) in extensions else "files of other kinds"
+    return None if _parse_extension(entry.name) in extensions else _OTHER_KIND
+
+
+def _take_nameless_images(
+    causes: list[tuple[os.DirEntry[bytes], str | None]], inside: bytes, nameless: Counter[str]
+) -> list[tuple[os.DirEntry[bytes], str | None]]:
+    """Return the entries of a folder; without an image by its name, images without an extension are kept, too."""
+    if any(not cause and not entry.is_dir(follow_symlinks=False) for entry, cause in causes):
+        return causes
+    taken = [
+        (entry, None if cause == _OTHER_KIND and _is_nameless_image(entry) else cause) for entry, cause in causes
+    ]
+    if num := sum(cause != old for (_, cause), (_, old) in zip(taken, causes, strict=True)):
+        nameless[display_name(inside.rstrip(b"/"))] += num
+    return taken
+
+
+def _is_nameless_image(entry: os.DirEntry[bytes]) -> bool:
+    """Return whether a regular file has no extension (IMG_0012, 1.2.840.113) and begins as an image does."""
+    extension = _parse_extension(entry.name)
+    if extension and not extension[1:].isdecimal():
+        return False
+    try:
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        start = file.read(_START_BYTES)
+    return (
+        start.startswith(_PICTURE_STARTS)
+        or start[128:132] == b"DICM"
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or start[4:12] in (b"ftypheic", b"ftypmif1", b"ftypavif")
+        or (start[:2] == b"BM" and start[6:10] == bytes(4))
+    )
 
 
 def find_system_cause(name: str) -> str | None:

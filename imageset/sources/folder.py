@@ -29,7 +29,8 @@ def open_folder(path: Path, *, require_classes: bool = True, options: FolderOpti
     """Open a folder, sub-folders included, as a source."""
     passed_over: Counter[str] = Counter()
     links = Links()
-    files = list(find_images(path, passed_over, links=links))
+    nameless: Counter[str] = Counter()
+    files = list(find_images(path, passed_over, links=links, nameless=nameless))
     return FolderSource(
         str(path),
         slugify(path.resolve().name),
@@ -38,6 +39,7 @@ def open_folder(path: Path, *, require_classes: bool = True, options: FolderOpti
         _read_layout_files(path),
         path=path,
         links=links,
+        num_nameless=nameless.total(),
         options=options,
         require_classes=require_classes,
     )
@@ -54,6 +56,7 @@ class FolderSource:
         layout_files: content by name of the small text files in `imageset.sources.layouts.LAYOUT_FILES`.
         path: the folder itself if it is a local one; its empty class folders are named.
         links: the links that are passed over; those in place of class folders are a problem.
+        num_nameless: number of the images that were found by their content, since they have no ending.
         options: decisions of the user about the folders.
         require_classes: raise UserError if nothing can be learned from the source.
     """
@@ -71,13 +74,14 @@ class FolderSource:
         *,
         path: Path | None = None,
         links: Links | None = None,
+        num_nameless: int = 0,
         options: FolderOptions = NO_OPTIONS,
         require_classes: bool = True,
     ) -> None:
         self.label, self.name, self.passed_over = label, name, passed_over
         self.classes: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
-        links = links or Links()
+        links, self._num_nameless = links or Links(), num_nameless
         folders = _list_visible_folders(path) if path else []
         self._layout = detect_layout(
             label,
@@ -112,7 +116,11 @@ class FolderSource:
 
     def describe(self) -> str:
         """Return one line that describes the source as it was understood."""
-        return describe_source(self, self.label, "; ".join(filter(None, [self._layout.note, *self.warnings])))
+        notes = [self._layout.note, *self.warnings]
+        if self._num_nameless:
+            kinds = "picture has no ending and is", "pictures have no ending and are"
+            notes.append(f"{format_count(self._num_nameless, *kinds)} known by the content")
+        return describe_source(self, self.label, "; ".join(filter(None, notes)))
 
     def _find_problem(
         self, path: Path | None, folders: Collection[str], links: Links, options: FolderOptions

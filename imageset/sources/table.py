@@ -42,13 +42,22 @@ _ROWS_AT_ONCE, _TEXT_ROWS_AT_ONCE = 64, 4096  # rows of Parquet may hold whole i
 
 def is_table(spec: str) -> bool:
     """Return whether a source is a table, perhaps with its columns after a question mark."""
-    path = Path(spec.partition("?")[0]).expanduser()
-    return path.name.lower().endswith(TABLE_EXTENSIONS) and path.is_file()
+    return _split_off_columns(spec) is not None
+
+
+def _split_off_columns(spec: str) -> tuple[str, str] | None:
+    """Return (file, query) of a table; None if it is another source. A folder's name may hold a question mark."""
+    ends = [position for position, character in enumerate(spec) if character == "?"]
+    for end in [*ends, len(spec)]:
+        path = Path(spec[:end]).expanduser()
+        if path.name.lower().endswith(TABLE_EXTENSIONS) and path.is_file():
+            return spec[:end], spec[end + 1 :]
+    return None
 
 
 def open_table(spec: str, *, require_classes: bool = True) -> TableSource:
     """Open "table.csv" or "table.csv?label=breed&..." as a source."""
-    text, _, query = spec.partition("?")
+    text, query = _split_off_columns(spec) or (spec, "")
     path = Path(text).expanduser()
     return TableSource([path], label=text, name=slugify(path.stem), query=query, require_classes=require_classes)
 
@@ -126,7 +135,7 @@ class TableSource:
             self.splits.update(
                 split for split in (self._find_split(row, file) for row in batch) if split is not None
             )
-        self._num = labels.total()
+        self._num, self._num_unlabelled = labels.total(), labels[None]
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
 
@@ -149,6 +158,10 @@ class TableSource:
         """Return one line that describes the source as it was understood."""
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
         notes = [*self._text_notes, f"columns {columns}", self._labels.note, self._split_note]
+        if self._num_unlabelled and self._labels.columns:
+            notes.append(
+                f"{format_count(self._num_unlabelled, 'row has', 'rows have')} no label: the cell is empty"
+            )
         notes.append(self._survey.describe() if self._survey else "")
         return describe_source(self, self.label, "; ".join(filter(None, notes)))
 
@@ -246,7 +259,7 @@ class TableSource:
             return (
                 guess_split_from_path(file.name) or guess_split_from_path(file.parent.name) if is_shard else None
             )
-        return parse_split(row[column])
+        return parse_split(row[column], column)
 
     def _build_reader(
         self, row: Mapping[str, Any], number: int, file: Path, paths: ImagePaths

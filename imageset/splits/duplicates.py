@@ -11,7 +11,7 @@ from imageset.rejections import Rejection
 from imageset.utils.arrow import take_rows, to_id_words
 
 
-def find_duplicates(records: pa.Table) -> tuple[np.ndarray, list[Rejection]]:
+def find_duplicates(records: pa.Table, kind: str = "folder") -> tuple[np.ndarray, list[Rejection]]:
     """Find the rows to keep and reject the others.
 
     Of rows with the same bytes a single row is kept: the row of the test split, else of validation, else the first
@@ -20,6 +20,7 @@ def find_duplicates(records: pa.Table) -> tuple[np.ndarray, list[Rejection]]:
 
     Args:
         records: a table with the columns image_id, uri, label, split, reason and detail.
+        kind: of the source; it says where a label is missing.
 
     Returns:
         (int64 positions of the rows to keep in ascending order, the rejections of the others).
@@ -34,7 +35,7 @@ def find_duplicates(records: pa.Table) -> tuple[np.ndarray, list[Rejection]]:
     for position, row in zip(ambiguous.tolist(), rows, strict=True):
         rows_by_id.setdefault(row["image_id"], []).append((position, row))
     for copies in rows_by_id.values():
-        kept.append(np.array(_choose_copy(copies, rejections), np.int64))
+        kept.append(np.array(_choose_copy(copies, rejections, kind), np.int64))
     return np.sort(np.concatenate(kept)), rejections
 
 
@@ -58,12 +59,13 @@ def _list_already_rejected(records: pa.Table) -> list[Rejection]:
     return [Rejection(**row) for row in rows.to_pylist()]
 
 
-def _choose_copy(copies: list[tuple[int, dict[str, Any]]], rejections: list[Rejection]) -> list[int]:
+def _choose_copy(copies: list[tuple[int, dict[str, Any]]], rejections: list[Rejection], kind: str) -> list[int]:
     """Return the position to keep of rows with the same bytes, or none; append the rejections of the others."""
     labelled = []
     for position, row in copies:
         if row["label"] is None:
-            rejections.append(_build_rejection(row, "unlabelled", "lies in no class folder"))
+            detail = "the cell of its label is empty" if kind == "table" else "lies in no class folder"
+            rejections.append(_build_rejection(row, "unlabelled", detail))
         else:
             labelled.append((position, row))
     labels = sorted({row["label"] for _, row in labelled})

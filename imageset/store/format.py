@@ -19,6 +19,7 @@ SPLITS = ("train", "val", "test")
 DATASET_FORMAT = "convoy-imageset-1"
 DATASET_MANIFEST_FILE, INDEX_FILE, REJECTED_FILE = "dataset.json", "index.parquet", "rejected.parquet"
 LEAKS_FILE = "leaks.parquet"  # exists only if there are leaks
+PEAKS_FILE = "peaks.parquet"  # exists only if there are images of more than 8 bits a channel
 NPY_HEADER_BYTES = 128  # numpy's header, padded so that the pixels always start here
 
 INDEX_SCHEMA = pa.schema(
@@ -36,6 +37,13 @@ INDEX_SCHEMA = pa.schema(
         ("phash", pa.uint64()),
         ("sums", pa.list_(pa.int64())),  # of the normalized pixels, for each channel
         ("square_sums", pa.list_(pa.int64())),
+    ]
+)
+PEAKS_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("peak", pa.float32()),  # highest value in the original image
+        ("is_float", pa.bool_()),
     ]
 )
 REJECTED_SCHEMA = pa.schema(

@@ -4,6 +4,7 @@ images-00000.npy ...  uint8 (n, H, W, C), in numpy's format
 index.parquet         one row for each image (INDEX_SCHEMA)
 rejected.parquet      one row for each rejected image (REJECTED_SCHEMA)
 leaks.parquet         rows as in the index, for images that were dropped as leaks: decoded, but in no split
+peaks.parquet         the highest value of each image of more than 8 bits a channel (PEAKS_SCHEMA)
 dataset.html          the page that shows the dataset (imageset.normalize.dataset_page)
 dataset.json          the manifest, written last
 """

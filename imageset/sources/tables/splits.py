@@ -17,6 +17,8 @@ SPLIT_BY_VALUE = {
 # Columns that often hold something else, such as the number of a fold; they are no splits if no value is one.
 _LOOSE_NAMES = frozenset({"fold", "set"})
 _MAX_VALUES_NAMED = 5
+FLAG_COLUMNS = frozenset({"is_valid", "is_val"})  # fastai's: true in the rows of validation pictures
+_SPLIT_BY_FLAG = {"true": "val", "1": "val", "1.0": "val", "false": "train", "0": "train", "0.0": "train"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,10 @@ class SplitColumn:
     problem: str | None = None
 
 
-def parse_split(value: Any) -> str | None:
-    """Return train, val or test for a cell, or None if it is empty or no split."""
+def parse_split(value: Any, column: str = "") -> str | None:
+    """Return train, val or test for a cell of a column, or None if it is empty or no split."""
+    if column.strip().lower() in FLAG_COLUMNS:
+        return _SPLIT_BY_FLAG.get(_fold(value))
     return SPLIT_BY_VALUE.get(value if type(value) is str else "") or SPLIT_BY_VALUE.get(_fold(value))
 
 
@@ -51,6 +55,11 @@ def choose_split_column(label: str, column: str | None, is_given: bool, values: 
     if column is None:
         return SplitColumn(None)
     given = {_fold(value): str(value).strip() for value in values if _fold(value)}
+    if column.strip().lower() in FLAG_COLUMNS:
+        if given.keys() <= _SPLIT_BY_FLAG.keys():
+            note = f"in the column '{column}' true is val, false is train"
+            return SplitColumn(column, f"{note}; {label}?split= ignores it" if given else "")
+        return SplitColumn(None, f"the column '{column}' is not used: it holds more than true and false")
     unknown = [text for folded, text in sorted(given.items()) if folded not in SPLIT_BY_VALUE]
     if unknown and not is_given and column.lower() in _LOOSE_NAMES and len(unknown) == len(given):
         return SplitColumn(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from imageset.rejections import Rejected
+from imageset.sources.factory import open_source
 from imageset.sources.files import find_images
+from tests.helpers.images import encode_noise
 
 
 def test_endings_count_in_any_case_and_other_files_are_passed_over(tmp_path: Path) -> None:
@@ -59,3 +61,30 @@ def test_a_chain_of_a_thousand_folders_is_walked(tmp_path: Path) -> None:
     (picture,) = find_images(tmp_path)
     assert picture.uri == "d/" * depth + "a.png"
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # too deep for Python's own removal
+
+
+def test_pictures_without_an_ending_are_known_by_their_content(tmp_path: Path) -> None:
+    kinds = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000")
+    for name, first in (("ant", 0), ("bee", 100)):
+        (tmp_path / name).mkdir()
+        for number, kind in enumerate(kinds):
+            (tmp_path / name / f"IMG_{number}").write_bytes(encode_noise(first + number, kind=kind))
+    (tmp_path / "ant" / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
+    for name in ("README", "list.bin", "page"):
+        (tmp_path / "bee" / name).write_bytes(b"text" if name != "list.bin" else encode_noise(1))
+    source = open_source(str(tmp_path))
+    assert source.describe() == (
+        f"{tmp_path}: 15 pictures in 2 classes (ant 8, bee 7); 15 pictures have no ending and are known by the "
+        "content; passed over: 3 files of other kinds"
+    )
+
+
+def test_beside_pictures_with_an_ending_no_other_file_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ant.png").write_bytes(encode_noise(0))
+    (tmp_path / "notes").write_bytes(encode_noise(1))
+    monkeypatch.setattr(os, "open", None)
+    passed_over: Counter[str] = Counter()
+    assert [file.uri for file in find_images(tmp_path, passed_over)] == ["ant.png"]
+    assert passed_over == {"files of other kinds": 1}
