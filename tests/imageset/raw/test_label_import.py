@@ -421,7 +421,7 @@ def test_an_import_that_is_killed_leaves_all_of_it_or_nothing(
         assert [file.name for file in raw.iterdir() if file.name.startswith(".")] == []
         if done.returncode == 0:
             break
-    assert outcomes == {(0, 0), (6, 3)} and steps == 5  # the shard, the staged folder, three files
+    assert outcomes == {(0, 0), (6, 3)} and steps == 6  # shard, source.json, the staged folder, three files
     import_table(review, raw)
     without_times = [{**line, "time": ""} for line in read_log(raw)]
     assert without_times == [{**line, "time": ""} for line in read_log(tmp_path / "calm")]
