@@ -369,7 +369,8 @@ class _Planner:
 
     def _count_new_classes(self) -> None:
         for image_id in {entry.image_id for entry in self._plan.entries}:
-            names = self._split(self._known[image_id] or "")
+            given = self._log.find_image(image_id)
+            names = self._split((given and given.find_label()) or "")  # none while it is disputed
             self._plan.new_classes.update(name for name in names if name and name not in self._classes)
 
     def _find_disputes(self) -> None:

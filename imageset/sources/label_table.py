@@ -41,6 +41,9 @@ ANNOTATOR_COLUMNS = ("annotator", "labeled_by", "labelled_by", "annotated_by")
 LABELED_AT_COLUMNS = ("labeled_at", "labelled_at", "annotated_at")
 PREDICTION_COLUMNS = frozenset({"model_name", "model_version", "status", "top_k"})
 _IMAGE_ID = re.compile(r"[0-9a-fA-F]{64}")
+_PART_OF_ID = re.compile(
+    r"(?=.*[a-fA-F])(?=.*\d)[0-9a-fA-F]{7,64}"
+)  # the numbers of other programs' pictures are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class LabelTable:
         for number, row in enumerate(self._iter_dicts(), start=1):
             path, uri = (_read_text(row, column) for column in (self._columns["path"], names.get("uri")))
             image_id = _read_text(row, names[ID_COLUMN])
-            name = f"row {number} ({path or uri or image_id or 'without a name'})"
+            name = f"row {number} ({path or uri or (image_id or 'without a name')[:14]})"
             if image_id and not _IMAGE_ID.fullmatch(image_id):
                 raise UserError(
                     f"{self.label}: {name}: the image_id {image_id!r} is not the SHA-256 of a picture, 64 "
@@ -250,7 +253,7 @@ class LabelTable:
 
 
 def _read_id_table(path: Path) -> pa.Table | None:
-    """Read a table, without columns that hold whole images, if its column image_id holds SHA-256 hashes."""
+    """Read a table, without columns of whole images, if its column image_id holds hashes, or parts of them."""
     if path.suffix.lower() != ".parquet":
         table = read_text_table(path).table
     else:
@@ -263,7 +266,7 @@ def _read_id_table(path: Path) -> pa.Table | None:
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: not readable as Parquet: {error}") from None
     column = next((name for name in table.column_names if fold_column(name) == ID_COLUMN), None)
-    if column is None or not any(_IMAGE_ID.fullmatch(str(value).strip()) for value in table[column].to_pylist()):
+    if column is None or not any(_PART_OF_ID.fullmatch(str(value).strip()) for value in table[column].to_pylist()):
         return None
     return table
 
