@@ -182,8 +182,8 @@ def test_a_picture_that_two_people_label_differently_is_held_out_until_they_agre
     say("Anna", "bee", first, second)
     plan = say("Ben", "ant", first, second)
     assert plan.list_warnings() == [
-        f"t.csv: 2 pictures are held out, since people disagree: row 1 ({first[:14]}): Anna says bee, Ben says ant, row "
-        f"2 ({second[:14]}): Anna says bee, Ben says ant; the same table with the right labels "
+        f"t.csv: 2 pictures are held out, since people disagree: row 1 ({first[:14]}): Anna says bee, "
+        f"Ben says ant, row 2 ({second[:14]}): Anna says bee, Ben says ant; the same table with the right labels "
         "and --resolve decides"
     ]
     labels, refused, summary = build(raw, tmp_path / "out")
