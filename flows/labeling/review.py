@@ -69,7 +69,7 @@ def write_review(
             table.writerow([
                 path, "", escape_cell(best["label"]), f"{best['probability']:.4f}",
                 f"{compute_margin(row, multi_label):.4f}", escape_cell(row["uri"]), row["image_id"],
-                f"{row['model_name']}/{row['model_version']}",
+                escape_cell(f"{row['model_name']} version {row['model_version']}"),
             ])  # fmt: skip
         write_bytes(fresh / "review.csv", text.getvalue().encode())
     return len(selected)

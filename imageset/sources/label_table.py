@@ -28,7 +28,6 @@ from imageset.exceptions import UserError
 from imageset.labels import LABEL_SEPARATOR, parse_labels
 from imageset.rejections import Rejected
 from imageset.sources.columns import LabelReader, choose_columns, choose_label_reader, fold_column
-from imageset.sources.files import read_file
 from imageset.sources.table import TABLE_EXTENSIONS
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder
 from imageset.sources.tables.splits import choose_split_column, parse_split
@@ -84,23 +83,26 @@ class LabelRow:
     model: str | None = None
 
 
-Annotation = tuple[Path | str | None, str | None, Iterable[str] | None, str | None, datetime | None]
+Annotation = tuple[str | None, str | None, Iterable[str], str | None, datetime | None]
 
 
-def iter_annotation_rows(annotations: Iterable[Annotation]) -> Iterator[LabelRow]:
+def iter_annotation_rows(annotations: Iterable[Annotation], folder: Path) -> Iterator[LabelRow]:
     """Yield the rows of annotations that were read from the file of another tool.
 
     Args:
         annotations: for each one (path of the image or None, image_id or None, labels, annotator or None, time or
-            None); None for the labels is an image that is still to be labelled.
+            None). Without labels, annotator and time the image is still to be labelled.
+        folder: the folder that the paths are relative to.
     """
+    paths = ImagePaths(LocalFolder(folder))
     for path, image_id, labels, annotator, time in annotations:
+        given = tuple(labels)
         yield LabelRow(
             name=str(path or image_id),
-            labels=None if labels is None else tuple(labels),
+            labels=given if given or annotator or time else None,
             image_id=image_id.lower() if image_id else None,
-            read=partial(_read_path, Path(path)) if path else None,
-            uri=Path(path).name if path else "",
+            read=partial(_read_found, paths, path) if path else None,
+            uri=path or "",
             annotator=annotator,
             labeled_at=parse_time(time),
             is_statement=True,
@@ -200,7 +202,7 @@ class LabelTable:
                 name=name,
                 labels=_read_labels(reader, row),
                 image_id=image_id.lower() if image_id else None,
-                read=partial(self._read, path) if path else None,
+                read=partial(_read_found, self._paths, path) if path else None,
                 uri=uri or path or "",
                 annotator=given,
                 labeled_at=parse_time(row.get(labeled_at or "")),
@@ -243,13 +245,6 @@ class LabelTable:
     def _iter_dicts(self) -> Iterator[dict[str, Any]]:
         for batch in self._table.to_batches():
             yield from batch.to_pylist()
-
-    def _read(self, path: str) -> bytes:
-        """Read an image; the folder is searched only for images that the dataset does not know."""
-        found = self._paths.find(path)
-        if found is None:
-            raise Rejected("unreadable", self._paths.explain(path))
-        return self._paths.read(found.name)
 
 
 def _read_id_table(path: Path) -> pa.Table | None:
@@ -299,8 +294,9 @@ def _read_number(row: Mapping[str, Any], column: str | None) -> float | None:
         return None
 
 
-def _read_path(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
-        raise Rejected("unreadable", "no such file") from None
+def _read_found(paths: ImagePaths, path: str) -> bytes:
+    """Read an image; the folder is searched only for images that the dataset does not know."""
+    found = paths.find(path)
+    if found is None:
+        raise Rejected("unreadable", paths.explain(path))
+    return paths.read(found.name)

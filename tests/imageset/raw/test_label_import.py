@@ -341,11 +341,11 @@ def test_pictures_without_an_image_id_are_known_by_their_bytes(raw: Path, tmp_pa
     (tmp_path / "b.png").write_bytes(NEW[0])
     time = "2026-03-01"
     annotations = [
-        (tmp_path / "a.png", None, ["bee"], "Anna", time),
-        (tmp_path / "b.png", None, ["ant"], None, None),
+        ("a.png", None, ["bee"], "Anna", time),
+        ("b.png", None, ["ant"], None, None),
     ]
-    annotations += [(tmp_path / "a.png", None, None, None, None), (None, OTHER, ["bee"], None, None)]
-    plan = import_labels(iter_annotation_rows(annotations), raw, "export.json", "Ben")
+    annotations += [("a.png", None, [], None, None), (None, OTHER, ["bee"], None, None)]
+    plan = import_labels(iter_annotation_rows(annotations, tmp_path), raw, "export.json", "Ben")
     assert plan.describe() == "export.json: 3 labels: 1 new picture, 2 relabelled; 1 row without a label"
     assert {(line["image_id"], line["label"], line["annotator"]) for line in read_log(raw)} == {
         (KNOWN, "bee", "Anna"), (id_of(NEW[0]), "ant", "Ben"), (OTHER, "bee", "Ben"),
