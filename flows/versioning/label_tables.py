@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelTableReport:
-    """What an ingest of a label table would do.
+    """The report of a check: the outcome of an ingest of a label table.
 
     Attributes:
         source: the table.

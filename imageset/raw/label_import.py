@@ -54,7 +54,7 @@ MAX_NAMED = 3  # images, classes or disputes that a message names
 
 @dataclass(slots=True)
 class LabelPlan:
-    """What an import of labels would write.
+    """The outcome of an import of labels, before it is written.
 
     Attributes:
         table: the table, in messages and in the log.
