@@ -16,6 +16,7 @@ from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.data_folder_check import check_data_folder
+from flows.versioning.label_tables import check_label_options, plan_labels
 from flows.versioning.source_check import check_source_change, open_checked_source
 from imageset.class_names import describe_similar_names
 from imageset.params import check_convoy_version
@@ -23,19 +24,27 @@ from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
     from imageset.raw.ingestion import IngestSummary
+    from imageset.sources.label_table import LabelTable
 
 logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-def ingest(source: str | None = None, replace_source: bool = False) -> IngestResult:
-    """Copy the images of a source into data/raw and version them.
+def ingest(
+    source: str | None = None,
+    replace_source: bool = False,
+    labeled_by: str | None = None,
+    resolve: bool = False,
+) -> IngestResult:
+    """Copy the images of a source into data/raw and version them, or add the labels of a label table to them.
 
     Args:
         source: what `imageset.sources.factory.open_source` takes, e.g. a folder; None for the last ingested
-            source.
+            source. A label table extends and corrects the project's data, whose source stays what it was.
         replace_source: whether the source may be another one than the project's; its pictures then take the place
             of the former ones.
+        labeled_by: the person who labelled the pictures of a label table, where its rows name nobody.
+        resolve: whether the labels of a label table set aside what other people said of the same pictures.
 
     Raises:
         UserError: the source does not exist, or holds nothing that a model can be trained on, or DVC cannot
@@ -43,8 +52,12 @@ def ingest(source: str | None = None, replace_source: bool = False) -> IngestRes
     """
     project = Project.find()
     check_convoy_version(project / PARAMS)
-    check_source_change(source, project, replace_source)
+    table = check_source_change(source, project, replace_source)
+    check_label_options(table, labeled_by, resolve)
     check_data_folder(project)
+    if table is not None:
+        read_label_table(table, project, labeled_by, resolve)
+        return version_raw(dvc_repo.read_last_source(project), project.read_name(), project)
     source = mask_url(source or dvc_repo.read_last_source(project))
     summary = read_source(source, project, replace_source)
     return version_raw(source, summary.name, project)
@@ -74,6 +87,20 @@ def read_source(source: str, project: Project, replace_source: bool = False) -> 
         )
     logger.info("ingest: %s", summary.describe())
     return summary
+
+
+@task(**TASK_RETRY_OPTIONS)
+def read_label_table(table: LabelTable, project: Project, labeled_by: str | None, resolve: bool) -> None:
+    """Add labels to the label log, and new images to data/raw. Prefect retries it after transient errors."""
+    from imageset.raw.label_import import apply_label_plan
+    from imageset.raw.replacement import finish_replacement
+
+    finish_replacement(project / RAW)
+    plan = plan_labels(table, project, labeled_by, resolve)
+    apply_label_plan(plan, project / RAW)
+    logger.info("ingest: %s", plan.describe())
+    for warning in plan.list_warnings():
+        logger.warning("ingest: %s", warning)
 
 
 @task

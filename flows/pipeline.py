@@ -21,15 +21,20 @@ logger = console.get_logger(__name__)
 
 @flow(**FLOW_OPTIONS)
 def pipeline(
-    source: str | None = None, timeout_h: float | None = None, replace_source: bool = False
+    source: str | None = None,
+    timeout_h: float | None = None,
+    replace_source: bool = False,
+    labeled_by: str | None = None,
+    resolve: bool = False,
 ) -> PromoteResult:
     """Ingest, train and promote, skipping every step that is up to date.
 
     Args:
-        source: e.g. a folder with one sub-folder a class; None for the last ingested source.
+        source: e.g. a folder with one sub-folder a class, or a label table; None for the last ingested source.
         timeout_h: hours after which the run stops, with all its child processes; the next run resumes there.
-
         replace_source: whether the source may be another one than the project's.
+        labeled_by: the person who labelled the pictures of a label table, where its rows name nobody.
+        resolve: whether the labels of a label table set aside what other people said of the same pictures.
 
     Raises:
         UserError: an error of one of the three flows, or the time limit.
@@ -41,7 +46,7 @@ def pipeline(
     afterwards = load_post_steps(project)
     with project.lock(), time_limit(timeout_h, "pipeline"):
         # Called as plain functions: their tasks and the output of the stages then belong to this run and its log.
-        ingested = ingest.fn(source, replace_source)
+        ingested = ingest.fn(source, replace_source, labeled_by, resolve)
         with concurrency.acquire_limits(
             concurrency.name_dataset_limit(ingested.name), *concurrency.name_gpu_limits()
         ):

@@ -324,9 +324,10 @@ def write_review_images(
     assert options.review is not None
     folder, rows = options.review_folder, cache.iter_rows(counts.shard_names)
     num = write_review(folder, images, rows, predictor.bundle, options.review)
-    hint = "; separate several labels by |, then ingest review.csv?separator=|" if cache.multi_label else ""
-    pictures = format_count(num, "picture")
-    logger.info("predict: %s most worth a label in %s%s", pictures, folder / "review.csv", hint)
+    several = ", several of a picture separated by |" if cache.multi_label else ""
+    pictures, table = format_count(num, "picture"), folder / "review.csv"
+    advice = f"fill in its column label{several}, then `convoy run {table}`"
+    logger.info("predict: %s most worth a label in %s; %s", pictures, table, advice)
 
 
 def write_tags(

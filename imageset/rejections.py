@@ -17,6 +17,7 @@ REASONS = {
     "unreadable": "the file cannot be read",
     "unlabelled": "the picture is in no class folder",
     "label_conflict": "the same bytes have two labels",
+    "label_dispute": "people who labelled the picture disagree",
     "duplicate": "the same bytes with the same label are kept once",
     "leak": "a copy or near duplicate of the picture is in another split of the source",
     "undated": "the split is by time, and the picture has no time",
@@ -28,8 +29,9 @@ REASONS = {
 CONTENT_REASONS = frozenset(
     {"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported", "crashed", "timeout"}
 )
-# Not faults of the image: a copy of it is in the dataset. They do not count towards max_reject_fraction.
-HARMLESS_REASONS = frozenset({"duplicate", "leak"})
+# Not faults of the image: a copy of it is in the dataset, or people will decide about it. They do not count
+# towards max_reject_fraction.
+HARMLESS_REASONS = frozenset({"duplicate", "leak", "label_dispute"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Rejection:
 
 
 def count_harmful(rejections: Iterable[Rejection]) -> int:
-    """Return how many rejections count towards max_reject_fraction; duplicates and leaks do not."""
+    """Return how many rejections count towards max_reject_fraction; those of HARMLESS_REASONS do not."""
     return sum(rejection.reason not in HARMLESS_REASONS for rejection in rejections)
 
 

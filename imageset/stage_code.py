@@ -36,6 +36,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "imageset/labels.py",
         "imageset/normalize",
         "imageset/params.py",
+        "imageset/raw/label_log.py",
         "imageset/raw/records.py",
         "imageset/raw/shards.py",
         "imageset/rejections.py",

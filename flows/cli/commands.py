@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.cli import completion, options
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
@@ -178,11 +178,12 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.versioning.source_check import check_source
 
-    check_source(arguments.source, arguments.project, arguments.replace_source)
+    given = _get_ingest_options(arguments)
+    check_source(arguments.source, arguments.project, **given)
     with use_prefect_server(arguments.project):
         from flows.pipeline import pipeline
 
-        decision = pipeline(arguments.source, replace_source=arguments.replace_source)
+        decision = pipeline(arguments.source, **given)
     _print_text(_summarize_run(arguments.project, decision))
 
 
@@ -200,11 +201,16 @@ def _run_ingest(arguments: argparse.Namespace) -> None:
     from flows.orchestration.prefect_server import use_prefect_server
     from flows.versioning.source_check import check_source
 
-    check_source(arguments.source, arguments.project, arguments.replace_source)
+    given = _get_ingest_options(arguments)
+    check_source(arguments.source, arguments.project, **given)
     with use_prefect_server(arguments.project):
         from flows.ingest import ingest
 
-        ingest(arguments.source, arguments.replace_source)
+        ingest(arguments.source, **given)
+
+
+def _get_ingest_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("replace_source", "labeled_by", "resolve")}
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
@@ -404,7 +410,7 @@ _ROWS = (
     ),
     Command(
         "ingest",
-        "only read a source into data/raw and version it",
+        "only read a source, or the labels of a label table, into data/raw and version it",
         _run_ingest,
         options.add_source_options,
         starts_server=True,

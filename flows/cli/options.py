@@ -10,7 +10,10 @@ from flows.reports.json_output import add_json_option
 from imageset.executors import factory
 
 SOURCE_HELP = "folder with one sub-folder a class, archive, table, URL, torchvision://NAME ..."
-OPTIONAL_SOURCE_HELP = f"{SOURCE_HELP}; without it, the source of the last ingest"
+OPTIONAL_SOURCE_HELP = (
+    f"{SOURCE_HELP}; without it, the source of the last ingest. A label table, such as a review.csv that was "
+    "filled in, adds its labels to the project's pictures"
+)
 RUN_HELP = "MLflow's run id, or its first characters"
 MODEL_HELP = "registered model; without it, the model of the dataset in data/normalized"
 
@@ -36,6 +39,17 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--replace-source",
         action="store_true",
         help="the project's pictures come from another source from now on; those of the former one are left out",
+    )
+    parser.add_argument(
+        "--by",
+        dest="labeled_by",
+        metavar="NAME",
+        help="who gave the labels of a label table, where its rows do not say; default: git's user.name",
+    )
+    parser.add_argument(
+        "--resolve",
+        action="store_true",
+        help="the labels of this label table count, whatever other people said of the same pictures",
     )
 
 

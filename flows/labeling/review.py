@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 POOL_FACTOR = 10  # images in the pool for each image to select
-REVIEW_COLUMNS = ("path", "label", "guess", "probability", "margin", "uri", "image_id")
+REVIEW_COLUMNS = ("path", "label", "guess", "probability", "margin", "uri", "image_id", "model")
 
 
 def write_review(
@@ -39,7 +39,7 @@ def write_review(
 ) -> int:
     """Write copies of the images most worth labeling, and review.csv with an empty column `label` to fill in.
 
-    Ingest takes the filled-in table without changes.
+    Ingest takes the filled-in table without changes: it extends and corrects the project's data.
 
     Args:
         folder: the folder to write.
@@ -69,6 +69,7 @@ def write_review(
             table.writerow([
                 path, "", escape_cell(best["label"]), f"{best['probability']:.4f}",
                 f"{compute_margin(row, multi_label):.4f}", escape_cell(row["uri"]), row["image_id"],
+                escape_cell(f"{row['model_name']} version {row['model_version']}"),
             ])  # fmt: skip
         write_bytes(fresh / "review.csv", text.getvalue().encode())
     return len(selected)

@@ -36,6 +36,7 @@ from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
+from imageset.raw.label_log import read_label_log
 from imageset.utils.file_lock import is_locked
 from imageset.utils.text import format_count
 from imageset.utils.timestamps import format_local_time
@@ -93,7 +94,7 @@ class StatusResult:
         serving: for each model {model, version, since, reason}.
         drift: for each model the last checked batch {model, version, time, source, num_pictures, moved,
             drifted_in_a_row, retrain, reason}.
-        data: {name, raw_version, source, num_pictures, fingerprint}.
+        data: {name, raw_version, source, num_pictures, fingerprint, labels: {corrected, added, disputed}}.
         trained: {network, dataset, metrics}.
         last_run, last_failed_run: {flow, name, state, started, ended, message}; next_run: {flow, time}.
         unfinished_training: {is_running, stopped_at}.
@@ -253,7 +254,7 @@ def report_drift(project: Project, problems: list[str]) -> Iterator[StatusLine]:
         if is_champion:
             problems.append(
                 f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; label "
-                "some with `convoy predict SOURCE --review N` and train on them"
+                "some: fill in the review.csv of `convoy predict SOURCE --review N`, and `convoy run` that table"
             )
     problems += _find_unfinished_retrains(entries)
 
@@ -327,8 +328,11 @@ def report_data(project: Project, problems: list[str]) -> Iterator[StatusLine]:
         return
     source = meta.get("source", "an unknown source")
     line = f"{meta.get('name', 'data')}, raw version {raw_version[:12]}, from {source}"
+    labels = _count_labels(project, problems)
+    if any(labels.values()):
+        line += "; labels of people: " + ", ".join(f"{num:,} {kind}" for kind, num in labels.items() if num)
     values = {"name": meta.get("name"), "raw_version": raw_version, "source": meta.get("source"),
-              "num_pictures": None, "fingerprint": None}  # fmt: skip
+              "num_pictures": None, "fingerprint": None, "labels": labels}  # fmt: skip
     try:
         manifest = json.loads((project / NORMALIZED / "dataset.json").read_text(encoding="utf-8"))
         num_images = sum(sum(split.values()) for split in manifest["counts"].values())
@@ -340,6 +344,24 @@ def report_data(project: Project, problems: list[str]) -> Iterator[StatusLine]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"{NORMALIZED}/dataset.json: broken ({error}); run `dvc repro -f normalize`")
     yield StatusLine("data", line, values)
+
+
+def _count_labels(project: Project, problems: list[str]) -> dict[str, int]:
+    """Return how many pictures people have corrected, added and disagree about."""
+    try:
+        log = read_label_log(project / RAW)
+    except UserError as error:
+        problems.append(str(error))
+        return {}
+    counts = log.count()
+    if counts["disputed"]:
+        held_out = format_count(counts["disputed"], "picture is", "pictures are")
+        example = next(iter(log.collect_disputes().values()))
+        problems.append(
+            f"{held_out} held out, since people disagree ({example}); {NORMALIZED}/rejected.parquet names them as "
+            "label_dispute, and a table of image_id and label decides: `convoy ingest TABLE --resolve`"
+        )
+    return counts
 
 
 def report_training(project: Project, problems: list[str]) -> Iterator[StatusLine]:

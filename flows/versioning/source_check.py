@@ -13,12 +13,19 @@ from flows.project.paths import PARAMS
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.data_folder_check import check_data_folder
+from flows.versioning.label_tables import (
+    LabelTableReport,
+    check_label_options,
+    plan_labels,
+    report_label_table,
+)
 from imageset.exceptions import UserError
 from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
     from imageset.check import CheckReport
     from imageset.sources.base import Source
+    from imageset.sources.label_table import LabelTable
     from imageset.utils.progress import Progress
 
 
@@ -34,12 +41,26 @@ PRETRAINED_NETWORK, SCRATCH_NETWORK = "efficientnet_lite0", "ConvNet"
 logger = console.get_logger(__name__)
 
 _opened: dict[str, Source] = {}  # sources that `check_source` has opened, for the flow that ingests them
+_opened_tables: dict[str, LabelTable] = {}  # likewise
 
 
-def check_source(source: str | None, project: Project, replace_source: bool = False) -> None:
+def check_source(
+    source: str | None,
+    project: Project,
+    replace_source: bool = False,
+    labeled_by: str | None = None,
+    resolve: bool = False,
+) -> None:
     """Raise UserError if a source, or (None) the last one, cannot be ingested here, or params.yaml is wrong.
 
     A local source is opened for the check; `open_checked_source` hands it on, so that it is listed once.
+
+    Args:
+        source: the source, or a label table.
+        project: the project.
+        replace_source: whether the data is to be replaced.
+        labeled_by: the person who labelled the pictures of a label table.
+        resolve: whether the labels of a label table set aside those of other people.
     """
     from imageset.normalize.params import read_normalize_params
     from imageset.params import check_convoy_version
@@ -48,7 +69,13 @@ def check_source(source: str | None, project: Project, replace_source: bool = Fa
 
     check_convoy_version(project / PARAMS)
     read_normalize_params(project / PARAMS)
-    check_source_change(source, project, replace_source)
+    table = check_source_change(source, project, replace_source)
+    check_label_options(table, labeled_by, resolve)
+    if source is not None and table is not None:
+        plan_labels(table, project, labeled_by, resolve)
+        _opened_tables[source] = table
+        check_data_folder(project)
+        return
     source = source or dvc_repo.read_last_source(project)
     if is_remote(source):
         check_url(source)  # opening it fetches it, which the flow does
@@ -57,28 +84,47 @@ def check_source(source: str | None, project: Project, replace_source: bool = Fa
     check_data_folder(project)
 
 
-def check_source_change(source: str | None, project: Project, replace_source: bool) -> None:
+def check_source_change(source: str | None, project: Project, replace_source: bool) -> LabelTable | None:
     """Raise UserError if the project's data has another source or another name, unless that is what is wanted.
 
     Args:
         source: the source to ingest; None for the last one.
         project: the project.
         replace_source: whether the data is to be replaced.
+
+    Returns:
+        The label table, if `source` is one: it extends and corrects the project's data.
     """
     name, ingested_name = project.read_name(), project.read_ingested_name()
     if replace_source or ingested_name is None:
-        return
+        return None
     if name != ingested_name:
         raise UserError(
             f"{project / PARAMS}: name is {name}, but the data was ingested as {ingested_name}; write "
             f"`name: {ingested_name}` there, or start a new dataset with --replace-source"
         )
     last = dvc_repo.read_last_source(project)
-    if source is not None and not is_same_source(source, last, project):
+    if source is None or is_same_source(source, last, project):
+        return None
+    from imageset.sources.factory import open_label_table
+
+    table = _opened_tables.pop(source, None) or open_label_table(source)
+    if table is None:
         raise UserError(
             f"the pictures of this project, {name}, come from {mask_url(last)}; make a project of its own for "
             f"{mask_url(source)}: `convoy init ../other`, or let it take their place: --replace-source"
+            f"{_describe_label_tables(source)}"
         )
+    return table
+
+
+def _describe_label_tables(source: str) -> str:
+    """Return what a table needs to be one of labels, for the message about another source."""
+    from imageset.sources.table import TABLE_EXTENSIONS
+
+    if not source.partition("?")[0].lower().endswith(TABLE_EXTENSIONS):
+        return ""
+    return "; labels for the pictures of this project need a column image_id, as in review.csv"
 
 
 def is_same_source(first: str, second: str, project: Project) -> bool:
@@ -107,8 +153,12 @@ def open_checked_source(source: str, progress: Progress) -> Source:
     return _opened.pop(source, None) or open_source(source, progress=progress)
 
 
-def report_source(source: str, project: Project, report_file: Path | None = None) -> CheckReport:
+def report_source(
+    source: str, project: Project, report_file: Path | None = None
+) -> CheckReport | LabelTableReport:
     """Return the report of `convoy check`: every image is decoded and checked; only `report_file` is written.
+
+    The report on a label table says what an ingest of it would do.
 
     Raises:
         UserError: the source does not exist, params.yaml is wrong, or `report_file` cannot be written.
@@ -120,13 +170,19 @@ def report_source(source: str, project: Project, report_file: Path | None = None
 
     if report_file is not None and not report_file.absolute().parent.is_dir():
         raise UserError(f"{report_file.parent}: no such folder to write {report_file.name} into; make it first")
-    report = inspect_source(source, project)
-    report.networks = list_network_candidates(load_section(project / PARAMS, "train"))
+    table, problem = None, None
     try:
-        check_source_change(source, project, replace_source=False)
+        table = check_source_change(source, project, replace_source=False)
         check_data_folder(project)
     except UserError as error:
-        report.project_problem = str(error)
+        problem = str(error)
+    report: CheckReport | LabelTableReport
+    if table is not None:
+        report = report_label_table(table, project, problem)
+    else:
+        report = inspect_source(source, project)
+        report.networks = list_network_candidates(load_section(project / PARAMS, "train"))
+        report.project_problem = problem
     if report_file is not None:
         write_text(report_file, json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
     return report

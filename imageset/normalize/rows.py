@@ -15,6 +15,7 @@ from imageset.executors.base import BaseExecutor
 from imageset.executors.stream import map_stream
 from imageset.normalize.tasks import try_to_decode
 from imageset.raw import records as raw_records
+from imageset.raw.label_log import LabelLog, read_label_log
 from imageset.raw.shards import read_image_bytes
 from imageset.rejections import Rejected, Rejection
 from imageset.splits.duplicates import find_duplicates
@@ -23,7 +24,7 @@ from imageset.splits.split_rule import SplitRule, build_no_match_error, match_ur
 from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.timestamps import parse_time
 
-_REASONS_BEFORE_DECODING = frozenset({"label_conflict", "leak", "unlabelled", "undated"})
+_REASONS_BEFORE_DECODING = frozenset({"label_conflict", "label_dispute", "leak", "unlabelled", "undated"})
 
 
 def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Rejection]]:
@@ -37,20 +38,55 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     Returns:
         (one row for each distinct image, in raw order, the rejections).
     """
-    records = write_arrow(
-        fill_group_and_time(raw_records.iter_record_batches(raw_dir), rule), raw_records.RECORDS_SCHEMA, folder
-    )
+    disputed: list[Rejection] = []
+    labelled = apply_label_log(raw_records.iter_record_batches(raw_dir), read_label_log(raw_dir), disputed)
+    records = write_arrow(fill_group_and_time(labelled, rule), raw_records.RECORDS_SCHEMA, folder)
     records = add_ages(records, raw_records.read_first_shards(raw_dir))
     present = np.flatnonzero(~records["absent"].to_numpy())
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
     kept, rejections = find_duplicates(records, raw_records.read_source_identity(raw_dir)["kind"])
+    rejections += disputed
     if rule.by == "time":
         kept = reject_undated(records, kept, rejections)
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
     kept = kept[np.lexsort((offsets, shards))]
-    records = records.drop_columns(["absent", "reason", "detail"])
+    records = records.drop_columns(["absent", "reason", "detail", "label_table"])
     return write_arrow(iter_slices(records, kept), records.schema, folder), rejections
+
+
+def apply_label_log(
+    records: Iterable[pa.RecordBatch], log: LabelLog, rejections: list[Rejection]
+) -> Iterator[pa.RecordBatch]:
+    """Give images the labels that people gave them.
+
+    Args:
+        records: the ingested records.
+        log: the label log.
+        rejections: those of disputed images are appended to it.
+
+    Yields:
+        The records; disputed images are absent, so that they still count for the split of their group.
+    """
+    by_image, disputes = log.collect_labels(), log.collect_disputes()
+    ids, disputed_ids = (pa.array(list(names), pa.string()) for names in (by_image, disputes))
+    labels = pa.array(list(by_image.values()), pa.string())
+    for batch in records:
+        if len(log):
+            given = labels.take(pc.index_in(batch["image_id"], value_set=ids))  # type: ignore[attr-defined]
+            batch = _set_column(batch, "label", pc.coalesce(given, batch["label"]))  # type: ignore[attr-defined]
+            is_disputed = pc.is_in(batch["image_id"], value_set=disputed_ids)  # type: ignore[attr-defined]
+            held_out = batch.filter(pc.and_not(is_disputed, batch["absent"]))  # type: ignore[attr-defined]
+            for row in held_out.select(["uri", "image_id"]).to_pylist():
+                detail = disputes[row["image_id"]]
+                rejections.append(Rejection(row["uri"], row["image_id"], "label_dispute", detail))
+            batch = _set_column(batch, "absent", pc.or_(batch["absent"], is_disputed))  # type: ignore[attr-defined]
+        yield batch
+
+
+def _set_column(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
+    number = batch.schema.get_field_index(name)
+    return batch.set_column(number, batch.schema.field(number), values)
 
 
 def prefer_content_reasons(
@@ -115,9 +151,8 @@ def fill_group_and_time(records: Iterable[pa.RecordBatch], rule: SplitRule) -> I
             elif uris:
                 examples.setdefault(name, uris[0])
             values = matches if name == "group" else [parse_time(match) for match in matches]
-            column = batch.schema.get_field_index(name)
             filled = pc.coalesce(batch[name], pa.array(values, batch.schema.field(name).type))  # type: ignore[attr-defined]
-            batch = batch.set_column(column, batch.schema.field(column), filled)
+            batch = _set_column(batch, name, filled)
         yield batch
     for name in patterns:
         if name in unmatched and name in examples:

@@ -7,7 +7,7 @@ with any number of workers, whether images are decoded or reused from the previo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def normalize(
         else open_executor(executor, workers, WORKER_MODULES) as active
     ):
         rejections = prefer_content_reasons(rejections, raw_dir, active, params["max_pixels"], timeout_s)
-        copy_warnings = resolve_duplicates(rejections, params["on_leak"])
+        copy_warnings = [*_warn_disputes(rejections), *resolve_duplicates(rejections, params["on_leak"])]
         num_images = len(rows) + count_harmful(rejections)
         check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
         check_splits_early(rows, rule)
@@ -203,6 +203,17 @@ def _refuse_copies(rejections: list[Rejection]) -> tuple[list[Rejection], int]:
     }
     copies = [one for one in rejections if one.reason == "duplicate" and one.image_id in contents]
     return replace_reasons(rejections, {"duplicate"}, contents), len(copies)
+
+
+def _warn_disputes(rejections: list[Rejection]) -> Iterator[str]:
+    """Yield a line about the images that are held out since people disagree about their labels."""
+    disputes = [rejection for rejection in rejections if rejection.reason == "label_dispute"]
+    if disputes:
+        yield (
+            f"{format_count(len(disputes), 'picture is', 'pictures are')} held out, since people disagree about "
+            f"their labels, e.g. {disputes[0]}; "
+            "a table of image_id and label decides: `convoy ingest TABLE --resolve`"
+        )
 
 
 def check_rejections(rejections: list[Rejection], num_images: int, max_fraction: float, raw_dir: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ from imageset.raw.records import ROWS_AT_ONCE, ShardLocation
 from imageset.utils.memory import trim_memory
 
 _CACHE_KB = 4_000
+_KEPT = 1 << 62  # numbers of previous rows begin at -_KEPT, of new rows at 0, of rows that stay at _KEPT
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -40,17 +41,30 @@ class DiskBuffer:
     Attributes:
         num_new: number of images, by their bytes, that were added with `add_location`.
         num_known: number of images of the previous table that `find_location` found.
+        num_kept: number of rows that stay as they are.
         shards: numbers of the shards that hold images of the previous table.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, previous: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        previous: Path | None,
+        is_kept: Callable[[dict[str, Any]], bool] = lambda row: False,
+    ) -> None:
         """Create the file `path`, with the rows of the Parquet file `previous`; they are absent until added again.
+
+        Args:
+            path: the temporary file.
+            schema: the schema of the table.
+            previous: the previous table, or None.
+            is_kept: whether a previous row stays as it is, whichever rows are added.
 
         Raises:
             OSError, KeyError, ValueError, pyarrow.ArrowException: `previous` is damaged.
         """
-        self._path, self._schema, self._previous = path, schema, previous
-        self.num_new = self.num_known = self._num_rows = 0
+        self._path, self._schema, self._previous, self._is_kept = path, schema, previous, is_kept
+        self.num_new = self.num_known = self.num_kept = self._num_rows = 0
         self.shards: set[int] = set()
         path.unlink(missing_ok=True)
         self._file = sqlite3.connect(path, isolation_level=None)
@@ -82,6 +96,12 @@ class DiskBuffer:
         self._num_rows += 1
         self._insert([self._to_sql_row(row, self._num_rows)])
 
+    def keep_row(self, row: dict[str, Any]) -> None:
+        """Add a row to the table that replaces no other one."""
+        self._num_rows += 1
+        self.num_kept += 1
+        self._insert([self._to_sql_row(row, _KEPT + self._num_rows)])
+
     def has_changed(self) -> bool:
         """Return whether the table differs from the previous one."""
         pairs = zip_longest(self._iter_batches(), self._iter_previous_batches())
@@ -111,16 +131,24 @@ class DiskBuffer:
         self._path.unlink(missing_ok=True)
 
     def _load_previous(self, batch: pa.RecordBatch) -> None:
-        """Add the locations and rows of a batch of the previous table; the rows are absent until added again."""
-        rows = [row for row in batch.to_pylist() if row["image_id"] is not None]
-        locations = [(bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in rows]
+        """Add the locations and rows of a batch of the previous table; most are absent until added again."""
+        rows = batch.to_pylist()
+        readable = [row for row in rows if row["image_id"] is not None]
+        locations = [
+            (bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in readable
+        ]
         self._file.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?, 0)", locations)
         self.shards.update(shard for _, shard, _, _ in locations)
+        kept = [self._is_kept(row) for row in rows]
         self._insert(
-            self._to_sql_row(row | {"absent": True}, number)
-            for number, row in enumerate(rows, start=-(1 << 62) + self._num_rows)
+            self._to_sql_row(row, _KEPT + number)
+            if is_kept
+            else self._to_sql_row(row | {"absent": True}, number - _KEPT)
+            for number, (row, is_kept) in enumerate(zip(rows, kept, strict=True), start=self._num_rows)
+            if is_kept or row["image_id"] is not None
         )
         self._num_rows += len(rows)
+        self.num_kept += sum(kept)
 
     def _to_sql_row(self, row: dict[str, Any], number: int) -> tuple[Any, ...]:
         content = pickle.dumps([row.get(name) for name in self._schema.names], protocol=5)
@@ -138,13 +166,13 @@ class DiskBuffer:
             yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _iter_contents(self) -> Iterator[bytes]:
-        """Yield the rows in order, without previous ones (their numbers are negative) that were added again."""
+        """Yield the rows in order, without previous ones that were added again."""
         stored = self._file.execute(
             "SELECT uri, image_id, number, content FROM rows ORDER BY uri, unread, image_id, number"
         )
         for _, versions in groupby(stored, key=itemgetter(0, 1)):
             rows = list(versions)
-            is_replaced = rows[-1][2] >= 0
+            is_replaced = any(0 <= number < _KEPT for _, _, number, _ in rows)
             yield from (content for _, _, number, content in rows if number >= 0 or not is_replaced)
 
     def _iter_previous_batches(self) -> Iterator[pa.RecordBatch]:

@@ -4,10 +4,13 @@ data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<extension>,
 data/raw/records.parquet       one row per (uri, image_id) ever seen; `absent` if the source no longer has it
 data/raw/source.json           the source's name and kind; "multi_label": true for a multi-label source;
                                "first_shards": the first shard of each ingest
+data/raw/label_log.jsonl       the labels that people gave (imageset.raw.label_log), if there are any
 
 A second ingest of the same source stores only new bytes; if nothing changed, no file is touched. New shards are
 renamed into place when they are complete, before the table that points to them; the next ingest removes the files
-that a killed one left.
+that a killed one left. Images that a label table added (imageset.raw.label_import) stay, whatever the source has.
+If another source takes the place of the former one, they are left out; labels of people count on for images that
+are still there, if the new source has their classes.
 """
 
 from __future__ import annotations
@@ -15,28 +18,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from imageset.labels import count_labels
+from imageset.labels import count_labels, parse_labels
 from imageset.raw.disk_buffer import DiskBuffer
+from imageset.raw.label_log import (
+    LABEL_LOG_FILE,
+    SOURCE_REPLACED,
+    LabelLog,
+    format_line,
+    read_label_log,
+    read_label_log_bytes,
+)
 from imageset.raw.records import (
     RECORDS_FILE,
     RECORDS_SCHEMA,
     SOURCE_FILE,
     build_damaged_error,
     find_source_identity,
+    iter_record_batches,
     read_first_shards,
 )
-from imageset.raw.shards import RawShardWriter, name_raw_shard
+from imageset.raw.replacement import finish_replacement
+from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
 from imageset.rejections import Rejected
-from imageset.utils.atomic_write import replace_file, replace_folder, write_text
+from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes, write_text
 from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.text import format_class_count, format_count
+from imageset.utils.timestamps import format_utc_now
 
 if TYPE_CHECKING:
     from imageset.sources.base import Source, SourceImage
@@ -63,6 +79,9 @@ class IngestSummary:
         multi_label: whether an image's label is a set of names.
         classes: number of images of each class (of each label name).
         passed_over: number of files that are not images, by cause.
+        num_added: number of images that label tables added, which are not in the source.
+        num_labeled: number of images whose label people gave.
+        num_labels_dropped: number of images whose label of people counts no longer, as the source is another.
     """
 
     name: str
@@ -77,6 +96,9 @@ class IngestSummary:
     multi_label: bool = False
     classes: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
+    num_added: int = 0
+    num_labeled: int = 0
+    num_labels_dropped: int = 0
 
     def describe(self) -> str:
         """Return one line for the user."""
@@ -88,6 +110,15 @@ class IngestSummary:
             facts.append(f"{self.num_unreadable:,} unreadable")
         if not self.changed:
             facts[1] = "nothing new"
+        if self.num_added:
+            facts.append(f"{self.num_added:,} of label tables kept")
+        if self.num_labeled:
+            facts.append(f"{format_count(self.num_labeled, 'label')} of people kept")
+        if self.num_labels_dropped:
+            facts.append(
+                f"{format_count(self.num_labels_dropped, 'label')} of people left out, whose pictures or classes "
+                "the source does not have"
+            )
         from imageset.sources.base import format_passed_over
 
         return f"{self.name}: " + ", ".join(facts) + format_passed_over(self.passed_over)
@@ -122,21 +153,48 @@ def ingest_source(
 
         source = open_source(source)
     raw_dir, progress = Path(raw_dir), progress or SilentProgress()
+    finish_replacement(raw_dir)
     identity: dict[str, Any] = {"name": name or source.name, "kind": source.kind}
     identity |= {"multi_label": True} if source.multi_label else {}
-    if find_source_identity(raw_dir) == identity and not start_anew:
-        return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress)
+    former = find_source_identity(raw_dir)
+    log = read_label_log(raw_dir)
+    if former == identity and not start_anew:
+        return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, num_labeled=len(log))
+    is_replaced = start_anew or former is None or former | {"kind": source.kind} != identity
     with replace_folder(raw_dir) as fresh:
-        summary = _ingest_into(source, fresh, identity, None, progress)
-        _write_source_file(fresh, identity, [0])
+        added = _iter_added_images(raw_dir) if len(log) and not is_replaced else ()
+        summary = _ingest_into(source, fresh, identity, None, progress, added, num_labeled=len(log))
+        write_source_file(fresh, identity, [0])
+        if not is_replaced:
+            _copy_label_log(raw_dir, fresh)
+        elif former is not None:
+            num_dropped = _carry_label_log(log, raw_dir, fresh, source)
+            summary = replace(summary, num_labeled=len(log), num_labels_dropped=num_dropped)
     return summary
 
 
 def _ingest_into(
-    source: Source, folder: Path, identity: dict[str, Any], previous: Path | None, progress: Progress
+    source: Source,
+    folder: Path,
+    identity: dict[str, Any],
+    previous: Path | None,
+    progress: Progress,
+    added: Iterable[tuple[dict[str, Any], bytes]] = (),
+    num_labeled: int = 0,
 ) -> IngestSummary:
-    with _open_buffer(folder, previous) as buffer:
-        _remove_leftovers(folder, buffer.shards)
+    """Update a folder to the state of a source.
+
+    Args:
+        source: the source.
+        folder: the folder to write.
+        identity: the content of source.json.
+        previous: the table records.parquet that holds the images so far, or None.
+        progress: reports the number of images read.
+        added: row and bytes of images to keep that are not in the source; those of `previous` are kept anyway.
+        num_labeled: number of images whose label people gave.
+    """
+    with open_buffer(folder, previous, is_added_image) as buffer:
+        remove_leftovers(folder, buffer.shards)
         progress.begin(total=len(source))
         labels: Counter[str | None] = Counter()
         num_unreadable = 0
@@ -146,13 +204,15 @@ def _ingest_into(
                     buffer.add_row(row)
                     labels[row["label"]] += 1
                     num_unreadable += "image_id" not in row
+            for row, data in added:
+                buffer.keep_row(row | store_bytes(data, row["uri"], buffer, writer))
         if writer.num_written and (folder / SOURCE_FILE).is_file():
-            _write_source_file(folder, identity, [*read_first_shards(folder), max(buffer.shards, default=-1) + 1])
+            write_source_file(folder, identity, [*read_first_shards(folder), max(buffer.shards, default=-1) + 1])
         progress.end()
         changed = buffer.has_changed()
         if changed:
             with replace_file(folder / RECORDS_FILE) as temporary:
-                num_absent = buffer.write(temporary, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
+                num_absent = write_records(buffer, temporary)
         else:
             num_absent = buffer.count_absent()
     return IngestSummary(
@@ -166,12 +226,65 @@ def _ingest_into(
         changed=changed,
         classes=dict(sorted(count_labels(labels.elements(), source.multi_label).items())),
         passed_over=dict(sorted(source.passed_over.items())),
+        num_added=buffer.num_kept,
+        num_labeled=num_labeled,
     )
 
 
-def _open_buffer(folder: Path, previous: Path | None) -> DiskBuffer:
+def is_added_image(row: dict[str, Any]) -> bool:
+    """Return whether a row of the records is an image that a label table added."""
+    return row["label_table"] is not None
+
+
+def _iter_added_images(raw_dir: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield row and bytes of the images that label tables added."""
+    with RawShardReader(raw_dir) as shards:
+        for batch in iter_record_batches(raw_dir):
+            for row in batch.filter(batch["label_table"].is_valid()).to_pylist():
+                yield row, shards.read(row["shard"], row["offset"], row["size"])
+
+
+def _copy_label_log(raw_dir: Path, fresh: Path) -> None:
+    if (raw_dir / LABEL_LOG_FILE).is_file():
+        shutil.copyfile(raw_dir / LABEL_LOG_FILE, fresh / LABEL_LOG_FILE)
+
+
+def _carry_label_log(log: LabelLog, raw_dir: Path, fresh: Path, source: Source) -> int:
+    """Copy the label log to the folder of another source, with a line about the labels that count no longer.
+
+    Returns:
+        How many images have such labels; they are removed from `log`, too.
+    """
+    present = {
+        image_id for batch in iter_record_batches(fresh) for image_id in batch["image_id"].to_pylist() if image_id
+    }
+    dropped = []
+    for image_id, labels in log.iter_images():
+        given = {label for _, label in labels.by_annotator.values()}
+        names = {name for label in given for name in (parse_labels(label) if source.multi_label else [label])}
+        if image_id not in present or not names <= source.classes.keys():
+            dropped.append(image_id)
+    log.drop(dropped)
+    _copy_label_log(raw_dir, fresh)
+    if dropped:
+        line = format_line({"time": format_utc_now(), "event": SOURCE_REPLACED, "dropped": sorted(dropped)})
+        write_bytes(fresh / LABEL_LOG_FILE, read_label_log_bytes(fresh) + line.encode())
+    return len(dropped)
+
+
+def open_buffer(folder: Path, previous: Path | None, is_kept: Callable[[dict[str, Any]], bool]) -> DiskBuffer:
+    """Return the buffer of an ingest into a folder.
+
+    Args:
+        folder: the folder.
+        previous: the table records.parquet that holds the images so far, or None.
+        is_kept: whether a row of it stays as it is.
+
+    Raises:
+        UserError: the table is damaged.
+    """
     try:
-        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, previous)
+        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, previous, is_kept)
     except (OSError, KeyError, ValueError, pa.ArrowException):
         (folder / BUFFER_FILE).unlink(missing_ok=True)
         raise build_damaged_error(folder) from None
@@ -196,12 +309,22 @@ def _build_row(
         return None
     except Rejected as rejected:
         return row | {"reason": rejected.reason, "detail": rejected.detail}
+    return row | store_bytes(data, image.uri, buffer, writer)
+
+
+def write_records(buffer: DiskBuffer, path: Path) -> int:
+    """Write the table of a buffer as records.parquet; return how many of its rows are absent."""
+    return buffer.write(path, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
+
+
+def store_bytes(data: bytes, uri: str, buffer: DiskBuffer, writer: RawShardWriter) -> dict[str, Any]:
+    """Store the bytes of an image if they are new; return its image_id and their location."""
     digest = hashlib.sha256(data)
     location = buffer.find_location(digest.digest())
     if location is None:
-        location = writer.add(f"{digest.hexdigest()}{_choose_extension(image.uri)}", data)
+        location = writer.add(f"{digest.hexdigest()}{_choose_extension(uri)}", data)
         buffer.add_location(digest.digest(), location)
-    return row | {"image_id": digest.hexdigest()} | location._asdict()
+    return {"image_id": digest.hexdigest()} | location._asdict()
 
 
 def _choose_extension(uri: str) -> str:
@@ -211,14 +334,21 @@ def _choose_extension(uri: str) -> str:
     return extension if extension in IMAGE_EXTENSIONS else ".bin"
 
 
-def _write_source_file(folder: Path, identity: dict[str, str], first_shards: list[int]) -> None:
+def write_source_file(folder: Path, identity: dict[str, Any], first_shards: list[int]) -> None:
+    """Write source.json.
+
+    Args:
+        folder: the folder that it is written to.
+        identity: name and kind of the source, and whether it is multi-label.
+        first_shards: number of the first shard of each ingest.
+    """
     content = identity | {"first_shards": sorted(set(first_shards))}
     write_text(folder / SOURCE_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def _remove_leftovers(folder: Path, shards: set[int]) -> None:
+def remove_leftovers(folder: Path, shards: set[int]) -> None:
     """Remove the files that a killed ingest left: temporary files, and shards that no row points to."""
     known = {name_raw_shard(number) for number in shards} | {BUFFER_FILE}
     for file in folder.iterdir():
         if file.name not in known and (file.name.endswith(".partial") or file.suffix == ".tar"):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()

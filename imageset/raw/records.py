@@ -39,8 +39,10 @@ RECORDS_SCHEMA = pa.schema(
         ("absent", pa.bool_()),
         ("reason", pa.string()),  # set if the bytes could not be read
         ("detail", pa.string()),
+        ("label_table", pa.string()),  # that added the image; null: the source has it
     ]
 )
+_LATER_COLUMNS = ("time", "label_table")  # that older tables do not have
 
 
 def read_source_identity(raw_dir: str | Path) -> dict[str, str]:
@@ -132,8 +134,9 @@ def _read_table(raw_dir: Path) -> pa.Table:
 
 
 def _cast_to_schema(table: pa.Table) -> pa.Table:
-    if "time" not in table.column_names:  # written before the column existed
-        table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
+    for name in _LATER_COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), RECORDS_SCHEMA.field(name).type))
     return table.select(RECORDS_SCHEMA.names).cast(RECORDS_SCHEMA)
 
 

@@ -101,13 +101,16 @@ class LabelReader:
 UNLABELLED = LabelReader((), False, "no labels", lambda row: None)
 
 
-def choose_columns(label: str, names: list[str], query: Mapping[str, str]) -> dict[str, str | None]:
+def choose_columns(
+    label: str, names: list[str], query: Mapping[str, str], *, requires_path: bool = True
+) -> dict[str, str | None]:
     """Return the column of each role, given or guessed; None for a role without a column.
 
     Args:
         label: name of the source in messages.
         names: the columns of the table.
         query: column by role, as in a URL's query.
+        requires_path: raise UserError if no column holds the images.
 
     Raises:
         UserError: a role or a column does not exist, or no column holds the images.
@@ -119,7 +122,7 @@ def choose_columns(label: str, names: list[str], query: Mapping[str, str]) -> di
         if role in COLUMN_NAMES_BY_ROLE:
             is_none = role in _OPTIONAL_ROLES and not column
             given[role] = None if is_none else find_column(label, column, names)
-    by_guess = {_fold_column(name): name for name in reversed(names)}
+    by_guess = {fold_column(name): name for name in reversed(names)}
     taken = (
         {find_column(label, name, names) for name in query["labels"].split(",")} if "labels" in query else set()
     )
@@ -131,7 +134,7 @@ def choose_columns(label: str, names: list[str], query: Mapping[str, str]) -> di
         if role not in given
     }
     chosen = {role: chosen[role] for role in COLUMN_NAMES_BY_ROLE}
-    if chosen["path"] is None:
+    if chosen["path"] is None and requires_path:
         raise UserError(_describe_missing_column(label, "path", names))
     for name in {*chosen.values(), *taken} - {None}:
         if names.count(str(name)) > 1:
@@ -147,13 +150,13 @@ def find_column(label: str, name: str, names: list[str]) -> str:
     """
     if name in names:
         return name
-    similar = [other for other in dict.fromkeys(names) if _fold_column(other) == _fold_column(name)]
+    similar = [other for other in dict.fromkeys(names) if fold_column(other) == fold_column(name)]
     if len(similar) == 1:
         return similar[0]
     raise UserError(f"{label}: no column '{name}'; {suggest_name(name, names)}")
 
 
-def _fold_column(name: str) -> str:
+def fold_column(name: str) -> str:
     """Return the name of a column in lower case, with "_" for blanks and dashes."""
     return re.sub(r"[\s_-]+", "_", normalize_class_name(name).casefold())
 

@@ -10,6 +10,7 @@ from imageset.exceptions import UserError
 from imageset.sources.base import Source
 from imageset.sources.files import find_images
 from imageset.sources.folder import open_folder
+from imageset.sources.label_table import LabelTable, open_local_label_table
 from imageset.utils.progress import Progress
 
 
@@ -46,6 +47,24 @@ def open_source(
         place = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{text}: no such folder{place}; {_describe_expected(require_classes)}")
     return open_path(path, require_classes=require_classes)
+
+
+def open_label_table(spec: str, *, progress: Progress | None = None) -> LabelTable | None:
+    """Open a table of labels that people gave to images of a dataset; None if it is none (label_table).
+
+    Raises:
+        UserError: the table is damaged, holds predictions, or its columns cannot be used.
+        ConnectionError: a remote table cannot be read.
+    """
+    from imageset.sources.remote.url import is_remote
+
+    if not is_remote(spec):
+        return open_local_label_table(spec)
+    if spec.startswith("torchvision://"):
+        return None
+    from imageset.sources.remote.source import open_remote_label_table
+
+    return open_remote_label_table(spec, progress=progress)
 
 
 def split_off_options(text: str) -> tuple[Path, str] | None:

@@ -1,4 +1,7 @@
-"""Label issues: images whose label is probably wrong, as a table for review that `convoy ingest` can read.
+"""Label issues: images whose label is probably wrong, as a table for review.
+
+A person corrects the column `label` (`suggested` is the network's guess), and `convoy ingest` then corrects the
+dataset; rows that keep their label change nothing.
 
 Source: C. Northcutt, L. Jiang, I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021,
 arXiv:1911.00068, as cleanlab implements it. The method needs probabilities of images that the network was not
@@ -55,7 +58,7 @@ def rank_label_issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def format_label_issues(rows: Sequence[tuple[str, str, str, float, str, str]]) -> bytes:
-    """Format the table of label issues as CSV; `convoy ingest` reads its columns `path` and `label`.
+    """Format the table of label issues as CSV; `convoy ingest` reads its columns `image_id` and `label`.
 
     Args:
         rows: of each image: its path, its label, the label that the network suggests, the probability of its label

@@ -17,7 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import parse_qsl
 
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
@@ -39,6 +40,9 @@ from imageset.utils.tempdirs import ReclaimedTempDir
 from imageset.utils.text import format_count
 from imageset.utils.transient_errors import MissingFile
 from imageset.utils.url_credentials import extract_secrets, mask_url
+
+if TYPE_CHECKING:
+    from imageset.sources.label_table import LabelTable
 
 T = TypeVar("T")
 
@@ -100,6 +104,36 @@ def open_remote(
     if is_whole_file_name(name):
         return _download_files([path], url, query, require_classes, progress, open_local)
     return _open_folder(path, url, query, require_classes, progress, open_local)
+
+
+def open_remote_label_table(spec: str, *, progress: Progress | None = None) -> LabelTable | None:
+    """Open the table behind a URL if it is a label table; the images that it names are below its own folder.
+
+    Raises:
+        UserError: the URL leads nowhere, or the table cannot be used.
+        ConnectionError: every attempt at a read failed with a transient error.
+    """
+    from imageset.sources.label_table import LabelTable
+    from imageset.sources.table import TABLE_EXTENSIONS
+    from imageset.sources.tables import image_paths
+
+    spec = mask_url(spec)
+    url, query = split_off_roles(spec)
+    name = parse_file_name(url)
+    if not name.lower().endswith(TABLE_EXTENSIONS):
+        return None
+    path, folder = RemotePath.from_url(url, extract_secrets(spec)), ReclaimedTempDir()
+    parent = parse_parent(path.url)
+    path.download(Path(folder.name) / name, progress or SilentProgress())
+    images = image_paths.RemoteFolder(
+        partial(_read_below_url, path, parent),
+        partial(_list_below_url, path, parent),
+        dict(parse_qsl(query)).get("root", ""),
+    )
+    try:
+        return LabelTable.open(Path(folder.name) / name, url, query, images, keep=folder)
+    except UserError as error:
+        raise UserError(str(error).replace(folder.name, parent)) from None
 
 
 # ---- downloaded files ------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def test_status_history_and_compare_print_one_document_with_stable_keys(copy):
         assert (status, set(documents[command[0]])) == (0, KEYS[command[0]])
     assert documents["status"]["serving"][0].keys() == {"model", "version", "since", "reason"}
     assert documents["status"]["serving"][0]["version"] == 1
-    assert set(documents["status"]["data"]) == {"name", "raw_version", "source", "num_pictures", "fingerprint"}
+    keys = {"name", "raw_version", "source", "num_pictures", "fingerprint", "labels"}
+    assert set(documents["status"]["data"]) == keys
     (decision,) = documents["history"]["decisions"]
     assert set(decision) == {
         "number", "time", "event", "model", "version", "run_id", "serves", "champion_before", "champion_after",
