@@ -215,8 +215,8 @@ def _find_other_labels(column: str, columns: Mapping[str, str | None], names: li
         for name in names
         if name != column
         and name not in columns.values()
-        and _fold_column(name) in COLUMN_NAMES_BY_ROLE["label"]
-        and _fold_column(name) not in _OTHER_USES
+        and fold_column(name) in COLUMN_NAMES_BY_ROLE["label"]
+        and fold_column(name) not in _OTHER_USES
     ]
 
 
