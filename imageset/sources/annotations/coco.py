@@ -23,7 +23,7 @@ def parse_coco(document: JsonValue) -> AnnotationSet:
     """
     if not document.get("categories").data:
         raise document.fail(
-            "a COCO file without categories names no classes; give one of boxes, such as instances_*.json"
+            "COCO without categories, which names no classes; give a file of boxes: instances_*.json"
         )
     names = {item.require("id").to_key(): item.require("name").to_name()
              for item in document.require("categories").iter_items()}  # fmt: skip

@@ -44,6 +44,6 @@ def _parse_target(target: JsonValue, classes: list[str]) -> list[str]:
         return [target.to_name()]
     if not 0 <= target.data < len(classes):
         raise target.fail(
-            f"there are {len(classes)} classes, and none has the number {target.data}; export it again"
+            f"no class has the number {target.data} (there are {len(classes)}); export the file again"
         )
     return [classes[int(target.data)]]

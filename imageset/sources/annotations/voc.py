@@ -70,7 +70,7 @@ def _parse_document(path: Path) -> tuple[str, tuple[str, ...]]:
     file_name, labels = "", []
     if (tag := read_root_tag(path)) != ROOT_TAG:
         raise UserError(
-            f"{path}: begins with <{tag[:40]}> and not with <{ROOT_TAG}> as the files beside it; move it away"
+            f"{path}: begins with <{tag[:40]}>, not <{ROOT_TAG}> as the files beside it; move it away"
         )
     for element in iter_children(path):
         if element.tag == "filename":

@@ -70,6 +70,8 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
         The source; or, if they are not clearly described, the problem with the way to go, or "".
     """
     problem, only_annotations = source.problem or "", not source.problem
+    if "the class folder is empty" in problem:  # it holds the documents
+        problem = f"{contents.label}: the pictures are in no class folder"
     problems: list[str] = []
     found = [] if only_annotations else find_tables(contents, problems)
     found += [

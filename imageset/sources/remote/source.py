@@ -248,17 +248,17 @@ def _open_downloaded_documents(
     from imageset.sources.annotations.reader import DOCUMENT_FOLDERS
 
     root = dict(parse_qsl(query)).get("root", "")
-    above = (
-        parent.rpartition("/")[0] if not root and parent.rpartition("/")[2].lower() in DOCUMENT_FOLDERS else parent
-    )
-    read, list_names = partial(_read_below_url, path, above), partial(_list_below_url, path, above)
+    above, _, own = parent.rpartition("/")
+    top, start = (above, own) if own.lower() in DOCUMENT_FOLDERS else (parent, "")
+    inside = posixpath.normpath(posixpath.join(start, root)) if root else ""
+    read, list_names = partial(_read_below_url, path, top), partial(_list_below_url, path, top)
     inner = open_documents(
         [Path(folder.name) / file_name for file_name in names],
         label=label,
         name=name,
         query=query,
         require_classes=require_classes,
-        folder=RemoteImages(read, list_names, root),
+        folder=RemoteImages(read, list_names, inside),
     )
     return RemoteTable(inner, folder, parent, name)
 
