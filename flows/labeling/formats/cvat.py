@@ -34,7 +34,9 @@ def write_cvat(path: Path, rows: Iterable[LabelRow]) -> None:
     images = [LabelRow(*row) for row in rows]
     for text in (text for row in images for text in (row.path, *row.labels)):
         if _NOT_IN_XML.search(text):
-            raise UserError(f"{escape_control_characters(text)}: holds a control character, which XML cannot; rename it")
+            raise UserError(
+                f"{escape_control_characters(text)}: holds a control character, which XML cannot; rename it"
+            )
     labels = SubElement(SubElement(SubElement(root, "meta"), "task"), "labels")
     for name in sorted({label for row in images for label in row.labels}):
         SubElement(SubElement(labels, "label"), "name").text = name

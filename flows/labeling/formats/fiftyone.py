@@ -1,8 +1,8 @@
 """Export to FiftyOne: labels.json of a FiftyOneImageClassificationDataset, whose pictures are in data/ beside it.
 
-The key of a label is the path of its picture below data/ without the ending; FiftyOne keeps it in its export, so the
-names of the pictures hold the whole image_id. Guesses are in predictions.json, of the same form, which FiftyOne loads
-with labels_path= as a field of its own.
+The key of a label is the path of its picture below data/ without the ending. FiftyOne keeps it in its export, so
+the names of the pictures hold the whole image_id. Guesses are in predictions.json, of the same form; FiftyOne loads
+it with labels_path= as a field of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def _find_key(row: LabelRow) -> str:
     check_file_name(row)
     folder, _, name = row.path.partition("/")
     if folder != PICTURE_FOLDER or not name:
-        raise UserError(f"{row.path}: FiftyOne looks for pictures in {PICTURE_FOLDER}/ beside labels.json; put it there")
+        raise UserError(
+            f"{row.path}: FiftyOne looks for pictures in {PICTURE_FOLDER}/ beside labels.json; move it"
+        )
     return os.path.splitext(name)[0]
 
 

@@ -69,9 +69,7 @@ def _parse_document(path: Path) -> tuple[str, tuple[str, ...]]:
     """Return (name of the picture or "", its labels)."""
     file_name, labels = "", []
     if (tag := read_root_tag(path)) != ROOT_TAG:
-        raise UserError(
-            f"{path}: begins with <{tag[:40]}>, not <{ROOT_TAG}> as the files beside it; move it away"
-        )
+        raise UserError(f"{path}: begins with <{tag[:40]}>, not <{ROOT_TAG}> as the files beside it; move it away")
     for element in iter_children(path):
         if element.tag == "filename":
             file_name = (element.text or "").strip()

@@ -79,5 +79,5 @@ def test_a_picture_whose_name_lacks_its_image_id_is_not_written(tmp_path: Path, 
 
 
 def test_a_picture_outside_data_is_not_written_for_fiftyone(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="put it there"):
+    with pytest.raises(UserError, match=r"beside labels\.json; move it"):
         write_fiftyone(tmp_path / "labels.json", build_rows("pictures"))
