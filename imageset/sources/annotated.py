@@ -87,15 +87,15 @@ def open_documents(
         )
     common = Path(os.path.commonpath([top.absolute() for top in tops]))
     placed = [
-        locate(one, file.as_posix(), "" if folder else _relate(top.absolute(), common), len(files))
-        for one, file, top in zip(sets, files, tops, strict=True)
+        locate(entry, file.as_posix(), "" if folder else _relate(top.absolute(), common), len(files))
+        for entry, file, top in zip(sets, files, tops, strict=True)
     ]
     return AnnotatedSource(
         placed,
         folder or LocalFolder(common),
         label=label,
         name=name,
-        note=", ".join(dict.fromkeys(one.format for one in sets)),
+        note=", ".join(dict.fromkeys(entry.format for entry in sets)),
         ending=options.get("ending", ""),
         is_root_given=bool(root),
         require_classes=require_classes,
@@ -166,15 +166,15 @@ class AnnotatedSource:
         self.passed_over: Counter[str] = Counter()
         ending = f".{ending}" if ending and not ending.startswith(".") else ending
         self._paths = ImagePaths(folder, ending, is_root_given=is_root_given)
-        self._basis = " and ".join(dict.fromkeys(one.basis for one in sets))
-        self._notes = tuple(dict.fromkeys(note for one in sets for note in one.notes))
-        found = self._merge(picture for one in sets for picture in self._iter_pictures(one, folder))
+        self._basis = " and ".join(dict.fromkeys(entry.basis for entry in sets))
+        self._notes = tuple(dict.fromkeys(note for entry in sets for note in entry.notes))
+        found = self._merge(picture for entry in sets for picture in self._iter_pictures(entry, folder))
         found = _add_splits_of_folders(found)
         num_several = sum(len(picture.labels) > 1 for picture in found)
         self.multi_label = num_several > 0
         self._pictures = [picture for picture in found if self._is_wanted(picture)]
         self._say_labels(num_several)
-        usual = (ENDING,) if not all(one.has_endings for one in sets) else ()
+        usual = (ENDING,) if not all(entry.has_endings for entry in sets) else ()
         self._survey = PathSurvey(lambda: ((self._paths, picture.path) for picture in self._pictures), usual)
         self.splits = Counter(picture.split for picture in self._pictures if picture.split)
         self.classes = count_labels(map(self._format_labels, self._pictures), self.multi_label)
@@ -186,19 +186,21 @@ class AnnotatedSource:
         if require_classes and self.problem:
             raise UserError(self.problem)
 
-    def _iter_pictures(self, one: AnnotationSet, folder: ImageFolder) -> Iterator[_LabelledPicture]:
+    def _iter_pictures(self, entry: AnnotationSet, folder: ImageFolder) -> Iterator[_LabelledPicture]:
         """Yield the pictures of a document with the paths at which they exist."""
-        named = [annotation for annotation in one.annotations if annotation.picture is not None]
-        if len(named) < len(one.annotations):
-            self.passed_over["tasks without a picture"] += len(one.annotations) - len(named)
+        named = [annotation for annotation in entry.annotations if annotation.picture is not None]
+        if len(named) < len(entry.annotations):
+            self.passed_over["tasks without a picture"] += len(entry.annotations) - len(named)
         step = max(1, len(named) // _NUM_PATHS_COMPARED)
         sample = [annotation.picture or "" for annotation in named[::step]]
-        own, chosen = one.folder, one.folder
+        own, chosen = entry.folder, entry.folder
         if not all(folder.exists(posixpath.join(own, path)) for path in sample):
-            chosen = choose_folder(self._paths.listing, sample, own, one.split)
+            chosen = choose_folder(self._paths.listing, sample, own, entry.split)
         for annotation in named:
             path = self._locate(annotation, chosen, folder)
-            yield _LabelledPicture(path, annotation.labels, annotation.split or one.split, annotation.is_answered)
+            yield _LabelledPicture(
+                path, annotation.labels, annotation.split or entry.split, annotation.is_answered
+            )
 
     def _locate(self, annotation: Annotation, chosen: str, folder: ImageFolder) -> str:
         """Return the first place of a picture at which there is a file; else the first."""

@@ -1,8 +1,8 @@
 """Export to FiftyOne: labels.json of a FiftyOneImageClassificationDataset, whose pictures are in data/ beside it.
 
 The key of a label is the path of its picture below data/ without the ending. FiftyOne keeps it in its export, so
-the names of the pictures hold the whole image_id. Guesses are in predictions.json, of the same form; FiftyOne loads
-it with labels_path= as a field of its own.
+the names of the pictures hold the whole image_id. Guesses are in predictions.json, of the same form; labels_path=
+of FiftyOne's importer loads it as a field of its own.
 """
 
 from __future__ import annotations

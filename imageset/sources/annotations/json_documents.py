@@ -59,6 +59,10 @@ class JsonValue:
         for number, item in enumerate(self.require_kind(list)):
             yield JsonValue(item, self.path, f"{self.place}[{number}]")
 
+    def get_item(self, number: int) -> JsonValue:
+        """Return an item of a list."""
+        return JsonValue(self.require_kind(list)[number], self.path, f"{self.place}[{number}]")
+
     def to_text(self) -> str:
         """Return a text.
 

@@ -72,7 +72,7 @@ def read_annotations(
         problems: list[str] = []
         found = find_annotations(str(path), documents, pictures, problems)
         if len(found) != 1:
-            names = " and ".join(", ".join(one.documents) for one in found)
+            names = " and ".join(", ".join(entry.documents) for entry in found)
             if found:
                 raise UserError(f"{path}: holds several sets of annotations ({names}); give one of them")
             nothing = f"{path}: holds no annotations of {KNOWN_FORMATS}; give the folder or the file that does"
@@ -80,8 +80,8 @@ def read_annotations(
         sets: Sequence[AnnotationSet] = found[0].sets
     else:
         sets = [read_document(path)]
-    for one in sets:
-        for annotation in one.annotations:
+    for entry in sets:
+        for annotation in entry.annotations:
             yield annotation.picture, annotation.image_id, annotation.labels, annotation.annotator, annotation.time
 
 
@@ -146,13 +146,13 @@ def find_annotations(
         if tag == VOC_ROOT_TAG:
             voc_names += names
         elif tag == "annotations":
-            sets |= {name: one for name in names if (one := _try(problems, parse_cvat, documents[name]))}
+            sets |= {name: entry for name in names if (entry := _try(problems, parse_cvat, documents[name]))}
     if voc_names and (voc := _try(problems, parse_voc, documents, voc_names)):
         found.append(FoundAnnotations(_list_folders(voc_names), (voc,)))
     json_names = [name for name in sorted(documents) if name.lower().endswith(".json")]
     for name in json_names if len(json_names) <= _MAX_JSON_DOCUMENTS else ():
-        if one := _try(problems, _read_json_document, documents[name], None):
-            sets[name] = one
+        if entry := _try(problems, _read_json_document, documents[name], None):
+            sets[name] = entry
     found += _group(sets)
     stems = frozenset(os.path.splitext(name)[0] for name in pictures)
     yolo_names = _find_yolo_names(documents, stems)
@@ -174,8 +174,8 @@ def _group(sets: Mapping[str, AnnotationSet]) -> list[FoundAnnotations]:
     """Group documents of one format that differ by the names of splits only."""
     found = []
     by_format: defaultdict[str, list[str]] = defaultdict(list)
-    for name, one in sets.items():
-        by_format[one.format].append(name)
+    for name, entry in sets.items():
+        by_format[entry.format].append(name)
     for format, names in by_format.items():
         groups = group_by_split(names)
         instances = [group for group in groups if posixpath.basename(group[0]).startswith("instances")]
@@ -187,17 +187,17 @@ def _group(sets: Mapping[str, AnnotationSet]) -> list[FoundAnnotations]:
     return found
 
 
-def _place(name: str, one: AnnotationSet, num_documents: int) -> AnnotationSet:
+def _place(name: str, entry: AnnotationSet, num_documents: int) -> AnnotationSet:
     folder = posixpath.dirname(name)
     if folder.rpartition("/")[2].lower() in DOCUMENT_FOLDERS:
         folder = posixpath.dirname(folder)
-    return locate(one, name, folder, num_documents)
+    return locate(entry, name, folder, num_documents)
 
 
-def locate(one: AnnotationSet, name: str, folder: str, num_documents: int) -> AnnotationSet:
+def locate(entry: AnnotationSet, name: str, folder: str, num_documents: int) -> AnnotationSet:
     """Return the annotations of a document with its folder and, if it is one of several, the split of its name."""
     split = guess_split(name, with_other_words=True) if num_documents > 1 else None
-    return replace(one, folder=folder, split=split)
+    return replace(entry, folder=folder, split=split)
 
 
 def _list_folders(names: Sequence[str]) -> tuple[str, ...]:

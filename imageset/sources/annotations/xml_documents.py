@@ -92,8 +92,8 @@ def _iter_elements(path: Path) -> Iterator[tuple[str, Element | None]]:
                 handler.complete.clear()
                 if not block:
                     return
-    except _Refused as refused:
-        raise UserError(f"{path}: line {parser.CurrentLineNumber}: {refused}") from None
+    except _Refused as error:
+        raise UserError(f"{path}: line {parser.CurrentLineNumber}: {error}") from None
     except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         if isinstance(error, UserError):
             raise

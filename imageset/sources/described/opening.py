@@ -76,8 +76,8 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
     found = [] if only_annotations else find_tables(contents, problems)
     found += [
         description
-        for one in find_annotations(contents.label, contents.documents, contents.images, problems)
-        if (description := _open_annotations(contents, one, problems))
+        for entry in find_annotations(contents.label, contents.documents, contents.images, problems)
+        if (description := _open_annotations(contents, entry, problems))
     ]
     if not found and problems:
         problem = problem.partition(", or give the table that names them")[0]
@@ -86,9 +86,9 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
         return problem
     if len(found) == 1 and (not source.is_unclear or is_flat(contents.images)):
         return found[0].open()
-    specs = " or ".join(shlex.quote(escape_control_characters(one.spec)) for one in found[:3])
+    specs = " or ".join(shlex.quote(escape_control_characters(entry.spec)) for entry in found[:3])
     if len(found) > 1 and (only_annotations or is_flat(contents.images)):
-        names = " and ".join(join_names(one.documents) for one in found[:3])
+        names = " and ".join(join_names(entry.documents) for entry in found[:3])
         return f"{contents.label}: {names} each describe the pictures; give one of them: {specs}"
     return f"{problem}; to take the labels from {join_names(found[0].documents)}: {specs}"
 
@@ -135,10 +135,10 @@ def open_document_folder(path: Path) -> Source | str | None:
     }
     problems: list[str] = []
     contents = replace(contents, documents=documents)
-    found = [one for one in find_annotations(str(path), documents, images, problems)
-             if path.is_dir() or one.sets[0].format == "YOLO"]  # fmt: skip
+    found = [entry for entry in find_annotations(str(path), documents, images, problems)
+             if path.is_dir() or entry.sets[0].format == "YOLO"]  # fmt: skip
     if len(found) > 1:
-        names = " and ".join(join_names(one.documents) for one in found)
+        names = " and ".join(join_names(entry.documents) for entry in found)
         return f"{path}: {names} each describe pictures; give one of them"
     opened = _open_annotations(contents, found[0], problems) if found else None
     if opened:
@@ -147,7 +147,7 @@ def open_document_folder(path: Path) -> Source | str | None:
 
 
 def _open_annotations(contents: Contents, found: FoundAnnotations, problems: list[str]) -> Description | None:
-    formats = ", ".join(dict.fromkeys(one.format for one in found.sets))
+    formats = ", ".join(dict.fromkeys(entry.format for entry in found.sets))
     source = AnnotatedSource(
         found.sets,
         contents.open_images(""),

@@ -156,7 +156,7 @@ def _find_images(contents: Contents, values: pa.ChunkedArray, folder: str) -> se
     """Return the pictures that the values of a column name, relative to the source."""
     paths = contents.list_images(folder)
     texts = (str(value) for value in values.unique().to_pylist() if value not in (None, ""))
-    return {posixpath.join(folder, one.name) for text in texts if (one := paths.find(text))}
+    return {posixpath.join(folder, image.name) for text in texts if (image := paths.find(text))}
 
 
 def _check_coverage(contents: Contents, spec: str, path: str, found: Collection[str]) -> None:

@@ -341,7 +341,7 @@ def choose_folder(files: Sequence[str], paths: Collection[str], own: str, split:
     """Return the folder that a document's paths are relative to: its own, or another in which they exist.
 
     Another one is chosen only if no second folder holds half as many of the paths; that of the document's split
-    takes precedence.
+    takes precedence. "", the source itself, is the last resort of a document in a folder without pictures.
 
     Args:
         files: paths of all files, relative to the source.
@@ -362,7 +362,9 @@ def choose_folder(files: Sequence[str], paths: Collection[str], own: str, split:
     best = max(of_split or counts, key=counts.__getitem__, default=own)
     others = max((num for folder, num in counts.items() if folder != best), default=0)
     is_clear = bool(of_split) or 2 * others < counts[best]
-    return best if counts[best] and is_clear else own
+    if counts[best] and is_clear:
+        return best
+    return own if any(name.startswith(f"{own}/") for name in files) else ""  # a folder of tables alone
 
 
 def _list_folders(files: Iterable[str]) -> list[str]:

@@ -88,6 +88,11 @@ def windows_paths(root: Path) -> None:
     write(root / "Labels.CSV", "\n".join(["Image Path;Class Label", *rows]))
 
 
+def tables_aside(root: Path) -> None:
+    paths = [f"/home/me/set/img/{name}" for name in add_pictures(root / "img")]
+    add_table(root / "meta/labels.csv", paths, ("path", "label"))
+
+
 def kaggle(root: Path) -> None:
     add_table(root / "train.csv", [name[:-4] for name in add_pictures(root / "train")], ("id", "breed"))
     others = [name[:-4] for name in add_pictures(root / "test", 10, 6)]
@@ -133,6 +138,7 @@ READ: list[tuple[Callable[[Path], None], dict[str, int], dict[str, int], str]] =
     (roboflow_several, {"cat": 6, "dog": 12}, THREE, "multi-label, one column per label"),
     (names_in_images, {"cat": 2, "dog": 2}, {}, "labels from labels.csv; columns path: image, label: label"),
     (windows_paths, {"cat": 2, "dog": 2}, {}, r"'C:\x\img\p0.png' is img/p0.png"),
+    (tables_aside, {"cat": 2, "dog": 2}, {}, "'/home/me/set/img/p0.png' is img/p0.png"),
     (kaggle, {"cat": 2, "dog": 2}, {}, "sample_submission.csv not used; columns path: id, label: breed"),
     (kaggle, {"cat": 2, "dog": 2}, {}, "passed over: 6 pictures that no row names"),
     (kaggle_same_ids, {"cat": 2, "dog": 2}, {}, "labels from train.csv; test.csv not used"),
