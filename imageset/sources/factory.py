@@ -161,13 +161,16 @@ def open_path(path: Path, query: str = "", *, require_classes: bool = True, with
 
 def _open_folder_by_labels(path: Path, source: FolderSource) -> Source:
     """Return the folder, read through the tables or annotations in it if its folders give no classes."""
-    from imageset.sources.described.contents import list_local_contents
-    from imageset.sources.described.opening import may_be_described, open_described
+    from imageset.sources.described.contents import list_contents_beside, list_local_contents
+    from imageset.sources.described.opening import hint_at_documents_beside, may_be_described, open_described
 
     if not may_be_described(source, lambda name: (path / name).is_dir()):
         return source
-    found = open_described(list_local_contents(path, source.name, source.list_uris()), source)
+    contents = list_local_contents(path, source.name, source.list_uris())
+    found = open_described(contents, source)
     if isinstance(found, str):
+        if found == source.problem:  # nothing in the folder describes its pictures
+            found += hint_at_documents_beside(list_contents_beside(path, contents.images))
         source.problem = found or None
         return source
     return found

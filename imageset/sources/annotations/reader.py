@@ -150,7 +150,13 @@ def find_annotations(
     if voc_names and (voc := _try(problems, parse_voc, documents, voc_names)):
         found.append(FoundAnnotations(_list_folders(voc_names), (voc,)))
     json_names = [name for name in sorted(documents) if name.lower().endswith(".json")]
-    for name in json_names if len(json_names) <= _MAX_JSON_DOCUMENTS else ():
+    if len(json_names) > _MAX_JSON_DOCUMENTS:
+        problems.append(
+            f"{len(json_names):,} JSON documents, one a picture, are of no known format; convert them to one of "
+            f"{KNOWN_FORMATS}"
+        )
+        json_names = []
+    for name in json_names:
         if entry := _try(problems, _read_json_document, documents[name], None):
             sets[name] = entry
     found += _group(sets)

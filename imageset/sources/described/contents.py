@@ -64,6 +64,24 @@ def list_local_contents(path: Path, name: str, images: Sequence[str]) -> Content
     return Contents(str(path), name, images, documents, lambda folder: LocalFolder(path / folder))
 
 
+def list_contents_beside(path: Path, images: Sequence[str]) -> Contents:
+    """Return the contents of the folder above a local one: its images, and the tables and documents beside it."""
+    above = path.resolve().parent
+    try:
+        files = [file for file in sorted(above.iterdir()) if not file.name.startswith(".") and file.is_file()]
+    except OSError:  # no permission
+        files = []
+    documents = {file.name: file for file in files if file.suffix.lower() in DESCRIBING_EXTENSIONS}
+    inside = path.resolve().name
+    return Contents(
+        str(path.parent) if path.name else str(above),
+        inside,
+        [f"{inside}/{name}" for name in images],
+        documents,
+        lambda folder: LocalFolder(above / folder),
+    )
+
+
 def format_spec(path: str, roles: Mapping[str, str]) -> str:
     """Return a table with the roles of its columns, as a source."""
     return path + (f"?{urlencode(roles, safe='/')}" if roles else "")

@@ -73,12 +73,7 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
     if "the class folder is empty" in problem:  # it holds the documents
         problem = f"{contents.label}: the pictures are in no class folder"
     problems: list[str] = []
-    found = [] if only_annotations else find_tables(contents, problems)
-    found += [
-        description
-        for entry in find_annotations(contents.label, contents.documents, contents.images, problems)
-        if (description := _open_annotations(contents, entry, problems))
-    ]
+    found = _find_descriptions(contents, problems, only_annotations=only_annotations)
     if not found and problems:
         problem = problem.partition(", or give the table that names them")[0]
         return f"{problem}; {problems[0].removeprefix(f'{contents.label}/')}"
@@ -91,6 +86,26 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
         names = " and ".join(join_names(entry.documents) for entry in found[:3])
         return f"{contents.label}: {names} each describe the pictures; give one of them: {specs}"
     return f"{problem}; to take the labels from {join_names(found[0].documents)}: {specs}"
+
+
+def _find_descriptions(
+    contents: Contents, problems: list[str], *, only_annotations: bool = False
+) -> list[Description]:
+    found = [] if only_annotations else find_tables(contents, problems)
+    sets = find_annotations(contents.label, contents.documents, contents.images, problems)
+    opened = (_open_annotations(contents, entry, problems) for entry in sets)
+    return [*found, *filter(None, opened)]
+
+
+def hint_at_documents_beside(contents: Contents) -> str:
+    """Return a hint at the table or document beside a folder that describes its pictures; "" if none does."""
+    if not contents.documents or not is_flat(contents.images):
+        return ""
+    found = _find_descriptions(contents, [])
+    if len(found) != 1:
+        return ""
+    spec = shlex.quote(escape_control_characters(found[0].spec))
+    return f"; to take the labels from {join_names(found[0].documents)}: {spec}"
 
 
 def is_flat(images: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -43,14 +43,14 @@ class _Table(NamedTuple):
         folder: the folder that its paths are relative to.
         roles: the columns that are not guessed by their names, by role.
         columns: all columns.
-        splits: the splits that the folders of its pictures give, None for no split.
+        found: the pictures that it names, relative to the source.
     """
 
     name: str
     folder: str
     roles: Mapping[str, str]
     columns: tuple[str, ...]
-    splits: frozenset[str | None]
+    found: frozenset[str]
 
 
 def find_tables(contents: Contents, problems: list[str]) -> list[Description]:
@@ -76,7 +76,13 @@ def find_tables(contents: Contents, problems: list[str]) -> list[Description]:
         for columns in dict.fromkeys(table.columns for table in group)
     ]
     not_used = [name for name in names if name not in tables]
-    return [_describe_tables(contents, group, not_used) for group in by_columns]
+    described = []
+    for group in by_columns:
+        if problem := _find_gap(contents, group):
+            problems.append(problem)
+        else:
+            described.append(_describe_tables(contents, group, not_used))
+    return described
 
 
 def _inspect_table(contents: Contents, name: str) -> _Table:
@@ -99,9 +105,8 @@ def _inspect_table(contents: Contents, name: str) -> _Table:
         raise UserError(f"{path} is not used: its column '{label}' is empty")
     if label and not chosen["label"]:
         roles["label"] = label
-    found = _find_images(contents, table[column], folder)
-    _check_coverage(contents, format_spec(path, roles), path, found)
-    return _Table(name, folder, roles, tuple(table.column_names), frozenset(map(guess_split_of_image, found)))
+    found = frozenset(_find_images(contents, table[column], folder))
+    return _Table(name, folder, roles, tuple(table.column_names), found)
 
 
 def _read_columns(path: Path) -> pa.Table:
@@ -159,15 +164,19 @@ def _find_images(contents: Contents, values: pa.ChunkedArray, folder: str) -> se
     return {posixpath.join(folder, image.name) for text in texts if (image := paths.find(text))}
 
 
-def _check_coverage(contents: Contents, spec: str, path: str, found: Collection[str]) -> None:
-    """Raise UserError if less than half of the pictures in the folders of those that are found are found."""
+def _find_gap(contents: Contents, group: Sequence[_Table]) -> str | None:
+    """Return the problem of tables that name less than half of the pictures in the folders of those pictures."""
+    found = {name for table in group for name in table.found}
     folders = {name.rpartition("/")[0] for name in found}
     total = sum(name.rpartition("/")[0] in folders for name in contents.images)
-    if 2 * len(found) < total:
-        raise UserError(
-            f"{path} is not used: it names only {len(found):,} of {format_count(total, 'picture')}; if the others "
-            f"are to be left out, give it itself: {shlex.quote(spec)}"
-        )
+    if 2 * len(found) >= total:
+        return None
+    names = join_names([table.name for table in group])
+    spec = f"{contents.label}/{join_patterns([table.name for table in group])}"
+    return (
+        f"{names} names only {len(found):,} of {format_count(total, 'picture')}, and is not used; if the others "
+        f"are to be left out, give it itself: {shlex.quote(format_spec(spec, group[0].roles))}"
+    )
 
 
 def _find_label_column(
@@ -203,7 +212,7 @@ def _describe_tables(contents: Contents, group: Sequence[_Table], not_used: Sequ
     if first.folder != own and len({table.folder for table in group}) == 1:
         roles["root"] = posixpath.relpath(first.folder or ".", own or ".")
     pattern = f"{contents.label}/{join_patterns(names)}"
-    splits = {split for table in group for split in table.splits}
+    splits = {guess_split_of_image(name) for table in group for name in table.found}
     files = [contents.documents[name] for name in names]
     others = f"; {join_names(not_used)} not used" if not_used else ""
 

@@ -341,7 +341,7 @@ def choose_folder(files: Sequence[str], paths: Collection[str], own: str, split:
     """Return the folder that a document's paths are relative to: its own, or another in which they exist.
 
     Another one is chosen only if no second folder holds half as many of the paths; that of the document's split
-    takes precedence. "", the source itself, is the last resort of a document in a folder without pictures.
+    takes precedence. For a document in a folder without pictures, its own is the next one above that has some.
 
     Args:
         files: paths of all files, relative to the source.
@@ -364,7 +364,9 @@ def choose_folder(files: Sequence[str], paths: Collection[str], own: str, split:
     is_clear = bool(of_split) or 2 * others < counts[best]
     if counts[best] and is_clear:
         return best
-    return own if any(name.startswith(f"{own}/") for name in files) else ""  # a folder of tables alone
+    while own and not any(name.startswith(f"{own}/") for name in files):  # a folder of tables alone
+        own = own.rpartition("/")[0]
+    return own
 
 
 def _list_folders(files: Iterable[str]) -> list[str]:

@@ -109,6 +109,12 @@ def tables_of_splits(root: Path) -> None:
         add_table(root / f"{split}.csv", add_pictures(root / split, first), ("filename", "target"))
 
 
+def tables_of_one_folder(root: Path) -> None:
+    names = add_pictures(root / "images", 0, 6)
+    add_table(root / "train.csv", names[:4])
+    add_table(root / "test.csv", names[4:])
+
+
 def unlabelled_test(root: Path) -> None:
     hugging_face(root)
     write_csv(root / "test/metadata.csv", ["file_name"], *([f"p{number}.png"] for number in range(20, 24)))
@@ -143,6 +149,7 @@ READ: list[tuple[Callable[[Path], None], dict[str, int], dict[str, int], str]] =
     (kaggle, {"cat": 2, "dog": 2}, {}, "passed over: 6 pictures that no row names"),
     (kaggle_same_ids, {"cat": 2, "dog": 2}, {}, "labels from train.csv; test.csv not used"),
     (tables_of_splits, {"cat": 6, "dog": 6}, THREE, "labels from test.csv, train.csv and valid.csv"),
+    (tables_of_one_folder, {"cat": 3, "dog": 3}, {"train": 4, "test": 2}, "labels from test.csv and train.csv"),
     (unlabelled_test, {"cat": 2, "dog": 2}, {}, "labels from train/metadata.csv; test/metadata.csv not used"),
     (
         coco,
@@ -257,7 +264,11 @@ def doubtful_tree(root: Path) -> None:
         (table_and_document, r"labels\.csv and coco\.json each describe the pictures; give one of them: ", 2),
         (unclear_label, r"which column is the label is not clear \(sex, age\); name it, for example ", 1),
         (captions, r"which column is the label is not clear \(text\); name it, for example ", 1),
-        (few_rows, r"names only 4 of 20 pictures; if the others are to be left out, give it itself: ", 1),
+        (
+            few_rows,
+            r"names only 4 of 20 pictures, and is not used; if the others are to be left out, give it itself: ",
+            1,
+        ),
         (doubtful_tree, r"folders like theirs; .*; to take the labels from labels\.csv: ", 1),
     ],
 )
@@ -322,6 +333,21 @@ def test_a_row_without_a_picture_is_counted_and_refused_by_name(tmp_path: Path) 
             except Rejected as rejected:
                 reasons.append((image.uri, rejected.reason))
         assert reasons == [("gone.png", "unreadable")]
+
+
+def test_a_table_beside_the_folder_is_named_and_not_read(tmp_path: Path) -> None:
+    names_in_images(tmp_path / "set")
+    with pytest.raises(UserError, match=r"in no class folder.*; to take the labels from labels\.csv: ") as error:
+        open_source(tmp_path / "set/images")
+    (spec,) = shlex.split(str(error.value).rpartition(": ")[2])
+    assert open_source(spec).classes == {"cat": 2, "dog": 2}
+
+
+def test_a_document_for_each_picture_is_no_known_format(tmp_path: Path) -> None:
+    for name in add_pictures(tmp_path, 0, 101):
+        write(tmp_path / name.replace(".png", ".json"), {"shapes": [], "imagePath": name})
+    with pytest.raises(UserError, match=r"in no class folder.*; 101 JSON documents, one a picture"):
+        open_source(tmp_path)
 
 
 def test_options_of_folders_decide_against_the_tables(tmp_path: Path) -> None:
