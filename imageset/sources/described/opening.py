@@ -69,16 +69,17 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
     Returns:
         The source; or, if they are not clearly described, the problem with the way to go, or "".
     """
-    problem, only_annotations = source.problem or "", not source.problem
-    if "the class folder is empty" in problem:  # it holds the documents
-        problem = f"{contents.label}: the pictures are in no class folder"
+    only_annotations = not source.problem
+    problem = source.problem or f"{contents.label}: the annotations in it cannot be read"
     problems: list[str] = []
     found = _find_descriptions(contents, problems, only_annotations=only_annotations)
-    if not found and problems:
+    if not found and not problems:
+        return source.problem or ""
+    if "the class folder is empty" in problem:  # it holds the documents
+        problem = f"{contents.label}: the pictures are in no class folder"
+    if not found:
         problem = problem.partition(", or give the table that names them")[0]
         return f"{problem}; {problems[0].removeprefix(f'{contents.label}/')}"
-    if not found:
-        return problem
     if len(found) == 1 and (not source.is_unclear or is_flat(contents.images)):
         return found[0].open()
     specs = " or ".join(shlex.quote(escape_control_characters(entry.spec)) for entry in found[:3])

@@ -122,6 +122,16 @@ def test_the_years_of_a_voc_kit_are_no_classes(tmp_path: Path) -> None:
     assert source.classes == {"cat": 2, "dog": 2} and source.passed_over["pictures that no annotation names"] == 4
 
 
+def test_damaged_annotations_do_not_make_folders_of_masks_classes(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a.png": ["cat"], "b.png": ["dog"]})
+    write(tmp_path / "Annotations/a.xml", "<annotation><object>")
+    with pytest.raises(UserError, match=r"the annotations in it cannot be read; Annotations/a\.xml: not readable"):
+        open_source(tmp_path)
+    (tmp_path / "Annotations/a.xml").unlink()
+    (tmp_path / "Annotations/b.xml").unlink()
+    assert set(open_source(tmp_path).classes) == {"JPEGImages", "SegmentationClass"}
+
+
 def test_darknets_label_files_lie_beside_the_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path / "obj", ["a.png", "b.png"])
     write(tmp_path / "obj/a.txt", "1 .5 .5 .1 .1\n")
