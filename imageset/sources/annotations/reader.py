@@ -51,7 +51,7 @@ def is_document_name(name: str) -> bool:
 
 
 def read_annotations(
-    path: Path,
+    path: str | os.PathLike[str],
 ) -> Iterator[tuple[str | None, str | None, tuple[str, ...], str | None, datetime | None]]:
     """Read the labels of pictures from a document, or a folder, of any of the formats.
 
@@ -66,6 +66,7 @@ def read_annotations(
     Raises:
         UserError: it is of no known format, or damaged.
     """
+    path = Path(path)
     if path.is_dir():
         documents = {file.uri: file.path for file in find_images(path, extensions=ALL_EXTENSIONS)}
         pictures = [file.uri for file in find_images(path)]
