@@ -129,7 +129,7 @@ def open_images(source: str | Sequence[str]) -> ImageStream:
         return ImageStream(len(listing), lambda: _iter_uris(folder, listing), folder, listing.passed_over)
     if files := _find_files(source):
         return _open_files(files)
-    opened = _open_all_pictures(source) or open_source(source, require_classes=False)
+    opened = _open_all_pictures(source) or open_source(source, require_classes=False, with_labels=False)
     if not len(opened):
         contents = f": {text}" if folder.is_dir() and (text := _describe_contents(folder)) else ""
         raise UserError(f"{source}: holds no pictures (sub-folders included){contents}; name a source that does")

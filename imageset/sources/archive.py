@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -69,6 +69,11 @@ class ArchiveSource:
         name: slug that becomes the dataset's name.
         options: decisions of the user about the folders inside.
         require_classes: raise UserError if nothing can be learned from the source.
+
+    Attributes:
+        images: names of the images, those that are passed over included.
+        folders: the folders that hold images.
+        is_unclear: whether the folders inside can be understood in several ways.
     """
 
     kind = "archive"
@@ -88,6 +93,7 @@ class ArchiveSource:
         self.passed_over: Counter[str] = Counter()
         self.warnings: Sequence[str] = ()
         self._member_labels: dict[str, str] = {}  # label by the image's uri without its extension
+        self._other_folders: set[str] = set()  # that hold files other than images
         texts: dict[str, bytes] = {}
         self._links = Links()
         names = list(self._list_images(texts))
@@ -106,7 +112,10 @@ class ArchiveSource:
             count_image(self, self._parse_member_path(file, member), find_skip_cause, member)
             for file, member in names
         )
-        self.problem = self._find_problem({member.rpartition("/")[0] for _, member in names})
+        self.images = [member for _, member in names]
+        self.folders: Collection[str] = {member.rpartition("/")[0] for _, member in names}
+        self.is_unclear = self._layout.problem is not None
+        self.problem: str | None = self._find_problem(self.folders)
         if require_classes and self.problem:
             raise UserError(self.problem)
 
@@ -126,6 +135,10 @@ class ArchiveSource:
         archives = f"{len(self._files):,} archives" if len(self._files) > 1 else ""
         return describe_source(self, self.label, "; ".join(filter(None, (archives, self._layout.note))))
 
+    def holds_folder(self, name: str) -> bool:
+        """Return whether the archive holds a folder with files other than images."""
+        return any(f"/{folder}".endswith(f"/{name}") for folder in self._other_folders)
+
     def _list_images(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
         """Yield (archive, member) of the images; store labels in `_member_labels`, layout files in `texts`."""
         for file, path in self._files:
@@ -133,8 +146,10 @@ class ArchiveSource:
                 stem, extension = posixpath.splitext(self._build_uri(file, member.name))
                 if _is_image(member.name):
                     yield file, member.name
-                elif extension.lower() in _LABEL_EXTENSIONS:
-                    label = _parse_label(read_member(member, _MAX_LABEL_BYTES), extension.lower())
+                    continue
+                self._other_folders.add(posixpath.dirname(member.name))
+                if extension.lower() in _LABEL_EXTENSIONS:
+                    label = _read_label(member, extension.lower())
                     if label is not None:
                         self._member_labels[stem] = label
                 elif (name := posixpath.basename(member.name)) in LAYOUT_FILES:
@@ -154,7 +169,7 @@ class ArchiveSource:
             path_label = path_label._replace(split=guess_split_from_path(file))
         return path_label
 
-    def _find_problem(self, folders: set[str]) -> str | None:
+    def _find_problem(self, folders: Collection[str]) -> str | None:
         if not self._member_labels:
             if linked := describe_linked_class(self.label, self._links, self._layout, folders, self._options):
                 return linked
@@ -268,6 +283,13 @@ def read_member(member: ArchiveMember, limit: int = MAX_IMAGE_BYTES) -> bytes:
     if len(data) > limit:
         raise Rejected("bomb", f"unpacks to more than {limit // 1_000_000:,} MB")
     return data
+
+
+def _read_label(member: ArchiveMember, extension: str) -> str | None:
+    try:
+        return _parse_label(read_member(member, _MAX_LABEL_BYTES), extension)
+    except Rejected:  # too large for the label of one image, or damaged
+        return None
 
 
 def _parse_label(data: bytes, extension: str) -> str | None:

@@ -412,6 +412,11 @@ def _are_flags(values: set[Any]) -> bool:
     return bool(given) and given <= set(_FLAG_VALUES)
 
 
+def have_flags(table: pa.Table) -> bool:
+    """Return whether all columns of a table hold nothing but 0 and 1."""
+    return all(_are_flags(set(column.unique().to_pylist())) for column in table.columns)
+
+
 def _describe_missing_column(label: str, role: str, names: list[str]) -> str:
     if any(name.strip().lower().endswith(tuple(IMAGE_EXTENSIONS)) for name in names):
         return (

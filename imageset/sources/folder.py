@@ -59,6 +59,10 @@ class FolderSource:
         num_nameless: number of the images that were found by their content, since they have no ending.
         options: decisions of the user about the folders.
         require_classes: raise UserError if nothing can be learned from the source.
+
+    Attributes:
+        folders: the folders that hold pictures, relative to the source.
+        is_unclear: whether the folders can be understood in several ways.
     """
 
     kind = "folder"
@@ -95,8 +99,11 @@ class FolderSource:
         self._files = [
             file for file in files if count_image(self, parse_path(file.uri), find_skip_cause, file.uri)
         ]
+        self._all_files = files
         filled = {file.uri.rpartition("/")[0] for file in files}
+        self.folders: Collection[str] = filled
         self._empty = _find_empty_folders(path, filled, self._layout, options) if path else []
+        self.is_unclear = self._layout.problem is not None
         self.problem = self._find_problem(path, filled, links, options)
         num = len(self._empty)
         noun = format_count(num, "folder holds", "folders hold")
@@ -121,6 +128,10 @@ class FolderSource:
             kinds = "picture has no ending and is", "pictures have no ending and are"
             notes.append(f"{format_count(self._num_nameless, *kinds)} known by the content")
         return describe_source(self, self.label, "; ".join(filter(None, notes)))
+
+    def list_uris(self) -> list[str]:
+        """Return the paths of all pictures, those that are passed over included."""
+        return [file.uri for file in self._all_files]
 
     def _find_problem(
         self, path: Path | None, folders: Collection[str], links: Links, options: FolderOptions

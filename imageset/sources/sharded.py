@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageset.exceptions import UserError
+from imageset.sources.annotated import open_documents
+from imageset.sources.annotations.reader import is_document_name
 from imageset.sources.archive import ARCHIVE_EXTENSIONS, ArchiveSource
 from imageset.sources.base import Source, slugify
 from imageset.sources.files import find_images
@@ -42,6 +44,8 @@ def open_pattern(spec: str, *, require_classes: bool = True) -> Source:
         files += map(Path, paths)
     folder = Path(text.partition("{")[0].partition("*")[0].partition("[")[0])
     name = slugify(re.sub(r"\{[^}]*\}|\[[^]]*\]|\*", "", Path(text).name).split(".")[0] or folder.name)
+    if files and all(is_document_name(file.name) for file in files):
+        return open_documents(files, label=text, name=name, query=query, require_classes=require_classes)
     return open_shards([(file.name, file) for file in files], text, name, query, require_classes=require_classes)
 
 

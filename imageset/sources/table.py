@@ -13,11 +13,13 @@ a URL: its images are below it (imageset.sources.remote.source).
 
 from __future__ import annotations
 
+import os
+import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
@@ -28,8 +30,9 @@ from imageset.labels import count_labels
 from imageset.rejections import Rejected
 from imageset.sources.base import SourceImage, describe_source, slugify
 from imageset.sources.columns import UNLABELLED, choose_columns, choose_label_reader
+from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.sources.layouts.split_names import guess_split_from_path
-from imageset.sources.tables.image_paths import ImagePaths, LocalFolder, PathSurvey, RemoteFolder
+from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder, PathSurvey
 from imageset.sources.tables.splits import choose_split_column, parse_split
 from imageset.sources.tables.text_format import TextTable, read_text_table
 from imageset.utils.text import format_count
@@ -62,6 +65,13 @@ def open_table(spec: str, *, require_classes: bool = True) -> TableSource:
     return TableSource([path], label=text, name=slugify(path.stem), query=query, require_classes=require_classes)
 
 
+class _Folder(NamedTuple):
+    """The images of a table, and what their uris begin with."""
+
+    paths: ImagePaths
+    inside: str
+
+
 class TableSource:
     """Tables with the same columns whose rows are images: paths below the table's folder, or the bytes themselves.
 
@@ -72,9 +82,13 @@ class TableSource:
         name: slug that becomes the dataset's name.
         query: roles of columns, as in a URL's query.
         require_classes: raise UserError if nothing can be learned from the source.
-        read_image: reads an image by the path in the table; None: reads a file below the table's folder.
-        list_images: returns the paths of the files beside the table; None, or a function that returns None: they
-            cannot be listed.
+        open_images: opens a folder of images by its path relative to `folders`, or to the folder that holds all
+            tables; None: opens a folder of this machine.
+        folders: the folder of the images of each table, relative to the source; None: the table's own.
+        title: name of the source in its description; None: `label`.
+        note: a clause about the tables for the description.
+        num_images: number of images in the source, if those that no row names are to be counted.
+        find_split: returns the split of an image by its uri, if no column and no name of a table gives one.
     """
 
     kind = "table"
@@ -88,17 +102,21 @@ class TableSource:
         name: str,
         query: str = "",
         require_classes: bool = True,
-        read_image: Callable[[str], bytes] | None = None,
-        list_images: Callable[[], Iterable[str] | None] | None = None,
+        open_images: Callable[[str], ImageFolder] | None = None,
+        folders: Mapping[Path, str] | None = None,
+        title: str | None = None,
+        note: str = "",
+        num_images: int | None = None,
+        find_split: Callable[[str], str | None] | None = None,
     ) -> None:
-        self.label, self.name = label, name
-        self._files = list(files)
+        self.label, self.name, self._title, self._note = label, name, title or label, note
+        self._files, self._find_image_split = list(files), find_split
         self._text_tables: dict[Path, TextTable] = {}  # while the source is opened
         self.passed_over: Counter[str] = Counter()
         schema = self._read_common_schema()
         roles = dict(parse_qsl(query, keep_blank_values=True))
         self._columns = choose_columns(label, schema.names, roles)
-        self._paths = self._open_folders(roles, read_image, list_images)
+        self._folders = self._open_folders(roles, open_images, folders)
         try:
             self._labels, self.problem = (
                 choose_label_reader(
@@ -118,6 +136,8 @@ class TableSource:
         self._count_rows()
         has_texts = _is_text(schema.field(self._columns["path"]).type)
         self._survey = PathSurvey(self._iter_paths) if has_texts else None
+        if num_images is not None:
+            self._count_unnamed(num_images)
         self.problem = self.problem or split.problem or self._find_problem()
         if require_classes and self.problem:
             raise UserError(self.problem)
@@ -128,7 +148,7 @@ class TableSource:
         labels: Counter[str | None] = Counter()
         self.splits: Counter[str] = Counter()
         roles_read = (
-            ("split",) if self._labels.columns else ("path", "split")
+            ("split",) if self._labels.columns and not self._find_image_split else ("path", "split")
         )  # with no column at all there are no rows
         for file, batch in self._iter_batches(*roles_read, labels=True):
             labels.update(map(self._labels.read, batch))
@@ -139,13 +159,24 @@ class TableSource:
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
 
+    def _count_unnamed(self, num_images: int) -> None:
+        """Count the images of the source that no row names."""
+        found = ((paths, paths.find(name)) for paths, name in self._iter_paths())
+        named = {
+            (id(paths), path.name)
+            for paths, path in found
+            if path and Path(path.name).suffix.lower() in IMAGE_EXTENSIONS
+        }
+        if num := max(0, num_images - len(named)):
+            self.passed_over["pictures that no row names"] = num
+
     def __iter__(self) -> Iterator[SourceImage]:
         numbers: Counter[Path] = Counter()  # of rows, in each file
         for file, batch in self._iter_batches("path", "split", "group", "time", labels=True):
-            paths, first = self._paths[file.parent], numbers[file]
+            first = numbers[file]
             numbers[file] += len(batch)
             for number, row in enumerate(batch, start=first):
-                uri, read = self._build_reader(row, number, file, paths)
+                uri, read = self._build_reader(row, number, file)
                 value = row.get(self._columns["group"] or "")
                 group = None if value is None else str(value)
                 time = parse_time(row.get(self._columns["time"] or ""))
@@ -157,13 +188,13 @@ class TableSource:
     def describe(self) -> str:
         """Return one line that describes the source as it was understood."""
         columns = ", ".join(f"{role}: {column}" for role, column in self._columns.items() if column)
-        notes = [*self._text_notes, f"columns {columns}", self._labels.note, self._split_note]
+        notes = [self._note, *self._text_notes, f"columns {columns}", self._labels.note, self._split_note]
         if self._num_unlabelled and self._labels.columns:
             notes.append(
                 f"{format_count(self._num_unlabelled, 'row has', 'rows have')} no label: the cell is empty"
             )
         notes.append(self._survey.describe() if self._survey else "")
-        return describe_source(self, self.label, "; ".join(filter(None, notes)))
+        return describe_source(self, self._title, "; ".join(filter(None, notes)))
 
     def _iter_batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
         """Yield a file and some of its rows, with the columns of these roles and, if `labels`, of the labels."""
@@ -185,7 +216,7 @@ class TableSource:
     def _iter_paths(self) -> Iterator[tuple[ImagePaths, str]]:
         column = self._columns["path"] or ""
         for file, batch in self._iter_batches("path", labels=False):
-            paths = self._paths[file.parent]
+            paths = self._folders[file].paths
             yield from ((paths, row[column]) for row in batch if row[column])
 
     def _collect_distinct(self, column: str | None) -> set[Any]:
@@ -208,26 +239,41 @@ class TableSource:
     def _open_folders(
         self,
         roles: Mapping[str, str],
-        read_image: Callable[[str], bytes] | None,
-        list_images: Callable[[], Iterable[str] | None] | None,
-    ) -> dict[Path, ImagePaths]:
-        """Return the folder of the images of each table, by the table's own folder."""
+        open_images: Callable[[str], ImageFolder] | None,
+        folders: Mapping[Path, str] | None,
+    ) -> dict[Path, _Folder]:
+        """Return the folder of the images of each table."""
         root, ending = roles.get("root", ""), roles.get("ending", "").strip()
         ending = f".{ending}" if ending and not ending.startswith(".") else ending
-        parents = dict.fromkeys(file.parent for file in self._files)
-        if read_image is not None:
-            folder = RemoteFolder(read_image, list_images, root)
-            return {parent: ImagePaths(folder, ending, is_root_given=bool(root)) for parent in parents}
-        for parent in parents:
+        places = self._locate_folders(root, is_local=open_images is None) if folders is None else folders
+        if open_images is None:
+            open_images = _open_local_folder
+        opened = {
+            place: ImagePaths(open_images(place), ending, is_root_given=bool(root))
+            for place in dict.fromkeys(places.values())
+        }
+        top = "" if folders is not None else os.path.commonpath(opened) if len(opened) > 1 else None
+        return {
+            file: _Folder(opened[place], "" if top is None else posixpath.relpath(place or ".", top or "."))
+            for file, place in places.items()
+        }
+
+    def _locate_folders(self, root: str, *, is_local: bool) -> dict[Path, str]:
+        """Return the folder that the paths of each table are relative to, relative to all tables if not local."""
+        parents = {file: file.parent for file in self._files}
+        if not is_local:
+            top = os.path.commonpath(parents.values())
+            return {
+                file: posixpath.normpath(posixpath.join(parent.relative_to(top).as_posix(), root.strip("/")))
+                for file, parent in parents.items()
+            }
+        for parent in parents.values():
             if not (parent / Path(root).expanduser()).is_dir():
                 raise UserError(
                     f"{self.label}: ?root={root}: no such folder in {parent}; root is a folder relative to the "
                     "table's own, or an absolute path"
                 )
-        return {
-            parent: ImagePaths(LocalFolder(parent / Path(root).expanduser()), ending, is_root_given=bool(root))
-            for parent in parents
-        }
+        return {file: os.path.abspath(parent / Path(root).expanduser()) for file, parent in parents.items()}
 
     def _read_common_schema(self) -> pa.Schema:
         """Read the schema of every table, and the content of text tables."""
@@ -254,6 +300,8 @@ class TableSource:
 
     def _find_split(self, row: Mapping[str, Any], file: Path) -> str | None:
         column = self._columns["split"]
+        if column is None and self._find_image_split:
+            return self._find_image_split(self._build_reader(row, 0, file)[0])
         if column is None:
             is_shard = len(self._files) > 1 or "-of-" in file.stem
             return (
@@ -261,9 +309,7 @@ class TableSource:
             )
         return parse_split(row[column], column)
 
-    def _build_reader(
-        self, row: Mapping[str, Any], number: int, file: Path, paths: ImagePaths
-    ) -> tuple[str, Callable[[], bytes]]:
+    def _build_reader(self, row: Mapping[str, Any], number: int, file: Path) -> tuple[str, Callable[[], bytes]]:
         value = row[self._columns["path"] or ""]
         row_name = f"{number:08d}" if len(self._files) == 1 else f"{file.stem}/{number:08d}"
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
@@ -275,10 +321,14 @@ class TableSource:
             return f"{row_name}/picture", partial(bytes, value)
         if not value or not str(value).strip():
             return f"{row_name}/picture", _raise_no_file
+        paths, inside = self._folders[file]
         found = paths.find(str(value))
         if found is None:
             return _display_path(str(value)), partial(_raise_missing, paths, str(value))
-        return _display_path(found.name), partial(paths.read, found.name)
+        name = _display_path(found.name)
+        return posixpath.normpath(posixpath.join(inside, name)) if inside and "://" not in name else name, partial(
+            paths.read, found.name
+        )
 
     def _find_problem(self) -> str | None:
         if not self._num:
@@ -306,6 +356,10 @@ def _raise_no_file() -> bytes:
 
 def _raise_missing(paths: ImagePaths, name: str) -> bytes:
     raise Rejected("unreadable", paths.explain(name))
+
+
+def _open_local_folder(place: str) -> ImageFolder:
+    return LocalFolder(Path(place))
 
 
 def _is_parquet(path: Path) -> bool:

@@ -87,3 +87,16 @@ def guess_split_from_path(name: str) -> str | None:
         if split := guess_split_from_name(part):
             return split
     return None
+
+
+def group_by_split(names: Iterable[str]) -> list[list[str]]:
+    """Group paths that differ by the words of splits only: train/x.csv and test/x.csv."""
+    groups: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name in names:
+        key: list[object] = []
+        for part in name.split("/"):
+            stem, dot, ending = part.rpartition(".")
+            parsed = parse_split_name(stem if dot else part)
+            key.append((parsed.affix, ending if dot else "") if parsed else part)
+        groups[tuple(key)].append(name)
+    return list(groups.values())

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from imageset.distribution import format_install_command
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
-from imageset.sources.remote.url import is_whole_file_name, parse_file_name, parse_scheme
+from imageset.sources.remote.url import is_document_url, is_whole_file_name, parse_file_name, parse_scheme
 from imageset.utils.progress import Progress
 from imageset.utils.text import suggest_name
 from imageset.utils.transient_errors import call_with_retries
@@ -104,7 +104,8 @@ class RemotePath:
         if any(sign in self.glob_text for sign in "{*["):
             return
         if self.is_http:
-            if not is_whole_file_name(posixpath.basename(urlsplit(self.url).path)):
+            name = posixpath.basename(urlsplit(self.url).path)
+            if not is_whole_file_name(name) and not is_document_url(name):
                 raise UserError(explain_no_listing(self.url))
             call_with_retries(self.url, lambda: _read_http(self.fs, self.path, 0), ())
         elif not call_with_retries(self.url, partial(self.fs.exists, self.path), ()):
@@ -258,8 +259,8 @@ def _to_yarl_url(url: str) -> Any:
 def explain_no_listing(url: str) -> str:
     """Return the message for a folder behind http."""
     return (
-        f"{url}: a folder behind http cannot be listed; give the address of an archive, a table, a Parquet or an "
-        "IDX file"
+        f"{url}: a folder behind http cannot be listed; give the address of an archive, a table, annotations, a "
+        "Parquet or an IDX file"
     )
 
 

@@ -26,15 +26,17 @@ from imageset.sources.base import Source, SourceImage, slugify
 from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, find_system_cause_of_path
 from imageset.sources.folder import FolderSource
 from imageset.sources.layouts.imagenet import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
-from imageset.sources.layouts.options import parse_folder_options
+from imageset.sources.layouts.options import NO_OPTIONS, parse_folder_options
 from imageset.sources.remote.filesystem import RemotePath, explain_no_listing
 from imageset.sources.remote.url import (
+    is_document_url,
     is_idx_name,
     is_whole_file_name,
     parse_file_name,
     parse_parent,
     split_off_roles,
 )
+from imageset.sources.tables.image_paths import RemoteFolder as RemoteImages
 from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.tempdirs import ReclaimedTempDir
 from imageset.utils.text import format_count
@@ -60,6 +62,7 @@ class OpenLocal(Protocol):
 
 
 NUM_AHEAD, NUM_THREADS = 32, 8
+MAX_DOCUMENTS = 200  # tables and annotations that are fetched one by one
 
 
 def check_remote(spec: str) -> None:
@@ -76,7 +79,12 @@ def check_remote(spec: str) -> None:
 
 
 def open_remote(
-    spec: str, open_local: OpenLocal, *, require_classes: bool = True, progress: Progress | None = None
+    spec: str,
+    open_local: OpenLocal,
+    *,
+    require_classes: bool = True,
+    with_labels: bool = True,
+    progress: Progress | None = None,
 ) -> Source:
     """Open the source behind a URL.
 
@@ -84,6 +92,7 @@ def open_remote(
         spec: the URL, perhaps with roles of columns or options of folders.
         open_local: opens the downloaded files; `factory.open_path`, which this module cannot import.
         require_classes: raise UserError if nothing can be learned from the source.
+        with_labels: read labels from tables and annotations beside the pictures of a folder.
         progress: reports downloads.
 
     Raises:
@@ -101,9 +110,9 @@ def open_remote(
         paths = path.glob() if any(sign in path.glob_text for sign in "*[") else [path]
         paths = [file.with_url(file_url) for file in paths for file_url in expand_braces(file.url)]
         return _download_files(paths, url, query, require_classes, progress, open_local)
-    if is_whole_file_name(name):
+    if is_whole_file_name(name) or is_document_url(name):
         return _download_files([path], url, query, require_classes, progress, open_local)
-    return _open_folder(path, url, query, require_classes, progress, open_local)
+    return _open_folder(path, url, query, require_classes, with_labels, progress, open_local)
 
 
 def open_remote_label_table(spec: str, *, progress: Progress | None = None) -> LabelTable | None:
@@ -220,6 +229,7 @@ def _open_downloaded(
     require_classes: bool,
     open_local: OpenLocal,
 ) -> DownloadedSource:
+    from imageset.sources.annotations.reader import is_document_name
     from imageset.sources.sharded import open_shards
     from imageset.sources.table import TABLE_EXTENSIONS, TableSource
 
@@ -228,17 +238,18 @@ def _open_downloaded(
     name = slugify(stem or posixpath.basename(parent))
     if all(file_name.lower().endswith(TABLE_EXTENSIONS) for file_name in names):
         files = [root / file_name for file_name in names]
-        read_image = partial(_read_below_url, path, parent)
+        read, list_names = partial(_read_below_url, path, parent), partial(_list_below_url, path, parent)
         table = TableSource(
             files,
             label=label,
             name=name,
             query=query,
             require_classes=require_classes,
-            read_image=read_image,
-            list_images=partial(_list_below_url, path, parent),
+            open_images=lambda inside: RemoteImages(read, list_names, inside),
         )
         return RemoteTable(table, folder, parent, name)
+    if all(is_document_name(file_name) for file_name in names):
+        return _open_downloaded_documents(folder, names, path, parent, label, query, name, require_classes)
     if len(names) == 1:
         inner = open_local(root / names[0], query, require_classes=require_classes)
         return DownloadedSource(inner, folder, parent, name)
@@ -252,6 +263,38 @@ def _open_downloaded(
     shards = [(file_name, root / file_name) for file_name in names]
     inner = open_shards(shards, label, name, query, require_classes=require_classes)
     return DownloadedSource(inner, folder, parent, name)
+
+
+def _open_downloaded_documents(
+    folder: ReclaimedTempDir,
+    names: Sequence[str],
+    path: RemotePath,
+    parent: str,
+    label: str,
+    query: str,
+    name: str,
+    require_classes: bool,
+) -> DownloadedSource:
+    """Open documents of annotations, whose pictures are below their folder behind the URL."""
+    from urllib.parse import parse_qsl
+
+    from imageset.sources.annotated import open_documents
+    from imageset.sources.annotations.reader import DOCUMENT_FOLDERS
+
+    root = dict(parse_qsl(query)).get("root", "")
+    above, _, own = parent.rpartition("/")
+    top, start = (above, own) if own.lower() in DOCUMENT_FOLDERS else (parent, "")
+    inside = posixpath.normpath(posixpath.join(start, root)) if root else ""
+    read, list_names = partial(_read_below_url, path, top), partial(_list_below_url, path, top)
+    inner = open_documents(
+        [Path(folder.name) / file_name for file_name in names],
+        label=label,
+        name=name,
+        query=query,
+        require_classes=require_classes,
+        folder=RemoteImages(read, list_names, inside),
+    )
+    return RemoteTable(inner, folder, parent, name)
 
 
 def _find_idx_label_files(paths: Sequence[RemotePath]) -> list[RemotePath]:
@@ -327,7 +370,13 @@ class RemoteFolder(FolderSource):
 
 
 def _open_folder(
-    path: RemotePath, url: str, query: str, require_classes: bool, progress: Progress, open_local: OpenLocal
+    path: RemotePath,
+    url: str,
+    query: str,
+    require_classes: bool,
+    with_labels: bool,
+    progress: Progress,
+    open_local: OpenLocal,
 ) -> Source:
     if path.is_http:
         raise UserError(explain_no_listing(url))
@@ -349,9 +398,59 @@ def _open_folder(
     name = slugify(posixpath.basename(url))
     layout_files = _read_layout_files(path, url, num_bytes_by_name)
     options = parse_folder_options(url, query)
-    return RemoteFolder(
-        url, name, files, passed_over, layout_files, options=options, require_classes=require_classes
+    source: Source
+    source = folder = RemoteFolder(
+        url, name, files, passed_over, layout_files, options=options, require_classes=False
     )
+    if with_labels and options == NO_OPTIONS:
+        source = _open_by_labels(path, url, num_bytes_by_name, folder, progress)
+    if require_classes and source.problem:
+        raise UserError(source.problem)
+    return source
+
+
+def _open_by_labels(
+    path: RemotePath,
+    url: str,
+    num_bytes_by_name: Mapping[str, int | None],
+    source: RemoteFolder,
+    progress: Progress,
+) -> Source:
+    """Return the folder, read through the tables or annotations in it if its folders give no classes."""
+    from imageset.sources.described.contents import DESCRIBING_EXTENSIONS, Contents
+    from imageset.sources.described.opening import may_be_described, open_described
+
+    names = [name for name in num_bytes_by_name if posixpath.splitext(name)[1].lower() in DESCRIBING_EXTENSIONS]
+    folders = {posixpath.dirname(name) for name in names}
+    if not names or not may_be_described(source, lambda name: name in folders):
+        return source
+    if len(names) > MAX_DOCUMENTS:
+        source.problem = (
+            f"{source.problem or url}; its {len(names):,} tables and annotations are too many to fetch one by "
+            "one: copy the folder to this machine, or give an archive of it"
+        )
+        return source
+    temporary = ReclaimedTempDir()
+    try:
+        documents = {name: Path(temporary.name) / name for name in names}
+        for name, file in documents.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            path.with_url(f"{url}/{name}").download(file, progress)
+        progress.end()
+        images = source.list_uris()
+        read = partial(_read_below_url, path, url)
+        contents = Contents(
+            url, source.name, images, documents, lambda inside: RemoteImages(read, lambda: images, inside)
+        )
+        found = open_described(contents, source)
+        if not isinstance(found, str):
+            return RemoteTable(found, temporary, url, source.name)
+        temporary.cleanup()
+        source.problem = found.replace(temporary.name, url) or None
+        return source
+    except BaseException:
+        temporary.cleanup()
+        raise
 
 
 def _open_listed_files(

@@ -32,7 +32,7 @@ def split_off_roles(spec: str) -> tuple[str, str]:
     path = parts.path or parts.netloc
     if not parts.query:
         return spec, ""
-    known = QUERY_KEYS if path.lower().endswith(TABLE_EXTENSIONS) else OPTION_KEYS
+    known = QUERY_KEYS if path.lower().endswith(TABLE_EXTENSIONS) or is_document_url(path) else OPTION_KEYS
     pieces = parts.query.split("&")  # kept as they are: a signature may cover every character
     roles = [piece for piece in pieces if unquote_plus(piece.partition("=")[0]) in known]
     if not roles and parse_scheme(spec) not in ("http", "https"):
@@ -58,6 +58,13 @@ def is_whole_file_name(name: str) -> bool:
     from imageset.sources.table import TABLE_EXTENSIONS
 
     return name.partition("?")[0].lower().endswith((*ARCHIVE_EXTENSIONS, *TABLE_EXTENSIONS)) or is_idx_name(name)
+
+
+def is_document_url(name: str) -> bool:
+    """Return whether a name is that of a document of annotations."""
+    from imageset.sources.annotations.reader import is_document_name
+
+    return is_document_name(name.partition("?")[0])
 
 
 def is_idx_name(name: str) -> bool:

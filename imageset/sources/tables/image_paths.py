@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected, escape_control_characters
 from imageset.sources.files import IMAGE_EXTENSIONS, find_system_cause, read_file
+from imageset.sources.layouts.split_names import parse_split_name
 from imageset.utils.text import format_count, unescape_cell
 from imageset.utils.url_credentials import MASK, mask_url
 
@@ -26,6 +27,7 @@ BLANKS, BACKSLASHES = "blanks around them removed", "backslashes read as slashes
 PERCENT_SIGNS, CASE = "percent signs decoded", "found in another case or Unicode form"
 APOSTROPHE = "an apostrophe before a sign of formulas left out"
 ENDING, FOLDER, BEGINNING = "an ending added", "found by name in a folder below", "their beginning left out"
+_MAX_FOLDERS = 2000  # that are compared for one document
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:)?/")
 
 
@@ -124,7 +126,8 @@ class RemoteFolder:
         root: str = "",
     ) -> None:
         self._read, self._list_names = read, list_names
-        self._prefix = root.strip("/") + "/" if root.strip("/") else ""
+        root = root.strip("/")
+        self._prefix = f"{root}/" if root not in ("", ".") else ""
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of this path; where that is not known, True unless the path looks odd."""
@@ -245,16 +248,17 @@ class ImagePaths:
     # The listing, and the indices over it, are made when the first path needs them.
 
     @cached_property
-    def _listing(self) -> list[str]:
+    def listing(self) -> list[str]:
+        """The paths of all files; empty if they cannot be listed."""
         return self._list_names()
 
     @cached_property
     def _images(self) -> list[str]:
-        return [name for name in self._listing if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
+        return [name for name in self.listing if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        return _index(self._listing, str)
+        return _index(self.listing, str)
 
     @cached_property
     def _names_by_stem(self) -> dict[str, list[str]]:
@@ -262,7 +266,7 @@ class ImagePaths:
 
     @cached_property
     def _names_by_base(self) -> dict[str, list[str]]:
-        return _index(self._listing, lambda name: name.rpartition("/")[2])
+        return _index(self.listing, lambda name: name.rpartition("/")[2])
 
     @cached_property
     def _names_by_base_stem(self) -> dict[str, list[str]]:
@@ -274,10 +278,17 @@ class PathSurvey:
 
     Args:
         iter_paths: starts again at the first path and yields (files of its folder, path).
+        usual: repairs that are not worth a word in this kind of source.
+
+    Attributes:
+        num_paths, num_missing: number of all paths, and of those without a file.
+        missing_example: the first path without a file, and why there is none; or "".
     """
 
-    def __init__(self, iter_paths: Callable[[], Iterable[tuple[ImagePaths, str]]]) -> None:
-        self._iter_paths = iter_paths
+    def __init__(
+        self, iter_paths: Callable[[], Iterable[tuple[ImagePaths, str]]], usual: Collection[str] = ()
+    ) -> None:
+        self._iter_paths, self._usual = iter_paths, frozenset(usual)
         self._count()
         if self._texts_by_cut_path and self._is_cut_ambiguous():
             for paths, _ in iter_paths():
@@ -285,19 +296,19 @@ class PathSurvey:
             self._count()
 
     def _count(self) -> None:
-        self._num_paths = self._num_missing = self._num_repaired = 0
+        self.num_paths = self.num_missing = self._num_repaired = 0
         self._repairs: Counter[str] = Counter()
-        self._example = self._missing_example = ""
+        self._example = self.missing_example = ""
         self._texts_by_cut_path: dict[str, set[int]] = {}  # file -> hashes of the paths that stand for it
         for paths, name in self._iter_paths():
             found = paths.find(name)
-            self._num_paths += 1
+            self.num_paths += 1
             if found is None:
-                self._num_missing += 1
-                self._missing_example = self._missing_example or f"'{show_path(name)}': {paths.explain(name)}"
-            elif found.repairs:
+                self.num_missing += 1
+                self.missing_example = self.missing_example or f"'{show_path(name)}': {paths.explain(name)}"
+            elif repairs := [repair for repair in found.repairs if repair not in self._usual]:
                 self._num_repaired += 1
-                self._repairs.update(found.repairs)
+                self._repairs.update(repairs)
                 self._example = self._example or f"'{show_path(name)}' is {escape_control_characters(found.name)}"
                 if BEGINNING in found.repairs:
                     self._texts_by_cut_path.setdefault(found.name, set()).add(hash(_simplify(name)))
@@ -318,12 +329,68 @@ class PathSurvey:
         if self._num_repaired:
             repairs = ", ".join(f"{repair} {num:,}" for repair, num in self._repairs.items())
             clauses.append(f"{format_count(self._num_repaired, 'path')} repaired ({repairs}): {self._example}")
-        if self._num_missing:
+        if self.num_missing:
             clauses.append(
-                f"{self._num_missing:,} of {format_count(self._num_paths, 'path has', 'paths have')} no file: "
-                f"{self._missing_example}"
+                f"{self.num_missing:,} of {format_count(self.num_paths, 'path has', 'paths have')} no file: "
+                f"{self.missing_example}"
             )
         return "; ".join(clauses)
+
+
+def choose_folder(files: Sequence[str], paths: Collection[str], own: str, split: str | None) -> str:
+    """Return the folder that a document's paths are relative to: its own, or another in which they exist.
+
+    Another one is chosen only if no second folder holds half as many of the paths; that of the document's split
+    takes precedence. For a document in a folder without pictures, its own is the next one above that has some.
+
+    Args:
+        files: paths of all files, relative to the source.
+        paths: some paths of the document, with or without endings.
+        own: the folder of the document, relative to the source.
+        split: the split that the document's name gives, or None.
+    """
+    known = {*files, *(os.path.splitext(name)[0] for name in files)}
+    if any(f"{own}/{path}".lstrip("/") in known for path in paths):
+        return own
+    counts = Counter(
+        {
+            folder: sum(f"{folder}/{path}".lstrip("/") in known for path in paths)
+            for folder in _list_folders(files)[:_MAX_FOLDERS]
+        }
+    )
+    of_split = [folder for folder in counts if counts[folder] and split and guess_split_of_folder(folder) == split]
+    best = max(of_split or counts, key=counts.__getitem__, default=own)
+    others = max((num for folder, num in counts.items() if folder != best), default=0)
+    is_clear = bool(of_split) or 2 * others < counts[best]
+    if counts[best] and is_clear:
+        return best
+    while own and not any(name.startswith(f"{own}/") for name in files):  # a folder of tables alone
+        own = own.rpartition("/")[0]
+    return own
+
+
+def _list_folders(files: Iterable[str]) -> list[str]:
+    """Return the folders of files, and those above them, the upper ones first."""
+    folders = set()
+    for folder in {name.rpartition("/")[0] for name in files}:
+        parts = folder.split("/")
+        folders |= {"/".join(parts[:num]) for num in range(len(parts) + 1)}
+    return sorted(folders, key=lambda folder: (folder.count("/"), folder))
+
+
+def guess_split_of_folder(folder: str) -> str | None:
+    """Return the split that the last part of a folder's path that is named like one gives, or None."""
+    return next((split.split for part in reversed(folder.split("/")) if (split := parse_split_name(part))), None)
+
+
+def guess_split_of_image(name: str) -> str | None:
+    """Return the split that the last folder named like one in an image's path gives, or None."""
+    return guess_split_of_folder(name.rpartition("/")[0])
+
+
+def are_splits(splits: Collection[str | None]) -> bool:
+    """Return whether the splits of some images' folders divide them: all are in one, and some are for training."""
+    return None not in splits and "train" in splits and len(splits) > 1
 
 
 def show_path(name: str) -> str:
