@@ -81,6 +81,8 @@ class IngestSummary:
         passed_over: number of files that are not images, by cause.
         num_added: number of images that label tables added, which are not in the source.
         num_labeled: number of images whose label people gave.
+        num_overruled: number of images whose label in the source changed after people gave them another one, which
+            counts.
         num_labels_dropped: number of images whose label of people counts no longer, as the source is another.
     """
 
@@ -98,6 +100,7 @@ class IngestSummary:
     passed_over: dict[str, int] = field(default_factory=dict)
     num_added: int = 0
     num_labeled: int = 0
+    num_overruled: int = 0
     num_labels_dropped: int = 0
 
     def describe(self) -> str:
@@ -114,6 +117,8 @@ class IngestSummary:
             facts.append(f"{self.num_added:,} of label tables kept")
         if self.num_labeled:
             facts.append(f"{format_count(self.num_labeled, 'label')} of people kept")
+        if self.num_overruled:
+            facts.append(f"{self.num_overruled:,} relabelled in the source, where the labels of people count")
         if self.num_labels_dropped:
             facts.append(
                 f"{format_count(self.num_labels_dropped, 'label')} of people left out, whose pictures or classes "
@@ -159,17 +164,17 @@ def ingest_source(
     former = find_source_identity(raw_dir)
     log = read_label_log(raw_dir)
     if former == identity and not start_anew:
-        return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, num_labeled=len(log))
+        return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, log=log)
     is_replaced = start_anew or former is None or former | {"kind": source.kind} != identity
     with replace_folder(raw_dir) as fresh:
         added = _iter_added_images(raw_dir) if len(log) and not is_replaced else ()
-        summary = _ingest_into(source, fresh, identity, None, progress, added, num_labeled=len(log))
+        summary = _ingest_into(source, fresh, identity, None, progress, added, log=log)
         write_source_file(fresh, identity, [0])
         if not is_replaced:
             _copy_label_log(raw_dir, fresh)
         elif former is not None:
             num_dropped = _carry_label_log(log, raw_dir, fresh, source)
-            summary = replace(summary, num_labeled=len(log), num_labels_dropped=num_dropped)
+            summary = replace(summary, num_labeled=len(log), num_overruled=0, num_labels_dropped=num_dropped)
     return summary
 
 
@@ -180,7 +185,7 @@ def _ingest_into(
     previous: Path | None,
     progress: Progress,
     added: Iterable[tuple[dict[str, Any], bytes]] = (),
-    num_labeled: int = 0,
+    log: LabelLog | None = None,
 ) -> IngestSummary:
     """Update a folder to the state of a source.
 
@@ -191,19 +196,21 @@ def _ingest_into(
         previous: the table records.parquet that holds the images so far, or None.
         progress: reports the number of images read.
         added: row and bytes of images to keep that are not in the source; those of `previous` are kept anyway.
-        num_labeled: number of images whose label people gave.
+        log: the labels that people gave.
     """
+    log = log or LabelLog()
     with open_buffer(folder, previous, is_added_image) as buffer:
         remove_leftovers(folder, buffer.shards)
         progress.begin(total=len(source))
         labels: Counter[str | None] = Counter()
-        num_unreadable = 0
+        num_unreadable = num_overruled = 0
         with RawShardWriter(folder, first=max(buffer.shards, default=-1) + 1) as writer:
             for row in (_build_row(image, buffer, writer, progress) for image in source):
                 if row is not None:
                     buffer.add_row(row)
                     labels[row["label"]] += 1
                     num_unreadable += "image_id" not in row
+                    num_overruled += log.overrules(row.get("image_id"), row["label"])
             for row, data in added:
                 buffer.keep_row(row | store_bytes(data, row["uri"], buffer, writer))
         if writer.num_written and (folder / SOURCE_FILE).is_file():
@@ -227,7 +234,8 @@ def _ingest_into(
         classes=dict(sorted(count_labels(labels.elements(), source.multi_label).items())),
         passed_over=dict(sorted(source.passed_over.items())),
         num_added=buffer.num_kept,
-        num_labeled=num_labeled,
+        num_labeled=len(log),
+        num_overruled=num_overruled,
     )
 
 

@@ -106,6 +106,15 @@ class LabelLog:
         """Return the labels of an image, or None if nobody has given it one."""
         return self._by_image.get(image_id)
 
+    def overrules(self, image_id: str | None, label: str | None) -> bool:
+        """Return whether a label of the source is neither the one that people gave nor the one that they saw."""
+        given = self._by_image.get(image_id or "")
+        return (
+            given is not None
+            and given.find_label() is not None
+            and label not in (given.find_label(), given.previous)
+        )
+
     def iter_images(self) -> Iterator[tuple[str, ImageLabels]]:
         """Yield the image_id and the labels of each image."""
         yield from self._by_image.items()

@@ -128,7 +128,7 @@ def test_a_prediction_is_the_set_of_labels_above_their_thresholds(served_labels,
     assert all(float(one["margin"]) == pytest.approx(2 * surest[one["uri"]] - 1, abs=1e-4) for one in chosen)
     review.write_text(review.read_text().replace(",,", ",one|two,").replace(",one|two,", ",one,", 1))
     assert [one.label for one in open_source(f"{review}?separator=|")] == ["one", *["one|two"] * 4]
-    assert "ingest review.csv?separator=|" in done.stdout
+    assert "several of a picture separated by |" in done.stdout
 
     tagged = next(row for row in rows if len(parse_labels(row["label"])) == 2)
     packet = (out.with_suffix(".tagged") / f"{tagged['uri']}.xmp").read_text()

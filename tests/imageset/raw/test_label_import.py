@@ -134,6 +134,20 @@ def test_relabelling_decodes_nothing_and_leaves_the_pixels(raw: Path, source: Pa
     assert (raw / "records.parquet").stat() == records
 
 
+def test_a_source_that_relabels_a_corrected_picture_is_overruled_and_that_is_said(
+    raw: Path, tmp_path: Path
+) -> None:
+    rows = [{"image_id": KNOWN, "label": "bee"}, {"image_id": OTHER, "label": "bee"}]
+    import_table(write_table(tmp_path / "t.csv", rows), raw)
+    source = tmp_path / "set"
+    for number, label in (("0001", "cow"), ("0002", "bee")):
+        (source / label).mkdir(exist_ok=True)
+        (source / "ant" / f"{number}.png").rename(source / label / f"a{number}.png")
+    text = ingest_source(source, raw).describe()
+    assert "2 labels of people kept, 1 relabelled in the source, where the labels of people count" in text
+    assert build(raw, tmp_path / "out")[0][KNOWN] == "bee"
+
+
 def test_the_same_table_again_changes_nothing(raw: Path, review: Path) -> None:
     import_table(review, raw)
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in raw.iterdir()}
