@@ -110,8 +110,8 @@ def prefer_content_reasons(
         timeout_s=timeout_s,
         executor=executor,
     )
-    refused = {image_id: result for image_id, result in contents if isinstance(result, Rejected)}
-    return replace_reasons(rejections, _REASONS_BEFORE_DECODING, refused)
+    rejected = {image_id: result for image_id, result in contents if isinstance(result, Rejected)}
+    return replace_reasons(rejections, _REASONS_BEFORE_DECODING, rejected)
 
 
 def replace_reasons(

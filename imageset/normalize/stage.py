@@ -201,8 +201,8 @@ def _refuse_copies(rejections: list[Rejection]) -> tuple[list[Rejection], int]:
         for rejection in rejections
         if rejection.image_id is not None and rejection.reason in CONTENT_REASONS
     }
-    copies = [one for one in rejections if one.reason == "duplicate" and one.image_id in contents]
-    return replace_reasons(rejections, {"duplicate"}, contents), len(copies)
+    num = sum(rejection.reason == "duplicate" and rejection.image_id in contents for rejection in rejections)
+    return replace_reasons(rejections, {"duplicate"}, contents), num
 
 
 def _warn_disputes(rejections: list[Rejection]) -> Iterator[str]:
