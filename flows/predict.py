@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows.labeling.review import write_review
+from flows.labeling.labeled_images import LabeledImages
+from flows.labeling.review import DEFAULT_NEAR_DUPLICATE_BITS, TABLE_FILE, write_review
 from flows.labeling.tagging import TAGGED, check_tagging, tag_images
 from flows.monitor import retrain_if_needed
 from flows.monitoring.drift_check import MonitorResult, check_batch
@@ -23,6 +24,7 @@ from flows.prediction.options import PredictOptions
 from flows.prediction.predictor import Predictor, open_validation_split
 from flows.prediction.table_writer import check_prediction, predict_table
 from flows.project.exceptions import NoChampion
+from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
@@ -267,7 +269,7 @@ def predict_and_write(
         if project is not None:
             publish_summary(out, counts, predictor, cache, images)
         if options.review:
-            write_review_images(options, counts, predictor, cache, images)
+            write_review_images(options, counts, predictor, cache, images, project)
         if options.tag:
             write_tags(options, counts, cache, images)
     return PredictResult(
@@ -319,14 +321,32 @@ def write_review_images(
     predictor: Predictor,
     cache: PredictionCache,
     images: ImageStream,
+    project: Project | None,
 ) -> None:
     """Write the images most worth a label into the review folder."""
+    from imageset.normalize.params import read_normalize_params
+
     assert options.review is not None
-    folder, rows = options.review_folder, cache.iter_rows(counts.shard_names)
-    num = write_review(folder, images, rows, predictor.bundle, options.review)
+    bits, labeled = DEFAULT_NEAR_DUPLICATE_BITS, LabeledImages()
+    if project is not None:
+        bits = read_normalize_params(project / PARAMS)["near_duplicate_bits"]
+        labeled = LabeledImages.read(project / RAW)
+    folder = options.review_folder
+    result = write_review(
+        folder,
+        images,
+        lambda: cache.iter_rows(counts.shard_names),
+        predictor.bundle,
+        options.review,
+        labeled,
+        bits,
+    )
+    if not result.num_images:
+        logger.warning("predict: nothing to review: every picture that can be read has a label in this project")
+        return
     hint = "; separate several labels by |, then ingest review.csv?separator=|" if cache.multi_label else ""
-    pictures = format_count(num, "picture")
-    logger.info("predict: %s most worth a label in %s%s", pictures, folder / "review.csv", hint)
+    pictures, notes = format_count(result.num_images, "picture"), result.describe(options.review)
+    logger.info("predict: %s most worth a label in %s%s%s", pictures, folder / TABLE_FILE, notes, hint)
 
 
 def write_tags(
