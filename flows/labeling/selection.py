@@ -9,7 +9,8 @@ alike one represents the others, so neither outliers nor repetitions are preferr
 
 Sources: K. Wei, R. Iyer, J. Bilmes, "Submodularity in Data Subset Selection and Active Learning", 2015 (a pool of
 the least confident, then facility location); F. Zhdanov, "Diverse mini-batch Active Learning", 2019,
-arXiv:1901.05954 (a pool of 10 images for each to select, weights by the margin); M. Minoux, "Accelerated greedy
+arXiv:1901.05954 (a pool of 10 images for each to
+select, weights by the margin); M. Minoux, "Accelerated greedy
 algorithms for maximizing submodular set functions", 1978 (lazy evaluation).
 """
 
@@ -23,7 +24,9 @@ import numpy as np
 
 from imageset.splits.near_duplicates import are_alike, group_near_duplicates
 
-POOL_FACTOR = 10  # images in the pool for each image to select
+# Images in the pool for each image to select. With 4, every image selected is among the very least sure, but the
+# simulation needs more labels.
+POOL_FACTOR = 10
 CERTAIN_MARGIN = 0.99  # from here on the model counts as certain; labels of such images teach it little
 MAX_PART = 2_000  # images whose similarities to each other are in memory at once
 
