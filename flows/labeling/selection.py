@@ -9,8 +9,7 @@ alike one represents the others, so neither outliers nor repetitions are preferr
 
 Sources: K. Wei, R. Iyer, J. Bilmes, "Submodularity in Data Subset Selection and Active Learning", 2015 (a pool of
 the least confident, then facility location); F. Zhdanov, "Diverse mini-batch Active Learning", 2019,
-arXiv:1901.05954 (a pool of 10 images for each to
-select, weights by the margin); M. Minoux, "Accelerated greedy
+arXiv:1901.05954 (a pool of 10 images for each to select, weights by the margin); M. Minoux, "Accelerated greedy
 algorithms for maximizing submodular set functions", 1978 (lazy evaluation).
 """
 
