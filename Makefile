@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench bench-accuracy families kill long nights projects schema servers up
+.PHONY: demo test lint bench bench-accuracy bench-active-learning families kill long nights projects schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -25,6 +25,9 @@ bench: .venv/ready  ## what the README claims, measured beside the peers
 
 bench-accuracy: .venv/ready  ## the default model beside other recipes on six sets of pictures (two hours)
 	python -m benchmarks.accuracy
+
+bench-active-learning: .venv/ready  ## labels that `predict --review` needs, beside chance and other selections (ten minutes)
+	python -m benchmarks.active_learning
 
 families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
 	python -m benchmarks.networks

@@ -24,7 +24,7 @@ from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
     from imageset.raw.ingestion import IngestSummary
-    from imageset.sources.label_table import LabelTable
+    from imageset.sources.label_table import LabelSource
 
 logger = console.get_logger(__name__)
 
@@ -90,7 +90,7 @@ def read_source(source: str, project: Project, replace_source: bool = False) -> 
 
 
 @task(**TASK_RETRY_OPTIONS)
-def read_label_table(table: LabelTable, project: Project, labeled_by: str | None, resolve: bool) -> None:
+def read_label_table(table: LabelSource, project: Project, labeled_by: str | None, resolve: bool) -> None:
     """Add labels to the label log, and new images to data/raw. Prefect retries it after transient errors."""
     from imageset.raw.label_import import apply_label_plan
     from imageset.raw.replacement import finish_replacement

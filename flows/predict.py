@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows.labeling.review import write_review
+from flows.labeling.formats.tools import DOCUMENTS
+from flows.labeling.labeled_images import LabeledImages
+from flows.labeling.review import DEFAULT_NEAR_DUPLICATE_BITS, TABLE_FILE, write_review
 from flows.labeling.tagging import TAGGED, check_tagging, tag_images
 from flows.monitor import retrain_if_needed
 from flows.monitoring.drift_check import MonitorResult, check_batch
@@ -23,6 +25,7 @@ from flows.prediction.options import PredictOptions
 from flows.prediction.predictor import Predictor, open_validation_split
 from flows.prediction.table_writer import check_prediction, predict_table
 from flows.project.exceptions import NoChampion
+from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
@@ -100,6 +103,7 @@ def predict(
     tag: str | None = None,
     in_place: bool = False,
     executor: str | None = None,
+    review_for: str | None = None,
 ) -> PredictResult:
     """Write one row for each image of `source` into the table `out`.
 
@@ -120,13 +124,15 @@ def predict(
         tag: "xmp" or "sidecar": also write the labels into copies of the images, or beside them, in OUT.tagged.
         in_place: tag the images of the source themselves.
         executor: dask://HOST:PORT of a scheduler whose workers decode and run the network.
+        review_for: "label-studio", "cvat" or "fiftyone": also write these images as a document that this tool
+            imports, into the same folder.
 
     Raises:
         UserError: the source does not exist or holds no images, `out` cannot be written, or no version is
             champion.
     """
     options = PredictOptions(
-        source, Path(out), model, new_only, engine, precision, review, tag, in_place, executor
+        source, Path(out), model, new_only, engine, precision, review, tag, in_place, executor, review_for
     )
     project = Project.find()
     check_prediction(source, out)
@@ -222,6 +228,10 @@ def predict_source(
 def check_extras(options: PredictOptions, images: ImageStream) -> None:
     """Raise UserError if the images for review or the tags cannot be written."""
     check_tagging(options.tag, options.in_place, images)
+    if options.review_for is not None and options.review_for not in DOCUMENTS:
+        raise UserError(f"--review-for {options.review_for}: not one of {', '.join(DOCUMENTS)}")
+    if options.review_for is not None and options.review is None:
+        raise UserError("--review-for says for which tool; --review N says how many pictures: give both")
     if options.review is not None and options.review < 1:
         raise UserError(f"--review {options.review}: name how many pictures, 1 or more")
     if options.review and options.review_folder.exists():
@@ -267,7 +277,7 @@ def predict_and_write(
         if project is not None:
             publish_summary(out, counts, predictor, cache, images)
         if options.review:
-            write_review_images(options, counts, predictor, cache, images)
+            write_review_images(options, counts, predictor, cache, images, project)
         if options.tag:
             write_tags(options, counts, cache, images)
     return PredictResult(
@@ -319,15 +329,34 @@ def write_review_images(
     predictor: Predictor,
     cache: PredictionCache,
     images: ImageStream,
+    project: Project | None,
 ) -> None:
     """Write the images most worth a label into the review folder."""
+    from imageset.normalize.params import read_normalize_params
+
     assert options.review is not None
-    folder, rows = options.review_folder, cache.iter_rows(counts.shard_names)
-    num = write_review(folder, images, rows, predictor.bundle, options.review)
+    bits, labeled = DEFAULT_NEAR_DUPLICATE_BITS, LabeledImages()
+    if project is not None:
+        bits = read_normalize_params(project / PARAMS)["near_duplicate_bits"]
+        labeled = LabeledImages.read(project / RAW)
+    folder = options.review_folder
+    result = write_review(
+        folder,
+        images,
+        lambda: cache.iter_rows(counts.shard_names),
+        predictor.bundle,
+        options.review,
+        labeled,
+        bits,
+        options.review_for,
+    )
+    if not result.num_images:
+        logger.warning("predict: nothing to review: every picture that can be read has a label in this project")
+        return
     several = ", several of a picture separated by |" if cache.multi_label else ""
-    pictures, table = format_count(num, "picture"), folder / "review.csv"
-    advice = f"fill in its column label{several}, then `convoy run {table}`"
-    logger.info("predict: %s most worth a label in %s; %s", pictures, table, advice)
+    pictures, notes = format_count(result.num_images, "picture"), result.describe(options.review)
+    advice = f"fill in its column label{several}, then `convoy run {folder / TABLE_FILE}`"
+    logger.info("predict: %s most worth a label in %s%s; %s", pictures, folder / TABLE_FILE, notes, advice)
 
 
 def write_tags(

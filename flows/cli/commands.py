@@ -312,7 +312,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
 
     source = arguments.source if len(arguments.sources) == 1 else arguments.sources
     check_prediction(source, arguments.out)
-    names = ("model", "new_only", "engine", "precision", "review", "tag", "in_place", "executor")
+    names = ("model", "new_only", "engine", "precision", "review", "review_for", "tag", "in_place", "executor")
     options = {name: getattr(arguments, name) for name in names}
     if arguments.project is None:
         from flows.predict import predict_without_project

@@ -144,6 +144,11 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--review", type=int, metavar="N", help="also copy the N pictures most worth a label to OUT.review"
     )
     parser.add_argument(
+        "--review-for",
+        choices=("label-studio", "cvat", "fiftyone"),
+        help="also write a document of these N pictures that this tool imports; `convoy run` takes its export",
+    )
+    parser.add_argument(
         "--tag",
         choices=("xmp", "sidecar"),
         help="also write labels as XMP into copies of the pictures in OUT.tagged",

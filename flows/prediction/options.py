@@ -20,6 +20,7 @@ class PredictOptions:
         engine: engine that runs the network; None for the one in params.yaml.
         precision: precision of that engine; None for the one in params.yaml.
         review: number of images to copy into `review_folder` for labeling; None for none.
+        review_for: labelling tool whose document is written into `review_folder` as well; None for none.
         tag: "xmp" or "sidecar": how labels are written to images; None: they are not.
         in_place: tag the images of the source themselves instead of copies in `tag_folder`.
         executor: dask://HOST:PORT of a scheduler whose workers decode and run the network; None for this machine.
@@ -35,6 +36,7 @@ class PredictOptions:
     tag: str | None = None
     in_place: bool = False
     executor: str | None = None
+    review_for: str | None = None
 
     @property
     def review_folder(self) -> Path:

@@ -16,7 +16,7 @@ from imageset.utils.url_credentials import mask_url
 
 if TYPE_CHECKING:
     from imageset.raw.label_import import LabelPlan
-    from imageset.sources.label_table import LabelTable
+    from imageset.sources.label_table import LabelSource
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LabelTableReport:
         return {"source": self.source, "labels": labels, "stops": self.stop_reason}
 
 
-def check_label_options(table: LabelTable | None, labeled_by: str | None, resolve: bool) -> None:
+def check_label_options(table: LabelSource | None, labeled_by: str | None, resolve: bool) -> None:
     """Raise UserError if options of label tables are given for something else, or name nobody."""
     if table is None and (labeled_by is not None or resolve):
         option = "--by" if labeled_by is not None else "--resolve"
@@ -74,7 +74,7 @@ def check_label_options(table: LabelTable | None, labeled_by: str | None, resolv
         raise UserError("--by '': name the person who labelled the pictures")
 
 
-def plan_labels(table: LabelTable, project: Project, labeled_by: str | None, resolve: bool) -> LabelPlan:
+def plan_labels(table: LabelSource, project: Project, labeled_by: str | None, resolve: bool) -> LabelPlan:
     """Compare a label table with the project's data; nothing is written.
 
     Raises:
@@ -92,7 +92,7 @@ def plan_labels(table: LabelTable, project: Project, labeled_by: str | None, res
     )
 
 
-def report_label_table(table: LabelTable, project: Project, problem: str | None) -> LabelTableReport:
+def report_label_table(table: LabelSource, project: Project, problem: str | None) -> LabelTableReport:
     """Return what an ingest of a label table would do.
 
     Args:

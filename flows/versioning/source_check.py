@@ -25,7 +25,7 @@ from imageset.utils.url_credentials import mask_url
 if TYPE_CHECKING:
     from imageset.check import CheckReport
     from imageset.sources.base import Source
-    from imageset.sources.label_table import LabelTable
+    from imageset.sources.label_table import LabelSource
     from imageset.utils.progress import Progress
 
 
@@ -41,7 +41,7 @@ PRETRAINED_NETWORK, SCRATCH_NETWORK = "efficientnet_lite0", "ConvNet"
 logger = console.get_logger(__name__)
 
 _opened: dict[str, Source] = {}  # sources that `check_source` has opened, for the flow that ingests them
-_opened_tables: dict[str, LabelTable] = {}  # likewise
+_opened_tables: dict[str, LabelSource] = {}  # likewise
 
 
 def check_source(
@@ -84,7 +84,7 @@ def check_source(
     check_data_folder(project)
 
 
-def check_source_change(source: str | None, project: Project, replace_source: bool) -> LabelTable | None:
+def check_source_change(source: str | None, project: Project, replace_source: bool) -> LabelSource | None:
     """Raise UserError if the project's data has another source or another name, unless that is what is wanted.
 
     Args:

@@ -12,7 +12,7 @@ from imageset.exceptions import UserError
 from imageset.sources.base import Source
 from imageset.sources.files import find_images
 from imageset.sources.folder import FolderSource, open_folder
-from imageset.sources.label_table import LabelTable, open_local_label_table
+from imageset.sources.label_table import LabelSource, open_local_label_table
 from imageset.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def open_source(
     return open_path(path, require_classes=require_classes, with_labels=with_labels)
 
 
-def open_label_table(spec: str, *, progress: Progress | None = None) -> LabelTable | None:
+def open_label_table(spec: str, *, progress: Progress | None = None) -> LabelSource | None:
     """Open a table of labels that people gave to images of a dataset; None if it is none (label_table).
 
     Raises:
@@ -142,8 +142,6 @@ FOREIGN_FORMATS = {
     ".ods": f"a spreadsheet of LibreOffice is not read; save the sheet as CSV{_WITH_HEADER}",
     ".txt": f"a text file is not read as a table{_TO_CSV}",
     ".lst": f"a list of files is not read as a table{_TO_CSV}",
-    ".json": "a JSON file is not read as a table; write one object a line, as in `pandas.read_json(FILE).to_json"
-    "('labels.jsonl', orient='records', lines=True)`",
     ".tfrecord": "TFRecord files are not read; write their pictures as files, one sub-folder per class",
     ".npz": "NumPy arrays are not read; write them as PNG files, one sub-folder per class",
     ".npy": "NumPy arrays are not read; write them as PNG files, one sub-folder per class",

@@ -13,12 +13,12 @@ the image; its split, group and time, for new images; the prediction that the pe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from imageset.exceptions import UserError
 from imageset.labels import LABEL_SEPARATOR, parse_labels
 from imageset.rejections import Rejected
+from imageset.sources.annotations.reader import is_document_name, read_annotations
 from imageset.sources.columns import LabelReader, choose_columns, choose_label_reader, fold_column
 from imageset.sources.table import TABLE_EXTENSIONS
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder
@@ -109,8 +110,10 @@ def iter_annotation_rows(annotations: Iterable[Annotation], folder: Path) -> Ite
         )
 
 
-def open_local_label_table(spec: str) -> LabelTable | None:
-    """Open a local table, perhaps with roles of columns after a question mark, if it is a label table.
+def open_local_label_table(spec: str) -> LabelSource | None:
+    """Open a local table, or the export of a labelling tool, if it is a label table.
+
+    The roles of the columns of a table may follow a question mark.
 
     Raises:
         UserError: the table is damaged, holds predictions, or its columns cannot be used.
@@ -120,9 +123,50 @@ def open_local_label_table(spec: str) -> LabelTable | None:
         spec = unquote(url_path) + mark + query
     text, _, query = spec.partition("?")
     path = Path(text).expanduser()
+    if is_document_name(path.name) and path.is_file():
+        return LabelDocument.open(path, text)
     if not path.name.lower().endswith(TABLE_EXTENSIONS) or not path.is_file():
         return None
     return LabelTable.open(path, text, query)
+
+
+class LabelSource(Protocol):
+    """The interface of labels that people gave to images: a label table, or the export of a labelling tool.
+
+    Attributes:
+        label: the source in messages.
+    """
+
+    label: str
+
+    def iter_rows(self, multi_label: bool) -> Iterator[LabelRow]:
+        """Yield the rows; `multi_label`: whether the images of the dataset may have several labels."""
+        ...
+
+
+class LabelDocument:
+    """A labelling tool's export in which each image has its image_id.
+
+    Args:
+        label: the document in messages.
+        rows: its rows.
+    """
+
+    def __init__(self, label: str, rows: Sequence[LabelRow]) -> None:
+        self.label, self._rows = label, rows
+
+    @classmethod
+    def open(cls, path: Path, label: str) -> LabelDocument | None:
+        """Open the document at `path` if it names an image by its image_id; None if not, or if it is damaged."""
+        try:
+            rows = list(iter_annotation_rows(read_annotations(path), path.parent))
+        except UserError:  # the source that it may be says so
+            return None
+        return cls(label, rows) if any(row.image_id for row in rows) else None
+
+    def iter_rows(self, multi_label: bool) -> Iterator[LabelRow]:
+        """Yield the rows; what several labels of an image mean does not depend on `multi_label`."""
+        yield from self._rows
 
 
 class LabelTable:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.labeling.review import select_k_center, write_review
+from flows.labeling.labeled_images import LabeledImages
+from flows.labeling.review import ReviewResult, write_review
 from flows.labeling.tagging import check_tagging, tag_images
 from flows.prediction.image_stream import open_images
 from flows.prediction.summary import render_prediction_markdown
@@ -15,6 +16,8 @@ from flows.prediction.table_writer import PredictionCounts
 from imageset.exceptions import UserError
 from imageset.raw import ingestion
 from imageset.raw import records as raw_records
+from imageset.raw.label_import import import_labels
+from imageset.sources.factory import open_label_table
 from tests.helpers.images import write_digit_images
 from tests.helpers.models import make_untrained_bundle
 
@@ -44,19 +47,24 @@ def rows_of(source) -> list[dict]:
     return rows
 
 
-def test_pictures_are_picked_far_from_each_other():
-    vectors = [np.array([x, 0.0]) for x in (0.0, 0.01, 0.02, 1.0, 1.01, 5.0)]
-    assert select_k_center(vectors, 3) == [0, 5, 4]
-    assert sorted(select_k_center(vectors, 10)) == [0, 1, 2, 3, 4, 5]
+def read_table(folder) -> list[dict]:
+    with (folder / "review.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def review(pictures, bundle, folder, num, rows=None, **options):
+    rows = rows_of(pictures) if rows is None else rows
+    return write_review(folder, open_images(str(pictures)), lambda: iter(rows), bundle, num, **options)
 
 
 def test_a_review_that_a_person_filled_in_is_ingested_as_it_is(pictures, bundle, tmp_path):
     folder = tmp_path / "out.review"
-    assert write_review(folder, open_images(str(pictures)), rows_of(pictures), bundle, 6) == 6
-    with (folder / "review.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    assert review(pictures, bundle, folder, 6) == ReviewResult(6)
+    rows = read_table(folder)
+    assert list(rows[0]) == ["path", "label", "guess", "probability", "margin", "uri", "image_id", "model"]
     assert len({row["image_id"] for row in rows}) == 6 and {row["label"] for row in rows} == {""}
-    assert rows[0]["guess"] == "0" and float(rows[0]["margin"]) == pytest.approx(0.4)
+    assert {(row["guess"], row["model"]) for row in rows} == {("0", "digits version 1")}
+    assert all(float(row["margin"]) == pytest.approx(2 * float(row["probability"]) - 1) for row in rows)
     for number, row in enumerate(rows):
         row["label"] = "seven" if number % 2 else "nine"
     with (folder / "review.csv").open("w", newline="") as file:
@@ -68,6 +76,99 @@ def test_a_review_that_a_person_filled_in_is_ingested_as_it_is(pictures, bundle,
     assert {(one["image_id"], one["label"]) for one in records} == {
         (row["image_id"], row["label"]) for row in rows
     }
+
+
+def test_the_same_pictures_are_picked_again_whatever_the_order_of_the_predictions(pictures, bundle, tmp_path):
+    review(pictures, bundle, tmp_path / "one", 5)
+    review(pictures, bundle, tmp_path / "two", 5, rows_of(pictures)[::-1])
+    assert (tmp_path / "one/review.csv").read_bytes() == (tmp_path / "two/review.csv").read_bytes()
+    assert (tmp_path / "one/review.html").read_bytes() == (tmp_path / "two/review.html").read_bytes()
+
+
+def test_of_near_duplicates_the_least_sure_is_picked_and_the_pool_grows_until_there_are_enough(
+    pictures, bundle, tmp_path
+):
+    """A series of 40 pictures that look alike, of which the model is less sure than of all others."""
+    with Image.open(sorted((pictures / "0").iterdir())[0]) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    (pictures / "burst").mkdir()
+    for number in range(40):
+        changed = pixels.copy()
+        changed[0, number % pixels.shape[1]] += number // pixels.shape[1] + 1
+        Image.fromarray(changed).save(pictures / "burst" / f"{number:02d}.png")
+    rows = rows_of(pictures)
+    for number, row in enumerate(rows):
+        series = row["uri"].startswith("burst")
+        best = 0.52 + 0.001 * (number % 7) if series else 0.985 + 0.0001 * number
+        row |= {"top_k": [{"label": "0", "probability": best}, {"label": "1", "probability": 1 - best}]}
+    assert review(pictures, bundle, tmp_path / "review", 3, rows) == ReviewResult(3)
+    chosen = read_table(tmp_path / "review")
+    from_series = [float(row["margin"]) for row in chosen if row["uri"].startswith("burst")]
+    assert from_series == [pytest.approx(0.04)]
+    review(pictures, bundle, tmp_path / "all", 3, rows, near_duplicate_bits=None)
+    assert all(row["uri"].startswith("burst") for row in read_table(tmp_path / "all"))
+
+
+def test_pictures_with_a_label_and_errors_are_not_proposed(pictures, bundle, tmp_path):
+    ingestion.ingest_source(pictures, tmp_path / "raw")
+    labeled = LabeledImages.read(tmp_path / "raw")
+    assert len(labeled) == 30 and len(LabeledImages.read(tmp_path / "nothing")) == 0
+    assert review(pictures, bundle, tmp_path / "review", 5, labeled=labeled) == ReviewResult(0)
+    assert not (tmp_path / "review").exists()
+
+    write_digit_images(tmp_path / "new", classes="2", num_each=3)
+    for path in (tmp_path / "new").rglob("*.png"):
+        path.rename(pictures / f"new-{path.name}")
+    rows = rows_of(pictures)
+    broken = next(row for row in rows if row["uri"].startswith("new"))
+    broken |= {"status": "error", "label": None, "probability": None, "top_k": None, "error": "truncated: x"}
+    assert review(pictures, bundle, tmp_path / "review", 5, rows, labeled=labeled).num_images == 2
+    assert all(row["uri"].startswith("new") for row in read_table(tmp_path / "review"))
+
+
+def test_a_picture_that_a_person_labelled_is_not_proposed_again(pictures, bundle, tmp_path):
+    ingestion.ingest_source(write_digit_images(tmp_path / "source", classes="23"), tmp_path / "raw")
+    review(pictures, bundle, tmp_path / "review", 4)
+    table = tmp_path / "review" / "review.csv"
+    rows = read_table(table.parent)
+    for row in rows:
+        row["label"] = "2"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    labels = open_label_table(str(table))
+    assert labels is not None
+    import_labels(labels.iter_rows(False), tmp_path / "raw", "review.csv", "Anna")
+    labeled = LabeledImages.read(tmp_path / "raw")
+    review(pictures, bundle, tmp_path / "again", 4, labeled=labeled)
+    again = {row["image_id"] for row in read_table(tmp_path / "again")}
+    assert len(again) == 4 and again.isdisjoint(row["image_id"] for row in rows)
+
+
+def test_a_picture_of_which_the_model_is_sure_is_picked_last_and_the_line_says_so(pictures, bundle, tmp_path):
+    rows = rows_of(pictures)
+    for row in rows[3:]:
+        row["top_k"] = [{"label": "0", "probability": 0.9999}, {"label": "1", "probability": 0.0001}]
+    assert review(pictures, bundle, tmp_path / "three", 3, rows) == ReviewResult(3, 0)
+    assert {row["uri"] for row in read_table(tmp_path / "three")} == {row["uri"] for row in rows[:3]}
+    result = review(pictures, bundle, tmp_path / "five", 5, rows)
+    assert result == ReviewResult(5, 2)
+    assert result.describe(5) == (
+        "; the model is sure of 2 of them (margin 0.99 or more), nothing less sure is left"
+    )
+    more = review(pictures, bundle, tmp_path / "all", 50, rows)
+    assert more.num_images == 30 and more.describe(50).startswith("; 50 pictures asked for, no more are readable")
+
+
+def test_the_page_shows_each_picture_with_the_guess(pictures, bundle, tmp_path):
+    rows = rows_of(pictures)
+    for row in rows:
+        row["top_k"][0]["label"] = "<b>&"
+    review(pictures, bundle, tmp_path / "review", 4, rows)
+    page = (tmp_path / "review" / "review.html").read_text()
+    assert page.count("<img") == page.count("&lt;b&gt;&amp;") == 4 and "<b>" not in page
+    assert "digits version 1" in page and "convoy run review.csv" in page
 
 
 def test_tags_go_into_copies_and_the_source_stays_as_it_was(pictures, tmp_path):

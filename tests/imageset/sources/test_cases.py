@@ -159,10 +159,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "metadata beside": (
         put_metadata,
-        "STOP: SOURCE: the pictures of test (6 pictures) and train (6 pictures) are in no class "
-        "folder; move them into one sub-folder per class; if they are classes: "
-        "'SOURCE?split_folders=none', or give the table that names them (did you mean "
-        "SOURCE/test/metadata.csv?)",
+        "SOURCE: 12 pictures in 3 classes (cat 4, cow 4, dog 4); splits test 6, train 6; labels from "
+        "test/metadata.csv and train/metadata.csv; columns path: file_name, label: label",
     ),
     "class then split": (
         lambda root: put_tree(root, *(f"{n}/{s}" for n in NAMES for s in ("train", "val", "test"))),
@@ -437,8 +435,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "json list": (
         lambda root: put_file(root, "labels.json", b'[{"file_name":"img/a.png","label":"cat"}]'),
-        "STOP: SOURCE/labels.json: a JSON file is not read as a table; write one object a line, "
-        "as in `pandas.read_json(FILE).to_json('labels.jsonl', orient='records', lines=True)`",
+        "STOP: SOURCE/labels.json: not a document of COCO, CVAT for images 1.1, FiftyOne, Label Studio, "
+        "Pascal VOC or YOLO; convert it to one, or to a table (CSV, JSON lines)",
     ),
     "list txt": (
         lambda root: put_file(root, "train.txt", b"img/a.png 0\nimg/b.png 1\n"),

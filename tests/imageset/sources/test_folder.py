@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_learned_from_is_explained(tmp_path: Path, make:
         "one class": "a single class 'ant'",
         "empty class": "wasp: the class folder is empty",
         "no class": "in no class folder",
-        "a file": "not a folder",
+        "a file": "a text file is not read as a table",
     }[make]
     with pytest.raises(UserError, match=message):
         open_source(folder)
