@@ -169,7 +169,8 @@ def test_a_clone_predicts_after_a_pull_with_what_the_ledger_says_is_serving(shel
 
 def test_up_at_the_top_serves_all_projects(shell, repository, work):
     (repository / "odd" / "data" / "inbox").mkdir(exist_ok=True)
-    shutil.copy(next((work / "odd" / "1").iterdir()), repository / "odd" / "data" / "inbox")
+    *_, unseen = sorted((write_digit_images(work / "unseen", "1", num_each=41) / "1").iterdir())
+    shutil.copy(unseen, repository / "odd" / "data" / "inbox")
     ports = find_free_port(), find_free_port()
     log = work / "up.log"
     with log.open("w") as output:
