@@ -34,6 +34,8 @@ from flows.project.project import Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
+from flows.versioning.data_folder_check import check_data_folder
+from flows.versioning.dvc_repo import find_dvc_folder
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.raw.label_log import read_label_log
@@ -127,9 +129,19 @@ def read_status(project: Project) -> StatusResult:
         *report_full_check(project, problems),
     ]
     report_params(project, problems)
+    report_data_folder(project, problems)
     problems += report_undelivered(project)
     lines.append(report_servers(project))
     return StatusResult(str(project.folder.resolve()), lines, problems)
+
+
+def report_data_folder(project: Project, problems: list[str]) -> None:
+    """Add why DVC cannot version the data of an initialized project, such as a project without git."""
+    if find_dvc_folder(project).is_dir():
+        try:
+            check_data_folder(project)
+        except UserError as error:
+            problems.append(str(error))
 
 
 def report_servers(project: Project) -> StatusLine:

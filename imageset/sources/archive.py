@@ -20,8 +20,24 @@ from typing import IO, NamedTuple
 
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
-from imageset.sources.base import PathLabel, SourceImage, count_image, describe_source, format_passed_over, slugify
-from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, Links, find_system_cause_of_path
+from imageset.sources.base import (
+    PathLabel,
+    SourceImage,
+    count_image,
+    describe_nameless,
+    describe_source,
+    format_passed_over,
+    slugify,
+)
+from imageset.sources.files import (
+    IMAGE_EXTENSIONS,
+    MAX_IMAGE_BYTES,
+    START_BYTES,
+    Links,
+    begins_as_image,
+    find_system_cause_of_path,
+    may_be_nameless_image,
+)
 from imageset.sources.layouts.detection import detect_layout
 from imageset.sources.layouts.imagenet import LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
 from imageset.sources.layouts.options import NO_OPTIONS, FolderOptions
@@ -96,6 +112,7 @@ class ArchiveSource:
         self._other_folders: set[str] = set()  # that hold files other than images
         texts: dict[str, bytes] = {}
         self._links = Links()
+        self._nameless: set[tuple[str, str]] = set()  # (archive, member) of images without an extension
         names = list(self._list_images(texts))
         self._layout = detect_layout(
             label,
@@ -122,7 +139,8 @@ class ArchiveSource:
     def __iter__(self) -> Iterator[SourceImage]:
         for file, path in self._files:
             for member in iter_members(path, Counter()):
-                path_label = self._parse_member_path(file, member.name) if _is_image(member.name) else None
+                is_image = _is_image(member.name) or (file, member.name) in self._nameless
+                path_label = self._parse_member_path(file, member.name) if is_image else None
                 if path_label is not None:
                     uri = self._build_uri(file, member.name)
                     yield SourceImage(uri, path_label.label, None, path_label.split, partial(read_member, member))
@@ -133,7 +151,8 @@ class ArchiveSource:
     def describe(self) -> str:
         """Return one line that describes the source as it was understood."""
         archives = f"{len(self._files):,} archives" if len(self._files) > 1 else ""
-        return describe_source(self, self.label, "; ".join(filter(None, (archives, self._layout.note))))
+        notes = (archives, self._layout.note, describe_nameless(len(self._nameless)))
+        return describe_source(self, self.label, "; ".join(filter(None, notes)))
 
     def holds_folder(self, name: str) -> bool:
         """Return whether the archive holds a folder with files other than images."""
@@ -141,12 +160,17 @@ class ArchiveSource:
 
     def _list_images(self, texts: dict[str, bytes]) -> Iterator[tuple[str, str]]:
         """Yield (archive, member) of the images; store labels in `_member_labels`, layout files in `texts`."""
+        candidates: set[tuple[str, str]] = set()  # files without an extension
+        has_named = False  # whether there are images with one
         for file, path in self._files:
             for member in iter_members(path, self.passed_over, self._links):
                 stem, extension = posixpath.splitext(self._build_uri(file, member.name))
                 if _is_image(member.name):
+                    has_named = True
                     yield file, member.name
                     continue
+                if may_be_nameless_image(member.name):
+                    candidates.add((file, member.name))
                 self._other_folders.add(posixpath.dirname(member.name))
                 if extension.lower() in _LABEL_EXTENSIONS:
                     label = _read_label(member, extension.lower())
@@ -156,6 +180,18 @@ class ArchiveSource:
                     texts[name] = read_member(member, MAX_LAYOUT_FILE_BYTES)
                 else:
                     self.passed_over["files of other kinds"] += 1
+        if not has_named:  # else a README would cost a second reading of the whole archive
+            yield from self._find_nameless(candidates)
+
+    def _find_nameless(self, candidates: Collection[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Yield the images among these (archive, member), known by their content."""
+        for file, path in self._files if candidates else ():
+            for member in iter_members(path, Counter()):
+                if (file, member.name) in candidates and begins_as_image(_read_start(member)):
+                    self._nameless.add((file, member.name))
+                    self.passed_over["files of other kinds"] -= 1
+                    yield file, member.name
+        self.passed_over += Counter()  # without causes that no file has
 
     def _build_uri(self, file: str, member: str) -> str:
         return member if len(self._files) == 1 else f"{file}/{member}"
@@ -283,6 +319,14 @@ def read_member(member: ArchiveMember, limit: int = MAX_IMAGE_BYTES) -> bytes:
     if len(data) > limit:
         raise Rejected("bomb", f"unpacks to more than {limit // 1_000_000:,} MB")
     return data
+
+
+def _read_start(member: ArchiveMember) -> bytes:
+    try:
+        stream = member.open()
+        return b"" if stream is None else stream.read(START_BYTES)
+    except _DAMAGE_ERRORS:
+        return b""
 
 
 def _read_label(member: ArchiveMember, extension: str) -> str | None:

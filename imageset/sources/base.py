@@ -129,6 +129,12 @@ def describe_source(source: Source, label: str, note: str = "") -> str:
     return text + (f"; {escape_control_characters(note)}" if note else "") + format_passed_over(source.passed_over)
 
 
+def describe_nameless(num: int) -> str:
+    """Return a note about images that were found by their content, since they have no ending; or ""."""
+    kinds = "picture has no ending and is", "pictures have no ending and are"
+    return f"{format_count(num, *kinds)} known by the content" if num else ""
+
+
 def format_passed_over(passed_over: Mapping[str, int]) -> str:
     """Return "; passed over: ..." with the numbers of files by cause, or an empty string."""
     if not passed_over:

@@ -57,7 +57,7 @@ _PICTURE_STARTS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
     b"\x00\x00\x00\x0cjP  \r\n\x87\n",
 )
-_START_BYTES = 132
+START_BYTES = 132
 _SYSTEM_FILE = "synophoto_thumb"  # a Synology's thumbnails, where their folder was unpacked
 
 _OTHER_KIND = "files of other kinds"
@@ -201,15 +201,24 @@ def _take_nameless_images(
 
 def _is_nameless_image(entry: os.DirEntry[bytes]) -> bool:
     """Return whether a regular file has no extension (IMG_0012, 1.2.840.113) and begins as an image does."""
-    extension = _parse_extension(entry.name)
-    if extension and not extension[1:].isdecimal():
+    if not may_be_nameless_image(display_name(entry.name)):
         return False
     try:
         descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     with os.fdopen(descriptor, "rb") as file:
-        start = file.read(_START_BYTES)
+        return begins_as_image(file.read(START_BYTES))
+
+
+def may_be_nameless_image(name: str) -> bool:
+    """Return whether a file's name has no extension, or only digits in its place."""
+    extension = os.path.splitext(name)[1]
+    return not extension or extension[1:].isdecimal()
+
+
+def begins_as_image(start: bytes) -> bool:
+    """Return whether the first START_BYTES of a file are those of an image."""
     return (
         start.startswith(_PICTURE_STARTS)
         or start[128:132] == b"DICM"

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from imageset.exceptions import UserError
 from imageset.rejections import escape_control_characters
-from imageset.sources.base import SourceImage, count_image, describe_source, format_passed_over, slugify
+from imageset.sources.base import (
+    SourceImage,
+    count_image,
+    describe_nameless,
+    describe_source,
+    format_passed_over,
+    slugify,
+)
 from imageset.sources.files import Links, NamedFile, display_name, find_images, find_system_cause, read_file
 from imageset.sources.layouts.class_folders import MAX_FOLDERS_NAMED
 from imageset.sources.layouts.detection import detect_layout
@@ -123,10 +130,7 @@ class FolderSource:
 
     def describe(self) -> str:
         """Return one line that describes the source as it was understood."""
-        notes = [self._layout.note, *self.warnings]
-        if self._num_nameless:
-            kinds = "picture has no ending and is", "pictures have no ending and are"
-            notes.append(f"{format_count(self._num_nameless, *kinds)} known by the content")
+        notes = [self._layout.note, *self.warnings, describe_nameless(self._num_nameless)]
         return describe_source(self, self.label, "; ".join(filter(None, notes)))
 
     def list_uris(self) -> list[str]:

@@ -124,9 +124,8 @@ def test_the_templates_are_the_files_of_this_repository_but_for_the_code_and_the
 
     template, own = (yaml.safe_load((folder / "prefect.yaml").read_text()) for folder in (TEMPLATES, ROOT))
     entrypoints = [deployment.pop("entrypoint") for deployment in template["deployments"]]
-    assert entrypoints == [
-        deployment.pop("entrypoint").replace("/", ".").replace(".py:", ".") for deployment in own["deployments"]
-    ]
+    flows = [deployment.pop("entrypoint").rpartition(":")[2] for deployment in own["deployments"]]
+    assert entrypoints == [f"convoy.deployments.{name}" for name in flows]
     for deployment in template["deployments"]:
         deployment["name"] = deployment["name"].removeprefix("NAME-")
         assert deployment.pop("tags") == ["project:NAME"]

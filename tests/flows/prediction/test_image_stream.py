@@ -72,7 +72,7 @@ def test_a_source_is_accepted_by_name_without_being_opened(folder, tmp_path, mon
             r"notes: holds no pictures \(sub-folders included\): 2 files without an ending, 2 links, "
             r"1 \.txt file, 1 hidden file; name",
         ),
-        ("notes/a.txt", "not a folder; give a folder"),
+        ("notes/a.txt", "a text file is not read as a table"),
         ("part-*.zip", r"no such file: .*part-\*\.zip"),
         ("nowhere.csv", "no such folder"),
     ],

@@ -212,3 +212,13 @@ def test_the_tables_are_those_that_prefect_makes(project):
     Base.metadata.create_all(engine, tables=tables)
     engine.dispose()
     assert lines_of(project)["last"] == "run  none" and lines_of(project)["problems"] == "none"
+
+
+def test_a_project_whose_data_dvc_cannot_version_is_a_problem(tmp_path):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    assert (
+        "is not in a git repository, which DVC needs; `git init` there makes one" in lines_of(tmp_path)["problems"]
+    )
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert lines_of(tmp_path)["problems"] == "none"

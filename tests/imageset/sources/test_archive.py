@@ -29,6 +29,20 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path: Path, name: str) -> No
     assert inside == {file.read_bytes() for file in folder.rglob("*.png")}
 
 
+@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
+def test_pictures_without_an_ending_in_an_archive_are_known_by_their_content(tmp_path: Path, name: str) -> None:
+    folder = make_image_folder(tmp_path / "set", classes=("ant", "bee"), num_each=3)
+    for number, file in enumerate(sorted(folder.rglob("*.png"))):
+        file.rename(file.with_name(f"IMG_{number:04d}"))
+    (folder / "LICENSE").write_text("text")
+    source = open_source(pack_folder(folder, tmp_path / name))
+    assert source.describe() == (
+        f"{tmp_path / name}: 6 pictures in 2 classes (ant 3, bee 3); 6 pictures have no ending and are known by "
+        "the content; passed over: 1 file of another kind"
+    )
+    assert {image.read() for image in source} == {file.read_bytes() for file in folder.rglob("IMG_*")}
+
+
 def test_split_folders_inside_an_archive_are_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         make_image_folder(tmp_path / "set" / split, num_each=2)
