@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.labeling.formats.rows import LabelRow
+from flows.labeling.formats.rows import ExportRow
 from flows.labeling.formats.tools import write_document
 from flows.labeling.selection import CERTAIN_MARGIN, POOL_FACTOR, find_distinct, select_images
 from flows.prediction.uncertainty import compute_margin, find_least_confident
@@ -132,7 +132,7 @@ def write_review(
         write_bytes(fresh / TABLE_FILE, _format_table(cells))
         write_bytes(fresh / PAGE_FILE, _render_page(cells, fresh, bundle))
         if tool is not None:
-            write_document(tool, fresh, [_build_label_row(row) for row in cells], cells[0]["model"])
+            write_document(tool, fresh, [_build_export_row(row) for row in cells], cells[0]["model"])
     certain = sum(compute_margin(row, multi_label) >= CERTAIN_MARGIN for row in selected)
     return ReviewResult(len(selected), certain)
 
@@ -221,9 +221,9 @@ def _build_cells(row: dict[str, Any], rank: int, multi_label: bool) -> dict[str,
     return dict(zip(REVIEW_COLUMNS, cells, strict=True))
 
 
-def _build_label_row(cells: dict[str, str]) -> LabelRow:
+def _build_export_row(cells: dict[str, str]) -> ExportRow:
     guess = unescape_cell(cells["guess"])
-    return LabelRow(cells["image_id"], cells["path"], guess=guess, probability=float(cells["probability"]))
+    return ExportRow(cells["image_id"], cells["path"], guess=guess, probability=float(cells["probability"]))
 
 
 def _format_table(cells: list[dict[str, str]]) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from flows.labeling.formats.rows import LabelRow, check_file_name
+from flows.labeling.formats.rows import ExportRow, check_file_name
 from imageset.exceptions import UserError
 from imageset.rejections import escape_control_characters
 from imageset.utils.atomic_write import write_text
@@ -19,7 +19,7 @@ from imageset.utils.atomic_write import write_text
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def write_cvat(path: Path, rows: Iterable[LabelRow]) -> None:
+def write_cvat(path: Path, rows: Iterable[ExportRow]) -> None:
     """Write the labels of some pictures as XML.
 
     Args:
@@ -31,7 +31,7 @@ def write_cvat(path: Path, rows: Iterable[LabelRow]) -> None:
     """
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    images = [LabelRow(*row) for row in rows]
+    images = [ExportRow(*row) for row in rows]
     for text in (text for row in images for text in (row.path, *row.labels)):
         if _NOT_IN_XML.search(text):
             raise UserError(

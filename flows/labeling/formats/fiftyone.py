@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.labeling.formats.rows import LabelRow, check_file_name
+from flows.labeling.formats.rows import ExportRow, check_file_name
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 
 PICTURE_FOLDER, PREDICTIONS_FILE = "data", "predictions.json"
 
 
-def write_fiftyone(path: Path, rows: Iterable[LabelRow]) -> None:
+def write_fiftyone(path: Path, rows: Iterable[ExportRow]) -> None:
     """Write the labels of some pictures, and the guesses beside them.
 
     Args:
@@ -30,7 +30,7 @@ def write_fiftyone(path: Path, rows: Iterable[LabelRow]) -> None:
     Raises:
         UserError: a picture is not in data/, or its name does not hold its image_id.
     """
-    images = {_find_key(row): row for row in (LabelRow(*row) for row in rows)}
+    images = {_find_key(row): row for row in (ExportRow(*row) for row in rows)}
     classes = sorted({name for row in images.values() for name in row.labels})
     numbers = {name: number for number, name in enumerate(classes)}
     targets = {key: [numbers[name] for name in sorted(row.labels)] for key, row in images.items()}
@@ -41,7 +41,7 @@ def write_fiftyone(path: Path, rows: Iterable[LabelRow]) -> None:
         _write(path.with_name(PREDICTIONS_FILE), None, predictions)
 
 
-def _find_key(row: LabelRow) -> str:
+def _find_key(row: ExportRow) -> str:
     check_file_name(row)
     folder, _, name = row.path.partition("/")
     if folder != PICTURE_FOLDER or not name:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flows.labeling.formats.rows import LabelRow
+from flows.labeling.formats.rows import ExportRow
 from imageset.utils.atomic_write import write_text
 
 QUESTION, PICTURE = "label", "image"
 
 
-def write_label_studio(path: Path, rows: Iterable[LabelRow], *, model: str = "") -> None:
+def write_label_studio(path: Path, rows: Iterable[ExportRow], *, model: str = "") -> None:
     """Write the tasks of some pictures as JSON.
 
     Args:
@@ -27,11 +27,11 @@ def write_label_studio(path: Path, rows: Iterable[LabelRow], *, model: str = "")
         rows: the pictures.
         model: name of the model that the guesses are from.
     """
-    tasks = [_build_task(LabelRow(*row), model) for row in rows]
+    tasks = [_build_task(ExportRow(*row), model) for row in rows]
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
 
 
-def _build_task(row: LabelRow, model: str) -> dict[str, Any]:
+def _build_task(row: ExportRow, model: str) -> dict[str, Any]:
     task: dict[str, Any] = {
         "data": {PICTURE: f"/data/local-files/?d={quote(row.path)}", "image_id": row.image_id},
         "meta": {"image_id": row.image_id},

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from imageset.exceptions import UserError
 
 
-class LabelRow(NamedTuple):
+class ExportRow(NamedTuple):
     """One picture for a labelling tool.
 
     Attributes:
@@ -26,7 +26,7 @@ class LabelRow(NamedTuple):
     probability: float | None = None
 
 
-def check_file_name(row: LabelRow) -> None:
+def check_file_name(row: ExportRow) -> None:
     """Raise UserError if the name of a picture does not hold its image_id, by which a tool's export is matched."""
     if row.image_id not in row.path.rpartition("/")[2]:
         raise UserError(

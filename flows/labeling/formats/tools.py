@@ -8,12 +8,12 @@ from pathlib import Path
 from flows.labeling.formats.cvat import write_cvat
 from flows.labeling.formats.fiftyone import write_fiftyone
 from flows.labeling.formats.label_studio import write_label_studio
-from flows.labeling.formats.rows import LabelRow
+from flows.labeling.formats.rows import ExportRow
 
 DOCUMENTS = {"label-studio": "tasks.json", "cvat": "annotations.xml", "fiftyone": "labels.json"}
 
 
-def write_document(tool: str, folder: Path, rows: Sequence[LabelRow], model: str) -> None:
+def write_document(tool: str, folder: Path, rows: Sequence[ExportRow], model: str) -> None:
     """Write the document of a labelling tool.
 
     Args:

@@ -12,7 +12,7 @@ import pytest
 from flows.labeling.formats.cvat import write_cvat
 from flows.labeling.formats.fiftyone import write_fiftyone
 from flows.labeling.formats.label_studio import write_label_studio
-from flows.labeling.formats.rows import LabelRow
+from flows.labeling.formats.rows import ExportRow
 from imageset.exceptions import UserError
 from imageset.sources.annotations.reader import read_annotations
 
@@ -32,11 +32,11 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 
 
-def build_rows(folder: str = "data") -> list[LabelRow]:
+def build_rows(folder: str = "data") -> list[ExportRow]:
     ids = [hashlib.sha256(bytes([number])).hexdigest() for number in range(len(LABELS))]
     names = [f"{folder}/{'ünï <&> %20 #1' if number == 2 else f'{number:04d}'}-{ids[number]}.v1.png"
              for number in range(len(LABELS))]  # fmt: skip
-    return [LabelRow(image_id, name, labels, "cat", 0.5)
+    return [ExportRow(image_id, name, labels, "cat", 0.5)
             for image_id, name, labels in zip(ids, names, LABELS, strict=True)]  # fmt: skip
 
 
