@@ -22,6 +22,11 @@ from imageset.rejections import escape_control_characters
 from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.utils.text import format_count, suggest_name, unescape_cell
 
+
+class UnknownColumnError(UserError):
+    """No column of a table is named as one of paths, or of labels."""
+
+
 COLUMN_NAMES_BY_ROLE: Mapping[str, tuple[str, ...]] = {
     "path": (
         "path",
@@ -135,7 +140,11 @@ def choose_columns(
     }
     chosen = {role: chosen[role] for role in COLUMN_NAMES_BY_ROLE}
     if chosen["path"] is None and requires_path:
-        raise UserError(_describe_missing_column(label, "path", names))
+        check_header(label, names)
+        raise UnknownColumnError(
+            f"{label}: no column looks like the path (columns: {', '.join(names)}); "
+            f"name the column with {label}?path=COLUMN"
+        )
     for name in {*chosen.values(), *taken} - {None}:
         if names.count(str(name)) > 1:
             raise UserError(f"{label}: {names.count(str(name))} columns are called '{name}'; rename all but one")
@@ -193,9 +202,9 @@ def choose_label_reader(
     if column is None:
         others = tuple(name for name in schema.names if name and name not in columns.values())
         if len(others) < 2 or not all(_are_flags(distinct_values(name)) for name in others):
-            raise UserError(
-                _describe_missing_column(label, "label", schema.names)
-                + f", or, with one column per label, {label}?labels=A,B,C"
+            raise UnknownColumnError(
+                f"{label}: no column looks like the label (columns: {', '.join(schema.names)}); "
+                f"name the column with {label}?label=COLUMN, or, with one column per label, {label}?labels=A,B,C"
             )
         if is_one_hot(distinct_rows(others)):
             return _build_one_hot_reader(label, others)
@@ -417,13 +426,10 @@ def have_flags(table: pa.Table) -> bool:
     return all(_are_flags(set(column.unique().to_pylist())) for column in table.columns)
 
 
-def _describe_missing_column(label: str, role: str, names: list[str]) -> str:
+def check_header(label: str, names: list[str]) -> None:
+    """Raise UserError if the first line of a table is that of an image, and not its header."""
     if any(name.strip().lower().endswith(tuple(IMAGE_EXTENSIONS)) for name in names):
-        return (
+        raise UserError(
             f"{label}: its first line is that of a picture ({', '.join(names)}) and does not name the columns; "
             "write a line before it, such as: path,label"
         )
-    return (
-        f"{label}: no column looks like the {role} (columns: {', '.join(names)}); "
-        f"name the column with {label}?{role}=COLUMN"
-    )

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from imageset.exceptions import UserError
 from imageset.sources.base import Source
+from imageset.sources.columns import UnknownColumnError
 from imageset.sources.files import find_images
 from imageset.sources.folder import FolderSource, open_folder
 from imageset.sources.label_table import LabelSource, open_local_label_table
@@ -46,7 +47,12 @@ def open_source(
     from imageset.sources.table import is_table, open_table
 
     if is_table(text):
-        return open_table(text, require_classes=require_classes)
+        try:
+            return open_table(text, require_classes=require_classes)
+        except UnknownColumnError:
+            if (table := _open_table_by_images(text)) is None:
+                raise
+            return _finish(table, require_classes)
     from imageset.sources.annotated import is_document, open_document
 
     if is_document(text):
@@ -238,6 +244,14 @@ def _open_documents(path: Path, query: str) -> Source | None:
     if isinstance(found, str):
         raise UserError(found)
     return found and _without_options(found, path, query)
+
+
+def _open_table_by_images(text: str) -> Source | None:
+    """Return a local table whose columns are known by the images below its folder; None if they are not."""
+    from imageset.sources.described.opening import open_table_by_images
+
+    path = Path(text).expanduser()
+    return open_table_by_images(path) if path.is_file() else None
 
 
 def _finish(source: Source, require_classes: bool) -> Source:

@@ -89,6 +89,19 @@ def open_described(contents: Contents, source: ClassFolders) -> Source | str:
     return f"{problem}; to take the labels from {join_names(found[0].documents)}: {specs}"
 
 
+def open_table_by_images(path: Path) -> Source | None:
+    """Open a table whose columns are not told by their names, by the images below its folder.
+
+    Returns:
+        The source; None if the values of no column, or of several, name these images.
+    """
+    images = [file.uri for file in find_images(path.parent)]
+    contents = list_local_contents(path.parent, slugify(path.stem), images)
+    documents = {name: file for name, file in contents.documents.items() if name == path.name}
+    found = find_tables(replace(contents, documents=documents), [])
+    return found[0].open() if len(found) == 1 else None
+
+
 def _find_descriptions(
     contents: Contents, problems: list[str], *, only_annotations: bool = False
 ) -> list[Description]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from imageset.exceptions import UserError
 from imageset.sources.base import Source
-from imageset.sources.columns import choose_columns, have_flags
+from imageset.sources.columns import check_header, choose_columns, have_flags
 from imageset.sources.described.contents import Contents, Description, format_spec, join_names, join_patterns
 from imageset.sources.layouts.split_names import group_by_split
 from imageset.sources.table import TABLE_EXTENSIONS, TableSource
@@ -97,6 +97,7 @@ def _inspect_table(contents: Contents, name: str) -> _Table:
     table = _read_columns(contents.documents[name])
     if not table.num_rows:
         raise UserError(f"{path} is not used: it holds no rows")
+    check_header(path, table.column_names)
     column, folder = _find_path_column(contents, name, table)
     chosen = choose_columns(path, table.column_names, {"path": column})
     roles = {} if _guess_path_column(table.column_names) == column else {"path": column}
