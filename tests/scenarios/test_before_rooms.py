@@ -200,14 +200,24 @@ def test_the_normalized_dataset_is_opened(old):
     assert [[row["uri"], row["reason"]] for row in rejected] == expected["rejected"]
 
 
-def test_nothing_is_decoded_again_and_the_same_bytes_are_written(old):
-    before = {path.name: path.read_bytes() for path in (old / "data/normalized").iterdir()}
+def test_a_newer_decoder_decodes_all_again_once_and_writes_the_same_pixels(old):
+    before = read_dataset(old)
     params = read_normalize_params(old / "params.yaml")
     summary = normalize(old / "data/raw", old / "data/normalized", params, executor="threads")
-    assert (summary.num_decoded, summary.fingerprint) == (0, EXPECTED["dataset"]["fingerprint"])
-    after = {path.name: path.read_bytes() for path in (old / "data/normalized").iterdir()}
+    assert (summary.num_decoded, summary.fingerprint) == (20, EXPECTED["dataset"]["fingerprint"])
+    after = read_dataset(old)
     assert after.keys() == before.keys()
-    assert [name for name in after if name != "dataset.html" and after[name] != before[name]] == []
+    assert {name for name in after if after[name] != before[name]} == {"dataset.json"}
+    older, newer = (json.loads(files["dataset.json"]) for files in (before, after))
+    assert older.pop("decoder") < newer.pop("decoder") and older == newer
+    assert normalize(old / "data/raw", old / "data/normalized", params, executor="threads").num_decoded == 0
+    assert read_dataset(old) == after
+
+
+def read_dataset(project: Path) -> dict[str, bytes]:
+    """The files of the dataset, but for its page."""
+    files = (project / "data/normalized").iterdir()
+    return {path.name: path.read_bytes() for path in files if path.name != "dataset.html"}
 
 
 # ---- models --------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.metrics import average_precision_score, f1_score
 
 from flows.project.project import Project
@@ -101,10 +103,12 @@ def test_each_label_has_the_threshold_of_the_highest_f1_on_the_validation_pictur
 
 
 def test_a_prediction_is_the_set_of_labels_above_their_thresholds(served_labels, bundle, prefect_server, tmp_path):
-    inbox = tmp_path / "inbox"
+    inbox, comment = tmp_path / "inbox", PngInfo()
+    comment.add_text("Comment", "a copy")
     inbox.mkdir()
-    for number in range(40):
-        shutil.copy(served_labels.pictures / f"{number:04d}.png", inbox)
+    for number in range(40):  # the same pixels in other bytes: no picture of the dataset, which has a label
+        with Image.open(served_labels.pictures / f"{number:04d}.png") as picture:
+            picture.save(inbox / f"{number:04d}.png", pnginfo=comment)
     (inbox / "broken.png").write_bytes(b"no picture")
     project = shutil.copytree(served_labels.folder, tmp_path / "project", ignore=shutil.ignore_patterns(".git"))
     out = tmp_path / "out.parquet"
