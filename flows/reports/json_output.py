@@ -17,7 +17,7 @@ KEYS = {
     "check": (
         "source", "problem", "num_pictures", "num_sound", "classes", "splits", "refused", "passed_over",
         "short_sides_px", "max_reject_fraction", "near_duplicates", "warnings", "run_splits", "split_problem",
-        "project_problem", "size_px", "channels", "networks", "reasons", "stops",
+        "project_problem", "size_px", "channels", "networks", "reasons", "stops", "ranges",
     ),
     "compare": ("runs", "gained", "lost", "num_shared"),
     "history": ("at", "decisions", "served"),

@@ -94,7 +94,7 @@ def test_a_prediction_lists_its_folder_once(model, listings, tmp_path):
     options = {"engine": "pytorch", "precision": "fp32", "review": 2, "tag": "xmp"}
     result = predict_flow.predict.fn(str(source), str(out), **options)
     assert (result.num_rows, result.num_errors) == (6, 0)
-    assert len(list((tmp_path / "out.review" / "pictures").iterdir())) == 2
+    assert len(list((tmp_path / "out.review" / "data").iterdir())) == 2
     assert len(list((tmp_path / "out.tagged").rglob("*.png"))) == 6
     assert sorted(listings) == [str(source), str(source / "0"), str(source / "1")]
 
