@@ -84,7 +84,7 @@ def test_a_run_that_takes_too_long_is_stopped_with_its_stages(prefect_server, tm
 
     started: list[int] = []
 
-    def slow(source, replace_source):
+    def slow(*_: object):
         command = ["sh", "-c", "sleep 300 & echo $!; wait"]
         for line in stream_output(command, cwd=tmp_path, finished=lambda status: None):
             started.append(int(line))
