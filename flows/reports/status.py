@@ -30,7 +30,7 @@ from flows.orchestration.prefect_api import (
     format_project_tag,
 )
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, PARAMS, RAW
-from flows.project.project import Project
+from flows.project.project import PIPELINE, Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
@@ -137,7 +137,7 @@ def read_status(project: Project) -> StatusResult:
 
 def report_data_folder(project: Project, problems: list[str]) -> None:
     """Add why DVC cannot version the data of an initialized project, such as a project without git."""
-    if find_dvc_folder(project).is_dir():
+    if find_dvc_folder(project).is_dir() and (project / PIPELINE).is_file():
         try:
             check_data_folder(project)
         except UserError as error:
