@@ -187,14 +187,13 @@ def test_up_at_the_top_serves_all_projects(shell, repository, work):
         tables = list((repository / "odd" / "data" / "predictions" / "inbox").glob("*.parquet"))
         assert len(tables) == 1 and read_models(tables[0]) == {"odd"}
         assert not (repository / "even" / "data" / "predictions" / "inbox").exists()
-        last_runs = [
-            line for line in shell.convoy(repository, "-C", "odd", "status").splitlines() if "last run" in line
-        ]
-        assert "inbox" in last_runs[0]
-        assert (
-            "inbox"
-            not in shell.convoy(repository, "-C", "even", "status").split("servers")[0].split("last run")[1]
-        )
+        last_run = {
+            name: next(
+                line for line in shell.convoy(repository, "-C", name, "status").splitlines() if "last run" in line
+            )
+            for name in ("even", "odd")
+        }
+        assert "inbox" in last_run["odd"] and "inbox" not in last_run["even"]
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(60)
