@@ -132,7 +132,8 @@ def write_review(
         write_bytes(fresh / TABLE_FILE, _format_table(cells))
         write_bytes(fresh / PAGE_FILE, _render_page(cells, fresh, bundle))
         if tool is not None:
-            write_document(tool, fresh, [_build_export_row(row) for row in cells], cells[0]["model"])
+            model = cells[0]["model"] if cells else ""  # none if all pictures changed since they were predicted
+            write_document(tool, fresh, [_build_export_row(row) for row in cells], model)
     certain = sum(compute_margin(row, multi_label) >= CERTAIN_MARGIN for row in selected)
     return ReviewResult(len(selected), certain)
 

@@ -124,7 +124,7 @@ def open_local_label_table(spec: str) -> LabelSource | None:
     text, _, query = spec.partition("?")
     path = Path(text).expanduser()
     if is_document_name(path.name) and path.is_file():
-        return LabelDocument.open(path, text)
+        return LabelDocument.open(path, text, query)
     if not path.name.lower().endswith(TABLE_EXTENSIONS) or not path.is_file():
         return None
     return LabelTable.open(path, text, query)
@@ -156,12 +156,22 @@ class LabelDocument:
         self.label, self._rows = label, rows
 
     @classmethod
-    def open(cls, path: Path, label: str) -> LabelDocument | None:
-        """Open the document at `path` if it names an image by its image_id; None if not, or if it is damaged."""
-        try:
-            rows = list(iter_annotation_rows(read_annotations(path), path.parent))
-        except UserError:  # the source that it may be says so
-            return None
+    def open(cls, path: Path, label: str, query: str = "") -> LabelDocument | None:
+        """Open the document at `path` if it names an image by its image_id.
+
+        Args:
+            path: the document.
+            label: the document in messages.
+            query: root= and label=, as of other documents of annotations.
+
+        Raises:
+            UserError: the document is of no known format or damaged, or has no such options.
+        """
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := sorted(options.keys() - {"root", "label"}):
+            raise UserError(f"{label}: ?{unknown[0]}= is no option of an export with image_ids; leave it out")
+        root = path.parent / Path(options.get("root", "")).expanduser()
+        rows = list(iter_annotation_rows(read_annotations(path, options.get("label")), root))
         return cls(label, rows) if any(row.image_id for row in rows) else None
 
     def iter_rows(self, multi_label: bool) -> Iterator[LabelRow]:

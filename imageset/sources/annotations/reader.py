@@ -52,11 +52,13 @@ def is_document_name(name: str) -> bool:
 
 def read_annotations(
     path: str | os.PathLike[str],
+    question: str | None = None,
 ) -> Iterator[tuple[str | None, str | None, tuple[str, ...], str | None, datetime | None]]:
     """Read the labels of pictures from a document, or a folder, of any of the formats.
 
     Args:
         path: the document, or the folder that holds documents of one kind.
+        question: of a document, as in `read_document`.
 
     Yields:
         (path of the picture or None, its image_id or None, the sorted names of its labels, the annotator or None,
@@ -80,7 +82,7 @@ def read_annotations(
             raise UserError(problems[0] if problems else nothing)
         sets: Sequence[AnnotationSet] = found[0].sets
     else:
-        sets = [read_document(path)]
+        sets = [read_document(path, question)]
     for entry in sets:
         for annotation in entry.annotations:
             yield annotation.picture, annotation.image_id, annotation.labels, annotation.annotator, annotation.time

@@ -10,6 +10,7 @@ import pytest
 from flows.labeling.formats.tools import DOCUMENTS
 from flows.labeling.review import write_review
 from flows.prediction.image_stream import open_images
+from imageset.exceptions import UserError
 from imageset.raw import ingestion
 from imageset.raw.label_import import import_labels
 from imageset.raw.label_log import read_label_log
@@ -81,3 +82,24 @@ def test_annotations_without_image_ids_are_a_source_of_their_own_and_no_label_ta
     write_digit_images(tmp_path / "data", classes="0", num_each=2)
     (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a"], "labels": {"0/0": 0}}))
     assert open_label_table(str(tmp_path / "labels.json")) is None
+
+
+def test_the_question_of_an_export_is_chosen_and_a_damaged_one_says_so(tmp_path):
+    image_id = "a" * 64
+    answers = [
+        {"from_name": name, "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        for name, choice in (("animal", "cat"), ("weather", "sun"))
+    ]
+    task = {"data": {"image": "x.png", "image_id": image_id}, "annotations": [{"result": answers}]}
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task]))
+    with pytest.raises(UserError, match="label="):
+        open_label_table(str(path))
+    table = open_label_table(f"{path}?label=weather")
+    assert table is not None
+    assert [(row.image_id, row.labels) for row in table.iter_rows(False)] == [(image_id, ("sun",))]
+    with pytest.raises(UserError, match=r"\?ending= is no option"):
+        open_label_table(f"{path}?label=weather&ending=png")
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(UserError, match=r"export\.json"):
+        open_label_table(str(path))
