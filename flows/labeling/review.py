@@ -21,6 +21,7 @@ from flows.labeling.formats.tools import write_document
 from flows.labeling.selection import CERTAIN_MARGIN, POOL_FACTOR, find_distinct, select_images
 from flows.prediction.uncertainty import compute_margin, find_least_confident
 from imageset.decoding.phash import compute_phashes
+from imageset.labels import parse_labels
 from imageset.rejections import Rejected
 from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.utils.atomic_write import replace_folder, write_bytes
@@ -133,7 +134,7 @@ def write_review(
         write_bytes(fresh / PAGE_FILE, _render_page(cells, fresh, bundle))
         if tool is not None:
             model = cells[0]["model"] if cells else ""  # none if all pictures changed since they were predicted
-            write_document(tool, fresh, [_build_export_row(row) for row in cells], model)
+            write_document(tool, fresh, [_build_export_row(row, multi_label) for row in cells], model)
     certain = sum(compute_margin(row, multi_label) >= CERTAIN_MARGIN for row in selected)
     return ReviewResult(len(selected), certain)
 
@@ -222,8 +223,9 @@ def _build_cells(row: dict[str, Any], rank: int, multi_label: bool) -> dict[str,
     return dict(zip(REVIEW_COLUMNS, cells, strict=True))
 
 
-def _build_export_row(cells: dict[str, str]) -> ExportRow:
-    guess = unescape_cell(cells["guess"])
+def _build_export_row(cells: dict[str, str], multi_label: bool) -> ExportRow:
+    label = unescape_cell(cells["guess"])
+    guess = parse_labels(label) if multi_label else label
     return ExportRow(cells["image_id"], cells["path"], guess=guess, probability=float(cells["probability"]))
 
 

@@ -35,9 +35,12 @@ def write_fiftyone(path: Path, rows: Iterable[ExportRow]) -> None:
     numbers = {name: number for number, name in enumerate(classes)}
     targets = {key: [numbers[name] for name in sorted(row.labels)] for key, row in images.items()}
     _write(path, classes, {key: named[0] if len(named) == 1 else named or None for key, named in targets.items()})
-    guesses = {key: row for key, row in images.items() if row.guess is not None}
-    if guesses:
-        predictions = {key: {"label": row.guess, "confidence": row.probability} for key, row in guesses.items()}
+    predictions = {
+        key: {"label": row.list_guesses()[0], "confidence": row.probability}
+        for key, row in images.items()
+        if len(row.list_guesses()) == 1  # a field of the importer holds one label
+    }
+    if predictions:
         _write(path.with_name(PREDICTIONS_FILE), None, predictions)
 
 

@@ -38,8 +38,8 @@ def _build_task(row: ExportRow, model: str) -> dict[str, Any]:
     }
     if row.labels:
         task["annotations"] = [{"result": _build_result(sorted(row.labels))}]
-    if row.guess is not None:
-        prediction: dict[str, Any] = {"model_version": model, "result": _build_result([row.guess])}
+    if guesses := row.list_guesses():
+        prediction: dict[str, Any] = {"model_version": model, "result": _build_result(guesses)}
         task["predictions"] = [prediction | ({} if row.probability is None else {"score": row.probability})]
     return task
 

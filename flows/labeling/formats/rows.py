@@ -15,15 +15,19 @@ class ExportRow(NamedTuple):
         image_id: SHA-256 of its bytes.
         path: the picture's path relative to the document that is written, with slashes.
         labels: its labels; empty: it is still to be labelled.
-        guess: the label that a model predicts, or None.
+        guess: the label that a model predicts, or several; None for no guess.
         probability: the probability of that label, or None.
     """
 
     image_id: str
     path: str
     labels: Sequence[str] = ()
-    guess: str | None = None
+    guess: str | Sequence[str] | None = None
     probability: float | None = None
+
+    def list_guesses(self) -> list[str]:
+        """Return the labels of the guess, sorted."""
+        return [self.guess] if isinstance(self.guess, str) else sorted(self.guess or ())
 
 
 def check_file_name(row: ExportRow) -> None:

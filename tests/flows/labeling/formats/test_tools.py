@@ -1,5 +1,6 @@
 """A review that a labelling tool labelled comes back: its export extends the project's data."""
 
+import argparse
 import csv
 import json
 import shutil
@@ -7,7 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from flows.labeling.formats.tools import DOCUMENTS
+from flows.cli.options import add_predict_options
+from flows.labeling.formats.rows import ExportRow
+from flows.labeling.formats.tools import DOCUMENTS, write_document
 from flows.labeling.review import write_review
 from flows.prediction.image_stream import open_images
 from imageset.exceptions import UserError
@@ -103,3 +106,19 @@ def test_the_question_of_an_export_is_chosen_and_a_damaged_one_says_so(tmp_path)
     path.write_text(path.read_text()[:-5])
     with pytest.raises(UserError, match=r"export\.json"):
         open_label_table(str(path))
+
+
+def test_a_guess_of_several_labels_is_several_choices(tmp_path):
+    rows = [ExportRow("a" * 64, f"data/{'a' * 64}.png", guess=["two", "one"], probability=0.7)]
+    for tool in DOCUMENTS:
+        write_document(tool, tmp_path, rows, "digits version 1")
+    ((prediction,),) = (task["predictions"] for task in json.loads((tmp_path / "tasks.json").read_text()))
+    assert prediction["result"][0]["value"]["choices"] == ["one", "two"] and prediction["score"] == 0.7
+    assert not (tmp_path / "predictions.json").exists()
+
+
+def test_the_command_line_offers_the_tools_that_there_are():
+    parser = argparse.ArgumentParser()
+    add_predict_options(parser)
+    (action,) = (action for action in parser._actions if action.dest == "review_for")
+    assert set(action.choices or ()) == set(DOCUMENTS)
