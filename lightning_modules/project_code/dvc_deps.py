@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imageset.exceptions import UserError
-from imageset.params import load_section
 from imageset.utils.atomic_write import write_bytes
 from lightning_modules.project_code.modules import find_project_modules
 
@@ -109,6 +108,8 @@ def _check_listed(project: Path, stage: str) -> None:
 
 
 def _read_files(project: Path, stage: str) -> dict[str, bytes]:
+    from imageset.params import load_section  # loads pydantic, which `convoy status` does not need
+
     section = load_section(project / PARAMS_FILE, stage)
     return {module.path.as_posix(): module.data for module in find_project_modules(section, project)}
 
