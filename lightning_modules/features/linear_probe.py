@@ -203,7 +203,9 @@ def _fit_binary(standardized: np.ndarray, column: np.ndarray, strength: float) -
 def _fit_logistic_regression(standardized: np.ndarray, labels: np.ndarray, strength: float):  # type: ignore[no-untyped-def]
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # The products of a step are small: several threads mostly wait for each other, a busy machine's ten times as long.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the loss changes little after so many iterations
         return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(standardized, labels)
