@@ -1,0 +1,51 @@
+"""The stages and commands that are disturbed, and in which state of the project each of them begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PICTURES, INBOX, TABLE = "../pictures", "../inbox", "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table.
+
+    Attributes:
+        words: `imageset` or `lightning_modules` and a stage; else the arguments of `convoy`.
+        state: the name of the state that it begins in, see `projects`.
+        statuses: exit statuses of an undisturbed run; of a second one, too.
+        status_again: more that only a second one may have, since the first has done its work.
+        is_report: whether what it prints is its result.
+        needs_prefect: whether it, or what makes its state, reports to Prefect's server.
+    """
+
+    words: tuple[str, ...]
+    state: str
+    statuses: tuple[int, ...] = (0,)
+    status_again: tuple[int, ...] = ()
+    is_report: bool = False
+    needs_prefect: bool = True
+
+
+COMMANDS = {
+    "init": Command(("init", ".", "--name", "faults"), "nothing", needs_prefect=False),
+    "normalize-first": Command(("imageset", "normalize"), "raw", needs_prefect=False),
+    "check": Command(("check", PICTURES, "--json"), "grown", (0, 1), is_report=True),
+    "ingest": Command(("ingest", PICTURES), "grown"),
+    "normalize": Command(("imageset", "normalize"), "ingested"),
+    "fit-first": Command(("lightning_modules", "fit"), "without MLflow"),  # makes MLflow's database
+    "fit": Command(("lightning_modules", "fit"), "normalized"),
+    "test": Command(("lightning_modules", "test"), "fitted"),
+    "explain": Command(("lightning_modules", "explain"), "tested"),
+    "promote": Command(("promote", "--override", "tried"), "explained"),
+    "predict": Command(("predict", INBOX, "--out", TABLE), "served"),
+    "predict-again": Command(("predict", INBOX, "--out", TABLE), "predicted"),  # from warm caches
+    "review": Command(("predict", INBOX, "--out", TABLE, "--review", "4"), "served"),
+    "label": Command(("ingest", "predictions.review/review.csv"), "reviewed"),
+    "monitor": Command(("monitor", INBOX), "served"),
+    "rollback": Command(("rollback", "--reason", "tried"), "served", status_again=(2,)),
+    "status": Command(("status", "--json"), "predicted", is_report=True),
+    "history": Command(("history", "--json"), "predicted", is_report=True),
+    "run": Command(("run", PICTURES), "grown"),
+}

@@ -1,0 +1,67 @@
+"""The file of results, and the table: a row for each command, a column for each kind of fault."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from imageset.utils.atomic_write import write_text
+from tests.scenarios.faults.tries import PROBLEMS, Try
+
+LETTERS = {problem: problem[0] for problem in PROBLEMS}
+LEGEND = (
+    "cells: tries, then how many were false (f), lost something (l), showed a traceback (t), hung (h), left a "
+    "process, a temporary file or a run (L), ended with another status than documented (s)"
+)
+LETTERS["left"] = "L"
+
+
+class Results:
+    """Tries by COMMAND/KIND/NUMBER, in a JSON file that is written after each of them.
+
+    Args:
+        path: of the file; what stands there is taken over.
+        seed: of the points; results of another seed are not.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.seed = path, seed
+        self.tries: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self.tries = found["tries"] if found["seed"] == seed else {}
+
+    def add(self, key: str, done: Try) -> None:
+        self.tries[key] = done.to_dict()
+        content = {"seed": self.seed, "totals": self.count_totals(), "tries": self.tries}
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+    def count(self, command: str = "", kind: str = "") -> Counter[str]:
+        """Count tries and problems of a command and a kind of fault; "" stands for all."""
+        counts: Counter[str] = Counter()
+        for key, done in self.tries.items():
+            if command in ("", key.split("/")[0]) and kind in ("", key.split("/")[1]) and done["reached"]:
+                counts.update({"tries", *(problem for problem, _ in done["problems"])})
+        return counts
+
+    def count_totals(self) -> dict[str, int]:
+        counts = self.count()
+        return {name: counts[name] for name in ("tries", *PROBLEMS)}
+
+    def format_table(self) -> str:
+        """Return the table as Markdown, with its legend and the totals."""
+        commands = list(dict.fromkeys(key.split("/")[0] for key in self.tries))
+        kinds = list(dict.fromkeys(key.split("/")[1] for key in self.tries))
+        rows = [["", *kinds], ["---"] * (len(kinds) + 1)]
+        for command in [*commands, ""]:
+            rows.append([command or "all", *(_format_cell(self.count(command, kind)) for kind in kinds)])
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        totals = ", ".join(f"{number} {name}" for name, number in self.count_totals().items())
+        return f"{table}\n\n{LEGEND}\n{totals}"
+
+
+def _format_cell(counts: Counter[str]) -> str:
+    found = [f"{counts[problem]}{LETTERS[problem]}" for problem in PROBLEMS if counts[problem]]
+    return " ".join([str(counts["tries"]), *found])
