@@ -38,7 +38,10 @@ kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments;
 	python -m tests.scenarios.kill_training
 
 faults: .venv/ready  ## every command under kills, signals, failing disks and flipped bits: a table (hours; goes on where it stopped)
-	python -m tests.scenarios.faults --work .cache/faults --out .cache/faults.json $(FAULTS)
+	mkdir -p .cache
+	for part in 1 2; do python -m tests.scenarios.faults --part $$part/2 --work .cache/faults/$$part \
+	    --out .cache/faults.json $(FAULTS) > .cache/faults-$$part.log & done; wait
+	python -m tests.scenarios.faults --out .cache/faults.json --table
 
 nights: .venv/ready  ## fourteen nights of one project, then all its records compared; KEEP=FOLDER keeps the project there
 	python -m tests.scenarios.nights $(KEEP)

@@ -156,7 +156,7 @@ def test_results_are_taken_over_and_those_of_another_seed_are_not(tmp_path):
 
 
 @needs_tracer
-def test_normalize_is_the_same_after_kills_and_flips(tmp_path):
+def test_normalize_is_the_same_after_kills(tmp_path):
     command = [
         sys.executable,
         "-m",

@@ -21,8 +21,10 @@ a traceback, hung, left something behind or ended with a status that is not docu
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -73,7 +75,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--kinds", type=_choose(KINDS), default=list(KINDS), metavar="A,B", help="of fault; default: all")
     add("--number", type=int, metavar="N", help=f"tries of each command and kind; default: {NUMBERS}")
     add("--seed", type=int, default=0, help="of the points and the bits")
-    add("--only", default="", metavar="TEXT", help="flip only files with this in their path")
+    add("--only", default="", metavar="TEXT", help="only at files with this in their path")
     add("--out", type=Path, default=Path("faults.json"), metavar="FILE", help="of results; default %(default)s")
     add("--work", type=Path, metavar="DIR", help="keep the prepared projects there for the next call")
     add("--keep", type=Path, metavar="DIR", help="copy each project there in which a try went wrong")
@@ -84,6 +86,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=(300.0, 10.0),
         metavar=("RUN", "SIGNAL"),
         help="seconds that a run, and its end after a signal, may take; default %(default)s",
+    )
+    add(
+        "--part",
+        type=_parse_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="only each N-th try, from the I-th on: for N at a time, with a --work each and one --out",
     )
     add("--table", action="store_true", help="only print the table of the results")  # fmt: skip
     return parser.parse_args(arguments)
@@ -99,14 +108,24 @@ def _choose(known: Iterable[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def _parse_part(text: str) -> tuple[int, int]:
+    part, _, number = text.partition("/")
+    if not 1 <= int(part) <= int(number):
+        raise ValueError
+    return int(part), int(number)
+
+
 @contextmanager
 def _open_work(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder.resolve()
         return
-    with tempfile.TemporaryDirectory() as temporary:
+    temporary = tempfile.mkdtemp()  # not TemporaryDirectory, which every fork would remove at its end
+    try:
         yield Path(temporary).resolve()
+    finally:
+        shutil.rmtree(temporary)
 
 
 def _try_command(tries: Tries, results: Results, options: argparse.Namespace) -> None:
@@ -117,16 +136,18 @@ def _try_command(tries: Tries, results: Results, options: argparse.Namespace) ->
             state = tries.slot.make_state(tries.command.state) / "project"
             faults = [[flip] for flip in draw_flips(state, number, seed, options.only)]
         else:
-            points = draw_points(kind, tries.operations, number * SPARE, seed)
+            points = draw_points(kind, tries.operations, number * SPARE, seed, options.only)
             faults = [points[place::number] for place in range(min(number, len(points)))]
         for place, choices in enumerate(faults):
             key = f"{tries.name}/{kind}/{place}"
-            if key in results.tries:
+            if key in results.tries or place % options.part[1] != options.part[0] - 1:
                 continue
+            began = time.monotonic()
             for fault in choices:
                 done = tries.flip(kind, fault) if kind in FLIPS else tries.signal_or_fail(kind, fault)
                 if done.reached:
                     break
+            done.took_s = round(time.monotonic() - began, 1)
             results.add(key, done)
             for problem, line in done.problems:
                 print(f"{key}: {done.fault}: {problem}: {line}", flush=True)

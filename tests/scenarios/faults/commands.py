@@ -12,12 +12,13 @@ class Command:
     """One row of the table.
 
     Attributes:
-        words: `imageset` or `lightning_modules` and a stage; else the arguments of `convoy`.
+        words: `imageset` or `lightning_modules` and a stage; `full_check`; else the arguments of `convoy`.
         state: the name of the state that it begins in, see `projects`.
         statuses: exit statuses of an undisturbed run; of a second one, too.
         status_again: more that only a second one may have, since the first has done its work.
         is_report: whether what it prints is its result.
         needs_prefect: whether it, or what makes its state, reports to Prefect's server.
+        must_find: beginnings of paths; it must report a flipped bit there.
     """
 
     words: tuple[str, ...]
@@ -26,6 +27,7 @@ class Command:
     status_again: tuple[int, ...] = ()
     is_report: bool = False
     needs_prefect: bool = True
+    must_find: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -47,5 +49,6 @@ COMMANDS = {
     "rollback": Command(("rollback", "--reason", "tried"), "served", status_again=(2,)),
     "status": Command(("status", "--json"), "predicted", is_report=True),
     "history": Command(("history", "--json"), "predicted", is_report=True),
+    "full-check": Command(("full_check",), "served", must_find=("data/raw/", "data/normalized/", "data/models/")),
     "run": Command(("run", PICTURES), "grown"),
 }

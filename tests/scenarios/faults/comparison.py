@@ -123,11 +123,18 @@ def _read_mlflow(path: Path) -> Contents:
         return {"MLflow": [str(error), "damaged"]}
 
 
+def count_running(project: Path) -> int:
+    """Count the runs that MLflow believes to be running."""
+    try:
+        with closing(sqlite3.connect(f"file:{project / 'mlflow.db'}?mode=ro", uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
 def _read_tables(database: sqlite3.Connection) -> Iterator[tuple[str, list[str]]]:
     finished = dict(database.execute("SELECT run_uuid, name FROM runs WHERE status = 'FINISHED'"))
     yield "MLflow: finished runs", [str(len(finished))] * 2
-    still = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0]
-    yield "MLflow: runs that say RUNNING", [str(still)] * 2
     curves: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for run, key, step, value in database.execute("SELECT run_uuid, key, step, value FROM metrics"):
         if run in finished:

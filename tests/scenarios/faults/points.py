@@ -1,7 +1,8 @@
 """Points at which a fault comes: before the n-th operation of one sort on files of one sort.
 
 Counted operations hit the same place on a loaded machine, which a time does not. `data/raw/N.tar` stands for all
-shards: digits, hexadecimal names and the random names of temporary files are one sort.
+shards: digits, hexadecimal names and the random names of temporary files are one sort, and so are all files in
+the depth of a folder, such as the code beside a logged model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ ERRORS = {
 }
 FLIPS = ("flip", "rot")
 KINDS = (*SIGNALS, *ERRORS, *FLIPS)
-RANDOM_PARTS = re.compile(r"(?<![A-Za-z])tmp[a-z0-9_]{6,10}|[0-9a-f]{8,}|\d+")
+RANDOM_PARTS = re.compile(r"(?<![A-Za-z])tmp[a-z0-9_]{6,10}|(?<=/)[0-9a-f]{2}(?=/)|[0-9a-f]{8,}|\d+")
+MAX_DEPTH = 6
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,15 @@ class Point:
 
 
 def name_sort(path: str) -> str:
-    """The sort of a file: its path with N for numbers and for random names."""
-    return RANDOM_PARTS.sub("N", path)
+    """Return the path with N for numbers and random names, and `*` for what lies deep or is git's."""
+    parts = RANDOM_PARTS.sub("N", path).split("/")
+    depth = parts.index(".git") + 2 if ".git" in parts else MAX_DEPTH
+    return "/".join([*parts[:depth], *("*" for _ in parts[depth : depth + 1])])
 
 
-def draw_points(kind: str, operations: Sequence[tuple[str, str]], number: int, seed: str) -> list[Point]:
+def draw_points(
+    kind: str, operations: Sequence[tuple[str, str]], number: int, seed: str, only: str = ""
+) -> list[Point]:
     """Draw points of an undisturbed run: each sort of operation and file once before any comes again.
 
     Args:
@@ -53,9 +59,10 @@ def draw_points(kind: str, operations: Sequence[tuple[str, str]], number: int, s
         operations: (operation, sort of file) of an undisturbed run, in order.
         number: of points.
         seed: the same points for the same text.
+        only: a part that the path must have.
     """
     allowed = ERRORS[kind][1] if kind in ERRORS else ALTERING
-    counts = Counter(one for one in operations if one[0] in allowed)
+    counts = Counter(one for one in operations if one[0] in allowed and only in one[1])
     chance = random.Random(seed)
     points: list[Point] = []
     while counts and len(points) < number:

@@ -43,7 +43,7 @@ SMALL_PARAMS = {
     "explain__shifted": 2,
     "explain__windows": 2,
     "promote__resamples": 100,
-    "monitor__min_pictures": 5,
+    "monitor__min_pictures": 10,
     "monitor__pictures": 20,
     "monitor__alpha": 0.05,
     "monitor__permutations": 199,
@@ -104,6 +104,8 @@ class Slot:
                 from imageset.__main__ import main
             elif words[0] == "lightning_modules":
                 from lightning_modules.__main__ import main
+            elif words[0] == "full_check":
+                return _run_full_check()
             else:
                 from flows.cli.main import main
 
@@ -111,6 +113,23 @@ class Slot:
             return main(list(words[1:]))
 
         return work
+
+
+def _run_full_check() -> int:
+    """Run the flow of the deployment `weekly`."""
+    from flows.orchestration.prefect_server import use_prefect_server
+    from flows.project.project import Project
+    from imageset.exceptions import UserError
+
+    with use_prefect_server(Project.find()):
+        from flows.full_check import full_check
+
+        try:
+            print(full_check())
+        except UserError as error:
+            print(f"error: {error}")
+            return 2
+    return 0
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -224,6 +243,7 @@ def import_all(needs_prefect: bool) -> None:
         "mlflow.pyfunc", "imageset.normalize.stage", "lightning_modules.training.stage",
         "lightning_modules.evaluation.stage", "lightning_modules.explain.stage", "flows.ingest", "flows.pipeline",
         "flows.promote", "flows.predict", "flows.monitor", "flows.reports.status",
+        "flows.full_check",
     ):  # fmt: skip
         importlib.import_module(name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -103,6 +104,11 @@ def trace(request: int, thread: int, data: object = 0) -> None:
     """
     if _libc.ptrace(request, thread, None, data) == -1 and (number := ctypes.get_errno()):
         raise OSError(number, os.strerror(number))
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent ends."""
+    _libc.prctl(1, signal.SIGKILL, 0, 0, 0)
 
 
 def read_registers(thread: int) -> Registers:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from imageset.utils.atomic_write import write_text
+from imageset.utils.file_lock import file_lock
+from tests.scenarios.faults.commands import COMMANDS
+from tests.scenarios.faults.points import KINDS
 from tests.scenarios.faults.tries import PROBLEMS, Try
 
 LETTERS = {problem: problem[0] for problem in PROBLEMS}
@@ -28,15 +31,21 @@ class Results:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.seed = path, seed
-        self.tries: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            self.tries = found["tries"] if found["seed"] == seed else {}
+        self.tries = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        return dict(found["tries"]) if found["seed"] == self.seed else {}
 
     def add(self, key: str, done: Try) -> None:
-        self.tries[key] = done.to_dict()
-        content = {"seed": self.seed, "totals": self.count_totals(), "tries": self.tries}
-        write_text(self.path, json.dumps(content, indent=1) + "\n")
+        """Add a try; those that other processes have added meanwhile are kept."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.path.with_suffix(".lock")):
+            self.tries = self._read() | {key: done.to_dict()}
+            content = {"seed": self.seed, "totals": self.count_totals(), "tries": self.tries}
+            write_text(self.path, json.dumps(content, indent=1) + "\n")
 
     def count(self, command: str = "", kind: str = "") -> Counter[str]:
         """Count tries and problems of a command and a kind of fault; "" stands for all."""
@@ -52,8 +61,8 @@ class Results:
 
     def format_table(self) -> str:
         """Return the table as Markdown, with its legend and the totals."""
-        commands = list(dict.fromkeys(key.split("/")[0] for key in self.tries))
-        kinds = list(dict.fromkeys(key.split("/")[1] for key in self.tries))
+        commands = [name for name in COMMANDS if self.count(command=name)]
+        kinds = [name for name in KINDS if self.count(kind=name)]
         rows = [["", *kinds], ["---"] * (len(kinds) + 1)]
         for command in [*commands, ""]:
             rows.append([command or "all", *(_format_cell(self.count(command, kind)) for kind in kinds)])

@@ -70,6 +70,7 @@ class TracedRun:
         self._pid = os.fork()
         if not self._pid:
             os.close(reader)
+            syscalls.die_with_parent()
             try:
                 tracer = _Tracer(watched, kind, point, patience_s)
                 tracer.run(_start(work, log, with_reading or kind == "emfile"), writer)
@@ -122,10 +123,12 @@ def _fork(work: Callable[[], int], log: Path, prepare: Callable[[], object] = la
     status = 1
     try:
         os.setsid()
+        syscalls.die_with_parent()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for number in (1, 2):
             os.dup2(descriptor, number)
         os.close(descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         prepare()
         status = _call(work)
         threading._shutdown()  # type: ignore[attr-defined]

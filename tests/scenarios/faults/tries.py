@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenarios.faults.commands import COMMANDS, Command
-from tests.scenarios.faults.comparison import FALSE, LOST, Expected, find_temporary, read_contents
+from tests.scenarios.faults.comparison import FALSE, LOST, Expected, count_running, find_temporary, read_contents
 from tests.scenarios.faults.flips import Flip
 from tests.scenarios.faults.points import ERRORS, SIGNALS, Point
 from tests.scenarios.faults.projects import Slot
@@ -33,6 +33,7 @@ class Try:
     output: str = ""
     problems: list[tuple[str, str]] = field(default_factory=list)
     unseen: bool = False  # a flipped file that the command did not read, or whose damage it did not see
+    took_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For the file of results: what was printed is kept where something is wrong."""
@@ -83,6 +84,8 @@ class Tries:
         done.unseen = path.exists() and path.read_bytes() == damaged
         if run.status in self.command.statuses:
             self._compare(done, run, flip.path if done.unseen else "")
+            if flip.path.startswith(self.command.must_find):
+                done.problems.append((FALSE, "the damage is not reported"))
         elif flip.path.startswith(".cache/") and not done.problems:
             done.problems.append((LOST, f"a damaged cache stops the command: {_shorten(run.output)}"))
         self._judge_rest(done)
@@ -122,6 +125,10 @@ class Tries:
         """What must not be there any more: temporary files, and runs of Prefect that say RUNNING."""
         left = find_temporary(self.slot.slot) - set(self.expected.temporary)
         done.problems += [(LEFT, f"a file: {name}") for name in sorted(left)]
+        if count_running(self.slot.project):  # the next command of `convoy` closes runs whose process died
+            run_function(self.slot.build_work(("sync",)), self.slot.log, self.patience_s[0])
+            if number := count_running(self.slot.project):
+                done.problems.append((LEFT, f"{number} runs of MLflow say RUNNING"))
         still = list_open_runs(self.api)
         if still - self.open_runs and self.name not in ("status", "history"):
             done.problems.append((LEFT, f"{len(still - self.open_runs)} runs of Prefect say RUNNING"))
