@@ -94,12 +94,14 @@ class Slot:
         done = run_function(work, self.log)
         assert done.status == 0 and not done.hung, f"{name}: {done.status}\n{done.output}"
 
-    def build_work(self, words: tuple[str, ...]) -> Callable[[], int]:
+    def build_work(self, words: tuple[str, ...], starts_server: bool = False) -> Callable[[], int]:
         """Return a function that runs a command in the project."""
 
         def work() -> int:
             os.chdir(self.project)
             os.environ["TMPDIR"] = str(self.slot / "tmp")
+            if starts_server:
+                return _run_without_server(words)
             if words[0] == "imageset":
                 from imageset.__main__ import main
             elif words[0] == "lightning_modules":
@@ -113,6 +115,19 @@ class Slot:
             return main(list(words[1:]))
 
         return work
+
+
+def _run_without_server(words: tuple[str, ...]) -> int:
+    """Run a command of `convoy` as if no server of Prefect were there."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+
+    from flows.cli.main import main
+
+    settings = {PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL}
+    for setting in settings:
+        os.environ.pop(setting.name, None)
+    with temporary_settings(restore_defaults=settings):
+        return main(list(words))
 
 
 def _run_full_check() -> int:

@@ -124,6 +124,7 @@ def _fork(work: Callable[[], int], log: Path, prepare: Callable[[], object] = la
     try:
         os.setsid()
         syscalls.die_with_parent()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for number in (1, 2):
             os.dup2(descriptor, number)
