@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.project import ROOT
+from tests.scenarios.faults import table
 from tests.scenarios.faults.comparison import FALSE, LOST, Expected
 from tests.scenarios.faults.flips import draw_flips
 from tests.scenarios.faults.points import Point, draw_points
@@ -136,38 +137,26 @@ def test_a_project_is_compared_as_far_as_undisturbed_ones_agree(change, kinds):
     assert [kind for kind, _ in expected.find_differences(found)] == kinds
 
 
-def test_results_are_taken_over_and_those_of_another_seed_are_not(tmp_path):
+def test_results_of_the_same_seed_and_code_are_taken_over(tmp_path, monkeypatch):
     results = Results(tmp_path / "faults.json", seed=0)
     results.add("predict/kill/0", Try("a point"))
     results.add("predict/eio/0", Try("a point", problems=[(TRACED, "OSError"), (TRACED, "again")]))
     results.add("predict/eio/1", Try("a point", reached=False))
     again = Results(tmp_path / "faults.json", seed=0)
     assert again.format_table().splitlines()[2] == "| predict | 1 | 1 1t |"
-    assert again.count_totals() == {
-        "tries": 2,
-        "false": 0,
-        "lost": 0,
-        "traceback": 1,
-        "hang": 0,
-        "left": 0,
-        "status": 0,
-    }
+    found = {name: number for name, number in again.count_totals().items() if number}
+    assert found == {"tries": 2, "traceback": 1}
     assert Results(tmp_path / "faults.json", seed=1).tries == {}
+    monkeypatch.setattr(table, "digest_code", lambda: "other code")
+    assert Results(tmp_path / "faults.json", seed=0).tries == {}
 
 
 @needs_tracer
 def test_normalize_is_the_same_after_kills(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.scenarios.faults",
-        "--commands",
-        "normalize-first",
-        "--kinds",
-        "kill,kill-main",
-    ]
-    command += ["--number", "3", "--patience", "300", "300", "--out", str(tmp_path / "faults.json")]
+    words = (
+        "-m tests.scenarios.faults --commands normalize-first --kinds kill,kill-main --number 3 --patience 300 300"
+    )
+    command = [sys.executable, *words.split(), "--out", str(tmp_path / "faults.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    totals = json.loads((tmp_path / "faults.json").read_text())["totals"]
-    assert totals["tries"] == 6
+    assert json.loads((tmp_path / "faults.json").read_text())["totals"]["tries"] == 6

@@ -14,8 +14,8 @@ and DVC alike, without a compiler, a mount or root (tracer.py; Linux on x86_64; 
     emfile               from the point on, no file can be opened
     flip, rot            one bit of a file that the project keeps changes; rot: and the file's time does not
 
-Results go to --out; another run goes on where it stopped. Exit status 1 if a try was false, lost something, showed
-a traceback, hung, left something behind or ended with a status that is not documented.
+Results go to --out; another run of the same code goes on where it stopped. Exit status 1 if a try was false, lost
+something, showed a traceback, hung, left something behind or ended with a status that is not documented.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from tests.scenarios.faults.flips import draw_flips
 from tests.scenarios.faults.points import FLIPS, KINDS, draw_points
 from tests.scenarios.faults.projects import Slot, import_all, serve_prefect
 from tests.scenarios.faults.syscalls import explain_missing_tracer
-from tests.scenarios.faults.table import Results
+from tests.scenarios.faults.table import Results, digest_code
+from tests.scenarios.faults.tracer import UndisturbedRunFailed
 from tests.scenarios.faults.tries import Tries, keep_project
 
 # Tries of each command: 1,058 kills and signals and 534 faults for 24 commands, two of which get half of them
@@ -52,15 +53,19 @@ def main(arguments: list[str] | None = None) -> int:
     if problem := explain_missing_tracer():
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    results = Results(options.out, options.seed)
+    results, failed = Results(options.out, options.seed), False
     if not options.table:
         needs_prefect = any(COMMANDS[name].needs_prefect for name in options.commands)
         with _open_work(options.work) as work, serve_prefect(work) if needs_prefect else nullcontext() as api:
             import_all(needs_prefect)
             for name in options.commands:
-                _try_command(Tries(Slot(work), name, api, tuple(options.patience)), results, options)
+                try:
+                    _try_command(Tries(Slot(work), name, api, tuple(options.patience)), results, options)
+                except UndisturbedRunFailed as error:
+                    failed = True
+                    print(f"{name} is left out: {error}", flush=True)
     print(results.format_table())
-    return int(any(number for name, number in results.count_totals().items() if name != "tries"))
+    return int(failed or any(number for name, number in results.count_totals().items() if name != "tries"))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -122,8 +127,9 @@ def _parse_part(text: str) -> tuple[int, int]:
 @contextmanager
 def _open_work(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder.resolve()
+        place = folder / digest_code()  # projects that other code has made are left alone
+        place.mkdir(parents=True, exist_ok=True)
+        yield place.resolve()
         return
     temporary = tempfile.mkdtemp()  # not TemporaryDirectory, which every fork would remove at its end
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.helpers.project import ROOT, set_params
 from tests.scenarios.faults.commands import COMMANDS, INBOX, PICTURES, TABLE
-from tests.scenarios.faults.tracer import run_function
+from tests.scenarios.faults.tracer import UndisturbedRunFailed, run_function
 
 CLASSES, NUM_FIRST, NUM_GROWN, NUM_INBOX = "012", 16, 20, 24  # pictures of each class, those before included
 SMALL_PARAMS = {
@@ -92,7 +92,8 @@ class Slot:
     def call(self, work: Callable[[], int], name: str) -> None:
         """Call a function in a process of its own, undisturbed; it must succeed."""
         done = run_function(work, self.log)
-        assert done.status == 0 and not done.hung, f"{name}: {done.status}\n{done.output}"
+        if done.status or done.hung:
+            raise UndisturbedRunFailed(f"{name} ends with {done.status}:\n{done.output}")
 
     def build_work(self, words: tuple[str, ...], starts_server: bool = False) -> Callable[[], int]:
         """Return a function that runs a command in the project."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from imageset.utils.atomic_write import write_text
 from imageset.utils.file_lock import file_lock
+from tests.helpers.project import ROOT
 from tests.scenarios.faults.commands import COMMANDS
 from tests.scenarios.faults.points import KINDS
 from tests.scenarios.faults.tries import PROBLEMS, Try
@@ -26,25 +28,26 @@ class Results:
 
     Args:
         path: of the file; what stands there is taken over.
-        seed: of the points; results of another seed are not.
+        seed: of the points; results of another seed, or of other code, are not.
     """
 
     def __init__(self, path: Path, seed: int) -> None:
-        self.path, self.seed = path, seed
+        self.path = path
+        self.made_by = {"seed": seed, "code": digest_code()}
         self.tries = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self.path.exists():
             return {}
         found = json.loads(self.path.read_text(encoding="utf-8"))
-        return dict(found["tries"]) if found["seed"] == self.seed else {}
+        return dict(found["tries"]) if found["made_by"] == self.made_by else {}
 
     def add(self, key: str, done: Try) -> None:
         """Add a try; those that other processes have added meanwhile are kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self.path.with_suffix(".lock")):
             self.tries = self._read() | {key: done.to_dict()}
-            content = {"seed": self.seed, "totals": self.count_totals(), "tries": self.tries}
+            content = {"made_by": self.made_by, "totals": self.count_totals(), "tries": self.tries}
             write_text(self.path, json.dumps(content, indent=1) + "\n")
 
     def count(self, command: str = "", kind: str = "") -> Counter[str]:
@@ -69,6 +72,16 @@ class Results:
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         totals = ", ".join(f"{number} {name}" for name, number in self.count_totals().items())
         return f"{table}\n\n{LEGEND}\n{totals}"
+
+
+def digest_code() -> str:
+    """Return a digest of the code that is tried, and of what tries it."""
+    total = hashlib.sha256()
+    for folder in ("imageset", "lightning_modules", "flows", "tests/scenarios/faults"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return total.hexdigest()[:16]
 
 
 def _format_cell(counts: Counter[str]) -> str:

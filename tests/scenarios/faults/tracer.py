@@ -25,6 +25,10 @@ from tests.scenarios.faults.points import ERRORS, Point, name_sort
 LINGER_S = 5.0  # that processes may end after the first of them
 
 
+class UndisturbedRunFailed(Exception):
+    """A run that nothing disturbed did not end as it should."""
+
+
 @dataclass
 class Run:
     """One process and its descendants, as they ended.

@@ -14,7 +14,7 @@ from tests.scenarios.faults.comparison import FALSE, LOST, Expected, count_runni
 from tests.scenarios.faults.flips import Flip
 from tests.scenarios.faults.points import ERRORS, SIGNALS, Point
 from tests.scenarios.faults.projects import Slot
-from tests.scenarios.faults.tracer import Run, TracedRun, run_function
+from tests.scenarios.faults.tracer import Run, TracedRun, UndisturbedRunFailed, run_function
 
 TRACEBACK = re.compile(r"^\s*Traceback \(most recent call last\)|^Fatal Python error", re.MULTILINE)
 TRACED, HUNG, LEFT, STATUS = "traceback", "hang", "left", "status"
@@ -161,8 +161,8 @@ class Tries:
         return traced.operations, Expected.learn(once, twice, other, temporary)
 
     def _check_and_read(self, run: Run, more: tuple[int, ...]) -> dict[str, list[str]]:
-        said = f"{self.name}, undisturbed: {run.status}\n{run.output}"
-        assert run.status in (*self.command.statuses, *more) and not run.hung, said
+        if run.hung or run.status not in (*self.command.statuses, *more):
+            raise UndisturbedRunFailed(f"{self.name} ends with {run.status}:\n{run.output}")
         return read_contents(self.slot.project, run.output if self.command.is_report else None)
 
 
