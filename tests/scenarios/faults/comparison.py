@@ -75,7 +75,7 @@ def read_contents(project: Path, report: str | None = None) -> Contents:
     found: Contents = {}
     for path in sorted(project.rglob("*")):
         name = path.relative_to(project).as_posix()
-        if path.is_file() and name.split("/")[0] not in SKIPPED:
+        if path.is_file() and name.split("/")[0] not in SKIPPED and not TEMPORARY.search(name):
             found |= _read_lock(path) if name == "dvc.lock" else {name: _read_file(path)}
     if (project / "mlflow.db").exists():
         found |= _read_mlflow(project / "mlflow.db")

@@ -41,6 +41,7 @@ class Run:
         left: command lines of the processes that outlived it.
         operations: (operation, sort of file), in order.
         ended_after_s: seconds from the fault to the end of the first process.
+        num_later: operations after the fault.
     """
 
     status: int = 0
@@ -50,6 +51,7 @@ class Run:
     left: list[str] = field(default_factory=list)
     operations: list[tuple[str, str]] = field(default_factory=list)
     ended_after_s: float = 0.0
+    num_later: int = 0
 
 
 class TracedRun:
@@ -260,6 +262,7 @@ class _Tracer:
                     self._strike()
                     self._fail_call(thread, registers, call.operation)
             else:
+                self.run_.num_later += 1
                 self._fail_call(thread, registers, call.operation, later=True)
         syscalls.trace(syscalls.PTRACE_CONT, thread)
 

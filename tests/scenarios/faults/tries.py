@@ -20,6 +20,7 @@ TRACEBACK = re.compile(r"^\s*Traceback \(most recent call last\)|^Fatal Python e
 TRACED, HUNG, LEFT, STATUS = "traceback", "hang", "left", "status"
 PROBLEMS = (FALSE, LOST, TRACED, HUNG, LEFT, STATUS)
 SIGNAL_STATUSES = {"kill": (-9,), "kill-main": (-9,), "term": (143, -15), "int": (130, -2)}
+MANY = 20  # operations that cleaning up may take, beside a tenth of all
 USER_ERROR = 2  # exit status, with one line on stderr
 
 
@@ -67,7 +68,10 @@ class Tries:
         done.ended_after_s = round(traced.run.ended_after_s, 1)
         if done.reached:
             self._judge_run(done, traced.run, (*SIGNAL_STATUSES.get(kind, ()), USER_ERROR))
-            if kind in ERRORS and traced.run.status == 0:
+            ends_well = traced.run.status in self.command.statuses
+            if kind in SIGNALS and ends_well and traced.run.num_later > MANY + len(self.operations) // 10:
+                done.problems.append((HUNG, "it goes on as if there had been no signal"))
+            if kind in ERRORS and ends_well:
                 self._compare(done, traced.run)
             self._run_again(done)
         run = traced.finish()
