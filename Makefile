@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench bench-accuracy bench-active-learning families kill long nights projects schema servers up
+.PHONY: demo test lint bench bench-accuracy bench-active-learning families faults kill long nights projects schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -36,6 +36,12 @@ kill: .venv/ready  ## kill ingest, normalize, train and predict at many moments;
 	python -m tests.scenarios.kill
 	python -m tests.scenarios.kill_predict
 	python -m tests.scenarios.kill_training
+
+faults: .venv/ready  ## every command under kills, signals, failing disks and flipped bits: a table (hours; goes on where it stopped)
+	mkdir -p .cache
+	for part in 1 2; do python -m tests.scenarios.faults --part $$part/2 --work .cache/faults/$$part \
+	    --out .cache/faults.json $(FAULTS) > .cache/faults-$$part.log & done; wait
+	python -m tests.scenarios.faults --out .cache/faults.json --table
 
 nights: .venv/ready  ## fourteen nights of one project, then all its records compared; KEEP=FOLDER keeps the project there
 	python -m tests.scenarios.nights $(KEEP)
