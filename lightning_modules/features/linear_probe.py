@@ -205,7 +205,7 @@ def _fit_logistic_regression(standardized: np.ndarray, labels: np.ndarray, stren
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    # The products of a step are small: several threads mostly wait for each other, a busy machine's ten times as long.
+    # The products of a step are small, so several threads mostly wait: on a busy machine ten times as long.
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the loss changes little after so many iterations
         return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(standardized, labels)
