@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from imageset.class_names import are_integers, normalize_class_name, strip_zero_fraction
@@ -79,11 +80,14 @@ _FILE_KEYS = ("root", "ending")  # of paths; imageset.sources.tables.image_paths
 # The keys that are allowed after the question mark.
 QUERY_KEYS = (*COLUMN_NAMES_BY_ROLE, "separator", "labels", *_FILE_KEYS)
 CELL_SEPARATORS = ("|", ";", ",")
+_MAX_NAMES, _MAX_NAME_LENGTH = 12, 40  # of columns in a message
+_UNSET, _SET, _EMPTY, _INVALID = range(4)
 _FLAG_VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 Row = Mapping[str, Any]
 DistinctValues = Callable[[str], set[Any]]  # column -> its distinct values, those in lists one by one
 DistinctRows = Callable[[tuple[str, ...]], set[tuple[Any, ...]]]  # columns -> the distinct rows of them
+Batches = Callable[[list[str]], Iterable[pa.RecordBatch]]  # columns -> all rows of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,22 @@ class LabelReader:
         multi_label: whether an image may have several labels, or none.
         note: what was understood, and how to change it; for the description of the source.
         read: returns the one string of imageset.labels for a row, or None if the row is unlabelled.
+        read_flags: does the same for all rows of a batch, if each label has a column of its own; else None.
     """
 
     columns: tuple[str, ...]
     multi_label: bool
     note: str
     read: Callable[[Row], str | None]
+    read_flags: Callable[[pa.RecordBatch], list[str | None]] | None = None
+
+    def read_batch(self, batch: pa.RecordBatch) -> list[str | None]:
+        """Return the label of each row; with a column for each label, much faster than row by row."""
+        if self.read_flags is not None:
+            return self.read_flags(batch)
+        if not self.columns:
+            return [None] * batch.num_rows
+        return list(map(self.read, batch.select(list(self.columns)).to_pylist()))
 
 
 UNLABELLED = LabelReader((), False, "no labels", lambda row: None)
@@ -142,13 +156,17 @@ def choose_columns(
     if chosen["path"] is None and requires_path:
         check_header(label, names)
         raise UnknownColumnError(
-            f"{label}: no column looks like the path (columns: {', '.join(names)}); "
+            f"{label}: no column looks like the path (columns: {list_names(names)}); "
             f"name the column with {label}?path=COLUMN"
         )
-    for name in {*chosen.values(), *taken} - {None}:
-        if names.count(str(name)) > 1:
-            raise UserError(f"{label}: {names.count(str(name))} columns are called '{name}'; rename all but one")
+    _check_unique(label, names, {str(name) for name in {*chosen.values(), *taken} - {None}})
     return chosen
+
+
+def _check_unique(label: str, names: list[str], used: Iterable[str]) -> None:
+    for name in used:
+        if (num := names.count(name)) > 1:
+            raise UserError(f"{label}: {num} columns are called '{name}'; rename all but one")
 
 
 def find_column(label: str, name: str, names: list[str]) -> str:
@@ -165,6 +183,14 @@ def find_column(label: str, name: str, names: list[str]) -> str:
     raise UserError(f"{label}: no column '{name}'; {suggest_name(name, names)}")
 
 
+def list_names(names: list[str]) -> str:
+    """Return the names of columns for a message, the first of many."""
+    shown = [
+        name if len(name) <= _MAX_NAME_LENGTH else f"{name[:_MAX_NAME_LENGTH]}..." for name in names[:_MAX_NAMES]
+    ]
+    return ", ".join(shown) + (f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else "")
+
+
 def fold_column(name: str) -> str:
     """Return the name of a column in lower case, with "_" for blanks and dashes."""
     return re.sub(r"[\s_-]+", "_", normalize_class_name(name).casefold())
@@ -177,6 +203,7 @@ def choose_label_reader(
     query: Mapping[str, str],
     distinct_values: DistinctValues,
     distinct_rows: DistinctRows,
+    iter_batches: Batches,
 ) -> LabelReader:
     """Return the way to read labels, given or guessed.
 
@@ -187,6 +214,7 @@ def choose_label_reader(
         query: column by role, as in a URL's query.
         distinct_values: returns the distinct values of a column.
         distinct_rows: returns the distinct rows of some columns.
+        iter_batches: returns all rows of some columns.
 
     Raises:
         UserError: no column looks like labels, or the query contradicts itself or the table.
@@ -201,20 +229,60 @@ def choose_label_reader(
     column = columns["label"]
     if column is None:
         others = tuple(name for name in schema.names if name and name not in columns.values())
+        _check_unique(label, schema.names, others)
         if len(others) < 2 or not all(_are_flags(distinct_values(name)) for name in others):
             raise UnknownColumnError(
-                f"{label}: no column looks like the label (columns: {', '.join(schema.names)}); "
+                f"{label}: no column looks like the label (columns: {list_names(schema.names)}); "
                 f"name the column with {label}?label=COLUMN, or, with one column per label, {label}?labels=A,B,C"
             )
-        if is_one_hot(distinct_rows(others)):
+        if _is_one_hot(iter_batches(list(others))):
             return _build_one_hot_reader(label, others)
         return _build_flag_reader(label, others, f" (guessed; to change it, give {label}?label=COLUMN)")
     rivals = [] if "label" in query else _find_other_labels(column, columns, schema.names)
     note = _compare_label_columns(label, column, rivals, distinct_rows)
+    check_cell_type(label, "label", column, schema)
     if pa.types.is_list(schema.field(column).type) or pa.types.is_large_list(schema.field(column).type):
         return _build_list_reader(column, read_class_names(schema, column), distinct_values)
     reader = _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
     return replace(reader, note=_join_notes(reader.note, [note]))
+
+
+def holds_images(type: pa.DataType) -> bool:
+    """Return whether the cells of a column of Parquet may be whole images."""
+    return pa.types.is_struct(type) or pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+
+def check_cell_type(label: str, role: str, column: str, schema: pa.Schema) -> None:
+    """Check that the cells of a column are names or numbers; those of labels may be lists of them.
+
+    Args:
+        label: name of the source in messages.
+        role: "label" or "split".
+        column: the column.
+        schema: the schema of the table.
+
+    Raises:
+        UserError: they are something else.
+    """
+    type = schema.field(column).type
+    if role == "label" and (pa.types.is_list(type) or pa.types.is_large_list(type)):
+        type = type.value_type
+    if pa.types.is_nested(type) or pa.types.is_binary(type) or pa.types.is_large_binary(type):
+        raise UserError(
+            f"{label}: the column '{column}' holds {_describe_type(type)} in each cell, not a {role}; write the "
+            f"names into a column of their own, and name it with {label}?{role}=COLUMN"
+        )
+
+
+def list_distinct(cells: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return the distinct values of cells that are no lists."""
+    return (cells.cast(pa.float32()) if pa.types.is_float16(cells.type) else cells).unique().to_pylist()
+
+
+def _describe_type(type: pa.DataType) -> str:
+    if pa.types.is_struct(type):
+        return f"several fields ({', '.join(field.name for field in type)})"
+    return "a list" if pa.types.is_nested(type) else "bytes"
 
 
 def _find_other_labels(column: str, columns: Mapping[str, str | None], names: list[str]) -> list[str]:
@@ -321,7 +389,11 @@ def _build_list_reader(column: str, names: list[str], distinct_values: DistinctV
     class_names, repairs = _clean_names(set(texts.values()))
 
     def read(row: Row) -> str | None:
-        return None if row[column] is None else join_labels(class_names[texts[value]] for value in row[column])
+        return (
+            None
+            if row[column] is None
+            else join_labels(name for value in row[column] if (name := class_names[texts[value]]))
+        )
 
     return LabelReader((column,), True, _join_notes("multi-label, as a list", repairs), read)
 
@@ -356,12 +428,33 @@ def _join_notes(note: str, others: list[str]) -> str:
     return "; ".join(filter(None, [note, *others]))
 
 
-def is_one_hot(rows: set[tuple[Any, ...]]) -> bool:
+def _is_one_hot(batches: Iterable[pa.RecordBatch]) -> bool:
     """Return whether each row of flags holds exactly one 1; rows without any value are unlabelled."""
-    given = [row for row in rows if any(value not in (None, "") for value in row)]
-    return bool(given) and all(
-        all(value not in (None, "") for value in row) and sum(map(_is_set, row)) == 1 for row in given
-    )
+    num_given = 0
+    for batch in batches:
+        flags = _read_flags(batch)
+        given = flags[~(flags == _EMPTY).all(axis=1)]
+        if (given > _SET).any() or ((given == _SET).sum(axis=1) != 1).any():
+            return False
+        num_given += len(given)
+    return num_given > 0
+
+
+def _read_flags(batch: pa.RecordBatch) -> np.ndarray:
+    """Return uint8 (rows, columns): _UNSET, _SET, _EMPTY or _INVALID."""
+    flags = np.empty((batch.num_columns, batch.num_rows), np.uint8)
+    for number, column in enumerate(batch.columns):
+        encoded = column.dictionary_encode(null_encoding="encode")
+        values = encoded.dictionary.to_pylist()
+        flags[number] = np.array(list(map(_classify_flag, values)), np.uint8)[encoded.indices.to_numpy()]
+    return flags.T
+
+
+def _classify_flag(value: Any) -> int:
+    if value in (None, ""):
+        return _EMPTY
+    flag = _FLAG_VALUES.get(str(value).strip().lower())
+    return _INVALID if flag is None else int(flag)
 
 
 def _is_set(value: Any) -> bool:
@@ -375,11 +468,16 @@ def _build_one_hot_reader(label: str, columns: tuple[str, ...]) -> LabelReader:
     def read(row: Row) -> str | None:
         return next((name for column, name in names if _is_set(row[column])), None)
 
+    def read_flags(batch: pa.RecordBatch) -> list[str | None]:
+        flags = _read_flags(batch.select(list(columns))) == _SET
+        numbers, is_labelled = flags.argmax(axis=1).tolist(), flags.any(axis=1).tolist()
+        return [names[number][1] if known else None for number, known in zip(numbers, is_labelled, strict=True)]
+
     note = (
         f"one label a picture, as exactly one of {format_count(len(columns), 'column')} is 1 in each row "
         f"(guessed; for multi-label, give {label}?labels={','.join(columns)})"
     )
-    return LabelReader(columns, False, note, read)
+    return LabelReader(columns, False, note, read, read_flags)
 
 
 def _build_flag_reader(label: str, columns: tuple[str, ...], note: str) -> LabelReader:
@@ -391,7 +489,22 @@ def _build_flag_reader(label: str, columns: tuple[str, ...], note: str) -> Label
             return None
         return join_labels(names[column] for column in columns if _parse_flag(label, column, row[column]))
 
-    return LabelReader(columns, True, f"multi-label, one column per label{note}", read)
+    def read_flags(batch: pa.RecordBatch) -> list[str | None]:
+        flags = _read_flags(batch.select(list(columns)))
+        is_empty = (flags == _EMPTY).all(axis=1)
+        wrong = np.argwhere((flags > _SET) & ~is_empty[:, None])
+        if len(wrong):
+            row, number = map(int, wrong[0])
+            _parse_flag(label, columns[number], batch.column(columns[number])[row].as_py())
+        numbers: list[list[int]] = [[] for _ in range(batch.num_rows)]
+        for row, number in np.argwhere(flags == _SET).tolist():
+            numbers[row].append(number)
+        return [
+            None if empty else join_labels(names[columns[number]] for number in found)
+            for found, empty in zip(numbers, is_empty.tolist(), strict=True)
+        ]
+
+    return LabelReader(columns, True, f"multi-label, one column per label{note}", read, read_flags)
 
 
 def _to_class_name(value: Any, names: list[str]) -> str | None:
@@ -430,6 +543,6 @@ def check_header(label: str, names: list[str]) -> None:
     """Raise UserError if the first line of a table is that of an image, and not its header."""
     if any(name.strip().lower().endswith(tuple(IMAGE_EXTENSIONS)) for name in names):
         raise UserError(
-            f"{label}: its first line is that of a picture ({', '.join(names)}) and does not name the columns; "
+            f"{label}: its first line is that of a picture ({list_names(names)}) and does not name the columns; "
             "write a line before it, such as: path,label"
         )
