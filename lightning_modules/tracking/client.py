@@ -1,5 +1,6 @@
 """Connect to MLflow: its tracking URI, a client, and the project's experiment."""
 
+import errno
 import os
 import re
 import shlex
@@ -153,9 +154,12 @@ def _probe_database(uri: str) -> None:
     """Read from the SQLite file of a tracking URI, if it is one and there is one.
 
     Raises:
+        IsADirectoryError: it is a folder.
         sqlite3.Error: the file cannot be opened, or another process has locked it for longer than LOCK_TIMEOUT_S.
     """
     database = get_database_path(uri)
+    if database is not None and database.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(database))
     if database is not None and database.exists():
         address = f"{database.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_S)) as connection:
