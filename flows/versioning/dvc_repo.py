@@ -487,8 +487,8 @@ def run_dvc(folder: Path, *arguments: str) -> None:
         raise ProjectBusy(
             "another dvc command is running in this project; wait until it ends, then run this again"
         )
-    if line := describe_system_text(text):
-        raise UserError(f"dvc {arguments[0]} failed: {line}")
+    if reason := describe_system_text(text):
+        raise UserError(f"dvc {arguments[0]} failed: {reason}")
     raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses[0]}'}")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from imageset.class_names import are_integers, normalize_class_name, strip_zero_fraction
@@ -21,6 +20,16 @@ from imageset.exceptions import UserError
 from imageset.labels import join_labels
 from imageset.rejections import escape_control_characters
 from imageset.sources.files import IMAGE_EXTENSIONS
+from imageset.sources.tables.cell_types import check_cell_type, list_names
+from imageset.sources.tables.flags import (
+    SET,
+    are_flags,
+    classify_flags,
+    is_one_hot,
+    is_set,
+    list_set_columns,
+    parse_flag,
+)
 from imageset.utils.text import format_count, suggest_name, unescape_cell
 
 
@@ -80,9 +89,6 @@ _FILE_KEYS = ("root", "ending")  # of paths; imageset.sources.tables.image_paths
 # The keys that are allowed after the question mark.
 QUERY_KEYS = (*COLUMN_NAMES_BY_ROLE, "separator", "labels", *_FILE_KEYS)
 CELL_SEPARATORS = ("|", ";", ",")
-_MAX_NAMES, _MAX_NAME_LENGTH = 12, 40  # of columns in a message
-_UNSET, _SET, _EMPTY, _INVALID = range(4)
-_FLAG_VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 Row = Mapping[str, Any]
 DistinctValues = Callable[[str], set[Any]]  # column -> its distinct values, those in lists one by one
@@ -183,14 +189,6 @@ def find_column(label: str, name: str, names: list[str]) -> str:
     raise UserError(f"{label}: no column '{name}'; {suggest_name(name, names)}")
 
 
-def list_names(names: list[str]) -> str:
-    """Return the names of columns for a message, the first of many."""
-    shown = [
-        name if len(name) <= _MAX_NAME_LENGTH else f"{name[:_MAX_NAME_LENGTH]}..." for name in names[:_MAX_NAMES]
-    ]
-    return ", ".join(shown) + (f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else "")
-
-
 def fold_column(name: str) -> str:
     """Return the name of a column in lower case, with "_" for blanks and dashes."""
     return re.sub(r"[\s_-]+", "_", normalize_class_name(name).casefold())
@@ -230,12 +228,12 @@ def choose_label_reader(
     if column is None:
         others = tuple(name for name in schema.names if name and name not in columns.values())
         _check_unique(label, schema.names, others)
-        if len(others) < 2 or not all(_are_flags(distinct_values(name)) for name in others):
+        if len(others) < 2 or not all(are_flags(distinct_values(name)) for name in others):
             raise UnknownColumnError(
                 f"{label}: no column looks like the label (columns: {list_names(schema.names)}); "
                 f"name the column with {label}?label=COLUMN, or, with one column per label, {label}?labels=A,B,C"
             )
-        if _is_one_hot(iter_batches(list(others))):
+        if is_one_hot(iter_batches(list(others))):
             return _build_one_hot_reader(label, others)
         return _build_flag_reader(label, others, f" (guessed; to change it, give {label}?label=COLUMN)")
     rivals = [] if "label" in query else _find_other_labels(column, columns, schema.names)
@@ -245,44 +243,6 @@ def choose_label_reader(
         return _build_list_reader(column, read_class_names(schema, column), distinct_values)
     reader = _build_column_reader(label, column, read_class_names(schema, column), query, distinct_values)
     return replace(reader, note=_join_notes(reader.note, [note]))
-
-
-def holds_images(type: pa.DataType) -> bool:
-    """Return whether the cells of a column of Parquet may be whole images."""
-    return pa.types.is_struct(type) or pa.types.is_binary(type) or pa.types.is_large_binary(type)
-
-
-def check_cell_type(label: str, role: str, column: str, schema: pa.Schema) -> None:
-    """Check that the cells of a column are names or numbers; those of labels may be lists of them.
-
-    Args:
-        label: name of the source in messages.
-        role: "label" or "split".
-        column: the column.
-        schema: the schema of the table.
-
-    Raises:
-        UserError: they are something else.
-    """
-    type = schema.field(column).type
-    if role == "label" and (pa.types.is_list(type) or pa.types.is_large_list(type)):
-        type = type.value_type
-    if pa.types.is_nested(type) or pa.types.is_binary(type) or pa.types.is_large_binary(type):
-        raise UserError(
-            f"{label}: the column '{column}' holds {_describe_type(type)} in each cell, not a {role}; write the "
-            f"names into a column of their own, and name it with {label}?{role}=COLUMN"
-        )
-
-
-def list_distinct(cells: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Return the distinct values of cells that are no lists."""
-    return (cells.cast(pa.float32()) if pa.types.is_float16(cells.type) else cells).unique().to_pylist()
-
-
-def _describe_type(type: pa.DataType) -> str:
-    if pa.types.is_struct(type):
-        return f"several fields ({', '.join(field.name for field in type)})"
-    return "a list" if pa.types.is_nested(type) else "bytes"
 
 
 def _find_other_labels(column: str, columns: Mapping[str, str | None], names: list[str]) -> list[str]:
@@ -428,48 +388,15 @@ def _join_notes(note: str, others: list[str]) -> str:
     return "; ".join(filter(None, [note, *others]))
 
 
-def _is_one_hot(batches: Iterable[pa.RecordBatch]) -> bool:
-    """Return whether each row of flags holds exactly one 1; rows without any value are unlabelled."""
-    num_given = 0
-    for batch in batches:
-        flags = _read_flags(batch)
-        given = flags[~(flags == _EMPTY).all(axis=1)]
-        if (given > _SET).any() or ((given == _SET).sum(axis=1) != 1).any():
-            return False
-        num_given += len(given)
-    return num_given > 0
-
-
-def _read_flags(batch: pa.RecordBatch) -> np.ndarray:
-    """Return uint8 (rows, columns): _UNSET, _SET, _EMPTY or _INVALID."""
-    flags = np.empty((batch.num_columns, batch.num_rows), np.uint8)
-    for number, column in enumerate(batch.columns):
-        encoded = column.dictionary_encode(null_encoding="encode")
-        values = encoded.dictionary.to_pylist()
-        flags[number] = np.array(list(map(_classify_flag, values)), np.uint8)[encoded.indices.to_numpy()]
-    return flags.T
-
-
-def _classify_flag(value: Any) -> int:
-    if value in (None, ""):
-        return _EMPTY
-    flag = _FLAG_VALUES.get(str(value).strip().lower())
-    return _INVALID if flag is None else int(flag)
-
-
-def _is_set(value: Any) -> bool:
-    return _FLAG_VALUES.get(str(value).strip().lower(), False)
-
-
 def _build_one_hot_reader(label: str, columns: tuple[str, ...]) -> LabelReader:
     """Read one column per class, of which exactly one is 1 in each row."""
     names = [(column, normalize_class_name(column)) for column in columns]
 
     def read(row: Row) -> str | None:
-        return next((name for column, name in names if _is_set(row[column])), None)
+        return next((name for column, name in names if is_set(row[column])), None)
 
     def read_flags(batch: pa.RecordBatch) -> list[str | None]:
-        flags = _read_flags(batch.select(list(columns))) == _SET
+        flags = classify_flags(batch.select(list(columns))) == SET
         numbers, is_labelled = flags.argmax(axis=1).tolist(), flags.any(axis=1).tolist()
         return [names[number][1] if known else None for number, known in zip(numbers, is_labelled, strict=True)]
 
@@ -487,21 +414,12 @@ def _build_flag_reader(label: str, columns: tuple[str, ...], note: str) -> Label
     def read(row: Row) -> str | None:
         if all(row[column] in (None, "") for column in columns):
             return None
-        return join_labels(names[column] for column in columns if _parse_flag(label, column, row[column]))
+        return join_labels(names[column] for column in columns if parse_flag(label, column, row[column]))
 
     def read_flags(batch: pa.RecordBatch) -> list[str | None]:
-        flags = _read_flags(batch.select(list(columns)))
-        is_empty = (flags == _EMPTY).all(axis=1)
-        wrong = np.argwhere((flags > _SET) & ~is_empty[:, None])
-        if len(wrong):
-            row, number = map(int, wrong[0])
-            _parse_flag(label, columns[number], batch.column(columns[number])[row].as_py())
-        numbers: list[list[int]] = [[] for _ in range(batch.num_rows)]
-        for row, number in np.argwhere(flags == _SET).tolist():
-            numbers[row].append(number)
+        numbers = list_set_columns(label, batch.select(list(columns)))
         return [
-            None if empty else join_labels(names[columns[number]] for number in found)
-            for found, empty in zip(numbers, is_empty.tolist(), strict=True)
+            None if found is None else join_labels(names[columns[number]] for number in found) for found in numbers
         ]
 
     return LabelReader(columns, True, f"multi-label, one column per label{note}", read, read_flags)
@@ -519,24 +437,9 @@ def _split_cell(value: str, separator: str) -> list[str]:
     return [part for text in value.split(separator) if (part := text.strip())]
 
 
-def _parse_flag(label: str, column: str, value: Any) -> bool:
-    flag = _FLAG_VALUES.get(str(value).strip().lower())
-    if flag is None:
-        raise UserError(
-            f"{label}: the column '{column}' is read as a label of 0 or 1, but holds {value!r}; give 0 or 1 in "
-            "every row, or leave all label columns empty in the rows of unlabelled pictures"
-        )
-    return flag
-
-
-def _are_flags(values: set[Any]) -> bool:
-    given = {str(value).strip().lower() for value in values if value not in (None, "")}
-    return bool(given) and given <= set(_FLAG_VALUES)
-
-
 def have_flags(table: pa.Table) -> bool:
     """Return whether all columns of a table hold nothing but 0 and 1."""
-    return all(_are_flags(set(column.unique().to_pylist())) for column in table.columns)
+    return all(are_flags(set(column.unique().to_pylist())) for column in table.columns)
 
 
 def check_header(label: str, names: list[str]) -> None:

@@ -30,14 +30,12 @@ from imageset.rejections import Rejected
 from imageset.sources.annotations.reader import is_document_name, read_annotations
 from imageset.sources.columns import (
     LabelReader,
-    check_cell_type,
     choose_columns,
     choose_label_reader,
     fold_column,
-    holds_images,
-    list_distinct,
 )
 from imageset.sources.table import TABLE_EXTENSIONS
+from imageset.sources.tables.cell_types import check_cell_type, holds_images, list_distinct
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder
 from imageset.sources.tables.splits import choose_split_column, parse_split
 from imageset.sources.tables.text_format import read_text_table

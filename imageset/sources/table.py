@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,14 +31,12 @@ from imageset.rejections import Rejected
 from imageset.sources.base import SourceImage, describe_source, slugify
 from imageset.sources.columns import (
     UNLABELLED,
-    check_cell_type,
     choose_columns,
     choose_label_reader,
-    holds_images,
-    list_distinct,
 )
 from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.sources.layouts.split_names import guess_split_from_path
+from imageset.sources.tables.cell_types import check_cell_type, holds_images, list_distinct
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder, PathSurvey
 from imageset.sources.tables.splits import choose_split_column, parse_split
 from imageset.sources.tables.text_format import TextTable, read_text_table
@@ -171,13 +169,14 @@ class TableSource:
     def _count_splits(self, batch: pa.RecordBatch, file: Path) -> Counter[str]:
         """Count the splits of some rows; a column of splits has few values."""
         column = self._columns["split"]
+        splits: Iterable[tuple[str | None, int]]
         if column is not None:
             values = Counter(batch.column(column).to_pylist())
             splits = ((parse_split(value, column), num) for value, num in values.items())
         elif self._find_image_split:
             splits = ((self._find_split(row, file), 1) for row in batch.to_pylist())
         else:
-            splits = iter([(self._find_split({}, file), batch.num_rows)])
+            splits = [(self._find_split({}, file), batch.num_rows)]
         counts: Counter[str] = Counter()
         for split, num in splits:
             if split is not None:

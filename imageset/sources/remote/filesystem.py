@@ -260,7 +260,7 @@ async def _request(fs: Any, url: str, within: str | None = None) -> Any:
         if not is_within(str(address), within):
             raise Rejected("unreadable", "the server sends it from outside the table's folder, where none is read")
         response = await session.get(address, **options)
-    if response.status in _REDIRECTS:
+    if within is not None and response.status in _REDIRECTS:
         response.release()
         raise Rejected("unreadable", "the server redirects it again and again")
     if response.status >= 400:

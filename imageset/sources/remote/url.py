@@ -7,6 +7,7 @@ import re
 from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_SAFER_SERVERS = [("https", 443), ("http", 80)]  # a server sends readers from the second to the first
 
 
 def is_remote(spec: str) -> bool:
@@ -72,14 +73,10 @@ def decode_path(path: str) -> str:
 def is_within(url: str, folder: str) -> bool:
     """Return whether a URL is on the server and below the folder of another one."""
     parts, top = urlsplit(url), urlsplit(folder)
-    servers = [(one.scheme, one.port or _DEFAULT_PORTS.get(one.scheme)) for one in (parts, top)]
-    is_same = servers[0] == servers[1] or servers == [
-        ("https", 443),
-        ("http", 80),
-    ]  # the same over a safe connection
-    if parts.hostname != top.hostname or not is_same:
+    servers = [(split.scheme, split.port or _DEFAULT_PORTS.get(split.scheme)) for split in (parts, top)]
+    if parts.hostname != top.hostname or (servers[0] != servers[1] and servers != _SAFER_SERVERS):
         return False
-    path, start = (decode_path(one.path) for one in (parts, top))
+    path, start = (decode_path(split.path) for split in (parts, top))
     return path.startswith(f"{start.rstrip('/')}/") and ".." not in path.split("/")
 
 
