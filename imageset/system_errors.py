@@ -196,4 +196,5 @@ def _read_command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return "which has just ended"
-    return redact(" ".join(word.decode(errors="replace") for word in words if word))[:80] or "without a name"
+    text = " ".join(word.decode(errors="replace") for word in words)
+    return redact(" ".join(text.split()))[:80] or "without a name"

@@ -123,7 +123,7 @@ def test_a_locked_database_says_by_whom(tmp_path: Path, monkeypatch: pytest.Monk
         locked = raised_by(lambda: sqlite3.connect(database, timeout=0.1).execute("INSERT INTO t VALUES (1)"))
         line = describe_system_error(locked)
         assert line is not None and line.startswith(f"{database}: is locked by process {holder.pid} ")
-        assert f"`kill {holder.pid}`" in line
+        assert f"`kill {holder.pid}`" in line and "\n" not in line
         assert describe_system_error(RuntimeError(f"(sqlite3.OperationalError) {locked}")) == line
         assert holder.stdin is not None
         holder.stdin.close()
