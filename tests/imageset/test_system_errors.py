@@ -38,7 +38,8 @@ def test_a_full_disk_is_one_line_with_a_place_and_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = describe_system_error(raised_by(lambda: Path("/dev/full").write_bytes(b"1")))
+    with Path("/dev/full").open("wb", buffering=0) as device:
+        line = describe_system_error(raised_by(lambda: device.write(b"1")))
     assert line is not None and line.startswith(str(tmp_path))
     assert "the disk is full; free some space there" in line
 
@@ -46,7 +47,8 @@ def test_a_full_disk_is_one_line_with_a_place_and_a_remedy(
 @linux_only
 def test_a_full_disk_behind_pyarrow_is_the_same_line() -> None:
     table = pa.table({"a": list(range(100_000))})
-    line = describe_system_error(raised_by(lambda: pq.write_table(table, "/dev/full")))
+    with Path("/dev/full").open("wb", buffering=0) as device:  # of a path, pyarrow would remove the device itself
+        line = describe_system_error(raised_by(lambda: pq.write_table(table, device)))
     assert line is not None and "the disk is full" in line
 
 
