@@ -25,7 +25,7 @@ from flows.versioning import dvc_repo, restoration, source_check
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
 from imageset.utils.atomic_write import write_text
-from imageset.utils.text import format_count
+from imageset.utils.text import escape_markdown, format_count
 
 logger = console.get_logger(__name__)
 
@@ -52,7 +52,10 @@ class CheckResult:
 
     def to_markdown(self) -> str:
         """Format the findings as a Markdown page."""
-        rows = [f"| {name} | {'<br>'.join(problems) or 'none'} |" for name, problems in self.findings.items()]
+        rows = [
+            f"| {escape_markdown(name)} | {'<br>'.join(map(escape_markdown, problems)) or 'none'} |"
+            for name, problems in self.findings.items()
+        ]
         return "\n".join(["# Full check", "", "| check | problems |", "| --- | --- |", *rows, ""])
 
 

@@ -29,6 +29,7 @@ from flows.promotion.model_registry import (
 )
 from flows.versioning import dvc_repo, restoration
 from imageset.exceptions import UserError
+from imageset.utils.text import escape_markdown
 from lightning_modules.tracking import offline_queue, provenance
 from lightning_modules.tracking.tags import PROMOTION_FOLDER
 
@@ -282,7 +283,7 @@ def _publish_decision(client: Any, decision: PromoteResult, line: ledger.LedgerE
     """Publish the decision as artifacts of the MLflow run and the Prefect run; a failure does not undo it."""
     from mlflow.exceptions import MlflowException
 
-    page = f"# {decision}\n\n{decision.gate_table}\n"
+    page = f"# {escape_markdown(str(decision))}\n\n{decision.gate_table}\n"
     folder = f"{PROMOTION_FOLDER}/{line['number']:04d}"
     record = json.dumps(line, indent=2, ensure_ascii=False)
     try:

@@ -13,6 +13,7 @@ from imageset.executors import factory
 from imageset.executors.base import BaseExecutor
 from imageset.executors.process_pool import SINGLE_THREAD_ENV, ProcessExecutor
 from imageset.normalize.worker_modules import WORKER_MODULES
+from imageset.system_errors import describe_system_error
 from imageset.utils.memory import give_freed_memory_back
 from imageset.utils.text import escape_lines
 
@@ -24,6 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(escape_lines(options.run(options)))
     except UserError as error:
         print(f"error: {escape_lines(str(error))}", file=sys.stderr)
+        return EXIT_STATUS
+    except Exception as error:
+        line = describe_system_error(error)
+        if line is None:
+            raise
+        print(f"error: {escape_lines(line)}", file=sys.stderr)
         return EXIT_STATUS
     return 0
 

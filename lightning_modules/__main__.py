@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
+from imageset.system_errors import describe_system_error
 from imageset.utils.text import escape_lines
 from lightning_modules.project_code.dvc_deps import check_stage_modules
 from lightning_modules.project_code.modules import make_importable
@@ -16,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a stage in the current folder.
 
     Returns:
-        The exit status: 2, with a line on stderr, after a UserError; 130 after Ctrl-C; else 0.
+        The exit status: 2, with a line on stderr, after an error that the user can fix; 130 after Ctrl-C; else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
     parser.add_argument(
@@ -57,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        line = describe_system_error(error)
+        if line is None:
+            raise
+        print(f"error: {escape_lines(line)}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -420,6 +420,7 @@ _ROWS = (
         "read a source as `run` would, report what is wrong with it, and write nothing",
         _run_check,
         options.add_check_options,
+        read_only=True,
     ),
     Command(
         "promote",

@@ -24,9 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     if sys.platform == "win32":  # before anything is imported that exists only on the other systems
         print(f"error: {WINDOWS_ADVICE}", file=sys.stderr)
         return EXIT_STATUS
-    from flows.cli.commands import build_parser
-
-    arguments = build_parser().parse_args(argv)
+    try:
+        arguments = _parse_arguments(argv)
+    except Exception as error:  # the memory may not suffice to load the modules
+        return _report_system_error(error)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script starts background jobs without it
     status = _run_and_report_errors(arguments)
@@ -37,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)  # all work is done, and Prefect's threads would wait for minutes
     return status
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    from flows.cli.commands import build_parser
+
+    return build_parser().parse_args(argv)
 
 
 def _run_and_report_errors(arguments: argparse.Namespace) -> int:
@@ -54,6 +61,19 @@ def _run_and_report_errors(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _report_system_error(error)
+
+
+def _report_system_error(error: Exception) -> int:
+    """Report a full disk, missing memory and the like in one line; raise any other error again."""
+    from imageset.system_errors import describe_system_error  # here, since most commands have no such error
+
+    line = describe_system_error(error)
+    if line is None:
+        raise error
+    print(f"error: {escape_lines(line)}", file=sys.stderr)
+    return EXIT_STATUS
 
 
 def _is_reader_gone() -> bool:

@@ -23,14 +23,14 @@ from flows.monitoring.retrain_policy import (
     decide_retrain,
 )
 from flows.notifications import console
-from flows.orchestration.artifacts import escape_cell, publish_markdown
+from flows.orchestration.artifacts import publish_markdown
 from flows.prediction.table_reader import is_prediction_table
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
-from imageset.utils.text import format_count
+from imageset.utils.text import escape_markdown, format_count
 from imageset.utils.timestamps import format_local_time
 from lightning_modules.tracking.tags import DRIFT_FOLDER
 
@@ -375,12 +375,12 @@ def announce_batch(entry: batch_log.BatchEntry, version: Version, project: Proje
 def render_drift_markdown(entry: batch_log.BatchEntry) -> str:
     """Render a judged batch as Markdown for Prefect."""
     rows = [
-        f"| {'**' if check['moved'] else ''}{check['name']}{'**' if check['moved'] else ''} "
-        f"| {check['adjusted']:.4g} | {escape_cell(check['said'])} |"
+        f"| {'**' if check['moved'] else ''}{escape_markdown(check['name'])}{'**' if check['moved'] else ''} "
+        f"| {check['adjusted']:.4g} | {escape_markdown(check['said'])} |"
         for check in entry["checks"]
     ]
-    retrain = f"retrain: {'yes' if entry['retrain'] else 'no'} ({entry['why']})"
+    retrain = f"retrain: {'yes' if entry['retrain'] else 'no'} ({escape_markdown(entry['why'])})"
     return "\n".join([
-        f"# {escape_cell(describe_batch(entry))}", "", retrain, "",
-        f"page: {entry['page']}", "", "| | p (Holm) | |", "| --- | --- | --- |", *rows, "",
+        f"# {escape_markdown(describe_batch(entry))}", "", retrain, "",
+        f"page: {escape_markdown(str(entry['page']))}", "", "| | p (Holm) | |", "| --- | --- | --- |", *rows, "",
     ])  # fmt: skip

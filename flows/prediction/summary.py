@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from flows.orchestration.artifacts import escape_cell
 from flows.prediction.uncertainty import compute_margin, find_least_confident
+from imageset.utils.text import escape_markdown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +39,14 @@ def render_prediction_markdown(
         spec: how the thumbnails are decoded.
         multi_label: whether an image may have several labels.
     """
-    lines = [f"# {title}", "", "| | |", "| --- | --- |"]
+    lines = [f"# {escape_markdown(title)}", "", "| | |", "| --- | --- |"]
     states = {"rows": counts.num_rows, "errors": counts.num_errors, "abstained": counts.num_abstained}
     states |= {f"passed over: {cause}": num for cause, num in images.passed_over.items()}
-    lines += [f"| {name} | {num:,} |" for name, num in states.items()]
-    lines += [f"| {name.replace('_', ' ')} | {escape_cell(value)} |" for name, value in facts.items()]
+    lines += [f"| {escape_markdown(name)} | {num:,} |" for name, num in states.items()]
+    lines += [
+        f"| {escape_markdown(name.replace('_', ' '))} | {escape_markdown(value)} |"
+        for name, value in facts.items()
+    ]
     lines += ["", *_render_histogram(counts), *_render_least_confident(rows, images, spec, multi_label)]
     return "\n".join(lines) + "\n"
 
@@ -55,7 +58,7 @@ def _render_histogram(counts: PredictionCounts) -> list[str]:
     largest = shown[0][1]
     lines = ["## Labels", "", "| label | pictures | |", "| --- | ---: | --- |"]
     lines += [
-        f"| {escape_cell(name)} | {num:,} | {'█' * max(1, round(BAR_WIDTH * num / largest))} |"
+        f"| {escape_markdown(name)} | {num:,} | {'█' * max(1, round(BAR_WIDTH * num / largest))} |"
         for name, num in shown
     ]
     num_more = len(counts.labels) - len(shown)
@@ -71,9 +74,9 @@ def _render_least_confident(
     thumbnails = _encode_thumbnails(images, {row["uri"]: row["image_id"] for row in least_confident}, spec)
     lines = ["## Least confident", "", "| | picture | best | second |", "| --- | --- | --- | --- |"]
     for row in sorted(least_confident, key=lambda row: compute_margin(row, multi_label)):
-        best = [f"{escape_cell(label['label'])} {label['probability']:.2f}" for label in row["top_k"][:2]]
+        best = [f"{escape_markdown(label['label'])} {label['probability']:.2f}" for label in row["top_k"][:2]]
         thumbnail = f"![]({thumbnails[row['uri']]})" if row["uri"] in thumbnails else ""
-        lines.append(f"| {thumbnail} | {escape_cell(row['uri'])} | {' | '.join([*best, ''][:2])} |")
+        lines.append(f"| {thumbnail} | {escape_markdown(row['uri'])} | {' | '.join([*best, ''][:2])} |")
     return lines
 
 

@@ -11,7 +11,7 @@ from flows.project.paths import NORMALIZED, RAW
 from flows.project.project import Project
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
-from imageset.utils.text import format_count
+from imageset.utils.text import escape_markdown, format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,10 @@ class GateResult:
 
     def to_markdown(self) -> str:
         """Format the gates as a Markdown table."""
-        rows = [f"| {gate.name} | {'holds' if gate.passes else 'fails'} | {gate.message} |" for gate in self.gates]
+        rows = [
+            f"| {gate.name} | {'holds' if gate.passes else 'fails'} | {escape_markdown(gate.message)} |"
+            for gate in self.gates
+        ]
         return "\n".join(["| condition | | |", "| --- | --- | --- |", *rows]) if rows else ""
 
 

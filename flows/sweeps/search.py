@@ -23,7 +23,7 @@ from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.stage_code import digest_stage_code
 from imageset.utils.progress import Progress, SilentProgress
-from imageset.utils.text import format_count
+from imageset.utils.text import escape_markdown, format_count
 from lightning_modules.project_code.dvc_deps import update_dvc_yaml
 from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
 from lightning_modules.tracking import tags as tracking_tags
@@ -421,7 +421,7 @@ def _render_sweep_markdown(
     complete = [trial for trial in ended if _classify_trial(trial) == "complete"]
     complete.sort(key=lambda trial: (trial.value or 0) if minimize else -(trial.value or 0))
     heads = ["training", metric, *(dimension.key.removeprefix("train.") for dimension in dimensions), "MLflow run"]
-    lines = ["# Sweep", "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines = ["# Sweep", "", f"| {' | '.join(map(escape_markdown, heads))} |", f"|{' --- |' * len(heads)}"]
     for trial in complete[:NUM_SHOWN]:
         cells = [
             trial.number,
@@ -429,7 +429,7 @@ def _render_sweep_markdown(
             *trial.user_attrs[studies.VALUES_ATTR].values(),
             trial.user_attrs[studies.RUN_ATTR],
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append(f"| {' | '.join(escape_markdown(str(cell)) for cell in cells)} |")
     num_pruned = sum(1 for trial in ended if _classify_trial(trial) == "pruned")
     return "\n".join([*lines, "", f"{_format_num_complete(len(complete))}, {num_pruned:,} pruned."]) + "\n"
 

@@ -26,6 +26,7 @@ from flows.project.paths import CLASSIFIER, RAW
 from flows.project.project import Project
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import EXIT_STATUS, UserError
+from imageset.system_errors import describe_system_text
 from imageset.utils.atomic_write import write_text
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.dvc_deps import update_dvc_yaml
@@ -140,6 +141,8 @@ def _build_failure(result: ReproResult) -> UserError:
         return StageFailed(stage_errors[-1])
     if STAGE_STATUS.search(text):
         return StageFailed(f"stage {stage} ended with status {exited}; see its output above", status=1)
+    if line := describe_system_text(text):
+        return StageFailed(line)
     dvc_errors = [line.removeprefix("ERROR: ") for line in result.errors if line.startswith("ERROR: ")]
     return StageFailed("; ".join(dvc_errors) or f"dvc repro ended with status {result.status}", status=1)
 
@@ -484,6 +487,8 @@ def run_dvc(folder: Path, *arguments: str) -> None:
         raise ProjectBusy(
             "another dvc command is running in this project; wait until it ends, then run this again"
         )
+    if reason := describe_system_text(text):
+        raise UserError(f"dvc {arguments[0]} failed: {reason}")
     raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses[0]}'}")
 
 

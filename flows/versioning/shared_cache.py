@@ -43,7 +43,7 @@ def mend_config(project: Path) -> None:
     if named is None or Path(named).is_absolute() or (path.parent / named).exists():
         return
     cache = find_shared_cache(project)
-    if cache is None or cache.is_dir():
+    if (cache is None or cache.is_dir()) and os.access(path.parent, os.W_OK):
         _replace_cache_dir(path, named, None if cache is None else _make_relative(cache, project))
         where = "in .dvc/cache" if cache is None else str(cache)
         logger.info("dvc: the project was moved; its cache is %s now", where)

@@ -8,7 +8,7 @@ DecodeSpec: with a range for each image a dark object would look like a bright o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -31,6 +31,7 @@ _OTHER_BYTE_ORDER: Mapping[str, str] = {
     for channels in ("RGB", "RGBA", "RGBX")
     for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
 }
+_PIXELS_AT_ONCE = 1 << 20  # in a strip
 _GREY_WITH_ALPHA = "LA;16B"  # of a PNG; Pillow has no other byte order of it
 
 
@@ -74,18 +75,23 @@ def reduce_to_eight_bits(
     raw_mode = _find_raw_mode(image)
     if not raw_mode:
         image.load()
-        pixels, peak = scale_values(np.asarray(image), spec)
-        return Image.fromarray(pixels), peak
+        return _scale_image(image, spec)
     image.load()
     high = max(int(band[1]) for band in image.getextrema()[:3])  # type: ignore[index]
     peak = Peak(high << 8 | 255, is_float=False)
     if spec.integer_max == MAX_INTEGER:
         return image, peak
-    values = np.asarray(image).astype(np.uint16) << 8 | _read_low_bytes(open_again(), raw_mode)
-    pixels = _build_table(spec.integer_max)[values]
-    if image.mode == "RGBA" and (values[..., 3] > spec.integer_max).any():  # transparency has a range of its own
-        pixels[..., 3] = values[..., 3] >> 8
-    return Image.frombytes(image.mode, image.size, pixels.tobytes()), peak
+    low_bytes = _open_low_bytes(open_again(), raw_mode)
+    has_own_range = False
+    if image.mode == "RGBA":  # transparency has a range of its own
+        values_of_strips = _iter_values(image, low_bytes, raw_mode)
+        has_own_range = any((values[..., 3] > spec.integer_max).any() for _, values in values_of_strips)
+    for top, values in _iter_values(image, low_bytes, raw_mode):
+        pixels = _build_table(spec.integer_max)[values]
+        if has_own_range:
+            pixels[..., 3] = values[..., 3] >> 8
+        image.paste(Image.fromarray(pixels), (0, top))
+    return image, peak
 
 
 def scale_values(values: np.ndarray, spec: DecodeSpec) -> tuple[np.ndarray, Peak]:
@@ -97,17 +103,45 @@ def scale_values(values: np.ndarray, spec: DecodeSpec) -> tuple[np.ndarray, Peak
     Raises:
         Rejected: a value is negative, not finite or beyond 65,535.
     """
-    is_float = values.dtype.kind == "f"
-    if is_float and not np.isfinite(values).all():
-        raise Rejected("undecodable", "holds numbers that are not finite")
-    low, high = float(values.min()), float(values.max())
+    peak = _measure_peak([values])
+    return _scale_strip(values, peak, spec), peak
+
+
+def _scale_image(image: Image.Image, spec: DecodeSpec) -> tuple[Image.Image, Peak]:
+    """Return a loaded image of one channel as "L", by strips: the numbers of all of it would take much memory."""
+    peak = _measure_peak(values for _, values in iter_strips(image))
+    grey = Image.new("L", image.size)
+    for top, values in iter_strips(image):
+        grey.paste(Image.fromarray(_scale_strip(values, peak, spec)), (0, top))
+    return grey, peak
+
+
+def _measure_peak(strips: Iterable[np.ndarray]) -> Peak:
+    lows, highs, is_float = [], [], False
+    for values in strips:
+        is_float = values.dtype.kind == "f"
+        if is_float and not np.isfinite(values).all():
+            raise Rejected("undecodable", "holds numbers that are not finite")
+        lows.append(float(values.min()))
+        highs.append(float(values.max()))
+    low, high = min(lows), max(highs)
     if low < 0 or high > MAX_INTEGER:
         raise Rejected("unsupported", f"values from {low:g} to {high:g}; 0 to 65535 can be shown")
-    if not is_float:
-        return _build_table(spec.integer_max)[values.astype(np.uint16)], Peak(high, is_float)
-    peak = Peak(high, is_float)
+    return Peak(high, is_float)
+
+
+def _scale_strip(values: np.ndarray, peak: Peak, spec: DecodeSpec) -> np.ndarray:
+    if not peak.is_float:
+        return _build_table(spec.integer_max)[values.astype(np.uint16)]
     limit = get_range(spec, peak)
-    return np.rint(np.minimum(values, limit) * (255 / limit)).astype(np.uint8), peak
+    return np.rint(np.minimum(values, limit) * (255 / limit)).astype(np.uint8)
+
+
+def iter_strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first row and the pixels, (rows, W) or (rows, W, C), of each strip of a loaded image."""
+    num_rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, num_rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + num_rows, image.height))))
 
 
 def check_range(peak: Peak, spec: DecodeSpec) -> None:
@@ -183,16 +217,23 @@ def _parse_raw_mode(arguments: object) -> str:
     return mode if isinstance(mode, str) else ""
 
 
-def _read_low_bytes(image: Image.Image, raw_mode: str) -> np.ndarray:
-    """Return the low byte of every value, uint8 (H, W, C)."""
+def _iter_values(high: Image.Image, low: Image.Image, raw_mode: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first row and the values, uint16 (rows, W, C), of each strip of an image, from its two bytes."""
+    for (top, high_bytes), (_, low_bytes) in zip(iter_strips(high), iter_strips(low), strict=True):
+        if raw_mode == _GREY_WITH_ALPHA:
+            low_bytes = low_bytes[..., [1, 1, 1, 3]]
+        yield top, high_bytes.astype(np.uint16) << 8 | low_bytes
+
+
+def _open_low_bytes(image: Image.Image, raw_mode: str) -> Image.Image:
+    """Load the low byte of every value."""
     other = "RGBA" if raw_mode == _GREY_WITH_ALPHA else _OTHER_BYTE_ORDER[raw_mode]
     image.tile = [  # type: ignore[attr-defined]
         tile._replace(args=_replace_raw_mode(tile.args, other))
         for tile in image.tile  # type: ignore[attr-defined]
     ]
     image.load()
-    low = np.asarray(image)
-    return low[..., [1, 1, 1, 3]] if raw_mode == _GREY_WITH_ALPHA else low
+    return image
 
 
 def _replace_raw_mode(arguments: object, mode: str) -> object:

@@ -22,10 +22,18 @@ from importlib import import_module
 import numpy as np
 from PIL import Image, ImageFile, features
 
-from imageset.decoding import dicom, jpeg, resize
+from imageset.decoding import dicom, jpeg
 from imageset.decoding.bit_depth import Peak, check_range, has_high_bit_depth, reduce_to_eight_bits
 from imageset.decoding.file_type import detect_format, is_truncated, read_webp_size
-from imageset.decoding.spec import INTERPOLATIONS, MIN_SIDE_PX, DecodeSpec, ImageHeader
+from imageset.decoding.fit import crop_image, fit_pixels, resize_fitting
+from imageset.decoding.size_limits import (
+    check_dicom_memory,
+    check_image_memory,
+    check_jpeg_memory,
+    check_size,
+    check_webp_memory,
+)
+from imageset.decoding.spec import DecodeSpec, ImageHeader
 from imageset.rejections import Rejected
 from imageset.utils.memory import reuse_buffer
 
@@ -61,6 +69,8 @@ _OPTIONAL_FEATURES: Mapping[str, tuple[str, str]] = {
     "JPEG2000": ("jpg_2000", "JPEG 2000; this Pillow was built without it: install Pillow from PyPI"),
 }
 
+_PIXELS_AT_ONCE = 1 << 20  # in a strip
+
 _PARTIAL_DECODE_LOCK = threading.Lock()
 
 
@@ -77,12 +87,13 @@ def read_image_header(data: bytes | memoryview, max_pixels: int) -> ImageHeader:
     format_name = detect_format(data)
     try:
         if format_name == "JPEG" and (header := jpeg.read_jpeg_header(data)):
-            _check_size(header.width, header.height, max_pixels)
+            _check_jpeg(header, 1 if header.is_grey else 3, max_pixels)
             return ImageHeader(format_name, header.width, header.height, header.is_grey)
         data = bytes(data)
         if format_name == "DICOM":
             dicom_header = dicom.read_dicom_header(data)
-            _check_size(dicom_header.width, dicom_header.height, max_pixels)
+            check_size(dicom_header.width, dicom_header.height, max_pixels)
+            check_dicom_memory(dicom_header.width, dicom_header.height, max_pixels)
             return dicom_header
         image = _open_image(data, format_name, max_pixels)
         return ImageHeader(format_name, *image.size, is_grey=image.mode in _GREY_MODES)
@@ -155,13 +166,15 @@ def decode_clipped_into(
         else:
             open_image = partial(_open_image, data, format_name, spec.max_pixels)
             image, peak = _load_eight_bits(open_image(), open_image, spec)
-        pixels = np.asarray(_fit_image(_convert_colours(image, spec.channels), spec))
+        width, height = image.size
+        image = crop_image(image, spec)  # under the same name, so that the whole image takes no memory any more
+        pixels = np.asarray(resize_fitting(_convert_colours(image, spec.channels), spec))
     except Rejected:
         raise
     except Exception as error:
         raise _to_rejected(error, bytes(data), format_name) from None
     out[:] = pixels.reshape(spec.shape)
-    return *image.size, peak
+    return width, height, peak
 
 
 def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
@@ -185,8 +198,10 @@ def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
             opened = _open_without_checks(data, format_name)
             if opened.width * opened.height > spec.max_pixels:
                 raise Rejected("bomb")
+            check_image_memory(opened, format_name, spec.max_pixels)
             image, _ = _load_eight_bits(opened, partial(_open_without_checks, data, format_name), spec)
-            pixels = np.asarray(_fit_image(_convert_colours(image, spec.channels), spec))
+            image = crop_image(image, spec)
+            pixels = np.asarray(resize_fitting(_convert_colours(image, spec.channels), spec))
             return np.ascontiguousarray(pixels.reshape(spec.shape))
         except Exception as error:
             raise Rejected("undecodable", type(error).__name__) from None
@@ -197,9 +212,11 @@ def decode_partial(data: bytes, spec: DecodeSpec) -> np.ndarray:
 def _open_image(data: bytes, format_name: str, max_pixels: int) -> Image.Image:
     _require_decoder(format_name)
     if format_name == "WEBP" and (size := read_webp_size(data)):
-        _check_size(*size, max_pixels)
+        check_size(*size, max_pixels)
+        check_webp_memory(*size, max_pixels)
     image = _open_without_checks(data, format_name)
-    _check_size(*image.size, max_pixels)
+    check_size(*image.size, max_pixels)
+    check_image_memory(image, format_name, max_pixels)
     if format_name == "TIFF" and image.info.get("compression") == "raw" and image.tag_v2.get(262) == _YCBCR:  # type: ignore[attr-defined]
         raise Rejected("unsupported", "TIFF of YCbCr without compression; convert the picture to RGB")
     return image
@@ -230,19 +247,12 @@ def _register_heif() -> None:
     register_heif_opener()
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise Rejected("bomb", f"{width} x {height} pixels; the limit is {max_pixels:,}")
-    if min(width, height) < MIN_SIDE_PX:
-        raise Rejected("too_small", f"{width} x {height} pixels; at least {MIN_SIDE_PX} on a side are needed")
-
-
 def _to_rejected(error: Exception, data: bytes, format_name: str) -> Rejected:
     detail = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return Rejected("bomb", detail)
     if isinstance(error, MemoryError):
-        return Rejected("bomb", "decoding it needs more memory than there is")
+        return Rejected("bomb", "decoding it takes more memory than a worker may use; make it smaller")
     if isinstance(error, EOFError) or "truncat" in detail.lower() or is_truncated(data, format_name):
         return Rejected("truncated", f"{format_name} of {len(data):,} bytes that ends too early")
     if isinstance(error, Image.UnidentifiedImageError):
@@ -296,61 +306,14 @@ def _convert_colours(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _fit_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
-    width, height = image.size
-    if spec.fit == "pad":
-        return _pad_image(image, spec)
-    if spec.crop_fraction < 1:
-        return _crop_fraction(image, spec)
-    if spec.fit == "crop" and width != height:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return _resize_image(image, spec.size, spec.size, spec)
-
-
-def _crop_fraction(image: Image.Image, spec: DecodeSpec) -> Image.Image:
-    """Resize the short side, then keep the central square, as published networks are evaluated."""
-    image = image.crop(_limit_long_side(*image.size))
-    image = _resize_image(image, *_scale_short_side(*image.size, spec), spec)
-    left, top = (image.width - spec.size) // 2, (image.height - spec.size) // 2
-    return image.crop((left, top, left + spec.size, top + spec.size))
-
-
-def _limit_long_side(width: int, height: int) -> tuple[int, int, int, int]:
-    """Return the central box (left, top, right, bottom) whose long side is at most twice the short one.
-
-    A panorama of 4 x 100,000 pixels would otherwise fill the memory when its short side is enlarged.
-    """
-    limit = 2 * min(width, height)
-    left, top = max(0, width - limit) // 2, max(0, height - limit) // 2
-    return left, top, left + min(width, limit), top + min(height, limit)
-
-
-def _scale_short_side(width: int, height: int, spec: DecodeSpec) -> tuple[int, int]:
-    """Return the width and height at which the short side is `spec.short_side_px`."""
-    scale = spec.short_side_px / min(width, height)
-    return round(width * scale), round(height * scale)
-
-
-def _pad_image(image: Image.Image, spec: DecodeSpec) -> Image.Image:
-    width, height = image.size
-    scale = spec.size / max(width, height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    canvas = Image.new(image.mode, (spec.size, spec.size))
-    canvas.paste(_resize_image(image, *inner, spec), ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
-    return canvas
-
-
-def _resize_image(image: Image.Image, width: int, height: int, spec: DecodeSpec) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), INTERPOLATIONS[spec.interpolation])
+    """Composite an image on white, by strips: copies of all of it would take much memory."""
+    result = Image.new("RGB", image.size)
+    num_rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, num_rows):
+        strip = image.crop((0, top, image.width, min(top + num_rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return result
 
 
 # ---- the fast path for JPEG ------------------------------------------------------------------------------------
@@ -361,8 +324,8 @@ def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpe
     header = jpeg.read_jpeg_header(data)
     if header is None or (spec.channels == 1 and not header.is_grey):
         return None  # converting colour to grey costs more than the fast path saves
-    width, height, grey, may_be_rotated = header
-    _check_size(width, height, spec.max_pixels)
+    width, height, grey, may_be_rotated, _ = header
+    _check_jpeg(header, 1 if grey else 3, spec.max_pixels)
     in_place = (height, width, 1 if grey else 3) == out.shape and not may_be_rotated and spec.crop_fraction == 1
     buffer = out if in_place else reuse_buffer(width * height * (1 if grey else 3))
     pixels = jpeg.decode_jpeg(data, grey, buffer, spec.short_side_px if spec.fidelity == "fast" else 0)
@@ -375,51 +338,17 @@ def _decode_jpeg_into(out: np.ndarray, data: bytes | memoryview, spec: DecodeSpe
         pixels = jpeg.apply_orientation(pixels, orientation)
         width, height = (height, width) if orientation >= 5 else (width, height)
     if pixels.shape[2] == spec.channels:
-        _fit_pixels(pixels, spec, out)
+        fit_pixels(pixels, spec, out)
     else:  # grey to colour
-        _fit_pixels(pixels, spec, fitted := np.empty((*out.shape[:2], 1), np.uint8))
+        fit_pixels(pixels, spec, fitted := np.empty((*out.shape[:2], 1), np.uint8))
         out[:] = fitted
     return width, height
 
 
-def _fit_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
-    """Fit (H, W, C) pixels into `out` as `_fit_image` does, with the same integer offsets and sizes."""
-    height, width = pixels.shape[:2]
-    if spec.fit == "pad":
-        scale = spec.size / max(width, height)
-        inner = max(1, round(width * scale)), max(1, round(height * scale))
-        left, top = (spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2
-        _resize_pixels(pixels, spec, resized := np.empty((inner[1], inner[0], pixels.shape[2]), np.uint8))
-        out[:] = 0
-        out[top : top + inner[1], left : left + inner[0]] = resized
-        return
-    if spec.crop_fraction < 1:
-        _crop_fraction_of_pixels(pixels, spec, out)
-        return
-    if spec.fit == "crop" and width != height:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
-    _resize_pixels(pixels, spec, out)
-
-
-def _crop_fraction_of_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
-    """Fit (H, W, C) pixels into `out` as `_crop_fraction` does."""
-    left, top, right, bottom = _limit_long_side(pixels.shape[1], pixels.shape[0])
-    pixels = pixels[top:bottom, left:right]
-    width, height = _scale_short_side(pixels.shape[1], pixels.shape[0], spec)
-    _resize_pixels(pixels, spec, resized := np.empty((height, width, pixels.shape[2]), np.uint8))
-    left, top = (width - spec.size) // 2, (height - spec.size) // 2
-    out[:] = resized[top : top + spec.size, left : left + spec.size]
-
-
-def _resize_pixels(pixels: np.ndarray, spec: DecodeSpec, out: np.ndarray) -> None:
-    height, width = out.shape[:2]
-    if pixels.shape == out.shape:
-        out[:] = pixels
-    elif spec.interpolation in resize.RESIZE_MODES:
-        resize.resize_antialiased(pixels, spec.interpolation, out)
-    else:
-        plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-        resized = _resize_image(Image.fromarray(np.ascontiguousarray(plane)), width, height, spec)
-        out[:] = np.asarray(resized).reshape(out.shape)
+def _check_jpeg(header: jpeg.JpegHeader, channels: int, max_pixels: int) -> None:
+    check_size(header.width, header.height, max_pixels)
+    check_jpeg_memory(
+        *(header.width, header.height, channels, max_pixels),
+        may_be_rotated=header.may_be_rotated,
+        is_progressive=header.is_progressive,
+    )

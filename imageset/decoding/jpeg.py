@@ -17,6 +17,7 @@ from PIL import Image
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 _UNSUPPORTED_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
 MAX_CACHED_HEADER_BYTES = 1 << 10  # a longer header is not remembered
+_PROGRESSIVE = 0xC2
 _APP1 = 0xE1  # EXIF or XMP
 
 
@@ -28,12 +29,14 @@ class JpegHeader(NamedTuple):
         height: in pixels, as stored.
         is_grey: whether the image has a single component.
         may_be_rotated: whether an APP1 segment (EXIF or XMP) may hold an orientation.
+        is_progressive: whether the decoder holds the coefficients of the whole image.
     """
 
     width: int
     height: int
     is_grey: bool
     may_be_rotated: bool
+    is_progressive: bool = False
 
 
 _cached_header: tuple[bytes, JpegHeader | None] = b"none", None
@@ -57,7 +60,7 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
             width = data[position + 7] << 8 | data[position + 8]
             if precision != 8 or components not in (1, 3) or not width or not height:
                 return None
-            header = JpegHeader(width, height, components == 1, may_be_rotated)
+            header = JpegHeader(width, height, components == 1, may_be_rotated, marker == _PROGRESSIVE)
             if not may_be_rotated and position < MAX_CACHED_HEADER_BYTES:
                 _cached_header = bytes(data[: position + 10]), header
             return header

@@ -7,13 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from imageset.rejections import Rejected
+from imageset.utils.memory import compute_memory_limit
 
-# The memory that a worker may use: the most expensive conversion, from a palette with transparency to RGB, holds
-# 16 bytes a pixel.
-BYTES_PER_PIXEL, BASE_MEMORY_BYTES = 16, 768 << 20
+_STATM = Path("/proc/self/statm")
 _is_worker = _is_limited = False
 _rearm_after = 0.0  # time.monotonic() from which on the timer is set again
 
@@ -58,12 +58,19 @@ def set_timer(seconds: float) -> None:
 def limit_memory(max_pixels: int) -> None:
     """Limit the memory of this worker to the need of an image of `max_pixels`; beyond it MemoryError is raised.
 
+    The kernel limits what a process has reserved, which is more than what it uses: the difference is added.
     Nothing happens in a process that has not called `enable_memory_limit`.
     """
     if _is_limited:
-        limit = BYTES_PER_PIXEL * max_pixels + BASE_MEMORY_BYTES
+        limit = compute_memory_limit(max_pixels) + _read_unused_bytes()
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def _read_unused_bytes() -> int:
+    """Return how much more memory this process has reserved than it uses."""
+    _, used, _, _, _, reserved, _ = map(int, _STATM.read_bytes().split())
+    return (reserved - used) * resource.getpagesize()
 
 
 def enable_memory_limit() -> None:

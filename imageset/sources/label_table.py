@@ -28,8 +28,14 @@ from imageset.exceptions import UserError
 from imageset.labels import LABEL_SEPARATOR, parse_labels
 from imageset.rejections import Rejected
 from imageset.sources.annotations.reader import is_document_name, read_annotations
-from imageset.sources.columns import LabelReader, choose_columns, choose_label_reader, fold_column
+from imageset.sources.columns import (
+    LabelReader,
+    choose_columns,
+    choose_label_reader,
+    fold_column,
+)
 from imageset.sources.table import TABLE_EXTENSIONS
+from imageset.sources.tables.cell_types import check_cell_type, holds_images, list_distinct
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder
 from imageset.sources.tables.splits import choose_split_column, parse_split
 from imageset.sources.tables.text_format import read_text_table
@@ -197,6 +203,8 @@ class LabelTable:
         self._columns = choose_columns(label, table.column_names, roles, requires_path=False)
         ending = roles.get("ending", "").strip().lstrip(".")
         self._paths = ImagePaths(folder, f".{ending}" if ending else "", is_root_given=bool(roles.get("root")))
+        if self._columns["split"]:
+            check_cell_type(label, "split", self._columns["split"], table.schema)
         split = choose_split_column(label, self._columns["split"], "split" in roles, self._collect_splits())
         if split.problem:
             raise UserError(split.problem)
@@ -280,14 +288,15 @@ class LabelTable:
                 f"name the column with {self.label}?label=COLUMN"
             )
         return choose_label_reader(
-            self.label, self._table.schema, self._columns, roles, self._collect_distinct, self._collect_rows
+            *(self.label, self._table.schema, self._columns, roles, self._collect_distinct, self._collect_rows),
+            lambda columns: self._table.select(columns).to_batches(),
         )
 
     def _collect_distinct(self, column: str) -> set[Any]:
         cells = self._table[column]
         is_list = pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)
         values = cells.combine_chunks().flatten() if is_list else cells
-        return set(values.unique().to_pylist())
+        return set(list_distinct(values))
 
     def _collect_rows(self, columns: tuple[str, ...]) -> set[tuple[Any, ...]]:
         return set(zip(*(self._table[column].to_pylist() for column in columns), strict=True))
@@ -310,7 +319,7 @@ def _read_id_table(path: Path) -> pa.Table | None:
             schema = pq.read_schema(path)
             if ID_COLUMN not in map(fold_column, schema.names):
                 return None
-            names = [field.name for field in schema if not _holds_images(field.type)]
+            names = [field.name for field in schema if not holds_images(field.type)]
             table = pq.read_table(path, columns=names)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: not readable as Parquet: {error}") from None
@@ -318,10 +327,6 @@ def _read_id_table(path: Path) -> pa.Table | None:
     if column is None or not any(_PART_OF_ID.fullmatch(str(value).strip()) for value in table[column].to_pylist()):
         return None
     return table
-
-
-def _holds_images(type: pa.DataType) -> bool:
-    return pa.types.is_struct(type) or pa.types.is_binary(type) or pa.types.is_large_binary(type)
 
 
 def _read_labels(reader: LabelReader, row: Mapping[str, Any]) -> tuple[str, ...] | None:

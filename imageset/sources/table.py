@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,14 @@ from imageset.exceptions import UserError
 from imageset.labels import count_labels
 from imageset.rejections import Rejected
 from imageset.sources.base import SourceImage, describe_source, slugify
-from imageset.sources.columns import UNLABELLED, choose_columns, choose_label_reader
+from imageset.sources.columns import (
+    UNLABELLED,
+    choose_columns,
+    choose_label_reader,
+)
 from imageset.sources.files import IMAGE_EXTENSIONS
 from imageset.sources.layouts.split_names import guess_split_from_path
+from imageset.sources.tables.cell_types import check_cell_type, holds_images, list_distinct
 from imageset.sources.tables.image_paths import ImageFolder, ImagePaths, LocalFolder, PathSurvey
 from imageset.sources.tables.splits import choose_split_column, parse_split
 from imageset.sources.tables.text_format import TextTable, read_text_table
@@ -40,7 +45,7 @@ from imageset.utils.timestamps import parse_time
 from imageset.utils.url_credentials import MASK, mask_url
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_ROWS_AT_ONCE, _TEXT_ROWS_AT_ONCE = 64, 4096  # rows of Parquet may hold whole images
+_ROWS_AT_ONCE, _IMAGE_ROWS_AT_ONCE = 4096, 64  # rows of Parquet may hold whole images
 
 
 def is_table(spec: str) -> bool:
@@ -112,6 +117,7 @@ class TableSource:
         self.label, self.name, self._title, self._note = label, name, title or label, note
         self._files, self._find_image_split = list(files), find_split
         self._text_tables: dict[Path, TextTable] = {}  # while the source is opened
+        self._parquet_metadata: dict[Path, pq.FileMetaData] = {}
         self.passed_over: Counter[str] = Counter()
         schema = self._read_common_schema()
         roles = dict(parse_qsl(query, keep_blank_values=True))
@@ -120,7 +126,8 @@ class TableSource:
         try:
             self._labels, self.problem = (
                 choose_label_reader(
-                    label, schema, self._columns, roles, self._collect_distinct, self._collect_distinct_rows
+                    *(label, schema, self._columns, roles, self._collect_distinct, self._collect_distinct_rows),
+                    self._iter_all_batches,
                 ),
                 None,
             )
@@ -129,6 +136,8 @@ class TableSource:
                 raise
             self._labels, self.problem = UNLABELLED, str(error)
         self.multi_label = self._labels.multi_label
+        if self._columns["split"]:
+            check_cell_type(label, "split", self._columns["split"], schema)
         split = choose_split_column(
             label, self._columns["split"], "split" in roles, self._collect_distinct(self._columns["split"])
         )
@@ -151,13 +160,28 @@ class TableSource:
             ("split",) if self._labels.columns and not self._find_image_split else ("path", "split")
         )  # with no column at all there are no rows
         for file, batch in self._iter_batches(*roles_read, labels=True):
-            labels.update(map(self._labels.read, batch))
-            self.splits.update(
-                split for split in (self._find_split(row, file) for row in batch) if split is not None
-            )
+            labels.update(self._labels.read_batch(batch))
+            self.splits.update(self._count_splits(batch, file))
         self._num, self._num_unlabelled = labels.total(), labels[None]
         self._num_kinds = len(labels.keys() - {None})
         self.classes = count_labels(labels.elements(), self.multi_label)
+
+    def _count_splits(self, batch: pa.RecordBatch, file: Path) -> Counter[str]:
+        """Count the splits of some rows; a column of splits has few values."""
+        column = self._columns["split"]
+        splits: Iterable[tuple[str | None, int]]
+        if column is not None:
+            values = Counter(batch.column(column).to_pylist())
+            splits = ((parse_split(value, column), num) for value, num in values.items())
+        elif self._find_image_split:
+            splits = ((self._find_split(row, file), 1) for row in batch.to_pylist())
+        else:
+            splits = [(self._find_split({}, file), batch.num_rows)]
+        counts: Counter[str] = Counter()
+        for split, num in splits:
+            if split is not None:
+                counts[split] += num
+        return counts
 
     def _count_unnamed(self, num_images: int) -> None:
         """Count the images of the source that no row names."""
@@ -174,13 +198,15 @@ class TableSource:
         numbers: Counter[Path] = Counter()  # of rows, in each file
         for file, batch in self._iter_batches("path", "split", "group", "time", labels=True):
             first = numbers[file]
-            numbers[file] += len(batch)
-            for number, row in enumerate(batch, start=first):
+            numbers[file] += batch.num_rows
+            labels = self._labels.read_batch(batch)
+            rows = batch.select(self._list_columns("path", "split", "group", "time")).to_pylist()
+            for number, (row, label) in enumerate(zip(rows, labels, strict=True), start=first):
                 uri, read = self._build_reader(row, number, file)
                 value = row.get(self._columns["group"] or "")
                 group = None if value is None else str(value)
                 time = parse_time(row.get(self._columns["time"] or ""))
-                yield SourceImage(uri, self._labels.read(row), group, self._find_split(row, file), read, time)
+                yield SourceImage(uri, label, group, self._find_split(row, file), read, time)
 
     def __len__(self) -> int:
         return self._num
@@ -196,20 +222,28 @@ class TableSource:
         notes.append(self._survey.describe() if self._survey else "")
         return describe_source(self, self._title, "; ".join(filter(None, notes)))
 
-    def _iter_batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    def _list_columns(self, *roles: str) -> list[str]:
+        """Return the columns of these roles, each once."""
+        return list(dict.fromkeys(name for role in roles if (name := self._columns[role])))
+
+    def _iter_batches(self, *roles: str, labels: bool) -> Iterator[tuple[Path, pa.RecordBatch]]:
         """Yield a file and some of its rows, with the columns of these roles and, if `labels`, of the labels."""
-        names = [self._columns[role] for role in roles] + list(self._labels.columns if labels else ())
+        names = [*self._list_columns(*roles), *(self._labels.columns if labels else ())]
         for file in self._files:
-            for batch in self._iter_table_batches(file, list(dict.fromkeys(name for name in names if name))):
-                yield file, batch.to_pylist()
+            for batch in self._iter_table_batches(file, list(dict.fromkeys(names))):
+                yield file, batch
 
     def _iter_table_batches(self, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
             if _is_parquet(path):
-                yield from pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=columns)
+                file = pq.ParquetFile(path, metadata=self._parquet_metadata.get(path))
+                self._parquet_metadata[path] = file.metadata
+                hold_images = any(holds_images(file.schema_arrow.field(name).type) for name in columns)
+                num_rows = _IMAGE_ROWS_AT_ONCE if hold_images else _ROWS_AT_ONCE
+                yield from file.iter_batches(num_rows, columns=columns)
             else:
                 content = self._text_tables.get(path) or read_text_table(path)
-                yield from content.table.select(columns).to_batches(_TEXT_ROWS_AT_ONCE)
+                yield from content.table.select(columns).to_batches(_ROWS_AT_ONCE)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged: {error}") from None
 
@@ -217,7 +251,7 @@ class TableSource:
         column = self._columns["path"] or ""
         for file, batch in self._iter_batches("path", labels=False):
             paths = self._folders[file].paths
-            yield from ((paths, row[column]) for row in batch if row[column])
+            yield from ((paths, path) for path in batch.column(column).to_pylist() if path)
 
     def _collect_distinct(self, column: str | None) -> set[Any]:
         """Return the distinct values of a column, those in lists one by one."""
@@ -226,8 +260,12 @@ class TableSource:
             for batch in self._iter_table_batches(file, [column or ""]):
                 cells = batch.column(0)
                 is_list = pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)
-                values.update((cells.flatten() if is_list else cells).unique().to_pylist())
+                values.update(list_distinct(cells.flatten() if is_list else cells))
         return values
+
+    def _iter_all_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for file in self._files:
+            yield from self._iter_table_batches(file, columns)
 
     def _collect_distinct_rows(self, columns: tuple[str, ...]) -> set[tuple[Any, ...]]:
         rows: set[tuple[Any, ...]] = set()
@@ -315,7 +353,7 @@ class TableSource:
         if isinstance(value, dict):  # Hugging Face: {"bytes", "path"}
             data, name = value.get("bytes"), value.get("path")
             if data is not None:
-                return f"{row_name}/{name or 'picture'}", partial(bytes, data)
+                return f"{row_name}/{name or 'picture'}", partial(_check_bytes, data)
             value = name
         if isinstance(value, bytes):
             return f"{row_name}/picture", partial(bytes, value)
@@ -348,6 +386,12 @@ def _display_path(name: str) -> str:
         return mask_url(name)
     except UserError:
         return MASK
+
+
+def _check_bytes(data: Any) -> bytes:
+    if not isinstance(data, bytes):
+        raise Rejected("unreadable", "the row holds no bytes of a picture")
+    return data
 
 
 def _raise_no_file() -> bytes:

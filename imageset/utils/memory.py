@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+# The memory of a worker that decodes: for each pixel of the largest image that is allowed, but at least 1 GB.
+BYTES_PER_PIXEL, MIN_MEMORY_BYTES = 5.5, 1_000_000_000
+BASE_MEMORY_BYTES = 96 << 20  # of the worker itself, without an image
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 MAX_MALLOPT_VALUE = 2**31 - 1  # mallopt takes an int
 _MMAP_THRESHOLD_BYTES = 1 << 19  # larger blocks are mapped one by one, and unmapped when they are freed
 _WORKER_THRESHOLD_BYTES = 8 << 20  # in a worker process, which soon needs as much again
 _MAX_BUFFER_BYTES = 4 << 20  # larger buffers are rarely needed again
 _thread_buffers = threading.local()
+
+
+def compute_memory_limit(max_pixels: int) -> int:
+    """Return the bytes of memory that a worker may use whose images have at most `max_pixels` pixels."""
+    return max(MIN_MEMORY_BYTES, int(BYTES_PER_PIXEL * max_pixels))
 
 
 def give_freed_memory_back() -> None:

@@ -15,6 +15,8 @@ NUMBER = re.compile(
 )
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")  # a cell that a spreadsheet may run, or one that was escaped already
+# Signs of Markdown, and those without which a web page makes no link of an address.
+_MARKDOWN_SIGNS = re.compile(r"[\\`*_\[\]!|~#>$@{}]|:(?=//)|(?<=[wW]{3})\.")
 _PLAIN_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
@@ -31,6 +33,12 @@ def escape_cell(text: str) -> str:
 def unescape_cell(text: str) -> str:
     """Return the text that `escape_cell` made safe."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def escape_markdown(text: str) -> str:
+    """Return text for one line, or one cell of a table, of Markdown: nothing in it is markup or a link."""
+    safe = _MARKDOWN_SIGNS.sub(r"\\\g<0>", escape_control_characters(text))
+    return safe.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def suggest_name(key: object, known: Iterable[str]) -> str:

@@ -1,15 +1,19 @@
 """Connect to MLflow: its tracking URI, a client, and the project's experiment."""
 
+import errno
 import os
 import re
 import shlex
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from imageset.exceptions import UserError
+from imageset.system_errors import describe_system_error
 from imageset.utils.url_credentials import mask_url, redact
 from lightning_modules.tracking.local_store.location import (
     ARTIFACTS,
@@ -33,6 +37,7 @@ MLFLOW_ENV_DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+LOCK_TIMEOUT_S = 20.0  # while another process writes into the SQLite file
 PROBE_TIMEOUT_S = 2.0  # time that a server gets to accept a connection
 # The cause of a connection error; it stands at the end of a long chain of messages.
 DELETED_RUN = re.compile(r"The run (\w+) must be in the 'active' state")  # of an error of MLflow
@@ -71,11 +76,14 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
     begin = time.monotonic()
     try:
         probe_server(uri)  # MLflow itself would try a database for minutes
+        _probe_database(uri)
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
         if (folder := find_store_folder(uri)) is not None:
             raise UserError(describe_store_folder(folder)) from error
+        if (line := describe_system_error(error)) is not None:
+            raise UserError(line) from error
         tried_s = time.monotonic() - begin
         raise UserError(
             f"MLflow at {mask_url(uri)} {describe_mlflow_error(error)} (tried for {tried_s:.0f} s); "
@@ -140,6 +148,22 @@ def probe_server(uri: str) -> None:
     ):
         address = url.hostname or "", url.port or DEFAULT_PORTS[scheme]
         socket.create_connection(address, timeout=PROBE_TIMEOUT_S).close()
+
+
+def _probe_database(uri: str) -> None:
+    """Read from the SQLite file of a tracking URI, if it is one and there is one.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+        sqlite3.Error: the file cannot be opened, or another process has locked it for longer than LOCK_TIMEOUT_S.
+    """
+    database = get_database_path(uri)
+    if database is not None and database.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(database))
+    if database is not None and database.exists():
+        address = f"{database.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_S)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
 
 
 def is_reachable(uri: str) -> bool:

@@ -6,7 +6,7 @@ best-00000003-<sha256>.ckpt   the complete state after epoch 3, which has the lo
 
 import math
 import os
-import pickle
+import re
 import signal
 import time
 from pathlib import Path
@@ -33,11 +33,16 @@ class DigestCheckpointIO(TorchCheckpointIO):
 
     A checkpoint is written to a partial file and renamed, so a killed process leaves a complete checkpoint or
     none. The name ends in the SHA-256 of the bytes: one rename publishes both, and damage on the disk is detected
-    before anything is unpickled.
+    before anything is read. The digest is no signature: whoever can write the file can name it. Therefore only
+    tensors and plain values are read, and only such checkpoints are written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save the path `folder/stem` as `folder/stem-<sha256>.ckpt`; it replaces an earlier file of that stem."""
+        """Save the path `folder/stem` as `folder/stem-<sha256>.ckpt`; it replaces an earlier file of that stem.
+
+        Raises:
+            UserError: the checkpoint holds objects that `load_checkpoint` would not read.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -46,6 +51,7 @@ class DigestCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            _check_plain(partial)
             final = path.with_name(f"{path.name}-{hash_file(partial)}{CHECKPOINT_SUFFIX}")
             os.replace(partial, final)
             sync_file(path.parent)
@@ -56,21 +62,40 @@ class DigestCheckpointIO(TorchCheckpointIO):
                 earlier.unlink()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint of `save_checkpoint` onto the CPU.
-
-        Nothing is unpickled if the content allows it. A callback of the user may have saved any object; an intact
-        checkpoint with such an object is unpickled.
+        """Read a checkpoint of `save_checkpoint` onto the CPU; nothing that it names is imported or called.
 
         Raises:
-            UserError: the file is damaged: it does not match the SHA-256 in its name.
+            UserError: the file does not match the SHA-256 in its name, or holds more than tensors and plain
+                values.
         """
         path = Path(path)
         if not is_intact(path):
             raise UserError(f"{path}: damaged; remove it to resume from the checkpoint before it")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            return torch.load(path, map_location="cpu", weights_only=False)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # torch.load raises many kinds of errors for a file that is no checkpoint
+            raise UserError(
+                f"{path}: holds more than tensors and plain values, and no object is read from a file "
+                f"({_find_cause(error)}); remove it to resume from the checkpoint before it"
+            ) from None
+
+
+def _check_plain(path: Path) -> None:
+    """Raise UserError if a checkpoint that was just written holds objects that would not be read."""
+    # Only the names in the file are looked at; reading it again would take as long as writing it.
+    if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        raise UserError(
+            f"the checkpoint would hold objects of {', '.join(sorted(names))}, which cannot be read again; let "
+            "the callback or the network save tensors, numbers, text, lists and dictionaries only"
+        )
+
+
+def _find_cause(error: Exception) -> str:
+    """Return what the file names that is not allowed, or the kind of the error."""
+    match = re.search(r"(?:GLOBAL|function|class) `?([\w.]+\.\w+)", str(error))
+    return match[1] if match else type(error).__name__
 
 
 def is_intact(path: Path) -> bool:

@@ -27,6 +27,7 @@ ENTRY_POINTS = {
 WITHOUT_EFFECT = {
     "imageset/distribution.py": "names the version and what to install; another version does not start the stage",
     "imageset/exceptions.py": "an error ends the stage; its text is in no output",
+    "imageset/system_errors.py": "likewise",
     "imageset/rejections.py": "imported by executors and pages for its exception class",
     "imageset/executors/*.py": "where work runs; the result is the same by their own tests",
     "imageset/utils/file_lock.py": "waits for other processes; the result is the same",

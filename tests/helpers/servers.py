@@ -32,6 +32,7 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
+        self.redirects: dict[str, str] = {}  # path -> where it leads
         self.requests: Counter[str] = Counter()
         self.asked: list[tuple[str, str | None]] = []  # path with query, Authorization
         self.url = ""
@@ -55,6 +56,12 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.site.files.get(path)
         if fault == "hang up":
             self.close_connection = True
+            return
+        if path in self.site.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.site.redirects[path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if data is None or isinstance(fault, int):
             self.send_error(fault if isinstance(fault, int) else 404)

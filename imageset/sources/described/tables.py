@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -128,7 +129,7 @@ def _find_path_column(contents: Contents, name: str, table: pa.Table) -> tuple[s
     """Return the column whose values are names of pictures, and the folder that they are relative to."""
     guess = _guess_path_column(table.column_names)
     rates: dict[str, tuple[float, str]] = {}
-    single = [column for column in table.column_names if table.column_names.count(column) == 1]
+    single = [column for column, num in Counter(table.column_names).items() if num == 1]
     for column in sorted(single, key=lambda column: column != guess):
         values = [str(value) for value in table[column].unique().to_pylist() if value not in (None, "")]
         sample = values[:: max(1, len(values) // _NUM_PATHS_COMPARED)]

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 from imageset.distribution import format_install_command
 from imageset.exceptions import UserError
 from imageset.rejections import Rejected
-from imageset.sources.remote.url import is_document_url, is_whole_file_name, parse_file_name, parse_scheme
+from imageset.sources.remote.url import (
+    is_document_url,
+    is_whole_file_name,
+    is_within,
+    parse_file_name,
+    parse_scheme,
+)
 from imageset.utils.progress import Progress
 from imageset.utils.text import suggest_name
 from imageset.utils.transient_errors import call_with_retries
@@ -22,6 +28,7 @@ from imageset.utils.url_credentials import Secrets, restore_secrets
 
 READ_TIMEOUT_S = 60.0  # without a byte; then the connection is closed
 _EXTRA_BY_SCHEME = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_REDIRECTS, _MAX_REDIRECTS = (301, 302, 303, 307, 308), 10
 _LOCAL_SCHEMES = ("file", "sklearn", "torchvision")  # imageset.sources.factory opens them without fsspec
 
 
@@ -111,26 +118,27 @@ class RemotePath:
         elif not call_with_retries(self.url, partial(self.fs.exists, self.path), ()):
             raise UserError(f"{self.url}: no such file or folder")
 
-    def read(self, limit: int, num_bytes: int | None = None) -> bytes:
+    def read(self, limit: int, num_bytes: int | None = None, within: str | None = None) -> bytes:
         """Read a file; transient errors are retried.
 
         Args:
             limit: the largest number of bytes.
             num_bytes: size of the file, if it is known.
+            within: URL of the folder that no redirect of the server may leave; None: it may lead anywhere.
 
         Raises:
-            Rejected: "bomb", more than `limit` bytes.
+            Rejected: "bomb", more than `limit` bytes; "unreadable", a redirect that leaves `within`.
             UserError: an error that is not transient.
             ConnectionError: every attempt failed with a transient error.
         """
-        data = call_with_retries(self.url, partial(self._read_once, limit, num_bytes))
+        data = call_with_retries(self.url, partial(self._read_once, limit, num_bytes, within))
         if len(data) > limit:
             raise Rejected("bomb", f"more than {limit // 1_000_000:,} MB")
         return data
 
-    def _read_once(self, limit: int, num_bytes: int | None) -> bytes:
+    def _read_once(self, limit: int, num_bytes: int | None, within: str | None) -> bytes:
         if self.is_http:
-            return _read_http(self.fs, self.path, limit + 1)
+            return _read_http(self.fs, self.path, limit + 1, within)
         if num_bytes is None:
             num_bytes = self.fs.info(self.path)["size"]
         if num_bytes is not None and num_bytes > limit:
@@ -197,14 +205,14 @@ class RemotePath:
 # ---- http ------------------------------------------------------------------------------------------------------
 
 
-def _read_http(fs: Any, url: str, limit: int) -> bytes:
-    """Return at most `limit` bytes of a response's body."""
+def _read_http(fs: Any, url: str, limit: int, within: str | None = None) -> bytes:
+    """Return at most `limit` bytes of a response's body; see RemotePath.read."""
     from fsspec.asyn import sync
 
     async def read() -> bytes:
         blocks: list[bytes] = []
         num = 0
-        async with await _request(fs, url) as response:
+        async with await _request(fs, url, within) as response:
             while num < limit and (block := await response.content.read(min(1 << 20, limit - num))):
                 blocks.append(block)
                 num += len(block)
@@ -233,11 +241,28 @@ def _copy_http(fs: Any, url: str, target: IO[bytes], progress: Progress) -> None
     sync(fs.loop, copy)
 
 
-async def _request(fs: Any, url: str) -> Any:
+async def _request(fs: Any, url: str, within: str | None = None) -> Any:
     """Return the response to a GET request; aiohttp raises its own error for an error status."""
-    session = await fs.set_session()
+    from aiohttp import BasicAuth
+
+    session, address = await fs.set_session(), _to_yarl_url(url)
     # identity: the Content-Length of a compressed body is not the size of the file
-    response = await session.get(_to_yarl_url(url), headers={"Accept-Encoding": "identity"})
+    options: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}, "allow_redirects": within is None}
+    if within is not None and address.user:  # of each request, since a redirect does not repeat the login
+        options["auth"] = BasicAuth(address.user, address.password or "")
+        address = address.with_user(None)
+    response = await session.get(address, **options)
+    for _ in range(_MAX_REDIRECTS):
+        if within is None or response.status not in _REDIRECTS or "Location" not in response.headers:
+            break
+        address = response.url.join(_to_yarl_url(response.headers["Location"]))
+        response.release()
+        if not is_within(str(address), within):
+            raise Rejected("unreadable", "the server sends it from outside the table's folder, where none is read")
+        response = await session.get(address, **options)
+    if within is not None and response.status in _REDIRECTS:
+        response.release()
+        raise Rejected("unreadable", "the server redirects it again and again")
     if response.status >= 400:
         response.release()
         response.raise_for_status()

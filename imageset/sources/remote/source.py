@@ -29,6 +29,7 @@ from imageset.sources.layouts.imagenet import LAYOUT_FILE_FOLDERS, LAYOUT_FILES,
 from imageset.sources.layouts.options import NO_OPTIONS, parse_folder_options
 from imageset.sources.remote.filesystem import RemotePath, explain_no_listing
 from imageset.sources.remote.url import (
+    is_below,
     is_document_url,
     is_idx_name,
     is_whole_file_name,
@@ -325,10 +326,10 @@ def _read_below_url(path: RemotePath, parent: str, name: str) -> bytes:
         Rejected: the path is outside the folder, or the image cannot be read.
     """
     name = name.removeprefix(f"{parent}/")
-    if "://" in name or name.startswith("/") or ".." in name.split("/"):
+    if not is_below(name):
         raise Rejected("unreadable", "is outside the table's folder")
     try:
-        return path.with_url(f"{parent}/{name}").read(MAX_IMAGE_BYTES)
+        return path.with_url(f"{parent}/{name}").read(MAX_IMAGE_BYTES, within=parent)
     except UserError as error:
         raise Rejected("unreadable", str(error).removeprefix(f"{parent}/{name}: ")) from None
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SAFER_SERVERS = [("https", 443), ("http", 80)]  # a server sends readers from the second to the first
 
 
 def is_remote(spec: str) -> bool:
@@ -50,6 +53,31 @@ def parse_file_name(url: str) -> str:
 def parse_parent(url: str) -> str:
     """Return a URL without its query and the last part of its path."""
     return url.partition("?")[0].rstrip("/").rpartition("/")[0]
+
+
+def is_below(name: str) -> bool:
+    """Return whether a path, however it is written, stays below the folder that it is relative to."""
+    text = decode_path(name)
+    if "://" in text or text[:1] == "/" or any(character < " " for character in text):
+        return False  # some programs drop tabs and line breaks in a URL
+    return ".." not in text.split("/")
+
+
+def decode_path(path: str) -> str:
+    """Return a path as the most generous server reads it: percent signs decoded, backslashes as slashes."""
+    while (decoded := unquote(path).replace("\\", "/")) != path:
+        path = decoded
+    return path
+
+
+def is_within(url: str, folder: str) -> bool:
+    """Return whether a URL is on the server and below the folder of another one."""
+    parts, top = urlsplit(url), urlsplit(folder)
+    servers = [(split.scheme, split.port or _DEFAULT_PORTS.get(split.scheme)) for split in (parts, top)]
+    if parts.hostname != top.hostname or (servers[0] != servers[1] and servers != _SAFER_SERVERS):
+        return False
+    path, start = (decode_path(split.path) for split in (parts, top))
+    return path.startswith(f"{start.rstrip('/')}/") and ".." not in path.split("/")
 
 
 def is_whole_file_name(name: str) -> bool:

@@ -6,6 +6,7 @@ repaired if exactly one file fits. No file outside the folder is ever looked for
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -27,6 +28,17 @@ BLANKS, BACKSLASHES = "blanks around them removed", "backslashes read as slashes
 PERCENT_SIGNS, CASE = "percent signs decoded", "found in another case or Unicode form"
 APOSTROPHE = "an apostrophe before a sign of formulas left out"
 ENDING, FOLDER, BEGINNING = "an ending added", "found by name in a folder below", "their beginning left out"
+# Errors that depend on the path alone, so that trying again does not help.
+_NO_FILE = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EISDIR: "no such file",
+    errno.ENXIO: "no such file",
+    errno.EINVAL: "no such file",
+    errno.ENAMETOOLONG: "no such file; the name is longer than the disk allows",
+    errno.ELOOP: "links lead in a circle",
+}
+_MAX_PATH_LENGTH = 4096  # of Linux; the search for a part of a path takes long for a very long one
 _MAX_FOLDERS = 2000  # that are compared for one document
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:)?/")
 
@@ -64,7 +76,9 @@ class LocalFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._root = folder, os.path.join(folder, "")
+        self._real_root = os.path.realpath(folder)
         self._names_by_folder: dict[str, frozenset[str]] = {}  # of the folders that were asked for
+        self._real_folders: dict[str, str] = {}  # likewise; "" for one outside
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of this path, inside the folder; each folder is listed only once."""
@@ -77,10 +91,11 @@ class LocalFolder:
 
     def _list_files(self, folder: str) -> frozenset[str]:
         try:
-            if (folder[:1] == "/" or ".." in folder) and not self._is_inside(folder):
+            real_folder = self._find_real_folder(folder) if folder[:1] == "/" or ".." in folder else "inside"
+            if not real_folder:
                 return frozenset()
-            with os.scandir(self._folder / folder) as listing:
-                return frozenset(entry.name for entry in listing if not entry.is_dir())
+            with os.scandir(os.path.join(self._root, folder)) as listing:
+                return frozenset(entry.name for entry in listing if not _is_folder(entry))
         except (OSError, ValueError):  # ValueError: a null character
             return frozenset()
 
@@ -100,14 +115,45 @@ class LocalFolder:
             Rejected: the path is outside the folder, or does not exist.
         """
         try:
-            if not self._is_inside(name):
+            path = self._find_real_path(name)
+            if not path:
                 raise Rejected("unreadable", "is outside the table's folder")
-            return read_file((self._folder / name).resolve())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            return read_file(Path(path))
+        except ValueError:  # a null character
             raise Rejected("unreadable", "no such file") from None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise Rejected("unreadable", _NO_FILE[error.errno]) from None
+            raise
 
-    def _is_inside(self, name: str) -> bool:
-        return (self._folder / name).resolve().is_relative_to(self._folder.resolve())
+    def _find_real_path(self, name: str) -> str:
+        """Return a path without links, or "" if it is outside."""
+        folder, slash, base = name.rpartition("/")
+        real_folder = self._find_real_folder(folder or slash)
+        path = os.path.join(real_folder, base)
+        if real_folder and (base in ("", ".", "..") or os.path.islink(path)):
+            return self._keep_inside(os.path.realpath(path))
+        return real_folder and path
+
+    def _find_real_folder(self, folder: str) -> str:
+        """Return a folder without links, or "" if it is outside; each folder is looked at only once."""
+        real_folder = self._real_folders.get(folder)
+        if real_folder is None:
+            real_folder = self._keep_inside(os.path.realpath(os.path.join(self._root, folder)))
+            self._real_folders[folder] = real_folder
+        return real_folder
+
+    def _keep_inside(self, path: str) -> str:
+        """Return a path without links if it is inside the folder, else ""."""
+        is_inside = path == self._real_root or path.startswith(os.path.join(self._real_root, ""))
+        return path if is_inside else ""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead in a circle
+        return False
 
 
 class RemoteFolder:
@@ -172,6 +218,8 @@ class ImagePaths:
     def find(self, name: str) -> FoundPath | None:
         """Return the file that a path stands for, or None if there is none, or more than one."""
         name = self._add_ending(name) if self._ending else name
+        if len(name) > _MAX_PATH_LENGTH:
+            return None
         if self._exists(name):
             return FoundPath(name, ())
         if "://" in name:

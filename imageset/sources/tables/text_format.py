@@ -20,10 +20,12 @@ import pyarrow.csv
 import pyarrow.json
 
 from imageset.exceptions import UserError
+from imageset.sources.tables.json_rows import read_json_rows
 from imageset.utils.text import format_count
 
 HEAD_BYTES = 1 << 16
 NUM_LINES_COMPARED = 50
+_MAX_BLOCK_BYTES = 2**30
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 JSON_EXTENSIONS = (".jsonl", ".ndjson")
 _BYTE_ORDER_MARKS = (
@@ -77,10 +79,16 @@ def read_text_table(path: Path) -> TextTable:
 
 def _read_json_lines(path: Path) -> TextTable:
     encoding = _detect_encoding(_read_head(path))
-    if encoding == "utf-8":
-        return TextTable(pa.json.read_json(path), (), 0)
-    content = path.read_bytes().decode(encoding).encode()
-    return TextTable(pa.json.read_json(io.BytesIO(content)), _describe_encoding(encoding), 0)
+    notes = _describe_encoding(encoding)
+    try:
+        if encoding == "utf-8":
+            return TextTable(pa.json.read_json(path), notes, 0)
+        return TextTable(pa.json.read_json(io.BytesIO(path.read_bytes().decode(encoding).encode())), notes, 0)
+    except pa.ArrowException:
+        rows = read_json_rows(path.read_bytes().decode(encoding))
+        if rows is None:
+            raise
+        return TextTable(rows.table, (*notes, *rows.notes), 0)
 
 
 def _read_delimited(path: Path) -> TextTable:
@@ -116,7 +124,13 @@ def _parse(source: Path | io.BytesIO, format: _Format) -> pa.Table:
     encoding = "utf-8" if format.encoding == "utf-8-sig" else format.encoding  # pyarrow skips the mark itself
     read = pa.csv.ReadOptions(encoding=encoding, skip_rows=format.num_skipped)
     parse = pa.csv.ParseOptions(delimiter=format.delimiter, newlines_in_values=True)
-    header = pa.csv.open_csv(source, read_options=read, parse_options=parse).schema.names
+    try:
+        header = pa.csv.open_csv(source, read_options=read, parse_options=parse).schema.names
+    except pa.ArrowException as error:
+        if "straddl" not in str(error):
+            raise
+        read.block_size = 1 + min(_MAX_BLOCK_BYTES, _measure(source))  # a row is longer than a block
+        header = pa.csv.open_csv(source, read_options=read, parse_options=parse).schema.names
     if isinstance(source, io.BytesIO):
         source.seek(0)
     convert = pa.csv.ConvertOptions(
@@ -125,7 +139,21 @@ def _parse(source: Path | io.BytesIO, format: _Format) -> pa.Table:
         null_values=[""],
         quoted_strings_can_be_null=False,
     )
+    try:
+        return pa.csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+    except pa.ArrowException as error:
+        if "straddl" not in str(error):
+            raise
+    read.block_size = 1 + min(_MAX_BLOCK_BYTES, _measure(source))
     return pa.csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+
+
+def _measure(source: Path | io.BytesIO) -> int:
+    """Return the length in bytes, from the beginning, to which a file in memory is set back."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+        return source.getbuffer().nbytes
+    return source.stat().st_size
 
 
 # ---- encoding and delimiter ------------------------------------------------------------------------------------

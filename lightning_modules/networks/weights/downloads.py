@@ -5,6 +5,7 @@ once, into the caches of these libraries (~/.cache/torch, ~/.cache/huggingface).
 """
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 from torch import Tensor
@@ -40,9 +41,9 @@ def _download_from_torchvision(name: str) -> Mapping[str, Tensor]:
 
     try:
         state: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
-            progress=False, check_hash=True
+            progress=False, check_hash=True, weights_only=True
         )
-    except (OSError, RuntimeError, AttributeError) as error:
+    except (OSError, RuntimeError, AttributeError, UnpicklingError) as error:
         raise _describe_failure(name, error) from error
     return state
 

@@ -1,9 +1,15 @@
+import html
+import re
+
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
+from imageset.rejections import escape_control_characters
 from imageset.utils.text import (
     escape_cell,
     escape_lines,
+    escape_markdown,
     format_class_count,
     format_count,
     format_duration,
@@ -68,3 +74,26 @@ def test_text_that_looks_like_a_number_is_shown_as_one_that_yaml_reads(text, num
     assert suggest_number(text, whole=False) == (f"; write {number}" if number else "")
     assert suggest_number(text, whole=True) == (f"; write {whole}" if whole else "")
     assert all(isinstance(yaml.safe_load(each), int | float) for each in number.split(" or ") if each)
+
+
+HOSTILE_TEXTS = (
+    "![x](http://evil.example/pixel.png)", "[l](javascript:alert(1))", "<img src=x onerror=alert(1)>", "`code`",
+    "a|b", "a\nb\n\n# heading", "**bold** _it_ ~~gone~~", "http://evil.example", "www.evil.example",
+    "me@evil.example", "<http://evil.example>", "&lt;b&gt;", "\\", "\\[x](y)", "[x]: http://evil.example",
+    "![x][y]", "$x$", "a\\|b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+@pytest.mark.parametrize("line", ["# {}", "| {} | b |", "retrain: {}"])
+def test_nothing_in_a_text_is_markup_in_markdown(text, line):
+    markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    head = "| a | b |\n| --- | --- |\n" if line.startswith("|") else ""
+    page = markdown.render(head + line.format(escape_markdown(text)))
+    allowed = {"h1", "p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(re.findall(r"</?([a-z0-9]+)", page)) <= allowed
+    assert not re.search(
+        r"https?://|www\.|(?<!\\)@", escape_markdown(text)
+    )  # of which pages make links by themselves
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page))
+    assert escape_control_characters(text) in shown

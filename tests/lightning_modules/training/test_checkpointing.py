@@ -1,3 +1,5 @@
+import hashlib
+import pickle
 import signal
 import time
 
@@ -8,6 +10,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from imageset.exceptions import UserError
+from imageset.utils.atomic_write import hash_file
 from lightning_modules.datamodule import BatchLoader, BatchSampler
 from lightning_modules.training.callbacks import FiniteLossCheck, MetricHistory
 from lightning_modules.training.checkpointing import (
@@ -245,6 +248,41 @@ def test_what_is_not_what_was_written_is_not_unpickled(tmp_path):
     (path,) = list_checkpoints(tmp_path, "last")
     with pytest.raises(UserError, match="damaged"):
         DigestCheckpointIO().load_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_payload_that_is_named_by_its_own_digest_runs_nothing(train, tmp_path, protocol, is_zip):
+    train()
+    before = list_checkpoints(tmp_path / "work", "last")[0]
+    state = torch.load(before, weights_only=True) | {"payload": Unsafe()}
+    payload = tmp_path / "payload"
+    torch.save(state, payload, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    path = tmp_path / "work" / f"last-00000099-{hash_file(payload)}.ckpt"
+    payload.rename(path)
+    assert find_newest_intact(tmp_path / "work", "last") == (path, [])
+    with pytest.raises(UserError, match=r"no object is read from a file .*remove it to resume"):
+        train()
+    path.unlink()
+    train()
+
+
+def test_any_file_that_is_named_by_its_own_digest_gives_one_line(tmp_path):
+    for number, data in enumerate([pickle.dumps(Unsafe()), b"", b"no checkpoint"]):
+        path = tmp_path / f"last-{number:08d}-{hashlib.sha256(data).hexdigest()}.ckpt"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="no object is read from a file"):
+            DigestCheckpointIO().load_checkpoint(path)
+
+
+def test_a_callback_that_saves_an_object_ends_the_training_at_its_first_checkpoint(train, tmp_path):
+    class Careless(pl.Callback):
+        def state_dict(self):
+            return {"object": Unsafe()}
+
+    with pytest.raises(UserError, match=r"objects of \S*_Fail, which cannot be read again"):
+        train(Careless())
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_a_checkpoint_of_ours_needs_no_unpickling(train, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from imageset.raw.records import read_records
 from imageset.sources.factory import open_source
 from imageset.sources.remote import source as remote_source
 from imageset.sources.remote.source import check_remote
-from imageset.sources.remote.url import is_remote
+from imageset.sources.remote.url import is_below, is_remote, is_within
 from imageset.utils import transient_errors
 from imageset.utils.progress import Progress
 from imageset.utils.transient_errors import is_transient
@@ -169,6 +170,42 @@ def test_a_table_sends_nobody_anywhere_else(tmp_path: Path, site: Site, behind_a
         summary = ingest_source(source, tmp_path / "raw")
         assert (summary.num_images, summary.num_unreadable) == (5, 5)
         assert not other.requests and not site.requests["/secret.png"]
+
+
+@pytest.mark.parametrize("path", [
+    "../secret.png", "%2e%2e/secret.png", "..%2fsecret.png", "%252e%252e/secret.png", "..\\secret.png",
+    ".\t./secret.png", "%2e%2e%5csecret.png", "a/%2E%2E/%2e./../secret.png", "//127.0.0.1/secret.png",
+    "\\\\127.0.0.1\\secret.png", "away.png", "up.png", "encoded.png", "in-circles.png",
+])  # fmt: skip
+def test_neither_a_path_nor_a_redirect_leaves_the_folder_of_a_table(site: Site, path: str) -> None:
+    site.files |= {"/secret.png": encode_noise(1), "/set/a.png": encode_noise(3), "/set/b.png": encode_noise(4)}
+    with serve_http() as other:
+        other.files["/a.png"] = encode_noise(2)
+        site.redirects |= {
+            "/set/away.png": f"{other.url}/a.png",
+            "/set/up.png": "../secret.png",
+            "/set/encoded.png": "/set/%2e%2e/secret.png",
+            "/set/in-circles.png": "in-circles.png",
+            "/set/moved.png": "/set/b.png",
+        }
+        rows = [path, "a.png", "moved.png"]
+        site.files["/set/t.jsonl"] = "\n".join(
+            json.dumps({"path": row, "label": str(number % 2)}) for number, row in enumerate(rows)
+        ).encode()
+        first, *others = open_source(f"{site.url}/set/t.jsonl")
+        with pytest.raises(rejections.Rejected, match=r"outside the table's folder|again and again|no such file"):
+            first.read()
+        assert [image.read() for image in others] == [encode_noise(3), encode_noise(4)]
+        assert not other.requests and not site.requests["/secret.png"]
+
+
+def test_what_is_below_a_folder_is_read_whatever_its_name(site: Site) -> None:
+    names = ["a..b/..c.png", "100%.png", "é 👨‍👩‍👧.png", "x@y.png"]
+    assert all(map(is_below, names))
+    assert is_within("https://host/set/a.png", "http://host/set") and not is_within(
+        "http://host/set", "http://host/set"
+    )
+    assert not is_within("http://host:8080/set/a.png", "http://host/set")
 
 
 def test_idx_files_behind_a_url_bring_their_labels(site: Site, tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+import torch
+import torchvision
 from safetensors.torch import save
+
+from imageset.exceptions import UserError
+from lightning_modules.networks.weights.downloads import download_weights
 
 NETWORK = "test_resnet"  # timm's smallest network with published weights
 CODE = f"""
@@ -79,3 +84,21 @@ def test_without_the_hub_one_line_names_the_installed_network(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert f"the weights of timm/{NETWORK} cannot be downloaded" in last
     assert last.endswith("give a file, or network: efficientnet_lite0, whose weights are installed")
+
+
+class Payload:
+    """An object that must never be unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+def test_a_file_in_torchs_cache_that_is_no_weights_runs_nothing(tmp_path, monkeypatch):
+    url = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.url
+    cached = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    torch.save(Payload(), cached)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = {"class_path": "lightning_modules.networks.TorchvisionNet", "init_args": {"name": "squeezenet1_1"}}
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download_weights(network)
