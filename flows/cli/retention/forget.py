@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 EPILOG = (
-    "without --yes it only says what it would do. A command that was killed is completed by `convoy forget --yes`. "
+    "without --yes it only says what it would do. `convoy forget --yes` completes a command that was killed. "
     "The status is 1 if a copy is left in a file that is not Convoy's."
 )
 

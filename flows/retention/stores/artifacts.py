@@ -1,7 +1,8 @@
 """Find pictures in the artifacts of a project's MLflow runs and models, through MLflow's own API.
 
 Pages and thumbnails are removed. Input examples of a model become grey pictures. A reference sample with a
-picture's features leaves the bundle, with a note in its place; see lightning_modules.bundle. Parquet lists lose the row.
+picture's features leaves the bundle, with a note in its place; see lightning_modules.bundle. Lists
+of training pictures lose its row.
 """
 
 from __future__ import annotations
@@ -80,6 +81,20 @@ class ArtifactFolder:
                 yield from self.iter_paths(info.path)
             else:
                 yield info.path
+
+    def measure(self, folder: str | None = None) -> int:
+        """Return the bytes of all files; 0 if the artifacts are gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            infos = self.repository.list_artifacts(folder)
+        except (MlflowException, OSError):
+            return 0
+        return sum(self.measure(info.path) if info.is_dir else int(info.file_size or 0) for info in infos)
+
+    def clear(self) -> None:
+        """Remove all files."""
+        self.repository.delete_artifacts()
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file."""

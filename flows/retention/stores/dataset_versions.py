@@ -1,7 +1,8 @@
 """Find the objects of DVC that hold pictures, in every version that its cache and its remotes still have.
 
 A version of data/raw or data/normalized is a list of files (".dir"), so versions that no commit names are found,
-too. Reports are found through the stages that wrote them: in dvc.lock, in its versions in git, and in DVC's run cache.
+too. Reports are found through the stages that wrote them: in dvc.lock, in its versions in git,
+and in DVC's run cache.
 """
 
 from __future__ import annotations

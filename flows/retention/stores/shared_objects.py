@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from flows.project.project import Project, is_project
 from flows.retention.stores.object_store import FOLDER_SUFFIX, ObjectStore, open_repo, read_folder
-from flows.versioning.git_repo import list_project_folders
+from flows.versioning.git_repo import list_project_folders, run_git
+from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import find_git_top
+
+REFS = ("refs/heads", "refs/tags", "refs/remotes", "refs/stash")
 
 
 def list_other_projects(project: Project) -> list[Project]:
@@ -25,23 +28,26 @@ def find_objects_of_others(project: Project, stores: list[ObjectStore]) -> dict[
     }
 
 
-def find_used_objects(
-    project: Project, stores: list[ObjectStore], *, all_branches: bool = False, all_tags: bool = False
-) -> set[str]:
+def find_used_objects(project: Project, stores: list[ObjectStore], *, all_refs: bool = False) -> set[str]:
     """Return the ids of the objects that a project needs in its working tree, by DVC's own account.
 
     Args:
         project: the project.
         stores: where lists of folders are read.
-        all_branches: whether all branches of git count, too.
-        all_tags: whether all tags of git count, too.
+        all_refs: whether all branches and tags of git count, too, also branches that were fetched.
 
     Raises:
-        UserError: DVC cannot read the project.
+        UserError: DVC cannot read the project, or one of its commits.
     """
+    from dvc.exceptions import DvcException
+
+    refs = run_git(project.folder, "for-each-ref", "--format=%(objectname)", *REFS, allow_failure=True).split()
     repo = open_repo(project)
-    with repo.lock:
-        used = repo.used_objs(all_branches=all_branches, all_tags=all_tags, skip_failed=True, force=True)
+    try:
+        with repo.lock:
+            used = repo.used_objs(revs=sorted(set(refs)) if all_refs and refs else None, force=True)
+    except DvcException as error:
+        raise UserError(f"{project}: DVC: {' '.join(str(error).split())[:300]}; nothing was changed") from None
     found = {str(info.value) for objects in used.values() for info in objects}
     return add_files(found, stores)
 
