@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from flows.project.project import Project
@@ -62,9 +61,11 @@ def format_bytes(num: float) -> str:
 
 
 def describe_actions(actions: Iterable[Action], with_bytes: bool) -> Iterator[str]:
-    """Yield one line for each place; equal texts are counted."""
-    for place, some in groupby(actions, key=lambda action: action.place):
-        group = list(some)
+    """Yield one line for each place, in the order of its first action."""
+    by_place: dict[str, list[Action]] = {}
+    for action in actions:
+        by_place.setdefault(action.place, []).append(action)
+    for place, group in by_place.items():
         texts = dict.fromkeys(action.text for action in group)
         size = f" ({format_bytes(sum(action.num_bytes for action in group))})" if with_bytes else ""
         yield f"{place}: {'; '.join(texts)}{size}"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.notifications import console
-from flows.project.paths import PARAMS
+from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.retention import project_files
@@ -28,7 +28,7 @@ from flows.retention.stores import artifacts
 from flows.retention.stores.dataset_versions import Holdings, find_holdings
 from flows.retention.stores.object_store import ObjectStore, open_stores
 from flows.retention.stores.shared_objects import find_objects_of_others
-from flows.versioning.forgotten_list import add_forgotten
+from flows.versioning.forgotten_list import FORGOTTEN, add_forgotten, read_forgotten
 from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
 from imageset.utils.text import format_count
@@ -41,6 +41,9 @@ UNREACHED = (
     "not reached, and yours to do: the source itself, tables of predictions, other clones and their caches, git's "
     "history of small files, backups, earlier versions that a storage service keeps (such as S3's)"
 )
+NEXT_STEPS = (
+    f"next: commit {FORGOTTEN}, {RAW}.dvc, dvc.lock and {ledger.LEDGER} to git; `dvc push` if there is a remote"
+)
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,14 @@ class ForgetPlan:
         actions: in their order.
         kept: objects that stay, since another project of the repository needs them, by the project's name.
         client: of MLflow.
-        runs: of MLflow.
-        stores: DVC's cache and remotes.
+        is_repeated: whether all of it was forgotten before, and nothing is left to do.
     """
 
     journal: Journal
     actions: list[Action]
     kept: dict[str, set[str]]
     client: Any
-    stores: list[ObjectStore] = field(repr=False)
+    is_repeated: bool
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,13 @@ def make_plan(project: Project, given: dict[str, bytes | None], pending: Journal
     )
     journal = journal if pending is None else journal.merge(pending)
     search = ByteSearch.of(journal.contents)
-    actions = [*project_files.find_actions(project, image_ids, holdings)]
+    actions = [*project_files.find_actions(project, image_ids, holdings, stores)]
     actions += artifacts.find_actions(client, project, runs, image_ids, holdings, search)
     others = find_objects_of_others(project, stores)
     kept = {name: ids & (holdings.objects | holdings.tables) for name, ids in others.items()}
     actions += _find_object_actions(stores, holdings, set().union(*kept.values()))
-    return ForgetPlan(journal, actions, {name: ids for name, ids in kept.items() if ids}, client, stores)
+    is_repeated = pending is None and not actions and image_ids <= read_forgotten(project)
+    return ForgetPlan(journal, actions, {name: ids for name, ids in kept.items() if ids}, client, is_repeated)
 
 
 def _find_object_actions(stores: list[ObjectStore], holdings: Holdings, kept: set[str]) -> Iterator[Action]:
@@ -148,10 +151,17 @@ def describe_plan(plan: ForgetPlan) -> Iterator[str]:
     if len(plan.journal.image_ids) > 10:
         yield f"  and {len(plan.journal.image_ids) - 10:,} more"
     yield from describe_actions(plan.actions, with_bytes=False)
-    if not plan.actions:
+    if plan.is_repeated:
+        yield "forgotten before; nothing here holds it"
+    elif not plan.actions:
         yield "nothing here holds it; ingest will leave it out"
     if any(action.place.startswith("DVC's") for action in plan.actions):
         yield "earlier commits that had it can then not be checked out whole; `dvc checkout` there says so"
+    yield from describe_rest(plan)
+
+
+def describe_rest(plan: ForgetPlan) -> Iterator[str]:
+    """Yield the lines about what stays."""
     yield from describe_models(plan.journal)
     yield from (
         f"project {name} needs {format_count(len(ids), 'object')} that hold it, so they stay; forget it there: "
@@ -175,22 +185,25 @@ def carry_out(project: Project, plan: ForgetPlan) -> ForgetResult:
     journal = plan.journal
     journal.save(project)
     add_forgotten(project, journal.image_ids)
+    said: set[str] = set()
     for action in plan.actions:
-        logger.info("forget: %s: %s", action.place, action.text)
+        if (line := f"forget: {action.place}: {action.text}") not in said:
+            logger.info(line)
+            said.add(line)
         action.run()
     runs = artifacts.find_runs(plan.client, project)
     kept = set().union(*plan.kept.values())
     result = search_everything(project, journal, open_stores(project), plan.client, runs, kept)
-    record(project, journal, result)
+    if not plan.is_repeated:
+        record(project, journal, result)
     remove_journal(project)
     return ForgetResult((*describe_result(plan, result),), is_complete=not result.left)
 
 
 def record(project: Project, journal: Journal, result: SearchResult) -> None:
     """Write to the ledger that pictures were forgotten, unless a command did that was killed after it."""
-    number = hashlib.sha256(journal.started.encode() + "".join(sorted(journal.image_ids)).encode()).hexdigest()[
-        :16
-    ]
+    text = journal.started + "".join(sorted(journal.image_ids))
+    number = hashlib.sha256(text.encode()).hexdigest()[:16]
     if any(entry.get("operation") == number for entry in ledger.read_ledger(project)):
         return
     entry = {
@@ -206,8 +219,10 @@ def record(project: Project, journal: Journal, result: SearchResult) -> None:
 
 def describe_result(plan: ForgetPlan, result: SearchResult) -> Iterator[str]:
     """Yield the lines that say what was done."""
-    yield f"forgotten: {format_count(len(plan.journal.image_ids), 'picture')}; the ledger says so"
+    said = "it was before" if plan.is_repeated else "the ledger says so"
+    yield f"forgotten: {format_count(len(plan.journal.image_ids), 'picture')}; {said}"
     yield from describe_actions(plan.actions, with_bytes=False)
     yield from result.describe()
-    yield from describe_models(plan.journal)
-    yield UNREACHED
+    yield from describe_rest(plan)
+    if not plan.is_repeated:
+        yield NEXT_STEPS

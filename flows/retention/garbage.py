@@ -2,8 +2,8 @@
 
 What DVC needs is DVC's own account (`Repo.used_objs`, as of `dvc gc`) for the working tree and all branches and
 tags of every project of the repository, also branches that were only fetched. `dvc gc` itself would remove the
-bundles of versions that serve and were never committed, and tells no sizes. In MLflow runs are deleted as in its UI,
-and their artifacts removed; `mlflow gc` would remove the deleted experiments of all projects, too.
+bundles of versions that serve and were never committed, and tells no sizes. In MLflow runs are deleted as in its
+UI, and their artifacts removed; `mlflow gc` would remove the deleted experiments of all projects, too.
 """
 
 from __future__ import annotations

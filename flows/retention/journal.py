@@ -74,7 +74,8 @@ def load_journal(project: Project) -> Journal | None:
     Raises:
         UserError: it is damaged.
     """
-    folder = project / JOURNAL
+    _, _, earlier = places = list_journal_folders(project)
+    folder = next((place for place in (places[0], earlier) if (place / JOURNAL_FILE).is_file()), places[0])
     try:
         document = json.loads((folder / JOURNAL_FILE).read_text(encoding="utf-8"))
         return Journal(

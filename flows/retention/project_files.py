@@ -20,9 +20,15 @@ from flows.project.paths import CACHE, CLASSIFIER, FEATURES, NORMALIZED, RAW, RE
 from flows.project.project import Project
 from flows.retention.actions import Action, remove_path
 from flows.retention.byte_search import iter_files
-from flows.retention.stores.artifacts import samples_picture, shows_batch
-from flows.retention.stores.dataset_versions import PAGE_SUFFIX, Holdings, read_rows, shows_pictures
-from flows.retention.stores.object_store import open_repo
+from flows.retention.stores.artifacts import shows_batch
+from flows.retention.stores.dataset_versions import (
+    PAGE_SUFFIX,
+    Holdings,
+    read_rows,
+    samples_picture,
+    shows_pictures,
+)
+from flows.retention.stores.object_store import ObjectStore, open_repo, read_folder
 from flows.versioning import dvc_repo
 from flows.versioning.dvc_repo import read_last_source
 from imageset.exceptions import UserError
@@ -39,17 +45,20 @@ PAGE_STAGES = ("evaluate", "explain")
 SHARD_NAME = re.compile(r"[0-9a-f]{32}")
 
 
-def find_actions(project: Project, image_ids: Collection[str], holdings: Holdings) -> Iterator[Action]:
+def find_actions(
+    project: Project, image_ids: Collection[str], holdings: Holdings, stores: Collection[ObjectStore]
+) -> Iterator[Action]:
     """Yield what has to change in the project's own files.
 
     Args:
         project: the project.
         image_ids: SHA-256 of each picture.
         holdings: what is known of the versions of its dataset.
+        stores: DVC's cache and remotes.
     """
     yield from _find_in_data(project, image_ids, holdings)
     yield from _find_in_reports(project, holdings, image_ids)
-    yield from _find_in_bundle(project, image_ids)
+    yield from _find_in_bundle(project, image_ids, stores)
     yield from _find_in_answers(project, image_ids)
     yield from _find_in_features(project, image_ids)
     yield from _find_in_reviews(project, image_ids)
@@ -160,12 +169,17 @@ def forget_stages(project: Project) -> None:
     write_text(project / "dvc.lock", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
-def _find_in_bundle(project: Project, image_ids: Collection[str]) -> Iterator[Action]:
+def _find_in_bundle(
+    project: Project, image_ids: Collection[str], stores: Collection[ObjectStore]
+) -> Iterator[Action]:
+    versioned = dvc_repo.find_output_md5(
+        dvc_repo.read_stage_lock(dvc_repo.read_lock(project), "train"), CLASSIFIER
+    )
     path = project / CLASSIFIER / REFERENCE_FILE
     if path.is_file() and samples_picture(path.read_bytes(), image_ids):
         text = "its reference sample is removed; drift checks need the next training"
         yield Action(CLASSIFIER.as_posix(), text, partial(forget_reference, project))
-    elif (project / CLASSIFIER / FORGOTTEN_NOTE).is_file() and not path.is_file():
+    elif not path.is_file() and versioned is not None and REFERENCE_FILE in read_folder(stores, versioned):
         yield Action(CLASSIFIER.as_posix(), "versioned by DVC", partial(version_bundle, project))
 
 

@@ -55,7 +55,9 @@ def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
         for number in touched:
             _rewrite_shard(raw_dir, fresh, number, kept, offsets)
         position = kept.schema.get_field_index("offset")
-        _write_records(kept.set_column(position, kept.schema.field(position), pa.array(offsets)), fresh)
+        _write_records(
+            kept.set_column(position, kept.schema.field(position), pa.array(offsets, pa.int64())), fresh
+        )
         if kept_log:
             (fresh / LABEL_LOG_FILE).write_bytes(kept_log)
     return num

@@ -11,7 +11,6 @@ import io
 import json
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,8 +21,13 @@ from flows.project.project import Project
 from flows.promotion import model_registry
 from flows.retention.actions import Action
 from flows.retention.byte_search import ByteSearch
-from flows.retention.stores.dataset_versions import PAGE_SUFFIX, Holdings, select_rows, shows_pictures
-from imageset.exceptions import UserError
+from flows.retention.stores.dataset_versions import (
+    PAGE_SUFFIX,
+    Holdings,
+    samples_picture,
+    select_rows,
+    shows_pictures,
+)
 from lightning_modules.bundle import FORGOTTEN_NOTE, FORGOTTEN_TEXT, REFERENCE_FILE
 from lightning_modules.tracking.tags import (
     DATASET_TAG,
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 PLACE = "MLflow's artifacts"
 EXAMPLE_WORD = "input_example"  # in the name of each file that holds a model's example pictures
 GREY = 128
+# A model is served with the code that it was logged with; older code does not know the note that stands in the
+# place of a reference.
+BUNDLE_MODULE = "lightning_modules/bundle.py"
+OLD_CHECK = b"if digest is None and not path.exists():"
+NEW_CHECK = f'if not path.exists() and (digest is None or path.with_name("{FORGOTTEN_NOTE}").exists()):'.encode()
 
 
 @dataclass(frozen=True)
@@ -252,19 +261,9 @@ def _find_model_actions(
             yield Action(PLACE, text, partial(_remove_reference, folder, path))
 
 
-def samples_picture(data: bytes, image_ids: Collection[str]) -> bool:
-    """Return whether the reference sample of a bundle holds the features of a picture."""
-    from lightning_modules.features.reference_sample import ImageSample
-
-    with suppress(UserError):
-        sampled = ImageSample.from_bytes(data).image_id
-        if sampled is not None:
-            wanted = {bytes.fromhex(image_id) for image_id in image_ids}
-            return any(row.tobytes() in wanted for row in sampled)
-    return False
-
-
 def _remove_reference(folder: ArtifactFolder, path: str) -> None:
+    for code in [one for one in folder.iter_paths() if one.endswith(BUNDLE_MODULE)]:
+        folder.replace(code, folder.read(code).replace(OLD_CHECK, NEW_CHECK))
     folder.replace(PurePosixPath(path).with_name(FORGOTTEN_NOTE).as_posix(), FORGOTTEN_TEXT)
     folder.remove(path)
 

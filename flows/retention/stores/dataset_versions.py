@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from flows.retention.stores.object_store import (
     read_folder,
 )
 from flows.versioning import dvc_repo
+from imageset.exceptions import UserError
 from imageset.raw.label_log import LABEL_LOG_FILE
 from imageset.raw.records import RECORDS_FILE
 from imageset.raw.shards import name_raw_shard
@@ -36,6 +38,7 @@ from imageset.store.format import (
     REJECTED_FILE,
     name_pixel_shard,
 )
+from lightning_modules.bundle import REFERENCE_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,6 +91,10 @@ def find_holdings(
             _look_into_raw(folder, files, stores, image_ids, holdings)
         elif INDEX_FILE in files and DATASET_MANIFEST_FILE in files:
             _look_into_dataset(folder, files, stores, image_ids, holdings)
+        elif REFERENCE_FILE in files:
+            sample = find_bytes(stores, files[REFERENCE_FILE])
+            if sample is not None and samples_picture(sample, image_ids):
+                holdings.objects.add(files[REFERENCE_FILE])
     for lock in iter_stage_locks(project, find_cache_folder(stores)):
         if any(str(dep.get("md5")) in holdings.folders for dep in lock.get("deps") or []):
             _add_pages(lock, stores, holdings)
@@ -190,6 +197,18 @@ def select_rows(table: pa.Table, image_ids: Collection[str], invert: bool = Fals
     wanted = pa.array(sorted(image_ids) if is_text else [bytes.fromhex(name) for name in sorted(image_ids)], kind)
     chosen = pc.is_in(table["image_id"], value_set=wanted)  # type: ignore[attr-defined]
     return table.filter(pc.invert(chosen) if invert else chosen)  # type: ignore[attr-defined]
+
+
+def samples_picture(data: bytes, image_ids: Collection[str]) -> bool:
+    """Return whether the reference sample of a bundle holds the features of a picture."""
+    from lightning_modules.features.reference_sample import ImageSample
+
+    with suppress(UserError):
+        sampled = ImageSample.from_bytes(data).image_id
+        if sampled is not None:
+            wanted = {bytes.fromhex(image_id) for image_id in image_ids}
+            return any(row.tobytes() in wanted for row in sampled)
+    return False
 
 
 # ---- reports, by the stages that wrote them ---------------------------------------------------------

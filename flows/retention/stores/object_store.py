@@ -6,6 +6,7 @@ An object is named by the MD5 of its content; the list of a folder's files is on
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterator
 from configparser import ConfigParser
 from contextlib import suppress
@@ -89,6 +90,7 @@ def open_repo(project: Project) -> Repo:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of every output that is not there
     try:
         return Repo(str(project.folder))
     except DvcException as error:
