@@ -180,7 +180,7 @@ def _search_data_file(
 
 def _search_project(project: Project, stores: list[ObjectStore], search: ByteSearch, result: SearchResult) -> None:
     folder = project.folder.resolve()
-    objects = [Path(store.odb.path) for store in stores if not str(store.odb.path).startswith("s3")]
+    objects = [Path(store.odb.path) for store in stores if store.odb.fs.protocol == "local"]
     done = {path.resolve() for path, _ in _iter_data_files(project)}
     paths = list(iter_files(folder, [*objects, *list_journal_folders(Project(folder))]))
     database = find_shared_folder(folder) / DATABASE

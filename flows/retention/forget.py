@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.notifications import console
+from flows.notifications import console, problems
 from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
@@ -91,6 +91,7 @@ def forget(project: Project, words: Sequence[str], here: Path, *, is_confirmed: 
     """
     check_convoy_version(project / PARAMS)
     with project.lock():
+        project_files.restore_folders(project)
         pending = load_journal(project)
         given = resolve_pictures(project, words, here)
         if not given and pending is None:
@@ -100,7 +101,8 @@ def forget(project: Project, words: Sequence[str], here: Path, *, is_confirmed: 
         plan = make_plan(project, given, pending)
         if not is_confirmed:
             return ForgetResult((*describe_plan(plan), "nothing was changed; `--yes` does it"))
-        return carry_out(project, plan)
+        with problems.track_problem(project, "forget", "`convoy forget --yes` completes it"):
+            return carry_out(project, plan)
 
 
 def make_plan(project: Project, given: dict[str, bytes | None], pending: Journal | None) -> ForgetPlan:

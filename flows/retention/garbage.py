@@ -22,7 +22,7 @@ from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import CHAMPION
 from flows.retention.actions import Action, describe_actions, format_bytes
-from flows.retention.project_files import LEFTOVERS, PREDICTION_CACHE
+from flows.retention.project_files import PREDICTION_CACHE, iter_leftovers
 from flows.retention.stores import artifacts
 from flows.retention.stores.object_store import FOLDER_SUFFIX, ObjectStore, find_bytes, open_stores, read_folder
 from flows.retention.stores.shared_objects import add_files, find_used_objects, list_other_projects
@@ -232,9 +232,8 @@ def delete_run(
 
 
 def _find_in_caches(project: Project, kept: KeptVersions, keep: int) -> Iterator[Action]:
-    for pattern in LEFTOVERS:
-        for path in sorted((project / "data").glob(pattern)):
-            yield Action.to_remove(project, path, "left by a process that was killed")
+    for path in iter_leftovers(project):
+        yield Action.to_remove(project, path, "left by a process that was killed")
     names = tuple(f"{name}-{number}-" for name, numbers in kept.numbers.items() for number in numbers)
     answers = _list_folders(project / CACHE / PREDICTION_CACHE)
     yield from _remove_all(

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from flows.labeling.formats.tools import DOCUMENTS
 from flows.labeling.review import PAGE_FILE, TABLE_FILE
 from flows.monitoring.batch_log import MONITOR_DIR
 from flows.prediction.cache import CacheShard, PredictionCache
+from flows.project.exceptions import ProjectBusy
 from flows.project.paths import CACHE, CLASSIFIER, FEATURES, NORMALIZED, RAW, REPORT
 from flows.project.project import Project
 from flows.retention.actions import Action, remove_path
@@ -28,7 +30,8 @@ from flows.retention.stores.dataset_versions import (
     samples_picture,
     shows_pictures,
 )
-from flows.retention.stores.object_store import ObjectStore, open_repo, read_folder
+from flows.retention.stores.object_store import ObjectStore, locked_repo, read_folder
+from flows.retention.stores.shared_objects import list_other_projects
 from flows.versioning import dvc_repo
 from flows.versioning.dvc_repo import read_last_source
 from imageset.exceptions import UserError
@@ -39,7 +42,7 @@ from imageset.utils.atomic_write import write_bytes, write_text
 from lightning_modules.bundle import FORGOTTEN_NOTE, FORGOTTEN_TEXT, REFERENCE_FILE
 from lightning_modules.features.frozen_features import FILE_SUFFIX
 
-LEFTOVERS = (".*.partial", ".*.earlier", f"{dvc_repo.FETCHED_PREFIX}*")  # in data/, of processes that were killed
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:partial|earlier)")  # in data/: of `replace_folder` in a killed process
 PREDICTION_CACHE, SWEEPS = "predictions", "sweep"  # in .cache
 PAGE_STAGES = ("evaluate", "explain")
 SHARD_NAME = re.compile(r"[0-9a-f]{32}")
@@ -74,9 +77,8 @@ def find_actions(
 
 
 def _find_in_data(project: Project, image_ids: Collection[str], holdings: Holdings) -> Iterator[Action]:
-    for pattern in LEFTOVERS:
-        for path in sorted((project / "data").glob(pattern)):
-            yield Action.to_remove(project, path, "left by a process that was killed, removed")
+    for path in iter_leftovers(project):
+        yield Action.to_remove(project, path, "left by a process that was killed, removed")
     if _names_picture(project / RAW / RECORDS_FILE, image_ids) or _is_in_log(project, image_ids):
         text = "rewritten without it, and versioned by DVC, as after an ingest"
         yield Action(RAW.as_posix(), text, partial(forget_in_raw, project, image_ids))
@@ -86,6 +88,22 @@ def _find_in_data(project: Project, image_ids: Collection[str], holdings: Holdin
     if any(_names_picture(project / NORMALIZED / name, image_ids) for name in tables):
         text = "`dvc repro normalize` writes it without the picture; no other picture is decoded again"
         yield Action(NORMALIZED.as_posix(), text, partial(normalize_again, project))
+
+
+def iter_leftovers(project: Project) -> Iterator[Path]:
+    """Yield what processes that were killed left in data/, beside the folder that they were replacing."""
+    for path in sorted((project / "data").glob(".*")):
+        match = LEFTOVER.fullmatch(path.name)
+        if match is not None and path.with_name(match["name"]).exists():
+            yield path
+
+
+def restore_folders(project: Project) -> None:
+    """Give the data its place back where a process was killed between the two renames of `replace_folder`."""
+    for folder in (project / RAW, project / NORMALIZED):
+        earlier = folder.with_name(f".{folder.name}.earlier")
+        if earlier.is_dir() and not folder.exists():
+            os.replace(earlier, folder)
 
 
 def _names_picture(path: Path, image_ids: Collection[str]) -> bool:
@@ -121,6 +139,8 @@ def normalize_again(project: Project) -> None:
     """Run the stage `normalize`; if it cannot run, data/normalized is removed."""
     try:
         dvc_repo.run_dvc(project.folder, "repro", "--single-item", "normalize")
+    except ProjectBusy:
+        raise
     except UserError as error:
         remove_path(project / NORMALIZED)
         dvc_repo.logger.warning(
@@ -198,8 +218,7 @@ def version_bundle(project: Project) -> None:
     before = dvc_repo.find_output_md5(dvc_repo.read_stage_lock(text, "train"), CLASSIFIER)
     if before is None:
         return
-    repo = open_repo(project)
-    with repo.lock:
+    with locked_repo(project) as repo:
         (out,) = repo.find_outs_by_path(str(project / CLASSIFIER))
         out.save()
         out.commit()
@@ -275,7 +294,8 @@ def forget_features(path: Path, wanted: Collection[bytes]) -> None:
 
 
 def _find_in_reviews(project: Project, image_ids: Collection[str]) -> Iterator[Action]:
-    for table in iter_files(project.folder, [project / CACHE, project / RAW, project / NORMALIZED]):
+    others = [other.folder for other in list_other_projects(project)]
+    for table in iter_files(project.folder, [project / CACHE, project / RAW, project / NORMALIZED, *others]):
         rows = (_read_review(table) if table.name == TABLE_FILE else None) or []
         if any(row.get("image_id") in image_ids for row in rows):
             place = str(table.parent.relative_to(project.folder))

@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imageset.exceptions import UserError
-from imageset.raw.label_log import LABEL_LOG_FILE, SOURCE_REPLACED, format_line, read_label_log_bytes
+from imageset.raw.label_log import (
+    LABEL_LOG_FILE,
+    SOURCE_REPLACED,
+    format_line,
+    read_label_log,
+    read_label_log_bytes,
+)
 from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, read_records
 from imageset.raw.replacement import finish_replacement
 from imageset.raw.shards import RawShardWriter, name_raw_shard
@@ -38,6 +44,7 @@ def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
     """
     finish_replacement(raw_dir)
     records = read_records(raw_dir)
+    read_label_log(raw_dir)  # says which line is damaged
     gone = pc.is_in(records["image_id"], value_set=pa.array(sorted(image_ids), pa.string()))  # type: ignore[attr-defined]
     log = read_label_log_bytes(raw_dir)
     kept_log = b"".join(filter_log_lines(log, image_ids))

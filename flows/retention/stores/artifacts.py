@@ -28,7 +28,10 @@ from flows.retention.stores.dataset_versions import (
     select_rows,
     shows_pictures,
 )
+from imageset.exceptions import UserError
+from imageset.utils.url_credentials import mask_url
 from lightning_modules.bundle import FORGOTTEN_NOTE, FORGOTTEN_TEXT, REFERENCE_FILE
+from lightning_modules.tracking.client import describe_mlflow_error
 from lightning_modules.tracking.tags import (
     DATASET_TAG,
     DRIFT_FOLDER,
@@ -38,7 +41,7 @@ from lightning_modules.tracking.tags import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import FileInfo, Run
 
 PLACE = "MLflow's artifacts"
 EXAMPLE_WORD = "input_example"  # in the name of each file that holds a model's example pictures
@@ -79,27 +82,26 @@ class ArtifactFolder:
 
     def iter_paths(self, folder: str | None = None) -> Iterator[str]:
         """Yield the path of each file; nothing if the artifacts are gone."""
+        yield from (info.path for info in self._iter_infos(folder))
+
+    def measure(self) -> int:
+        """Return the bytes of all files."""
+        return sum(int(info.file_size or 0) for info in self._iter_infos(None))
+
+    def _iter_infos(self, folder: str | None) -> Iterator[FileInfo]:
         from mlflow.exceptions import MlflowException
 
         try:
             infos = self.repository.list_artifacts(folder)
-        except (MlflowException, OSError):
-            return
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"MLflow's artifacts at {mask_url(self.uri)}: {describe_mlflow_error(error)}"
+            ) from None
         for info in infos:
             if info.is_dir:
-                yield from self.iter_paths(info.path)
+                yield from self._iter_infos(info.path)
             else:
-                yield info.path
-
-    def measure(self, folder: str | None = None) -> int:
-        """Return the bytes of all files; 0 if the artifacts are gone."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            infos = self.repository.list_artifacts(folder)
-        except (MlflowException, OSError):
-            return 0
-        return sum(self.measure(info.path) if info.is_dir else int(info.file_size or 0) for info in infos)
+                yield info
 
     def clear(self) -> None:
         """Remove all files."""
@@ -165,9 +167,13 @@ def find_trained_models(client: MlflowClient, runs: list[Run], image_ids: Collec
 
 def _read_training_rows(folder: ArtifactFolder, image_ids: Collection[str]) -> int:
     """Return how many of the pictures are in a run's list of training pictures; 0 without a list."""
+    import pyarrow as pa
+
+    if TRAINING_IMAGES_ARTIFACT not in folder.iter_paths(PurePosixPath(TRAINING_IMAGES_ARTIFACT).parent.name):
+        return 0
     try:
         return len(select_rows(_read_table(folder.read(TRAINING_IMAGES_ARTIFACT)), image_ids))
-    except Exception:  # of any store: the run has no such list, or it is damaged
+    except (KeyError, pa.ArrowException):  # damaged
         return 0
 
 

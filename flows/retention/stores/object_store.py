@@ -9,12 +9,13 @@ import json
 import logging
 from collections.abc import Collection, Iterator
 from configparser import ConfigParser
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
@@ -95,6 +96,27 @@ def open_repo(project: Project) -> Repo:
         return Repo(str(project.folder))
     except DvcException as error:
         raise UserError(f"DVC: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def locked_repo(project: Project) -> Iterator[Repo]:
+    """Open the project's DVC repository, and hold DVC's own lock on it.
+
+    Raises:
+        ProjectBusy: another DVC command is running.
+        UserError: DVC cannot do what is asked for, with its reason.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    repo = open_repo(project)
+    try:
+        with repo.lock:
+            yield repo
+    except LockError:
+        raise ProjectBusy(f"{project}: another dvc command is running; wait until it ends") from None
+    except DvcException as error:
+        raise UserError(f"{project}: DVC: {' '.join(str(error).split())[:300]}; nothing was changed") from None
 
 
 def open_stores(project: Project) -> list[ObjectStore]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from flows.project.project import Project, is_project
-from flows.retention.stores.object_store import FOLDER_SUFFIX, ObjectStore, open_repo, read_folder
+from flows.retention.stores.object_store import FOLDER_SUFFIX, ObjectStore, locked_repo, read_folder
 from flows.versioning.git_repo import list_project_folders, run_git
-from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import find_git_top
 
 REFS = ("refs/heads", "refs/tags", "refs/remotes", "refs/stash")
@@ -39,15 +38,9 @@ def find_used_objects(project: Project, stores: list[ObjectStore], *, all_refs: 
     Raises:
         UserError: DVC cannot read the project, or one of its commits.
     """
-    from dvc.exceptions import DvcException
-
     refs = run_git(project.folder, "for-each-ref", "--format=%(objectname)", *REFS, allow_failure=True).split()
-    repo = open_repo(project)
-    try:
-        with repo.lock:
-            used = repo.used_objs(revs=sorted(set(refs)) if all_refs and refs else None, force=True)
-    except DvcException as error:
-        raise UserError(f"{project}: DVC: {' '.join(str(error).split())[:300]}; nothing was changed") from None
+    with locked_repo(project) as repo:
+        used = repo.used_objs(revs=sorted(set(refs)) if all_refs and refs else None, force=True)
     found = {str(info.value) for objects in used.values() for info in objects}
     return add_files(found, stores)
 

@@ -21,6 +21,7 @@ from flows.prediction.cache import CacheShard, ImageRef, PredictionCache
 from flows.project.project import Project
 from flows.promotion import ledger
 from flows.versioning import dvc_repo
+from imageset.normalize.stage import normalize
 from imageset.raw.ingestion import ingest_source
 from imageset.store.reader import ImageStore
 from lightning_modules.bundle import save_bundle
@@ -104,12 +105,17 @@ def spread_once(tmp_path_factory, empty_mlflow_db) -> SpreadProject:
                     "outs": ["data/models/report/sees", "data/models/report/what_the_network_sees.html"]},
     }  # fmt: skip
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    for command in ("git init -q", f"{sys.executable} -m dvc init -q",
-                    f"{sys.executable} -m dvc remote add -q -d store ../remote"):  # fmt: skip
+    for command in ("git init -q", f"{sys.executable} -m dvc init -q"):
         run(folder, *command.split())
+    (folder / ".dvc/config").write_text(
+        "[core]\n    remote = store\n['remote \"store\"']\n    url = ../../remote\n"
+    )
     ingest_source(source, folder / "data/raw", name=NAME)
     dvc_repo.add_raw(Project(folder), str(source), NAME)
-    run(folder, sys.executable, "-m", "dvc", "repro", "-q", "normalize")
+    params = yaml.safe_load((folder / "params.yaml").read_text())["normalize"]
+    normalize(
+        folder / "data/raw", folder / "data/normalized", params, workers=1
+    )  # `dvc repro` makes the same again
     store = ImageStore.open(folder / "data/normalized")
     write_bundle(folder, store)
     run(folder, sys.executable, "-m", "dvc", "repro", "-q")
@@ -168,9 +174,9 @@ def log_training(folder: Path, store: ImageStore) -> str:
     return run_id
 
 
-def decide(folder: Path, version: int, run_id: str, before: dict, after: dict) -> None:
+def decide(folder: Path, version: int, run_id: str, before: dict, after: dict, **more: str) -> None:
     entry = {"event": ledger.DECISION, "model": NAME, "version": version, "run": run_id, "serves": True,
-             "reason": "better", "before": before, "after": after}  # fmt: skip
+             "reason": "better", "before": before, "after": after, **more}  # fmt: skip
     line = ledger.append_entry(Project(folder), entry)
     ledger.append_entry(Project(folder), {"event": ledger.DONE, "of": line["number"]})
 

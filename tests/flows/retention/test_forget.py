@@ -70,7 +70,7 @@ def read_contents(spread: SpreadProject, file: Path) -> list[bytes]:
     return [file.read_bytes(), store.open_shard(0)[row].tobytes()]
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.long), "test"])
 def test_a_forgotten_picture_is_nowhere_afterwards_and_the_others_stay(spread, split):
     gone = spread.find_file(split)
     contents = read_contents(spread, gone)
@@ -224,6 +224,17 @@ def test_what_was_forgotten_before_is_said_and_written_once(spread):
     assert [entry["event"] for entry in ledger.read_ledger(spread.project)].count("forgotten") == 1
 
 
+def test_a_folder_that_a_killed_process_was_replacing_is_not_lost(spread):
+    gone = spread.find_file("train")
+    raw = spread.folder / "data/raw"
+    raw.rename(raw.with_name(".raw.earlier"))  # between the two renames of `replace_folder`
+    raw.with_name(".raw.partial").mkdir()
+    forget(spread.project, [str(gone)], spread.folder, is_confirmed=True)
+    others = {hash_picture(file): file.read_bytes() for file in spread.source.rglob("*.png") if file != gone}
+    assert dict(read_image_bytes(raw, others)) == others
+    assert not list(raw.parent.glob(".raw.*"))
+
+
 def forget_and_die(spread: SpreadProject, step: int, *words: str) -> int:
     done = subprocess.run([sys.executable, "-c", KILLED, str(step), *words], cwd=spread.folder, check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
@@ -232,7 +243,7 @@ def forget_and_die(spread: SpreadProject, step: int, *words: str) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 6, 8, 10, 12, 15, 18, 22, 26, 30])
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 6, 8, 10, 12, 15, 18, 22, 26, 30, 33, 36])
 def test_a_command_that_was_killed_is_completed_by_the_next_one(spread, step):
     gone = spread.find_file("val")
     contents = read_contents(spread, gone)

@@ -9,7 +9,6 @@ import pytest
 
 from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
-from flows.promotion import ledger
 from flows.retention.garbage import collect_garbage, iter_champions
 from flows.retention.stores.artifacts import ArtifactFolder
 from flows.versioning import dvc_repo
@@ -91,9 +90,7 @@ def test_a_bundle_that_serves_and_was_never_committed_stays(spread):
     (spread.folder / "bundle").mkdir()
     (spread.folder / "bundle/weights").write_text("of the version that serves")
     bundle = version_file_of_folder(spread.folder, "bundle")
-    entry = ledger.read_ledger(spread.project)[0]
-    line = ledger.append_entry(spread.project, {**entry, "version": 1, "dvc": bundle})
-    ledger.append_entry(spread.project, {"event": ledger.DONE, "of": line["number"]})
+    decide(spread.folder, 1, spread.run_id, {}, {"champion": 1}, dvc=bundle)
     before = list_objects(spread.folder / ".dvc/cache")
     (spread.folder / "bundle.dvc").unlink()
     shutil.rmtree(spread.folder / "bundle")
