@@ -117,13 +117,21 @@ class ByteSearch:
 
 def choose_windows(content: bytes) -> list[bytes]:
     """Choose windows of a content that tell it from others, spread over all of it."""
-    last = len(content) - WINDOW_BYTES
-    if last < 0:
+    first, last = _find_body(content), len(content) - WINDOW_BYTES
+    if last < first:
         return [content] if len(content) >= KEY_BYTES else []
-    offsets = sorted({round(last * part / 255) for part in range(256)})
+    offsets = sorted({first + round((last - first) * part / 255) for part in range(256)})
     telling = [offset for offset in offsets if _is_telling(content[offset : offset + WINDOW_BYTES])]
     step = max(1, len(telling) // WINDOWS_PER_CONTENT)
     return [content[offset : offset + WINDOW_BYTES] for offset in telling[::step]]
+
+
+def _find_body(content: bytes) -> int:
+    """Return where the pixels of a JPEG file begin: most files share the tables before them; 0 for others."""
+    if not content.startswith(b"\xff\xd8"):
+        return 0
+    frame = max(content.rfind(b"\xff\xc0"), content.rfind(b"\xff\xc2"), 0)
+    return max(content.find(b"\xff\xda", frame), 0)
 
 
 def _is_telling(window: bytes) -> bool:

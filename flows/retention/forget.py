@@ -195,6 +195,7 @@ def carry_out(project: Project, plan: ForgetPlan) -> ForgetResult:
         action.run()
     runs = artifacts.find_runs(plan.client, project)
     kept = set().union(*plan.kept.values())
+    logger.info("forget: searching for what is left")
     result = search_everything(project, journal, open_stores(project), plan.client, runs, kept)
     if not plan.is_repeated:
         record(project, journal, result)

@@ -106,6 +106,13 @@ def test_a_damaged_file_is_searched_as_it_is(head):
     assert not search.is_in_bytes(head + b"damaged" * 20)
 
 
+def test_what_all_jpeg_files_share_is_no_evidence():
+    one, two = (encode_noise(seed, 64, 64, "JPEG") for seed in (5, 6))
+    assert one[:600] == two[:600]
+    assert ByteSearch.of([one]).is_in_bytes(b"1" + one)
+    assert not ByteSearch.of([one]).is_in_bytes(two)
+
+
 def test_git_and_environments_are_not_searched(tmp_path: Path):
     for name in (".git/x", ".venv/y", "kept/z", "left/out"):
         (tmp_path / name).parent.mkdir()
