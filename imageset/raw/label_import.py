@@ -193,11 +193,17 @@ def apply_label_plan(plan: LabelPlan, raw_dir: str | Path) -> bool:
 
 
 def import_labels(
-    rows: Iterable[LabelRow], raw_dir: str | Path, table: str, annotator: str, *, resolves: bool = False
+    rows: Iterable[LabelRow],
+    raw_dir: str | Path,
+    table: str,
+    annotator: str,
+    *,
+    resolves: bool = False,
+    forgotten: Collection[str] = frozenset(),
 ) -> LabelPlan:
     """Plan and apply an import of labels; the arguments and errors are those of `plan_label_import`."""
     finish_replacement(Path(raw_dir))
-    plan = plan_label_import(rows, raw_dir, table, annotator, resolves=resolves)
+    plan = plan_label_import(rows, raw_dir, table, annotator, resolves=resolves, forgotten=forgotten)
     apply_label_plan(plan, raw_dir)
     return plan
 

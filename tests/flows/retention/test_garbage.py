@@ -1,17 +1,17 @@
+import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
 from flows.retention.garbage import collect_garbage, iter_champions
 from flows.retention.stores.artifacts import ArtifactFolder
-from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 from lightning_modules.tracking import tags
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
@@ -23,11 +23,22 @@ def list_objects(folder: Path) -> set[str]:
     return {path.parent.name + path.name for path in (folder / "files/md5").glob("*/*")}
 
 
-def version_file(folder: Path, name: str, text: str) -> str:
-    """Version a file with DVC; return its MD5."""
-    (folder / name).write_text(text)
-    run(folder, sys.executable, "-m", "dvc", "add", "-q", name)
-    return dvc_repo.read_yaml(folder / f"{name}.dvc")["outs"][0]["md5"]
+def version_file(spread: SpreadProject, text: str, folder: Path | None = None) -> str:
+    """Version notes.txt as `dvc add` and `dvc push` do; return its MD5."""
+    md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    place = folder or spread.folder
+    (place / "notes.txt").write_text(text)
+    entry = {"md5": md5, "size": len(text), "hash": "md5", "path": "notes.txt"}
+    (place / "notes.txt.dvc").write_text(yaml.safe_dump({"outs": [entry]}))
+    for store in (spread.folder / ".dvc/cache", spread.remote):
+        write_object(store, md5, text)
+    return md5
+
+
+def write_object(store: Path, object_id: str, text: str) -> None:
+    path = store / "files/md5" / object_id[:2] / object_id[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def log_run(spread: SpreadProject, version: bool = False) -> str:
@@ -46,16 +57,15 @@ def log_run(spread: SpreadProject, version: bool = False) -> str:
 def test_it_shows_sizes_first_and_removes_only_what_no_branch_and_no_tag_needs(spread):
     cache = spread.folder / ".dvc/cache"
     kept = list_objects(cache)
-    of_branch = version_file(spread.folder, "notes.txt", "of a branch")
+    of_branch = version_file(spread, "of a branch")
     run(spread.folder, "git", "checkout", "-q", "-b", "side")
     commit(spread.folder, "side")
-    of_tag = version_file(spread.folder, "notes.txt", "of a tag")
+    of_tag = version_file(spread, "of a tag")
     commit(spread.folder, "tagged")
     run(spread.folder, "git", "tag", "v1")
     run(spread.folder, "git", "reset", "-q", "--hard", "HEAD~1")
-    of_nothing = version_file(spread.folder, "notes.txt", "of nothing")
-    of_here = version_file(spread.folder, "notes.txt", "of the working tree")
-    run(spread.folder, sys.executable, "-m", "dvc", "push", "-q")
+    of_nothing = version_file(spread, "of nothing")
+    of_here = version_file(spread, "of the working tree")
 
     text = str(collect_garbage(spread.project, is_confirmed=False))
     assert "DVC's cache: objects that no branch, tag or version needs (10 B)" in text
@@ -68,7 +78,7 @@ def test_it_shows_sizes_first_and_removes_only_what_no_branch_and_no_tag_needs(s
 
 
 def test_a_branch_that_was_only_fetched_counts(spread):
-    found = version_file(spread.folder, "notes.txt", "of another clone")
+    found = version_file(spread, "of another clone")
     run(spread.folder, "git", "checkout", "-q", "--detach")
     commit(spread.folder, "theirs")
     run(spread.folder, "git", "update-ref", "refs/remotes/origin/theirs", "HEAD")
@@ -78,29 +88,21 @@ def test_a_branch_that_was_only_fetched_counts(spread):
 
 
 def test_the_remote_loses_what_the_cache_loses(spread):
-    found = version_file(spread.folder, "notes.txt", "of nothing")
-    run(spread.folder, sys.executable, "-m", "dvc", "push", "-q")
-    assert found in list_objects(spread.remote)
-    version_file(spread.folder, "notes.txt", "another")
+    found = version_file(spread, "of nothing")
+    version_file(spread, "another")
     collect_garbage(spread.project, is_confirmed=True)
     assert found not in list_objects(spread.remote)
 
 
 def test_a_bundle_that_serves_and_was_never_committed_stays(spread):
-    (spread.folder / "bundle").mkdir()
-    (spread.folder / "bundle/weights").write_text("of the version that serves")
-    bundle = version_file_of_folder(spread.folder, "bundle")
+    weights, bundle = "ab" * 16, f"{'cd' * 16}.dir"
+    cache = spread.folder / ".dvc/cache"
+    write_object(cache, weights, "weights")
+    write_object(cache, bundle, json.dumps([{"md5": weights, "relpath": "weights"}]))
     decide(spread.folder, 1, spread.run_id, {}, {"champion": 1}, dvc=bundle)
-    before = list_objects(spread.folder / ".dvc/cache")
-    (spread.folder / "bundle.dvc").unlink()
-    shutil.rmtree(spread.folder / "bundle")
+    before = list_objects(cache)
     collect_garbage(spread.project, is_confirmed=True)
-    assert list_objects(spread.folder / ".dvc/cache") == before
-
-
-def version_file_of_folder(folder: Path, name: str) -> str:
-    run(folder, sys.executable, "-m", "dvc", "add", "-q", name)
-    return dvc_repo.read_yaml(folder / f"{name}.dvc")["outs"][0]["md5"]
+    assert list_objects(cache) == before
 
 
 def test_what_another_project_of_the_repository_needs_stays(spread):
@@ -111,7 +113,7 @@ def test_what_another_project_of_the_repository_needs_stays(spread):
     set_params(other, name="other")
     (other / ".dvc").mkdir()
     (other / ".dvc/config").write_text("[cache]\n    dir = ../../.dvc/cache\n")
-    found = version_file(other, "notes.txt", "of the other project")
+    found = version_file(spread, "of the other project", other)
     assert found in list_objects(spread.folder / ".dvc/cache")
     collect_garbage(spread.project, is_confirmed=True)
     assert found in list_objects(spread.folder / ".dvc/cache")
@@ -120,8 +122,8 @@ def test_what_another_project_of_the_repository_needs_stays(spread):
 
 
 def test_a_commit_that_dvc_cannot_read_stops_it_before_anything_is_removed(spread):
-    found = version_file(spread.folder, "notes.txt", "of nothing")
-    version_file(spread.folder, "notes.txt", "another")
+    found = version_file(spread, "of nothing")
+    version_file(spread, "another")
     text = (spread.folder / "dvc.yaml").read_text()
     (spread.folder / "dvc.yaml").write_text("stages: [")
     commit(spread.folder, "broken")
