@@ -102,7 +102,7 @@ def forget(project: Project, words: Sequence[str], here: Path, *, is_confirmed: 
         if not is_confirmed:
             return ForgetResult((*describe_plan(plan), "nothing was changed; `--yes` does it"))
         with problems.track_problem(project, "forget", "`convoy forget --yes` completes it"):
-            return carry_out(project, plan)
+            return execute_plan(project, plan)
 
 
 def make_plan(project: Project, given: dict[str, bytes | None], pending: Journal | None) -> ForgetPlan:
@@ -124,7 +124,7 @@ def make_plan(project: Project, given: dict[str, bytes | None], pending: Journal
         image_ids,
         format_utc_now(),
         frozenset(holdings.folders),
-        tuple({"model": one.name, "version": one.version, "run": one.run_id} for one in models),
+        tuple({"model": model.name, "version": model.version, "run": model.run_id} for model in models),
         frozenset(contents),
     )
     journal = journal if pending is None else journal.merge(pending)
@@ -182,16 +182,16 @@ def describe_models(journal: Journal) -> Iterator[str]:
         yield "their weights stay; `convoy run` trains a model without it, and promotes it by the same rules"
 
 
-def carry_out(project: Project, plan: ForgetPlan) -> ForgetResult:
+def execute_plan(project: Project, plan: ForgetPlan) -> ForgetResult:
     """Do everything of a plan, search, and record it."""
     journal = plan.journal
     journal.save(project)
     add_forgotten(project, journal.image_ids)
-    said: set[str] = set()
+    logged: set[str] = set()
     for action in plan.actions:
-        if (line := f"forget: {action.place}: {action.text}") not in said:
+        if (line := f"forget: {action.place}: {action.text}") not in logged:
             logger.info(line)
-            said.add(line)
+            logged.add(line)
         action.run()
     runs = artifacts.find_runs(plan.client, project)
     kept = set().union(*plan.kept.values())
@@ -222,8 +222,8 @@ def record(project: Project, journal: Journal, result: SearchResult) -> None:
 
 def describe_result(plan: ForgetPlan, result: SearchResult) -> Iterator[str]:
     """Yield the lines that say what was done."""
-    said = "it was before" if plan.is_repeated else "the ledger says so"
-    yield f"forgotten: {format_count(len(plan.journal.image_ids), 'picture')}; {said}"
+    note = "it was before" if plan.is_repeated else "the ledger says so"
+    yield f"forgotten: {format_count(len(plan.journal.image_ids), 'picture')}; {note}"
     yield from describe_actions(plan.actions, with_bytes=False)
     yield from result.describe()
     yield from describe_rest(plan)

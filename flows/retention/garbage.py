@@ -54,7 +54,7 @@ class GcResult:
 
 @dataclass
 class KeptVersions:
-    """What the versions need that serve, or to which a rollback within `gc.keep` goes back.
+    """The needs of the versions that serve, or to which a rollback within `gc.keep` goes back.
 
     Attributes:
         numbers: of the versions, by model.
@@ -80,8 +80,8 @@ def collect_garbage(project: Project, *, is_confirmed: bool) -> GcResult:
     keep = int(project.load_params("gc")["keep"])
     others = list_other_projects(project)
     with ExitStack() as stack:
-        for one in (project, *others):
-            stack.enter_context(one.lock())
+        for member in (project, *others):
+            stack.enter_context(member.lock())
         actions = list(find_garbage(project, others, keep))
         size = format_bytes(sum(action.num_bytes for action in actions))
         lines = [*describe_actions(actions, with_bytes=True)] or ["nothing to remove"]
@@ -107,8 +107,8 @@ def find_garbage(project: Project, others: Sequence[Project], keep: int) -> Iter
     client, stores = model_registry.connect_registry(project), open_stores(project)
     kept = find_kept_versions(client, project, keep)
     used = set(kept.objects)
-    for one in (project, *others):
-        used |= find_used_objects(one, stores, all_refs=True)
+    for member in (project, *others):
+        used |= find_used_objects(member, stores, all_refs=True)
     for other in others:
         used |= find_kept_versions(client, other, int(other.load_params("gc")["keep"])).objects
     used = add_files(used, stores)
@@ -174,7 +174,7 @@ def _add_needs(
             run = model_registry.find_run(client, run_id)
             kept.run_ids.add(run.info.run_id)
             inputs = run.inputs.dataset_inputs if run.inputs else []
-            kept.objects |= {str(one.dataset.digest) for one in inputs}
+            kept.objects |= {str(entry.dataset.digest) for entry in inputs}
 
 
 def _find_runs_of_bundles(used: Iterable[str], stores: list[ObjectStore]) -> set[str]:
@@ -207,7 +207,7 @@ def _find_runs(client: MlflowClient, runs: list[Run], kept: KeptVersions) -> Ite
         if run.info.run_id in kept.run_ids or (is_active and run.info.status == RUNNING):
             continue
         versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-        if any(int(one.version) in kept.numbers.get(one.name, set()) for one in versions):
+        if any(int(version.version) in kept.numbers.get(version.name, set()) for version in versions):
             continue
         folders = [artifacts.ArtifactFolder(run.info.artifact_uri, ""), *artifacts.iter_models(client, run)]
         size = sum(folder.measure() for folder in folders)

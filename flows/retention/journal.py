@@ -102,7 +102,7 @@ def remove_journal(project: Project) -> None:
 def list_journal_folders(project: Project) -> list[Path]:
     """Return the journal's folder, and those of `replace_folder` beside it."""
     name = JOURNAL.name
-    return [project / CACHE / one for one in (name, f".{name}.partial", f".{name}.earlier")]
+    return [project / CACHE / folder for folder in (name, f".{name}.partial", f".{name}.earlier")]
 
 
 def read_list(path: Path) -> Iterable[str]:

@@ -219,13 +219,13 @@ def version_bundle(project: Project) -> None:
     if before is None:
         return
     with locked_repo(project) as repo:
-        (out,) = repo.find_outs_by_path(str(project / CLASSIFIER))
-        out.save()
-        out.commit()
+        (saved,) = repo.find_outs_by_path(str(project / CLASSIFIER))
+        saved.save()
+        saved.commit()
     document = yaml.safe_load(text)
-    entry = next(one for one in document["stages"]["train"]["outs"] if one["path"] == CLASSIFIER.as_posix())
-    if entry["md5"] != out.hash_info.value:
-        entry |= {"md5": out.hash_info.value, "size": out.meta.size, "nfiles": out.meta.nfiles}
+    entry = next(out for out in document["stages"]["train"]["outs"] if out["path"] == CLASSIFIER.as_posix())
+    if entry["md5"] != saved.hash_info.value:
+        entry |= {"md5": saved.hash_info.value, "size": saved.meta.size, "nfiles": saved.meta.nfiles}
         write_text(project / "dvc.lock", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
@@ -258,7 +258,7 @@ def _forget_answers(cache: PredictionCache, path: Path, image_ids: Collection[st
     delivered = path.parent / "delivered.txt"
     names = delivered.read_text(encoding="utf-8").split() if delivered.is_file() else []
     if (match := SHARD_NAME.match(path.stem)) is not None and match[0] in names:
-        write_text(delivered, "".join(f"{one}\n" for one in sorted({*names, name})))
+        write_text(delivered, "".join(f"{line}\n" for line in sorted({*names, name})))
     remove_path(path)
 
 

@@ -135,7 +135,7 @@ def find_runs(client: MlflowClient, project: Project) -> list[Run]:
     from mlflow.entities import ViewType
 
     names = {project.read_name(), project.read_dataset_name()}
-    experiments = [one.experiment_id for one in client.search_experiments(ViewType.ALL)]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
     runs: dict[str, Run] = {}
     for name in sorted(names):
         query, token = f"tags.`{DATASET_TAG}` = '{name}'", None
@@ -268,7 +268,7 @@ def _find_model_actions(
 
 
 def _remove_reference(folder: ArtifactFolder, path: str) -> None:
-    for code in [one for one in folder.iter_paths() if one.endswith(BUNDLE_MODULE)]:
+    for code in [name for name in folder.iter_paths() if name.endswith(BUNDLE_MODULE)]:
         folder.replace(code, folder.read(code).replace(OLD_CHECK, NEW_CHECK))
     folder.replace(PurePosixPath(path).with_name(FORGOTTEN_NOTE).as_posix(), FORGOTTEN_TEXT)
     folder.remove(path)
@@ -285,9 +285,9 @@ def grey_examples(text: bytes, search: ByteSearch) -> bytes:
 
 def _grey(value: Any, search: ByteSearch) -> Any:
     if isinstance(value, dict):
-        return {key: _grey(one, search) for key, one in value.items()}
+        return {key: _grey(inner, search) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_grey(one, search) for one in value]
+        return [_grey(inner, search) for inner in value]
     if isinstance(value, str) and search.is_in_bytes(json.dumps([value]).encode()):
         return _make_grey(value)
     return value

@@ -52,7 +52,7 @@ RUN_CACHE = "runs"
 
 @dataclass
 class Holdings:
-    """Where pictures are in DVC's cache and remotes.
+    """The places of pictures in DVC's cache and remotes.
 
     Attributes:
         objects: ids of objects that hold bytes, pixels or thumbnails.

@@ -18,7 +18,5 @@ def test_a_damaged_list_stops_what_reads_it(tmp_path):
     (tmp_path / FORGOTTEN).parent.mkdir()
     for content in (b"a" * 64 + b"\n<<<<<<< HEAD\n", b"\xff\xfe"):
         (tmp_path / FORGOTTEN).write_bytes(content)
-        with pytest.raises(
-            UserError, match=r"is not an image_id .*; restore the file"
-        ):
+        with pytest.raises(UserError, match=r"is not an image_id .*; restore the file"):
             read_forgotten(Project(tmp_path))
