@@ -22,7 +22,7 @@ from imageset.raw.ingestion import ingest_source
 from imageset.raw.shards import read_image_bytes
 from imageset.store.reader import ImageStore
 from lightning_modules.bundle import check_bundle
-from tests.flows.retention.conftest import SpreadProject, hash_picture
+from tests.flows.retention.spread_project import SpreadProject, hash_picture
 from tests.helpers.datasets import snapshot
 
 # Called as a program of its own: it kills itself before its n-th step.

@@ -15,7 +15,7 @@ from flows.retention.stores.artifacts import ArtifactFolder
 from imageset.exceptions import UserError
 from lightning_modules.tracking import tags
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
-from tests.flows.retention.conftest import NAME, SpreadProject, commit, decide, run
+from tests.flows.retention.spread_project import NAME, SpreadProject, commit, decide, run
 from tests.helpers.project import set_params
 
 
