@@ -9,6 +9,7 @@ UI, and their artifacts removed; `mlflow gc` would remove the deleted experiment
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import is_locked
 from imageset.utils.text import format_count
+from lightning_modules.tracking.client import is_tracking_shared
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +41,7 @@ logger = console.get_logger(__name__)
 
 ENGINES, TRAININGS, DOWNLOADS = "engines", "train", "torchvision"  # in .cache
 RUNNING = "RUNNING"
+RECENT_S = 7 * 24 * 3600.0
 RUN_FILE = "run.json"  # in a bundle's folder: the MLflow run that trained it
 
 
@@ -91,6 +94,10 @@ def collect_garbage(project: Project, *, is_confirmed: bool) -> GcResult:
             lines.append(f"removed: {size}")
         elif actions:
             lines.append(f"together {size}; nothing was removed, `convoy gc --yes` does it")
+    if any(action.place.startswith("DVC's remote") for action in actions):
+        lines.append(
+            "branches that were never fetched here, and other repositories on the same remote, are not known"
+        )
     champions = format_count(keep, "earlier champion")
     lines.append(f"kept: what serves, {champions} (params.yaml: gc.keep), all branches and tags")
     return GcResult(tuple(lines))
@@ -204,7 +211,7 @@ def _read_run_id(text: bytes | None) -> set[str]:
 def _find_runs(client: MlflowClient, runs: list[Run], kept: KeptVersions) -> Iterator[Action]:
     for run in runs:
         is_active = run.info.lifecycle_stage == "active"
-        if run.info.run_id in kept.run_ids or (is_active and run.info.status == RUNNING):
+        if run.info.run_id in kept.run_ids or (is_active and _may_be_awaited(run)):
             continue
         versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
         if any(int(version.version) in kept.numbers.get(version.name, set()) for version in versions):
@@ -214,6 +221,12 @@ def _find_runs(client: MlflowClient, runs: list[Run], kept: KeptVersions) -> Ite
         if is_active or size:
             text = "runs and models that no version needs"
             yield Action("MLflow", text, partial(delete_run, client, run, folders, versions), size)
+
+
+def _may_be_awaited(run: Run) -> bool:
+    """Return whether a run is at work, or another clone that uses the same MLflow server may yet promote it."""
+    age_s = time.time() - (run.info.end_time or 0) / 1000
+    return run.info.status == RUNNING or (is_tracking_shared() and age_s < RECENT_S)
 
 
 def delete_run(

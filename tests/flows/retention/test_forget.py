@@ -280,3 +280,17 @@ def test_a_command_that_failed_half_way_is_completed_without_naming_the_picture_
 def test_without_a_picture_and_a_journal_it_says_what_to_name(spread):
     with pytest.raises(UserError, match="name a picture to forget"):
         forget(spread.project, [], spread.folder, is_confirmed=True)
+
+
+def test_a_path_begins_at_the_folder_where_the_command_is_typed(spread, monkeypatch, capsys):
+    from flows.cli.commands import build_parser, run_command
+
+    gone, folder = spread.find_file("train"), spread.folder / "data/inbox"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(gone.read_bytes())
+    (folder / "list.txt").write_text("# withdrawn\n\na.png\n")
+    monkeypatch.chdir(folder)
+    for words in (["a.png"], ["--list", "list.txt"]):
+        monkeypatch.chdir(folder)
+        assert run_command(build_parser().parse_args(["forget", *words])) == 0
+        assert hash_picture(gone) in capsys.readouterr().out

@@ -173,6 +173,13 @@ def test_a_run_of_another_project_stays(spread):
     assert client.get_run(other).info.lifecycle_stage == "active"
 
 
+def test_on_a_shared_server_a_new_run_stays_since_another_clone_may_promote_it(spread, monkeypatch):
+    new = log_run(spread)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{spread.folder / 'mlflow.db'}")
+    collect_garbage(spread.project, is_confirmed=True)
+    assert connect_to_mlflow(spread.folder).get_run(new).info.lifecycle_stage == "active"
+
+
 def test_features_and_unfinished_trainings_but_the_newest_go(spread):
     old = time.time() - 1000
     for name in (".cache/features/old", ".cache/train/old", ".cache/train/new", ".cache/torchvision"):
