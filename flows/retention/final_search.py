@@ -19,6 +19,7 @@ from flows.retention.actions import remove_path
 from flows.retention.byte_search import ByteSearch, iter_files
 from flows.retention.journal import Journal, list_journal_folders
 from flows.retention.stores.artifacts import ArtifactFolder, iter_models
+from flows.retention.stores.dataset_versions import select_rows
 from flows.retention.stores.object_store import ObjectStore, find_cache_folder
 from imageset.raw.records import RECORDS_FILE
 from imageset.raw.shards import name_raw_shard
@@ -94,7 +95,7 @@ def search_everything(
     result = SearchResult()
     search = ByteSearch.of(journal.contents)
     shared: set[bytes] = set()
-    for path, is_of_others in _iter_data_files(project):
+    for path, is_of_others in _iter_data_files(project, journal.image_ids):
         _search_data_file(path, is_of_others, search, shared, result, project)
     search.set_windows({window for some in search.windows.values() for window in some} - shared)
     result.num_shared = sum(not search.can_find(content) for content in journal.contents)
@@ -108,14 +109,14 @@ def search_everything(
 # ---- data/raw and data/normalized -------------------------------------------------------------------
 
 
-def _iter_data_files(project: Project) -> Iterator[tuple[Path, Callable[[int], bool]]]:
+def _iter_data_files(project: Project, image_ids: Collection[str]) -> Iterator[tuple[Path, Callable[[int], bool]]]:
     """Yield the files that hold bytes or pixels of pictures, and whether an offset belongs to one that stays."""
     import json
     from math import prod
 
     from imageset.decoding.spec import DecodeSpec
 
-    for shard, rows in _group_rows(project / RAW / RECORDS_FILE, ["shard", "offset", "size"]).items():
+    for shard, rows in _group_rows(project / RAW / RECORDS_FILE, ["shard", "offset", "size"], image_ids).items():
         ranges = sorted((offset, offset + size) for offset, size in rows if offset is not None)
         yield project / RAW / name_raw_shard(shard), _make_range_test(ranges)
     try:
@@ -123,21 +124,21 @@ def _iter_data_files(project: Project) -> Iterator[tuple[Path, Callable[[int], b
         size = prod(DecodeSpec.from_dict(manifest["decode"]).shape)
     except (OSError, ValueError, KeyError, TypeError):
         return
-    indexed = _group_rows(project / NORMALIZED / INDEX_FILE, ["shard", "row", "row"])
-    for shard, rows in _group_rows(project / NORMALIZED / LEAKS_FILE, ["shard", "row", "row"]).items():
+    indexed = _group_rows(project / NORMALIZED / INDEX_FILE, ["shard", "row", "row"], image_ids)
+    for shard, rows in _group_rows(project / NORMALIZED / LEAKS_FILE, ["shard", "row", "row"], image_ids).items():
         indexed.setdefault(shard, []).extend(rows)
     for shard, rows in indexed.items():
         starts = sorted(NPY_HEADER_BYTES + row * size for row, _ in rows)
         yield project / NORMALIZED / name_pixel_shard(shard), _make_range_test([(at, at + size) for at in starts])
 
 
-def _group_rows(path: Path, columns: list[str]) -> dict[int, list[tuple[int, int]]]:
-    """Return the second and third column of a table by the first; {} if there is no table."""
+def _group_rows(path: Path, columns: list[str], image_ids: Collection[str]) -> dict[int, list[tuple[int, int]]]:
+    """Return the second and third column of a table by the first, of all other pictures; {} without a table."""
     import pyarrow.parquet as pq
 
     if not path.is_file():
         return {}
-    table = pq.read_table(path, columns=sorted(set(columns)))
+    table = select_rows(pq.read_table(path, columns=["image_id", *sorted(set(columns))]), image_ids, invert=True)
     grouped: dict[int, list[tuple[int, int]]] = {}
     for shard, first, second in zip(*(table[name].to_pylist() for name in columns), strict=True):
         if shard is not None:
@@ -181,7 +182,7 @@ def _search_data_file(
 def _search_project(project: Project, stores: list[ObjectStore], search: ByteSearch, result: SearchResult) -> None:
     folder = project.folder.resolve()
     objects = [Path(store.odb.path) for store in stores if store.odb.fs.protocol == "local"]
-    done = {path.resolve() for path, _ in _iter_data_files(project)}
+    done = {path.resolve() for path, _ in _iter_data_files(project, ())}
     paths = list(iter_files(folder, [*objects, *list_journal_folders(Project(folder))]))
     database = find_shared_folder(folder) / DATABASE
     paths += [path for path in (database,) if path.is_file() and not path.is_relative_to(folder)]
