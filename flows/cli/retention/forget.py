@@ -14,7 +14,7 @@ EPILOG = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `convoy forget`."""
     parser.add_argument(
-        "pictures",
+        "words",  # not paths alone, so they are not moved as those of other commands
         nargs="*",
         metavar="PICTURE",
         help="its image_id, a file with the same bytes, or its name in the source",
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from imageset.utils.text import escape_lines
 
     here = Path(arguments.here)
-    words = [*arguments.pictures]
+    words = [*arguments.words]
     if arguments.list_file is not None:
         words += read_list(here / arguments.list_file)
     result = forget(arguments.project, words, here, is_confirmed=not arguments.dry_run)
