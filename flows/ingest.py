@@ -16,6 +16,7 @@ from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.data_folder_check import check_data_folder
+from flows.versioning.forgotten_list import read_forgotten
 from flows.versioning.label_tables import check_label_options, plan_labels
 from flows.versioning.source_check import check_source_change, open_checked_source
 from imageset.class_names import describe_similar_names
@@ -83,7 +84,12 @@ def read_source(source: str, project: Project, replace_source: bool = False) -> 
         if warning := describe_similar_names(opened.classes):
             logger.warning("ingest: %s", warning)
         summary = ingest_source(
-            opened, project / RAW, name=project.read_name(), progress=progress, start_anew=replace_source
+            opened,
+            project / RAW,
+            name=project.read_name(),
+            progress=progress,
+            start_anew=replace_source,
+            forgotten=read_forgotten(project),
         )
     logger.info("ingest: %s", summary.describe())
     return summary

@@ -30,6 +30,7 @@ from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 from flows.promotion.model_registry import Version
 from flows.versioning import restoration
+from flows.versioning.forgotten_list import read_forgotten
 from imageset.exceptions import UserError
 from imageset.sources.base import format_passed_over
 from imageset.utils.text import format_count
@@ -338,7 +339,7 @@ def write_review_images(
     bits, labeled = DEFAULT_NEAR_DUPLICATE_BITS, LabeledImages()
     if project is not None:
         bits = read_normalize_params(project / PARAMS)["near_duplicate_bits"]
-        labeled = LabeledImages.read(project / RAW)
+        labeled = LabeledImages.read(project / RAW, read_forgotten(project))
     folder = options.review_folder
     result = write_review(
         folder,

@@ -119,6 +119,11 @@ def load_params(path: str | Path, section: str, model: type[Model]) -> Model:
     return check_params(load_section(path, section), model, f"{path}: {section}")
 
 
+def has_section(path: str | Path, section: str) -> bool:
+    """Return whether a params.yaml has a section; the errors are those of `load_section`."""
+    return section in _load_document(Path(path))
+
+
 def load_section(path: str | Path, stage: str) -> dict[str, Any]:
     """Return the section `stage` of a params.yaml as it stands, for a reader that checks the keys itself.
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+FORGOTTEN = "forgotten"
 REASONS = {
     "empty": "the file holds no bytes",
     "not_an_image": "the bytes are not a picture",
@@ -21,6 +22,7 @@ REASONS = {
     "duplicate": "the same bytes with the same label are kept once",
     "leak": "a copy or near duplicate of the picture is in another split of the source",
     "undated": "the split is by time, and the picture has no time",
+    FORGOTTEN: "`convoy forget` has removed the picture, and it is not taken again",
     "crashed": "decoding the picture ended its worker process",
     "timeout": "decoding the picture took too long",
 }
@@ -29,9 +31,9 @@ REASONS = {
 CONTENT_REASONS = frozenset(
     {"empty", "not_an_image", "truncated", "undecodable", "too_small", "bomb", "unsupported", "crashed", "timeout"}
 )
-# Not faults of the image: a copy of it is in the dataset, or people will decide about it. They do not count
-# towards max_reject_fraction.
-HARMLESS_REASONS = frozenset({"duplicate", "leak", "label_dispute"})
+# Not faults of the image: a copy of it is in the dataset, people will decide about it, or people have decided that
+# it is left out. They do not count towards max_reject_fraction.
+HARMLESS_REASONS = frozenset({"duplicate", "leak", "label_dispute", FORGOTTEN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "bundle.json"
 REFERENCE_FILE = "reference.safetensors"
 REFERENCE_DIGEST_KEY = "reference_sha256"  # in the manifest; missing from bundles that have no reference
+# In the place of a reference that held the features of a picture which was forgotten (flows.retention).
+FORGOTTEN_NOTE = "reference.forgotten"
+FORGOTTEN_TEXT = b"The reference sample was removed: `convoy forget` has removed a picture that was in it.\n"
 CODE_FOLDER = "code"
 CODE_DIGESTS_KEY = "code_sha256"  # in the manifest: name of a file in CODE_FOLDER -> digest; missing without code
 FORMAT = 2  # format 1 had no digest of the manifest
@@ -202,6 +205,7 @@ def save_bundle(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": asdict(info),
     }
+    (folder / FORGOTTEN_NOTE).unlink(missing_ok=True)
     if reference is None:
         (folder / REFERENCE_FILE).unlink(missing_ok=True)
     else:
@@ -236,7 +240,7 @@ def _read_code_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_reference(path: Path, digest: str | None) -> None:
-    if digest is None and not path.exists():
+    if not path.exists() and (digest is None or path.with_name(FORGOTTEN_NOTE).exists()):
         return
     if digest is None or hashlib.sha256(_read_file(path)).hexdigest() != digest:
         raise UserError(f"{path}: this is not the reference that {MANIFEST_FILE} names; get the bundle again")

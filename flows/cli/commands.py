@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli import completion, options
 from flows.cli.parser import COMMAND, CommandParser, add_common_options, add_verbosity_options
+from flows.cli.retention import forget, gc
 from flows.notifications import console
 from flows.project.project import Project
 from flows.reports.json_output import keep_stdout_for_json, print_result
@@ -462,6 +463,20 @@ _ROWS = (
         "let the project use the version of Convoy that is installed, and say which stages run again",
         _run_upgrade,
         options.add_upgrade_options,
+    ),
+    Command(
+        "forget",
+        "remove pictures, and what was made of them, from data, caches, earlier versions and MLflow",
+        forget.run,
+        forget.add_options,
+        epilog=forget.EPILOG,
+    ),
+    Command(
+        "gc",
+        "remove what no serving version, branch or tag needs, in DVC, MLflow and the caches",
+        gc.run,
+        gc.add_options,
+        epilog=gc.EPILOG,
     ),
     Command("sync", "send what waited while MLflow's server was unavailable", _run_sync),
     Command(

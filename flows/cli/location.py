@@ -36,6 +36,7 @@ def enter_project(arguments: argparse.Namespace) -> Project:
         UserError: there is none.
     """
     project, here = _find_project(arguments), Path.cwd()
+    arguments.here = here
     shared_cache.mend_config(project.folder)
     if project.folder != here:
         for name in PATH_ARGUMENTS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,17 @@ class LabeledImages:
         self._words = np.unique(np.asarray(words, np.uint64))
 
     @classmethod
-    def read(cls, raw_dir: Path) -> LabeledImages:
+    def read(cls, raw_dir: Path, forgotten: Iterable[str] = ()) -> LabeledImages:
         """Return the images that the source or people have labeled; none if nothing was ingested.
+
+        Args:
+            raw_dir: the raw data.
+            forgotten: SHA-256 of images that nobody is to be asked about either.
 
         Raises:
             UserError: the records or the label log are missing or damaged.
         """
-        words = [np.empty(0, np.uint64)]
+        words = [np.array([int(image_id[:16], 16) for image_id in forgotten], np.uint64)]
         if find_source_identity(raw_dir) is not None:
             by_people = (int(image_id[:16], 16) for image_id, _ in read_label_log(raw_dir).iter_images())
             words.append(np.fromiter(by_people, np.uint64))

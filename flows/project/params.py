@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from imageset.params import ParamsModel, RangeMessage, load_params
+from imageset.params import ParamsModel, RangeMessage, has_section, load_params
 
 PromotionMetric = Literal[
     "accuracy", "macro_f1", "macro_recall", "log_loss", "calibration_error", "map", "micro_f1"
@@ -163,6 +163,16 @@ class AfterRunParams(ParamsModel):
     )
 
 
+class GcParams(ParamsModel):
+    """The earlier versions that `convoy gc` leaves."""
+
+    keep: Annotated[int, RangeMessage(" is {value}; give 1 or more")] = Field(
+        default=3,
+        ge=1,
+        description="Earlier champions of which all is kept, so that `convoy rollback` can go back to them.",
+    )
+
+
 MODELS: dict[str, type[ParamsModel]] = {
     "promote": PromoteParams,
     "sweep": SweepParams,
@@ -170,7 +180,9 @@ MODELS: dict[str, type[ParamsModel]] = {
     "monitor": MonitorParams,
     "hooks": HooksParams,
     "after_run": AfterRunParams,
+    "gc": GcParams,
 }
+LATER_SECTIONS = frozenset({"gc"})  # that an older params.yaml does not have; each of its keys has a default
 
 
 def load_section_params(path: Path, section: str) -> dict[str, Any]:
@@ -179,4 +191,6 @@ def load_section_params(path: Path, section: str) -> dict[str, Any]:
     Raises:
         UserError: a key is unknown or missing, or a value has another type or is out of its range.
     """
+    if section in LATER_SECTIONS and not has_section(path, section):
+        return MODELS[section]().to_dict()
     return load_params(path, section, MODELS[section]).to_dict()

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from flows.project.params import (
     AfterRunParams,
+    GcParams,
     HooksParams,
     MonitorParams,
     PredictParams,
@@ -67,6 +68,7 @@ class ParamsFile(ParamsModel):
     monitor: MonitorParams
     hooks: HooksParams
     after_run: AfterRunParams
+    gc: GcParams = GcParams()
 
 
 class UntitledJsonSchema(GenerateJsonSchema):

@@ -24,6 +24,7 @@ from imageset.utils.timestamps import format_utc_now
 LEDGER = Path("data/ledger.jsonl")
 DECISION, ROLLBACK, DONE, DROPPED = "decision", "rollback", "done", "dropped"
 RETRAIN, RETRAINED = "retrain", "retrained"  # started because of drift, and its outcome; see flows.monitor
+FORGOTTEN = "forgotten"  # pictures that were removed everywhere, by image_id; see flows.retention.forget
 MOVE_EVENTS = (DECISION, ROLLBACK)
 FIRST_LINK = "0" * 64  # the link of the first line
 

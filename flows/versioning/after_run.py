@@ -12,6 +12,7 @@ from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion.ledger import LEDGER
 from flows.versioning import dvc_repo, git_repo
+from flows.versioning.forgotten_list import FORGOTTEN
 from imageset.exceptions import UserError
 
 logger = console.get_logger(__name__)
@@ -23,6 +24,7 @@ COMMITTED_FILES = (
     PARAMS.as_posix(),
     "metrics.json",
     LEDGER.as_posix(),
+    FORGOTTEN.as_posix(),
 )
 PUSH_PROBLEM, COMMIT_PROBLEM = "push", "commit"  # names of open problems
 PUSH_RETRY_OPTIONS: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [10, 60]}  # remote unavailable

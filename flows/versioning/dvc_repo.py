@@ -271,7 +271,7 @@ def list_output_versions(project: Project, stage: str, path: Path) -> Iterator[t
     Commits of all branches are searched, also of remote branches, each MD5 once.
     """
     seen: set[str] = set()
-    for text in _iter_locks(project):
+    for text in iter_locks(project):
         lock = read_stage_lock(text, stage)
         md5 = find_output_md5(lock, path)
         if md5 is not None and md5 not in seen:
@@ -279,7 +279,8 @@ def list_output_versions(project: Project, stage: str, path: Path) -> Iterator[t
             yield md5, lock
 
 
-def _iter_locks(project: Project) -> Iterator[str]:
+def iter_locks(project: Project) -> Iterator[str]:
+    """Yield the text of dvc.lock, here and in every commit, the newest first."""
     yield read_lock(project)
     log = run_git(project.folder, "log", "--all", "--format=%H", "--", "dvc.lock", allow_failure=True)
     for commit in log.split():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.project.paths import RAW
 from flows.project.project import Project
+from flows.versioning.forgotten_list import read_forgotten
 from flows.versioning.git_repo import run_git
 from imageset.exceptions import UserError
 from imageset.utils.url_credentials import mask_url
@@ -89,6 +90,7 @@ def plan_labels(table: LabelSource, project: Project, labeled_by: str | None, re
         name_table(table.label, project),
         labeled_by or find_annotator(project),
         resolves=resolve,
+        forgotten=read_forgotten(project),
     )
 
 

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ from imageset.raw.records import (
 )
 from imageset.raw.replacement import finish_replacement
 from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
-from imageset.rejections import Rejected
+from imageset.rejections import FORGOTTEN, Rejected
 from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes, write_text
 from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.text import format_class_count, format_count
@@ -74,6 +74,7 @@ class IngestSummary:
         num_known: number of images whose bytes were stored already.
         num_absent: number of rows of images that the source no longer has.
         num_unreadable: number of images that could not be read.
+        num_forgotten: number of images that are left out since `convoy forget` removed them.
         num_shards: number of shards written.
         changed: False if no file was touched.
         multi_label: whether an image's label is a set of names.
@@ -102,6 +103,7 @@ class IngestSummary:
     num_labeled: int = 0
     num_overruled: int = 0
     num_labels_dropped: int = 0
+    num_forgotten: int = 0
 
     def describe(self) -> str:
         """Return one line for the user."""
@@ -111,6 +113,8 @@ class IngestSummary:
             facts.append(f"{self.num_absent:,} no longer in the source")
         if self.num_unreadable:
             facts.append(f"{self.num_unreadable:,} unreadable")
+        if self.num_forgotten:
+            facts.append(f"{self.num_forgotten:,} forgotten and left out")
         if not self.changed:
             facts[1] = "nothing new"
         if self.num_added:
@@ -136,6 +140,7 @@ def ingest_source(
     name: str | None = None,
     progress: Progress | None = None,
     start_anew: bool = False,
+    forgotten: Collection[str] = frozenset(),
 ) -> IngestSummary:
     """Update `raw_dir` to the current state of a source.
 
@@ -148,6 +153,7 @@ def ingest_source(
         name: name of the dataset; None: the source's name.
         progress: reports the number of images read.
         start_anew: whether nothing of an earlier source is kept.
+        forgotten: SHA-256 of images that are left out, with the reason "forgotten".
 
     Raises:
         UserError: the source cannot be used, or `raw_dir` holds other files.
@@ -164,11 +170,13 @@ def ingest_source(
     former = find_source_identity(raw_dir)
     log = read_label_log(raw_dir)
     if former == identity and not start_anew:
-        return _ingest_into(source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, log=log)
+        return _ingest_into(
+            source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, log=log, forgotten=forgotten
+        )
     is_replaced = start_anew or former is None or former | {"kind": source.kind} != identity
     with replace_folder(raw_dir) as fresh:
         added = _iter_added_images(raw_dir) if len(log) and not is_replaced else ()
-        summary = _ingest_into(source, fresh, identity, None, progress, added, log=log)
+        summary = _ingest_into(source, fresh, identity, None, progress, added, log=log, forgotten=forgotten)
         write_source_file(fresh, identity, [0])
         if not is_replaced:
             _copy_label_log(raw_dir, fresh)
@@ -186,6 +194,7 @@ def _ingest_into(
     progress: Progress,
     added: Iterable[tuple[dict[str, Any], bytes]] = (),
     log: LabelLog | None = None,
+    forgotten: Collection[str] = frozenset(),
 ) -> IngestSummary:
     """Update a folder to the state of a source.
 
@@ -197,19 +206,22 @@ def _ingest_into(
         progress: reports the number of images read.
         added: row and bytes of images to keep that are not in the source; those of `previous` are kept anyway.
         log: the labels that people gave.
+        forgotten: SHA-256 of images that are left out.
     """
     log = log or LabelLog()
     with open_buffer(folder, previous, is_added_image) as buffer:
         remove_leftovers(folder, buffer.shards)
         progress.begin(total=len(source))
         labels: Counter[str | None] = Counter()
-        num_unreadable = num_overruled = 0
+        num_unreadable = num_overruled = num_forgotten = 0
         with RawShardWriter(folder, first=max(buffer.shards, default=-1) + 1) as writer:
-            for row in (_build_row(image, buffer, writer, progress) for image in source):
+            for row in (_build_row(image, buffer, writer, progress, forgotten) for image in source):
                 if row is not None:
                     buffer.add_row(row)
                     labels[row["label"]] += 1
-                    num_unreadable += "image_id" not in row
+                    is_forgotten = row.get("reason") == FORGOTTEN
+                    num_forgotten += is_forgotten
+                    num_unreadable += "image_id" not in row and not is_forgotten
                     num_overruled += log.overrules(row.get("image_id"), row["label"])
             for row, data in added:
                 buffer.keep_row(row | store_bytes(data, row["uri"], buffer, writer))
@@ -236,6 +248,7 @@ def _ingest_into(
         num_added=buffer.num_kept,
         num_labeled=len(log),
         num_overruled=num_overruled,
+        num_forgotten=num_forgotten,
     )
 
 
@@ -299,7 +312,11 @@ def open_buffer(folder: Path, previous: Path | None, is_kept: Callable[[dict[str
 
 
 def _build_row(
-    image: SourceImage, buffer: DiskBuffer, writer: RawShardWriter, progress: Progress
+    image: SourceImage,
+    buffer: DiskBuffer,
+    writer: RawShardWriter,
+    progress: Progress,
+    forgotten: Collection[str],
 ) -> dict[str, Any] | None:
     """Build the row of an image and store its bytes if they are new; None if the file has disappeared."""
     row: dict[str, Any] = {
@@ -317,6 +334,8 @@ def _build_row(
         return None
     except Rejected as rejected:
         return row | {"reason": rejected.reason, "detail": rejected.detail}
+    if forgotten and hashlib.sha256(data).hexdigest() in forgotten:
+        return row | {"reason": FORGOTTEN, "detail": ""}
     return row | store_bytes(data, image.uri, buffer, writer)
 
 

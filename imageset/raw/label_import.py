@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ from imageset.raw.records import (
 )
 from imageset.raw.replacement import finish_replacement, replace_files
 from imageset.raw.shards import RawShardWriter
-from imageset.rejections import Rejected, escape_control_characters
+from imageset.rejections import FORGOTTEN, REASONS, Rejected, escape_control_characters
 from imageset.sources.columns import CELL_SEPARATORS
 from imageset.sources.label_table import LabelRow
 from imageset.utils.text import format_count
@@ -128,7 +128,13 @@ class LabelPlan:
 
 
 def plan_label_import(
-    rows: Iterable[LabelRow], raw_dir: str | Path, table: str, annotator: str, *, resolves: bool = False
+    rows: Iterable[LabelRow],
+    raw_dir: str | Path,
+    table: str,
+    annotator: str,
+    *,
+    resolves: bool = False,
+    forgotten: Collection[str] = frozenset(),
 ) -> LabelPlan:
     """Compare labels with the dataset and its label log; nothing is written.
 
@@ -138,6 +144,7 @@ def plan_label_import(
         table: the table that they come from, in messages and in the log.
         annotator: the person who gave the labels of the rows that name nobody.
         resolves: whether these labels set aside what other people said of the same images.
+        forgotten: SHA-256 of images that are left out.
 
     Raises:
         UserError: a picture has other bytes than its image_id says, a class looks like a misspelled one, a row has
@@ -146,7 +153,7 @@ def plan_label_import(
     """
     raw_dir = Path(raw_dir)
     return _Planner(
-        list(rows), raw_dir, LabelPlan(table, read_label_log_bytes(raw_dir)), annotator, resolves
+        list(rows), raw_dir, LabelPlan(table, read_label_log_bytes(raw_dir)), annotator, resolves, forgotten
     ).plan()
 
 
@@ -186,11 +193,17 @@ def apply_label_plan(plan: LabelPlan, raw_dir: str | Path) -> bool:
 
 
 def import_labels(
-    rows: Iterable[LabelRow], raw_dir: str | Path, table: str, annotator: str, *, resolves: bool = False
+    rows: Iterable[LabelRow],
+    raw_dir: str | Path,
+    table: str,
+    annotator: str,
+    *,
+    resolves: bool = False,
+    forgotten: Collection[str] = frozenset(),
 ) -> LabelPlan:
     """Plan and apply an import of labels; the arguments and errors are those of `plan_label_import`."""
     finish_replacement(Path(raw_dir))
-    plan = plan_label_import(rows, raw_dir, table, annotator, resolves=resolves)
+    plan = plan_label_import(rows, raw_dir, table, annotator, resolves=resolves, forgotten=forgotten)
     apply_label_plan(plan, raw_dir)
     return plan
 
@@ -199,9 +212,15 @@ class _Planner:
     """The state of one comparison of labels with a dataset."""
 
     def __init__(
-        self, rows: list[LabelRow], raw_dir: Path, plan: LabelPlan, annotator: str, resolves: bool
+        self,
+        rows: list[LabelRow],
+        raw_dir: Path,
+        plan: LabelPlan,
+        annotator: str,
+        resolves: bool,
+        forgotten: Collection[str],
     ) -> None:
-        self._plan, self._annotator, self._resolves = plan, annotator, resolves
+        self._plan, self._annotator, self._resolves, self._forgotten = plan, annotator, resolves, forgotten
         self._multi_label = is_multi_label(raw_dir)
         self._log = read_label_log(raw_dir)
         self._time = format_utc_now()
@@ -308,6 +327,9 @@ class _Planner:
         """Add one label to the plan."""
         if image_id is None:
             self._plan.unknown.setdefault(row.name, "no image_id and no path")
+            return
+        if image_id in self._forgotten:
+            self._plan.unknown[row.name] = f"{FORGOTTEN}: {REASONS[FORGOTTEN]}"
             return
         is_new = image_id not in self._known
         if is_new:

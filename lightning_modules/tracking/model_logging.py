@@ -14,7 +14,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imageset.store.reader import ImageStore
-from lightning_modules.bundle import CODE_FOLDER, MANIFEST_FILE, REFERENCE_FILE, WEIGHTS_FILE, BundleInfo
+from lightning_modules.bundle import (
+    CODE_FOLDER,
+    FORGOTTEN_NOTE,
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    WEIGHTS_FILE,
+    BundleInfo,
+)
 from lightning_modules.project_code.modules import list_imported_packages
 from lightning_modules.tracking.tags import MODEL_TAG, TRAINING_IMAGES_ARTIFACT
 
@@ -57,7 +64,7 @@ def log_bundle(run: "TrackedRun", bundle: Path, info: BundleInfo, examples: np.n
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         (model / "bundle").mkdir(parents=True)
-        for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE):
+        for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE, FORGOTTEN_NOTE):
             if (bundle / name).exists():
                 shutil.copy2(bundle / name, model / "bundle" / name)
         if (bundle / CODE_FOLDER).exists():

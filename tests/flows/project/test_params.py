@@ -2,8 +2,11 @@ import subprocess
 import sys
 from typing import get_args
 
-from flows.project.params import PredictParams, PromotionMetric, SweepMetric
+import pytest
+
+from flows.project.params import PredictParams, PromotionMetric, SweepMetric, load_section_params
 from flows.sweeps.study import METRICS
+from imageset.exceptions import UserError
 from tests.helpers.project import ROOT
 
 
@@ -17,6 +20,14 @@ def test_the_values_that_a_section_allows_are_those_that_the_code_knows():
     fields = PredictParams.model_fields
     assert set(get_args(fields["engine"].annotation)) == {AUTO, *ENGINES}
     assert set(get_args(fields["precision"].annotation)) == {AUTO, *PRECISIONS}
+
+
+def test_a_params_file_of_before_gc_keeps_three_champions(tmp_path):
+    (tmp_path / "params.yaml").write_text("train: {}\n")
+    assert load_section_params(tmp_path / "params.yaml", "gc") == {"keep": 3}
+    (tmp_path / "params.yaml").write_text("gc: {keep: 0}\n")
+    with pytest.raises(UserError, match=r"gc\.keep: is 0; give 1 or more|gc\.keep is 0; give 1 or more"):
+        load_section_params(tmp_path / "params.yaml", "gc")
 
 
 def test_the_help_the_status_and_the_decode_workers_do_not_load_pydantic():

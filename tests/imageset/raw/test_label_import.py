@@ -469,3 +469,11 @@ def test_another_source_keeps_the_labels_of_pictures_and_classes_that_it_has(
     assert (raw / LABEL_LOG_FILE).read_bytes().startswith(before)
     assert len(read_log(raw)[-1]["dropped"]) == 4
     assert not ingest_source(other, raw).changed
+
+
+def test_a_label_brings_no_forgotten_picture_back(raw, review):
+    gone = id_of(NEW[0])
+    plan = import_table(review, raw, forgotten={gone})
+    assert gone not in plan.new_images
+    assert "forgotten: `convoy forget` has removed the picture" in "".join(plan.list_warnings())
+    assert gone not in read_records(raw)["image_id"].to_pylist()
