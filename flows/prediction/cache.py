@@ -35,7 +35,7 @@ from flows.notifications import console
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import hash_file, sync_file
 from imageset.utils.file_lock import file_lock
-from imageset.utils.integrity.checked_file import read_checked, write_checked
+from imageset.utils.integrity.checked_file import is_json_object, read_checked, write_checked
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
 MIN_SHARD_IMAGES, MEAN_SHARD_IMAGES, MAX_SHARD_IMAGES = 64, 128, 512
@@ -232,7 +232,7 @@ class PredictionCache:
         """
         path = self.folder / "delivering.json"
         consequence = "the last table may count as not written: --new-only gives its pictures again"
-        data = read_checked(path, consequence, logger.warning, _is_json)
+        data = read_checked(path, consequence, logger.warning, is_json_object)
         if data is None:
             return None, []
         note = json.loads(data)
@@ -307,14 +307,6 @@ def _is_shard(data: bytes) -> bool:
     try:
         return data.startswith(b"PAR1") and _parse_shard(data) is not None
     except (OSError, ValueError):
-        return False
-
-
-def _is_json(data: bytes) -> bool:
-    """Return whether an earlier version wrote the note about a table, without a digest."""
-    try:
-        return isinstance(json.loads(data), dict)
-    except ValueError:
         return False
 
 

@@ -21,7 +21,7 @@ from flows.project.paths import CACHE, PARAMS
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.params import load_section
-from imageset.utils.integrity.checked_file import read_checked
+from imageset.utils.integrity.checked_file import is_json_object, read_checked
 from imageset.utils.text import format_count, format_duration
 
 logger = console.get_logger(__name__)
@@ -79,7 +79,8 @@ def read_gpu_name() -> str:
 
 def _describe_last_training(project: Project) -> str:
     try:
-        data = read_checked(project / DURATION_FILE, "how long it takes is estimated", logger.warning)
+        consequence = "how long it takes is estimated"
+        data = read_checked(project / DURATION_FILE, consequence, logger.warning, is_json_object)
         seconds = float(json.loads(data or b"")["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return "how long it takes is estimated when it begins"

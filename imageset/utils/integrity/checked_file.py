@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,14 @@ def read_checked(
         problem = "damaged" if is_damaged else "without a digest, as an earlier version wrote it,"
         report(f"{path}: {problem} and removed; {consequence}")
     return data
+
+
+def is_json_object(data: bytes) -> bool:
+    """Return whether content is a JSON object, as earlier versions wrote it without a digest."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except ValueError:
+        return False
 
 
 def _extract_content(stored: bytes) -> bytes | None:

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from imageset.store.reader import ImageStore
-from imageset.utils.integrity.checked_file import read_checked, write_checked
+from imageset.utils.integrity.checked_file import is_json_object, read_checked, write_checked
 from imageset.utils.text import format_count, format_duration
 from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.training.auto_network import SCRATCH_NETWORK
@@ -53,7 +53,8 @@ class PastTraining:
     def load(cls, caches: Path) -> PastTraining | None:
         """Return the last training; None if there is none, or if its file is of no use."""
         try:
-            values = json.loads(read_checked(caches / DURATION_FILE, CONSEQUENCE, print) or b"")
+            data = read_checked(caches / DURATION_FILE, CONSEQUENCE, print, is_json_object)
+            values = json.loads(data or b"")
             return cls(float(values["seconds"]), int(values["num_pictures"]), values["device"], values["setting"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
