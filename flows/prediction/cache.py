@@ -166,7 +166,7 @@ class PredictionCache:
         raise UserError(f"{self.shard_path(name)}: was damaged since this run began; type the command again")
 
     def _read_bytes(self, name: str) -> bytes | None:
-        consequence = "its pictures are predicted again"
+        consequence = "its pictures are predicted again, and are new to --new-only"
         return read_checked(self.shard_path(name), consequence, logger.warning, _is_shard)
 
     def iter_rows(self, names: Iterable[str]) -> Iterator[Row]:

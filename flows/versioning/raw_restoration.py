@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from flows.notifications import console
@@ -75,7 +76,8 @@ def _restore_file(project: Project, name: str) -> bool:
             logger.warning("ingest: %s was damaged; restored from DVC's cache", RAW / name)
             return True
         if cached is not None and dvc_repo.compute_md5(cached) not in (None, md5):
-            cached.unlink()  # DVC would take it for whole, and not fetch it
+            with suppress(OSError):
+                cached.unlink()  # DVC would take it for whole, and not fetch it
     return _fetch_file(project, name)
 
 
