@@ -17,7 +17,7 @@ from flows.orchestration import crash_recovery
 from flows.orchestration.artifacts import publish_markdown
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.timeouts import time_limit
-from flows.project.paths import FULL_CHECK_FILE
+from flows.project.paths import FULL_CHECK_FILE, MANIFEST, NORMALIZED, RAW
 from flows.project.project import Project
 from flows.promotion import gates, ledger, model_registry
 from flows.promotion.model_registry import CHAMPION
@@ -93,10 +93,41 @@ def run_check(name: str, project: Project) -> list[str]:
 
 
 def find_data_problems(project: Project) -> Iterator[str]:
-    """Yield each file whose content is not the one that DVC tracks."""
-    for path, expected, actual in dvc_repo.find_damaged_files(project):
-        problem = "is missing" if actual is None else f"has changed (MD5 {actual[:12]}, not {expected[:12]})"
-        yield f"{path} {problem}; `dvc pull --force` or `dvc checkout --force` restores it"
+    """Yield each file whose content is not the one that DVC tracks, or that was written; every byte is read."""
+    from imageset.raw.damage import find_damaged_raw_files
+
+    reported = set()
+    for file in dvc_repo.find_damaged_files(project):
+        reported.add(file.path)
+        changed = f"has changed (MD5 {(file.actual_md5 or '')[:12]}, not {file.md5[:12]})"
+        yield f"{file.path} {'is missing' if file.actual_md5 is None else changed}; {_describe_remedy(file)}"
+    versioned = {(RAW / name).as_posix() for name in find_damaged_raw_files(project / RAW, thorough=True)}
+    versioned |= {(NORMALIZED / name).as_posix() for name in _find_damaged_dataset_files(project)}
+    for path in sorted(versioned - reported):
+        yield f"{path} is damaged, and DVC has versioned it so; {_describe_remedy_of_path(path)}"
+
+
+def _find_damaged_dataset_files(project: Project) -> list[str]:
+    from imageset.store.reader import find_damaged_dataset_files
+
+    return find_damaged_dataset_files(project / NORMALIZED) if (project / MANIFEST).exists() else []
+
+
+def _describe_remedy(file: dvc_repo.DamagedFile) -> str:
+    if not file.is_cached:
+        return _describe_remedy_of_path(file.path) or (
+            f"remove it, and `dvc checkout {file.target}` restores it" if file.has_copy
+            else f"`dvc repro -f {file.target}` makes it again, or `dvc pull --force {file.target}` restores it"
+        )  # fmt: skip
+    if file.has_copy:
+        return f"the project has it whole: remove it, and `dvc commit -f {file.target}` stores it again"
+    return "remove it, then run the full check again: it says what restores the file in the project"
+
+
+def _describe_remedy_of_path(path: str) -> str:
+    if path.startswith(f"{RAW.as_posix()}/"):
+        return "`convoy run` restores it"
+    return "`dvc repro -f normalize` makes it again" if path.startswith(f"{NORMALIZED.as_posix()}/") else ""
 
 
 def find_stage_problems(project: Project) -> Iterator[str]:

@@ -18,8 +18,10 @@ from flows.versioning import dvc_repo
 from flows.versioning.data_folder_check import check_data_folder
 from flows.versioning.forgotten_list import read_forgotten
 from flows.versioning.label_tables import check_label_options, plan_labels
+from flows.versioning.raw_restoration import RAW_SHARD_SUFFIX, describe_lost_file, require_whole_raw, restore_raw
 from flows.versioning.source_check import check_source_change, open_checked_source
 from imageset.class_names import describe_similar_names
+from imageset.exceptions import UserError
 from imageset.params import check_convoy_version
 from imageset.utils.url_credentials import mask_url
 
@@ -53,6 +55,9 @@ def ingest(
     """
     project = Project.find()
     check_convoy_version(project / PARAMS)
+    for name in restore_raw(project):
+        if not name.endswith(RAW_SHARD_SUFFIX):  # the pictures of a shard are stored again
+            raise UserError(describe_lost_file(name))
     table = check_source_change(source, project, replace_source)
     check_label_options(table, labeled_by, resolve)
     check_data_folder(project)
@@ -92,6 +97,8 @@ def read_source(source: str, project: Project, replace_source: bool = False) -> 
             forgotten=read_forgotten(project),
         )
     logger.info("ingest: %s", summary.describe())
+    for name in summary.lost_shards:
+        logger.warning("ingest: %s was missing or damaged; its pictures are stored again", RAW / name)
     return summary
 
 
@@ -111,7 +118,15 @@ def read_label_table(table: LabelSource, project: Project, labeled_by: str | Non
 
 @task
 def version_raw(source: str, name: str, project: Project) -> IngestResult:
-    """Add data/raw to DVC, with the source that it came from."""
+    """Add data/raw to DVC, with the source that it came from.
+
+    Raises:
+        UserError: a file of it is damaged, and DVC cannot restore it.
+    """
+    from imageset.raw.damage import has_changed_since_check
+
+    if has_changed_since_check(project / RAW):
+        require_whole_raw(project, thorough=True)  # DVC would take damaged bytes for a new version
     changed = dvc_repo.add_raw(project, to_portable_source(source, project), name)
     logger.info("ingest: data/raw %s", "is versioned by DVC" if changed else "is unchanged, DVC is skipped")
     return IngestResult(source, name, changed)

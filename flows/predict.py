@@ -387,6 +387,7 @@ def choose_engine(
         None if project is None else open_validation_split(bundle, project),
         limits,
         imagenet.find_cache_folder(project) / ENGINE_CACHE,
+        logger.warning,
     )
     rejections = [
         f"{name} ({reason})" for name, reason in choice["refused"].items() if params["precision"] == "auto"

@@ -8,6 +8,7 @@ from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.project.project import Project
 from flows.versioning import dvc_repo
+from flows.versioning.raw_restoration import require_whole_raw
 
 logger = console.get_logger(__name__)
 
@@ -30,4 +31,6 @@ def train(force: str | None = None) -> list[str]:
 @task
 def run_stages(force: str | None = None) -> list[str]:
     """Run `dvc repro` in a child process; cancelling or interrupting the task also stops the stages."""
-    return dvc_repo.repro(Project.find(), force).ran
+    project = Project.find()
+    require_whole_raw(project)  # `dvc repro` would take damaged bytes for a new version
+    return dvc_repo.repro(project, force).ran

@@ -44,6 +44,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "imageset/store",
         "imageset/utils/arrow.py",
         "imageset/utils/atomic_write.py",
+        "imageset/utils/integrity",
         "imageset/utils/memory.py",
         "imageset/utils/timestamps.py",
     ),

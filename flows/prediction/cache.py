@@ -10,13 +10,16 @@ was killed therefore resumes where it stopped, and a model version never compute
 
 A shard's name is a hash of its images (uri, image_id, error) and of the folder's key. A shard ends where the hash
 of an image says so, not after a fixed number: an image that is added or removed changes only its own shard.
+Every file carries its SHA-256 (imageset.utils.integrity.checked_file); those of an earlier version have none.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,14 +31,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imageset.utils.atomic_write import hash_file, replace_file, sync_file, write_text
+from flows.notifications import console
+from imageset.exceptions import UserError
+from imageset.utils.atomic_write import hash_file, sync_file
 from imageset.utils.file_lock import file_lock
+from imageset.utils.integrity.checked_file import is_json_object, read_checked, write_checked
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
 MIN_SHARD_IMAGES, MEAN_SHARD_IMAGES, MAX_SHARD_IMAGES = 64, 128, 512
 MAX_SHARD_BYTES = 32 << 20  # of image files that are held until their shard is complete
 TRANSIENT_REASONS = ("crashed", "timeout")  # reasons of failures that may not happen again
 RETRIED_SUFFIX = "-retried"  # of a shard that can be looked up, but is computed again when its images come again
+
+SHARD_NAMES = re.compile(rb"([0-9a-f]{32}(-retried)?\n)*")  # a list of them
+logger = console.get_logger(__name__)
 
 TOP_K_TYPE = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))
 PREDICTION_SCHEMA = pa.schema([
@@ -137,13 +146,28 @@ class PredictionCache:
 
     def write_shard(self, shard: CacheShard) -> None:
         """Write a complete shard."""
-        table = pa.Table.from_pylist(shard.rows, schema=PREDICTION_SCHEMA)
-        with replace_file(self.shard_path(shard.name)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        table, buffer = pa.Table.from_pylist(shard.rows, schema=PREDICTION_SCHEMA), io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_checked(self.shard_path(shard.name), buffer.getvalue())
+
+    def has_shard(self, name: str) -> bool:
+        """Return whether a shard is there and whole; a damaged one is removed."""
+        return self._read_bytes(name) is not None
+
+    def load_shard(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
+        """Return columns of a shard, or all of them; None if it is missing or was damaged."""
+        data = self._read_bytes(name)
+        return None if data is None else _parse_shard(data, columns)
 
     def _read_shard(self, name: str) -> pa.Table:
-        path = self.shard_path(name) if self.shard_path(name).is_file() else self.shard_path(name + RETRIED_SUFFIX)
-        return pq.read_table(path, schema=PREDICTION_SCHEMA, memory_map=False)
+        for candidate in (name, name + RETRIED_SUFFIX):
+            if (table := self.load_shard(candidate)) is not None:
+                return table
+        raise UserError(f"{self.shard_path(name)}: was damaged since this run began; type the command again")
+
+    def _read_bytes(self, name: str) -> bytes | None:
+        consequence = "its pictures are predicted again, and are new to --new-only"
+        return read_checked(self.shard_path(name), consequence, logger.warning, _is_shard)
 
     def iter_rows(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield the rows of these shards, in order."""
@@ -185,10 +209,7 @@ class PredictionCache:
 
     def load_written_index(self) -> CacheIndex:
         """Return an index of the images that are in a table which was written."""
-        try:
-            names = (self.folder / "delivered.txt").read_text(encoding="utf-8").split()
-        except FileNotFoundError:
-            names = []
+        names = self._read_delivered()
         either = {candidate for name in names for candidate in (name, name + RETRIED_SUFFIX)}
         return CacheIndex.from_shards(self, sorted(name for name in either if self.shard_path(name).is_file()))
 
@@ -198,7 +219,7 @@ class PredictionCache:
         If the process is killed in between, the next call learns from the table's digest whether it was moved.
         """
         note = {"out": str(out.absolute()), "sha256": hash_file(temporary), "names": names}
-        write_text(self.folder / "delivering.json", json.dumps(note))
+        write_checked(self.folder / "delivering.json", json.dumps(note).encode())
         sync_file(temporary)
         os.replace(temporary, out)
         self.finish_commit()
@@ -210,17 +231,24 @@ class PredictionCache:
             The table's path and its shards; (None, []) if there is none.
         """
         path = self.folder / "delivering.json"
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        consequence = "the last table may count as not written: --new-only gives its pictures again"
+        data = read_checked(path, consequence, logger.warning, is_json_object)
+        if data is None:
             return None, []
-        out, ledger = Path(note["out"]), self.folder / "delivered.txt"
+        note = json.loads(data)
+        out = Path(note["out"])
         done = out.is_file() and hash_file(out) == note["sha256"]
         if done:
-            before = ledger.read_text(encoding="utf-8").split() if ledger.is_file() else []
-            write_text(ledger, "".join(f"{name}\n" for name in sorted({*before, *note["names"]})))
+            names = sorted({*self._read_delivered(), *note["names"]})
+            write_checked(self.folder / "delivered.txt", "".join(f"{name}\n" for name in names).encode())
         path.unlink()
         return (out, note["names"]) if done else (None, [])
+
+    def _read_delivered(self) -> list[str]:
+        """Return the names of the shards whose rows are in a table that was written."""
+        consequence = "--new-only gives every picture again"
+        data = read_checked(self.folder / "delivered.txt", consequence, logger.warning, _is_list_of_names)
+        return (data or b"").decode().split()
 
 
 class CacheIndex:
@@ -245,7 +273,9 @@ class CacheIndex:
         """Index the images in some shards; transient failures are left out."""
         ids, positions = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
         for number, name in enumerate(shard_names):
-            columns = pq.read_table(cache.shard_path(name), columns=["image_id", "error"])
+            columns = cache.load_shard(name, ["image_id", "error"])
+            if columns is None:
+                continue
             rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
             image_ids = columns["image_id"].to_pylist()
             rows = [row for row in rows if image_ids[row] is not None]
@@ -266,6 +296,23 @@ class CacheIndex:
                 return {name: row[name] for name in ANSWER_COLUMNS}
             at += 1
         return None
+
+
+def _parse_shard(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data), columns=columns, schema=PREDICTION_SCHEMA)
+
+
+def _is_shard(data: bytes) -> bool:
+    """Return whether an earlier version wrote a shard, without a digest; it must at least be readable."""
+    try:
+        return data.startswith(b"PAR1") and _parse_shard(data) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _is_list_of_names(data: bytes) -> bool:
+    """Return whether an earlier version wrote the list of shards, without a digest."""
+    return SHARD_NAMES.fullmatch(data) is not None
 
 
 def _to_short_id(image_id: str) -> np.uint64:

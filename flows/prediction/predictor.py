@@ -102,7 +102,7 @@ class Predictor:
         def iter_pending() -> Iterator[tuple[ImageKey, bytes]]:
             for shard, files in shard_stream(images, cache.key):
                 names.append(shard.name)
-                if cache.shard_path(shard.name).is_file() or shard.name in unfinished:
+                if shard.name in unfinished or cache.has_shard(shard.name):
                     self.num_cached += len(shard.images)
                     progress.advance(len(shard.images))
                     continue

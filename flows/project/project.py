@@ -18,6 +18,7 @@ from flows.project.paths import MANIFEST, NORMALIZED, PARAMS, PROJECT_LOCK, RAW
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
+from imageset.utils.integrity.file_digests import is_intact_manifest
 
 PIPELINE = Path("dvc.yaml")
 PROJECT_FILES = (PIPELINE.name, PARAMS.name)
@@ -167,7 +168,10 @@ class Project:
         """
         path = self / MANIFEST
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))[field])
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if not is_intact_manifest(manifest):
+                raise ValueError("it does not have its digest")
+            return str(manifest[field])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,12 +15,16 @@ from typing import Any
 
 import psutil
 
+from flows.notifications import console
 from flows.orchestration.concurrency import name_gpu_limits
 from flows.project.paths import CACHE, PARAMS
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.params import load_section
+from imageset.utils.integrity.checked_file import is_json_object, read_checked
 from imageset.utils.text import format_count, format_duration
+
+logger = console.get_logger(__name__)
 
 DURATION_FILE = CACHE / "train" / "duration.json"  # see lightning_modules.training.duration.clock
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
@@ -75,7 +79,9 @@ def read_gpu_name() -> str:
 
 def _describe_last_training(project: Project) -> str:
     try:
-        seconds = float(json.loads((project / DURATION_FILE).read_text(encoding="utf-8"))["seconds"])
+        consequence = "how long it takes is estimated"
+        data = read_checked(project / DURATION_FILE, consequence, logger.warning, is_json_object)
+        seconds = float(json.loads(data or b"")["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return "how long it takes is estimated when it begins"
     return f"the last training took {format_duration(seconds)}"

@@ -169,7 +169,7 @@ def clone_at_commit(project: Project, commit: str, patch: Path | None, target: P
     local_config = project / ".dvc" / "config.local"  # remotes and their keys
     if local_config.exists():
         shutil.copy(local_config, copy / ".dvc" / local_config.name)
-    run_dvc(copy, "config", "--local", "cache.dir", str(_find_cache_dir(project)))
+    run_dvc(copy, "config", "--local", "cache.dir", str(find_cache_dir(project)))
     _fetch_raw(copy)
     return copy
 
@@ -331,7 +331,7 @@ def _remove(path: Path) -> None:
 def read_cached_file(project: Project, md5: str, name: str) -> bytes | None:
     """Return one file of a folder that DVC's cache holds, without calling DVC; None if it is not there."""
     cache = find_dvc_folder(project) / "cache" / "files" / "md5"
-    digest = next((digest for path, digest in _list_tracked_files(cache, md5) if path == name), None)
+    digest = next((digest for path, digest in list_tracked_files(cache, md5) if path == name), None)
     try:
         return (cache / digest[:2] / digest[2:]).read_bytes() if digest is not None else None
     except OSError:
@@ -404,36 +404,64 @@ def _iter_changes(changes: list[Any]) -> Iterator[str]:
                 yield f"{name} {state if isinstance(state, str) else 'changed'}"
 
 
-def find_damaged_files(project: Project) -> Iterator[tuple[str, str, str | None]]:
+@dataclass(frozen=True)
+class DamagedFile:
+    """A file whose content is not the one that DVC tracks.
+
+    Attributes:
+        path: in the project or in DVC's cache, relative to the project if it lies there.
+        md5: of the content that DVC tracks.
+        actual_md5: of the file; None if it is missing.
+        target: the stage, or the .dvc file, of the output that it belongs to.
+        is_cached: whether it lies in DVC's cache.
+        has_copy: whether the cache, or for a file of the cache the project, has the content that DVC tracks.
+    """
+
+    path: str
+    md5: str
+    actual_md5: str | None
+    target: str
+    is_cached: bool
+    has_copy: bool
+
+
+def find_damaged_files(project: Project) -> Iterator[DamagedFile]:
     """Find files that DVC tracks whose content has changed, in its cache and in the project.
 
-    Yields:
-        (path, expected MD5, actual MD5; None if the file is missing). A file that is missing only from the cache
-        is
-        not reported: its content is in the project or on the remote.
+    A file that is missing only from the cache is not reported: its content is in the project or on the remote.
     """
-    cache = _find_cache_dir(project) / "files" / "md5"
-    for path, digest in _list_tracked_outputs(project):
-        for name, expected in _list_tracked_files(cache, digest):
-            cached = cache / expected[:2] / expected[2:]
-            if cached.exists() and (actual := _compute_md5(cached)) != expected.removesuffix(".dir"):
-                yield _to_relative(cached, project), expected, actual
-            if name is not None and (actual := _compute_md5(project / path / name)) != expected:
-                yield f"{path}/{name}" if name else path, expected, actual
+    cache = find_cache_dir(project) / "files" / "md5"
+    for path, digest, target in _list_tracked_outputs(project):
+        for name, md5 in list_tracked_files(cache, digest):
+            cached = cache / md5[:2] / md5[2:]
+            expected = md5.removesuffix(".dir")
+            in_cache = compute_md5(cached)
+            in_project = expected if name is None else compute_md5(project / path / name)
+            if in_cache not in (None, expected):
+                place, has_copy = _to_relative(cached, project), in_project == expected
+                yield DamagedFile(place, expected, in_cache, target, is_cached=True, has_copy=has_copy)
+            if in_project != expected:
+                place, has_copy = f"{path}/{name}" if name else path, in_cache == expected
+                yield DamagedFile(place, expected, in_project, target, is_cached=False, has_copy=has_copy)
 
 
-def _list_tracked_outputs(project: Project) -> Iterator[tuple[str, str]]:
-    """Yield (path, MD5) of each output that DVC keeps in its cache."""
-    files = [*sorted(project.folder.glob("data/*.dvc")), project / "dvc.lock"]
-    documents = [read_yaml(file) | {"at": file.parent} for file in files if file.exists()]
-    for document in documents:
-        stages = document.get("stages") or {"": document}
-        for out in (out for stage in stages.values() for out in stage.get("outs") or []):
-            if out.get("cache", True) and "md5" in out:
-                yield (document["at"] / out["path"]).relative_to(project).as_posix(), str(out["md5"])
+def _list_tracked_outputs(project: Project) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, MD5, its stage or .dvc file) of each output that DVC keeps in its cache."""
+    for file in sorted(project.folder.glob("data/*.dvc")):
+        target = file.relative_to(project).as_posix()
+        yield from ((path, md5, target) for path, md5 in _list_outs(read_yaml(file), file.parent, project))
+    lock = project / "dvc.lock"
+    for name, stage in (read_yaml(lock).get("stages") or {} if lock.exists() else {}).items():
+        yield from ((path, md5, str(name)) for path, md5 in _list_outs(stage, project.folder, project))
 
 
-def _list_tracked_files(cache: Path, digest: str) -> Iterator[tuple[str | None, str]]:
+def _list_outs(stage: Mapping[str, Any], folder: Path, project: Project) -> Iterator[tuple[str, str]]:
+    for out in stage.get("outs") or []:
+        if out.get("cache", True) and "md5" in out:
+            yield (folder / out["path"]).relative_to(project).as_posix(), str(out["md5"])
+
+
+def list_tracked_files(cache: Path, digest: str) -> Iterator[tuple[str | None, str]]:
     """Yield (name, MD5) of each file of an output; the list of a folder's files is one of them, without a name."""
     if not digest.endswith(".dir"):
         yield "", digest
@@ -446,7 +474,8 @@ def _list_tracked_files(cache: Path, digest: str) -> Iterator[tuple[str | None, 
     yield from ((str(file["relpath"]), str(file["md5"])) for file in files)
 
 
-def _compute_md5(path: Path) -> str | None:
+def compute_md5(path: Path) -> str | None:
+    """Return the MD5 of a file, in hexadecimal digits; None if it is missing."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -458,8 +487,8 @@ def _to_relative(path: Path, project: Project) -> str:
     return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
 
 
-def _find_cache_dir(project: Project) -> Path:
-    """Return the folder of DVC's cache."""
+def find_cache_dir(project: Project) -> Path:
+    """Return the folder of DVC's cache, as DVC itself names it."""
     output = "".join(
         stream_output([*DVC_COMMAND, "cache", "dir"], cwd=project.folder, finished=lambda status: None)
     )
@@ -491,6 +520,16 @@ def run_dvc(folder: Path, *arguments: str) -> None:
     if reason := describe_system_text(text):
         raise UserError(f"dvc {arguments[0]} failed: {reason}")
     raise UserError(f"dvc {arguments[0]} failed: {text.removeprefix('ERROR: ') or f'status {statuses[0]}'}")
+
+
+def parse_pointer(text: str) -> str | None:
+    """Return the MD5 of the output that the text of a .dvc file names; None if it names none."""
+    import yaml
+
+    try:
+        return str(yaml.safe_load(text)["outs"][0]["md5"])
+    except (yaml.YAMLError, KeyError, IndexError, TypeError):
+        return None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

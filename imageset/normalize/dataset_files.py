@@ -27,6 +27,7 @@ from imageset.store import format
 from imageset.store.format import SPLITS
 from imageset.utils.arrow import ROWS_AT_ONCE
 from imageset.utils.atomic_write import BackgroundSync
+from imageset.utils.integrity.file_digests import add_digests, hash_files
 
 ROW_GROUP_SIZE = 50_000  # rows of the index
 
@@ -106,8 +107,17 @@ def write_peaks(folder: Path, image_ids: pa.ChunkedArray, facts: DecodedFacts) -
         pq.write_table(table.sort_by("image_id"), folder / format.PEAKS_FILE, compression="zstd")
 
 
-def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], rejections: list[Rejection]) -> None:
-    """Write rejected.parquet and, last, the manifest."""
+def write_rejected_and_manifest(
+    folder: Path, manifest: Mapping[str, Any], rejections: list[Rejection], known_digests: Mapping[str, str]
+) -> None:
+    """Write rejected.parquet and, last, the manifest with the digests of all files.
+
+    Args:
+        folder: of the dataset.
+        manifest: the result of `build_manifest`.
+        rejections: all rejected images.
+        known_digests: the SHA-256 of shards that were linked, by name.
+    """
     rejections = sorted(rejections, key=lambda rejection: (rejection.uri, rejection.image_id or ""))
     names = format.REJECTED_SCHEMA.names
     table = pa.Table.from_pylist(
@@ -115,7 +125,9 @@ def write_rejected_and_manifest(folder: Path, manifest: Mapping[str, Any], rejec
         format.REJECTED_SCHEMA,
     )
     pq.write_table(table, folder / format.REJECTED_FILE, compression="zstd")
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    unknown = [file.name for file in folder.iterdir() if file.name not in known_digests]
+    complete = add_digests(manifest, {**known_digests, **hash_files(folder, unknown)})
+    text = json.dumps(complete, indent=1, ensure_ascii=False) + "\n"
     (folder / format.DATASET_MANIFEST_FILE).write_text(
         text, encoding="utf-8"
     )  # its folder is renamed when complete

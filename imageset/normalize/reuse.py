@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.normalize.tasks import DecodedFacts
 from imageset.store.format import (
+    DATASET_MANIFEST_FILE,
     LEAKS_FILE,
     NPY_HEADER_BYTES,
     PEAKS_FILE,
@@ -24,8 +25,9 @@ from imageset.store.format import (
     REJECTED_FILE,
     name_pixel_shard,
 )
-from imageset.store.reader import ImageStore, read_index
+from imageset.store.reader import ImageStore, check_table, read_index
 from imageset.utils.arrow import to_id_words
+from imageset.utils.integrity.file_digests import DIGESTS_KEY
 
 # Columns of the index: those that are reused, and those that ImageStore.open compares with the manifest.
 REUSED_COLUMNS = (
@@ -38,11 +40,37 @@ _LASTING_REASONS = frozenset({"empty", "not_an_image", "truncated", "undecodable
 
 def _open_with_leaks(path: Path) -> ImageStore:
     """Open a dataset; add leaks.parquet to its index, since the pixels of leaks lie in the shards, too."""
-    store = ImageStore.open(path, REUSED_COLUMNS)
+    store = ImageStore.open(path, REUSED_COLUMNS, check_pixels=False)
+    for name in (LEAKS_FILE, PEAKS_FILE, REJECTED_FILE):
+        if (path / name).is_file() or name in store.manifest.get(DIGESTS_KEY, {}):
+            check_table(path / name, store.manifest)
     if (path / LEAKS_FILE).is_file():
         merged = pa.concat_tables([store.index, read_index(path / LEAKS_FILE, REUSED_COLUMNS)])
         store.index = merged.sort_by([("shard", "ascending"), ("row", "ascending")]).combine_chunks()
     return store
+
+
+def _drop_damaged_shards(store: ImageStore) -> list[str]:
+    """Remove the rows of damaged shards from a dataset's index, and return the names of the shards."""
+    damaged = store.find_damaged_shards(thorough=True) if DIGESTS_KEY in store.manifest else _find_by_sums(store)
+    if damaged:
+        shards = store.index["shard"]
+        whole = [number for number in shards.unique().to_pylist() if name_pixel_shard(number) not in damaged]
+        store.index = store.index.filter(pc.is_in(shards, value_set=pa.array(whole, shards.type)))  # type: ignore[attr-defined]
+    return damaged
+
+
+def _find_by_sums(store: ImageStore) -> list[str]:
+    """Return the shards whose pixels do not have the sums of the index, for a dataset without digests."""
+    damaged = []
+    for number in store.index["shard"].unique().to_pylist():
+        rows = store.index.filter(pc.equal(store.index["shard"], number))  # type: ignore[attr-defined]
+        expected = rows["sums"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        pixels = store.open_shard(number)
+        actual = [pixels[row].sum(axis=(0, 1), dtype=np.int64) for row in rows["row"].to_pylist()]
+        if (np.array(actual) != expected).any():
+            damaged.append(name_pixel_shard(number))
+    return damaged
 
 
 def _read_peaks(store: ImageStore) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +96,13 @@ class PreviousDataset:
 
     Attributes:
         spec: the decode parameters of the dataset; if it is empty, of the new one.
+        damage: a line for the user about each part of it that is damaged, and therefore not reused.
+        linked_digests: the SHA-256 of the shards that were linked, by their new names.
     """
 
-    def __init__(self, store: ImageStore | None, spec: DecodeSpec) -> None:
-        self._store, self._spec = store, spec
+    def __init__(self, store: ImageStore | None, spec: DecodeSpec, damage: Sequence[str] = ()) -> None:
+        self._store, self._spec, self.damage = store, spec, list(damage)
+        self.linked_digests: dict[str, str] = {}
         self.spec = spec if store is None else store.spec
         self._rejected: dict[str, tuple[str, str]] = {}
         if store is None:
@@ -93,9 +124,14 @@ class PreviousDataset:
                 or store.manifest.get("decoder") != DECODER_VERSION
             ):
                 return cls(None, spec)
-            return cls(store, spec)
+            lines = [
+                f"{store.path / name}: was damaged; its pictures are decoded again"
+                for name in _drop_damaged_shards(store)
+            ]
+            return cls(store, spec, lines)
         except (UserError, OSError, KeyError, ValueError, pa.ArrowException):
-            return cls(None, spec)
+            is_there = (Path(path) / DATASET_MANIFEST_FILE).exists()
+            return cls(None, spec, [f"{path}: was damaged; all pictures are decoded again"] if is_there else [])
 
     def find_rows(self, image_ids: pa.ChunkedArray) -> np.ndarray:
         """Return int64 (N,): the number of each image's row in the previous index, -1 for a new image."""
@@ -148,6 +184,8 @@ class PreviousDataset:
             os.link(source, path)
         except OSError:
             return False
+        if (digest := self._store.manifest.get(DIGESTS_KEY, {}).get(source.name)) is not None:
+            self.linked_digests[path.name] = digest
         return True
 
     def copy_pixels(self, rows: np.ndarray, path: Path, offsets: np.ndarray) -> None:

@@ -222,6 +222,7 @@ def _decode_stale_rows(
     for number, part in enumerate(by_shard):
         if len(part):
             _unlink_from_previous(context.folder / format.name_pixel_shard(number))
+            context.previous.linked_digests.pop(format.name_pixel_shard(number), None)
     _decode_rows(replace(context, spec=wanted), rows, plan, by_shard, facts)
     context.progress.end()
     return stale

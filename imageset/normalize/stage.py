@@ -36,6 +36,7 @@ from imageset.normalize.rows import prefer_content_reasons, read_rows, replace_r
 from imageset.normalize.shard_writer import DecodeContext, choose_decode_spec, write_pixel_shards
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.raw import records as raw_records
+from imageset.raw.damage import check_raw_files
 from imageset.rejections import CONTENT_REASONS, Rejected, Rejection, count_harmful, describe_worst
 from imageset.splits.groups import build_groups
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
@@ -126,6 +127,7 @@ def normalize(
     name, multi_label = raw_records.read_source_identity(raw_dir)["name"], raw_records.is_multi_label(raw_dir)
     parent = Path(out_dir).parent
     parent.mkdir(parents=True, exist_ok=True)
+    check_raw_files(raw_dir)
     rows, rejections = read_rows(raw_dir, rule, parent)
     trim_memory()
     with (
@@ -140,9 +142,8 @@ def normalize(
         check_splits_early(rows, rule)
         spec = choose_decode_spec(params, raw_dir, rows, active, timeout_s, progress)
         with replace_folder(out_dir) as folder, BackgroundSync() as sync:
-            context = DecodeContext(
-                raw_dir, folder, spec, active, timeout_s, PreviousDataset.open(out_dir, spec), progress, sync
-            )
+            previous = PreviousDataset.open(out_dir, spec)
+            context = DecodeContext(raw_dir, folder, spec, active, timeout_s, previous, progress, sync)
             with ThreadPoolExecutor(1) as thread:
                 hashing = thread.submit(compute_split_hashes, rows["image_id"], rule, folder)
                 rows, facts, num_decoded, spec = write_pixel_shards(context, rows, rejections)
@@ -151,7 +152,8 @@ def normalize(
             hashes = hashing.result()
             if hashes is not None and len(hashes) > len(rows):
                 hashes = hashes[rows["number"].to_numpy()]
-            del context  # frees the previous index
+            damage, linked_digests = previous.damage, previous.linked_digests
+            del context, previous  # frees the previous index
             if len(rows) >= RELEASE_WORKERS_FROM:
                 active.release_workers()
             check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
@@ -179,7 +181,7 @@ def normalize(
                 warnings += warn_low_contrast(manifest["mean"], manifest["std"])
                 write_dataset_page(folder, raw_dir, manifest, index, rejections, warnings, active, timeout_s)
                 writing.result()
-            write_rejected_and_manifest(folder, manifest, rejections)
+            write_rejected_and_manifest(folder, manifest, rejections, linked_digests)
     return NormalizeSummary(
         name,
         manifest["num_pictures"],
@@ -189,7 +191,7 @@ def normalize(
         manifest["fingerprint"],
         num_decoded,
         num_near_duplicates,
-        warnings,
+        damage + warnings,  # the page does not hold the former: the dataset is the same without damage
         multi_label,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from imageset.decoding.spec import DecodeSpec, ImageHeader
 from imageset.exceptions import UserError
 from imageset.executors.limits import limit_memory, set_timer
 from imageset.rejections import Rejected
+from imageset.utils.integrity.file_digests import forget_checks
 from imageset.utils.memory import reuse_buffer
 
 READ_BYTES = 256 << 10  # of raw data that are read at once
@@ -278,10 +280,9 @@ def _pread_into(descriptor: int, view: memoryview, offset: int) -> None:
 
 
 def _build_corruption_error(batch: DecodeBatch) -> UserError:
-    return UserError(
-        f"{batch.raw_file}: missing, or not the bytes that were ingested; restore it with "
-        "`dvc checkout`, or ingest the source again"
-    )
+    path = Path(batch.raw_file)
+    forget_checks(path.parent)
+    return UserError(f"{path}: missing or damaged; `convoy run` restores it")
 
 
 def write_batch(batch: DecodeBatch, pixels: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -35,6 +35,14 @@ CREATE TABLE rows (uri TEXT, unread INTEGER, image_id TEXT, number INTEGER, cont
 """
 
 
+class LostImage(Exception):
+    """An image that stays is in a shard that is lost."""
+
+    def __init__(self, uri: str, shard: int) -> None:
+        super().__init__(uri)
+        self.uri, self.shard = uri, shard
+
+
 class DiskBuffer:
     """A table under construction; its schema has image_id, uri, shard, offset, size and absent.
 
@@ -51,6 +59,7 @@ class DiskBuffer:
         schema: pa.Schema,
         previous: Path | None,
         is_kept: Callable[[dict[str, Any]], bool] = lambda row: False,
+        lost: Collection[int] = (),
     ) -> None:
         """Create the file `path`, with the rows of the Parquet file `previous`; they are absent until added again.
 
@@ -59,11 +68,14 @@ class DiskBuffer:
             schema: the schema of the table.
             previous: the previous table, or None.
             is_kept: whether a previous row stays as it is, whichever rows are added.
+            lost: numbers of shards that are lost: their images have no location, and no row until added again.
 
         Raises:
+            LostImage: a row that stays is about an image in a lost shard.
             OSError, KeyError, ValueError, pyarrow.ArrowException: `previous` is damaged.
         """
         self._path, self._schema, self._previous, self._is_kept = path, schema, previous, is_kept
+        self._lost = set(lost)
         self.num_new = self.num_known = self.num_kept = self._num_rows = 0
         self.shards: set[int] = set()
         path.unlink(missing_ok=True)
@@ -132,7 +144,7 @@ class DiskBuffer:
 
     def _load_previous(self, batch: pa.RecordBatch) -> None:
         """Add the locations and rows of a batch of the previous table; most are absent until added again."""
-        rows = batch.to_pylist()
+        rows = [row for row in batch.to_pylist() if not self._is_lost(row)]
         readable = [row for row in rows if row["image_id"] is not None]
         locations = [
             (bytes.fromhex(row["image_id"]), row["shard"], row["offset"], row["size"]) for row in readable
@@ -149,6 +161,14 @@ class DiskBuffer:
         )
         self._num_rows += len(rows)
         self.num_kept += sum(kept)
+
+    def _is_lost(self, row: dict[str, Any]) -> bool:
+        """Return whether the image of a row is in a lost shard."""
+        if row["shard"] not in self._lost:
+            return False
+        if self._is_kept(row):
+            raise LostImage(row["uri"], row["shard"])
+        return True
 
     def _to_sql_row(self, row: dict[str, Any], number: int) -> tuple[Any, ...]:
         content = pickle.dumps([row.get(name) for name in self._schema.names], protocol=5)

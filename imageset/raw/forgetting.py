@@ -23,10 +23,11 @@ from imageset.raw.label_log import (
     read_label_log,
     read_label_log_bytes,
 )
-from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, read_records
+from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, SOURCE_FILE, read_records
 from imageset.raw.replacement import finish_replacement
 from imageset.raw.shards import RawShardWriter, name_raw_shard
-from imageset.utils.atomic_write import replace_folder
+from imageset.utils.atomic_write import replace_folder, write_text
+from imageset.utils.integrity.file_digests import DIGESTS_KEY, add_digests, hash_files
 
 
 def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
@@ -67,7 +68,19 @@ def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
         )
         if kept_log:
             (fresh / LABEL_LOG_FILE).write_bytes(kept_log)
+        _update_digests(fresh, {*rewritten, RECORDS_FILE, LABEL_LOG_FILE})
     return num
+
+
+def _update_digests(folder: Path, changed: Collection[str]) -> None:
+    """Write the digests of changed files to source.json; an ingest of before there were digests wrote none."""
+    path = folder / SOURCE_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if DIGESTS_KEY not in content:
+        return
+    digests = {name: digest for name, digest in content[DIGESTS_KEY].items() if (folder / name).is_file()}
+    digests |= hash_files(folder, sorted(digests.keys() & changed))
+    write_text(path, json.dumps(add_digests(content, digests), indent=1, sort_keys=True) + "\n")
 
 
 def filter_log_lines(log: bytes, image_ids: Collection[str]) -> Iterator[bytes]:

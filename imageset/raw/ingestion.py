@@ -3,14 +3,16 @@
 data/raw/shard-00000.tar ...   WebDataset-style: members <image_id>.<extension>, at most 256 MB each; immutable
 data/raw/records.parquet       one row per (uri, image_id) ever seen; `absent` if the source no longer has it
 data/raw/source.json           the source's name and kind; "multi_label": true for a multi-label source;
-                               "first_shards": the first shard of each ingest
+                               "first_shards": the first shard of each ingest; "digests": the SHA-256 of each other
+                               file; "sha256": its own
 data/raw/label_log.jsonl       the labels that people gave (imageset.raw.label_log), if there are any
 
 A second ingest of the same source stores only new bytes; if nothing changed, no file is touched. New shards are
-renamed into place when they are complete, before the table that points to them; the next ingest removes the files
-that a killed one left. Images that a label table added (imageset.raw.label_import) stay, whatever the source has.
-If another source takes the place of the former one, they are left out; labels of people count on for images that
-are still there, if the new source has their classes.
+renamed into place when they are complete, before the table that points to them, which takes its place together
+with source.json; the next ingest removes the files that a killed one left. The images of a shard that is missing
+or damaged are stored again. Images that a label table added (imageset.raw.label_import) stay, whatever the source
+has. If another source takes the place of the former one, they are left out; labels of people count on for images
+that are still there, if the new source has their classes.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from imageset.exceptions import UserError
 from imageset.labels import count_labels, parse_labels
-from imageset.raw.disk_buffer import DiskBuffer
+from imageset.raw.damage import digest_stored_files, find_lost_shards
+from imageset.raw.disk_buffer import DiskBuffer, LostImage
 from imageset.raw.label_log import (
     LABEL_LOG_FILE,
     SOURCE_REPLACED,
@@ -42,14 +46,16 @@ from imageset.raw.records import (
     RECORDS_SCHEMA,
     SOURCE_FILE,
     build_damaged_error,
+    check_raw_file,
     find_source_identity,
     iter_record_batches,
     read_first_shards,
 )
-from imageset.raw.replacement import finish_replacement
+from imageset.raw.replacement import finish_replacement, replace_files
 from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
 from imageset.rejections import FORGOTTEN, Rejected
 from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes, write_text
+from imageset.utils.integrity.file_digests import add_digests, hash_files
 from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.text import format_class_count, format_count
 from imageset.utils.timestamps import format_utc_now
@@ -85,6 +91,7 @@ class IngestSummary:
         num_overruled: number of images whose label in the source changed after people gave them another one, which
             counts.
         num_labels_dropped: number of images whose label of people counts no longer, as the source is another.
+        lost_shards: names of the shards that were missing or damaged, so that their images were stored again.
     """
 
     name: str
@@ -104,6 +111,7 @@ class IngestSummary:
     num_overruled: int = 0
     num_labels_dropped: int = 0
     num_forgotten: int = 0
+    lost_shards: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return one line for the user."""
@@ -170,19 +178,22 @@ def ingest_source(
     former = find_source_identity(raw_dir)
     log = read_label_log(raw_dir)
     if former == identity and not start_anew:
-        return _ingest_into(
-            source, raw_dir, identity, raw_dir / RECORDS_FILE, progress, log=log, forgotten=forgotten
-        )
+        records = raw_dir / RECORDS_FILE
+        return _ingest_into(source, raw_dir, identity, records, progress, log=log, forgotten=forgotten)[0]
     is_replaced = start_anew or former is None or former | {"kind": source.kind} != identity
     with replace_folder(raw_dir) as fresh:
         added = _iter_added_images(raw_dir) if len(log) and not is_replaced else ()
-        summary = _ingest_into(source, fresh, identity, None, progress, added, log=log, forgotten=forgotten)
-        write_source_file(fresh, identity, [0])
+        summary, digests = _ingest_into(
+            source, fresh, identity, None, progress, added, log=log, forgotten=forgotten
+        )
+        write_source_file(fresh, identity, [0], digests)
         if not is_replaced:
             _copy_label_log(raw_dir, fresh)
         elif former is not None:
             num_dropped = _carry_label_log(log, raw_dir, fresh, source)
             summary = replace(summary, num_labeled=len(log), num_overruled=0, num_labels_dropped=num_dropped)
+        if (fresh / LABEL_LOG_FILE).is_file():
+            write_source_file(fresh, identity, [0], digests)
     return summary
 
 
@@ -195,8 +206,8 @@ def _ingest_into(
     added: Iterable[tuple[dict[str, Any], bytes]] = (),
     log: LabelLog | None = None,
     forgotten: Collection[str] = frozenset(),
-) -> IngestSummary:
-    """Update a folder to the state of a source.
+) -> tuple[IngestSummary, dict[str, str]]:
+    """Update a folder to the state of a source; source.json is written only if the folder has it already.
 
     Args:
         source: the source.
@@ -207,14 +218,19 @@ def _ingest_into(
         added: row and bytes of images to keep that are not in the source; those of `previous` are kept anyway.
         log: the labels that people gave.
         forgotten: SHA-256 of images that are left out.
+
+    Returns:
+        The result, and the digests of the new shards by name.
     """
     log = log or LabelLog()
-    with open_buffer(folder, previous, is_added_image) as buffer:
-        remove_leftovers(folder, buffer.shards)
+    lost = set() if previous is None else find_lost_shards(folder)
+    with open_buffer(folder, previous, is_added_image, lost) as buffer:
+        remove_leftovers(folder, buffer.shards | lost)
         progress.begin(total=len(source))
         labels: Counter[str | None] = Counter()
         num_unreadable = num_overruled = num_forgotten = 0
-        with RawShardWriter(folder, first=max(buffer.shards, default=-1) + 1) as writer:
+        first_shard = max(buffer.shards | lost, default=-1) + 1
+        with RawShardWriter(folder, first=first_shard) as writer:
             for row in (_build_row(image, buffer, writer, progress, forgotten) for image in source):
                 if row is not None:
                     buffer.add_row(row)
@@ -225,23 +241,28 @@ def _ingest_into(
                     num_overruled += log.overrules(row.get("image_id"), row["label"])
             for row, data in added:
                 buffer.keep_row(row | store_bytes(data, row["uri"], buffer, writer))
-        if writer.num_written and (folder / SOURCE_FILE).is_file():
-            write_source_file(folder, identity, [*read_first_shards(folder), max(buffer.shards, default=-1) + 1])
         progress.end()
         changed = buffer.has_changed()
-        if changed:
+        if not changed:
+            num_absent = buffer.count_absent()
+        elif previous is None:
             with replace_file(folder / RECORDS_FILE) as temporary:
                 num_absent = write_records(buffer, temporary)
         else:
-            num_absent = buffer.count_absent()
-    return IngestSummary(
+            with replace_files(folder) as staged:
+                num_absent = write_records(buffer, staged / RECORDS_FILE)
+                digests = digest_stored_files(folder, buffer.shards, [LABEL_LOG_FILE]) | writer.digests
+                new_shards = [first_shard] if writer.digests else []
+                write_source_file(staged, identity, [*read_first_shards(folder), *new_shards], digests)
+            remove_leftovers(folder, buffer.shards | {first_shard + n for n in range(len(writer.digests))})
+    summary = IngestSummary(
         **identity,
         num_images=labels.total(),
         num_new=buffer.num_new,
         num_known=buffer.num_known,
         num_absent=num_absent,
         num_unreadable=num_unreadable,
-        num_shards=writer.num_written,
+        num_shards=len(writer.digests),
         changed=changed,
         classes=dict(sorted(count_labels(labels.elements(), source.multi_label).items())),
         passed_over=dict(sorted(source.passed_over.items())),
@@ -249,7 +270,9 @@ def _ingest_into(
         num_labeled=len(log),
         num_overruled=num_overruled,
         num_forgotten=num_forgotten,
+        lost_shards=tuple(map(name_raw_shard, sorted(lost))),
     )
+    return summary, writer.digests
 
 
 def is_added_image(row: dict[str, Any]) -> bool:
@@ -293,22 +316,34 @@ def _carry_label_log(log: LabelLog, raw_dir: Path, fresh: Path, source: Source) 
     return len(dropped)
 
 
-def open_buffer(folder: Path, previous: Path | None, is_kept: Callable[[dict[str, Any]], bool]) -> DiskBuffer:
+def open_buffer(
+    folder: Path, previous: Path | None, is_kept: Callable[[dict[str, Any]], bool], lost: Collection[int] = ()
+) -> DiskBuffer:
     """Return the buffer of an ingest into a folder.
 
     Args:
         folder: the folder.
         previous: the table records.parquet that holds the images so far, or None.
         is_kept: whether a row of it stays as it is.
+        lost: numbers of the shards whose images have to be stored again.
 
     Raises:
-        UserError: the table is damaged.
+        UserError: the table is damaged, or an image that stays is in a lost shard.
     """
+    if previous is not None:
+        check_raw_file(folder, RECORDS_FILE)
     try:
-        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, previous, is_kept)
+        return DiskBuffer(folder / BUFFER_FILE, RECORDS_SCHEMA, previous, is_kept, lost)
+    except LostImage as error:
+        (folder / BUFFER_FILE).unlink(missing_ok=True)
+        raise UserError(
+            f"{folder / name_raw_shard(error.shard)}: missing or damaged, and {error.uri} is only there, which a "
+            "label table added; put the file back from another copy of the project, or give up what tables added: "
+            "`convoy run SOURCE --replace-source`"
+        ) from None
     except (OSError, KeyError, ValueError, pa.ArrowException):
         (folder / BUFFER_FILE).unlink(missing_ok=True)
-        raise build_damaged_error(folder) from None
+        raise build_damaged_error(folder / RECORDS_FILE) from None
 
 
 def _build_row(
@@ -361,15 +396,21 @@ def _choose_extension(uri: str) -> str:
     return extension if extension in IMAGE_EXTENSIONS else ".bin"
 
 
-def write_source_file(folder: Path, identity: dict[str, Any], first_shards: list[int]) -> None:
-    """Write source.json.
+def write_source_file(
+    folder: Path, identity: dict[str, Any], first_shards: list[int], digests: Mapping[str, str]
+) -> None:
+    """Write source.json, with the digests of all files of the raw data.
 
     Args:
         folder: the folder that it is written to.
         identity: name and kind of the source, and whether it is multi-label.
         first_shards: number of the first shard of each ingest.
+        digests: of the shards, and of files that are not in this folder, by name; those of the table of records
+            and of the label log are added if they are here.
     """
+    here = [name for name in (RECORDS_FILE, LABEL_LOG_FILE) if (folder / name).is_file()]
     content = identity | {"first_shards": sorted(set(first_shards))}
+    content = add_digests(content, {**digests, **hash_files(folder, here)})
     write_text(folder / SOURCE_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from imageset.class_names import find_similar_names, normalize_class_name
 from imageset.exceptions import UserError
 from imageset.labels import join_labels, parse_labels
+from imageset.raw.damage import check_raw_files, digest_stored_files
 from imageset.raw.ingestion import (
     open_buffer,
     remove_leftovers,
@@ -169,6 +170,7 @@ def apply_label_plan(plan: LabelPlan, raw_dir: str | Path) -> bool:
     log_bytes = read_label_log_bytes(raw_dir)
     if log_bytes != plan.log_bytes:
         raise UserError(f"{plan.table}: other labels were ingested at the same time; ingest this table again")
+    check_raw_files(raw_dir)
     with open_buffer(raw_dir, raw_dir / RECORDS_FILE, is_kept=lambda row: True) as buffer:
         remove_leftovers(raw_dir, buffer.shards)
         first_shard = max(buffer.shards, default=-1) + 1
@@ -185,10 +187,11 @@ def apply_label_plan(plan: LabelPlan, raw_dir: str | Path) -> bool:
             (staged / LABEL_LOG_FILE).write_bytes(log_bytes + lines.encode())
             if plan.new_images:
                 write_records(buffer, staged / RECORDS_FILE)
-            if writer.num_written:
-                identity = find_source_identity(raw_dir)
-                assert identity is not None
-                write_source_file(staged, identity, [*read_first_shards(raw_dir), first_shard])
+            identity = find_source_identity(raw_dir)
+            assert identity is not None
+            digests = digest_stored_files(raw_dir, buffer.shards, [RECORDS_FILE]) | writer.digests
+            new_shards = [first_shard] if writer.digests else []
+            write_source_file(staged, identity, [*read_first_shards(raw_dir), *new_shards], digests)
     return True
 
 

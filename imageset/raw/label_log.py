@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from imageset.exceptions import UserError
+from imageset.raw.records import check_raw_file
 
 LABEL_LOG_FILE = "label_log.jsonl"
 SOURCE_REPLACED = "source_replaced"
@@ -161,6 +162,7 @@ def read_label_log(raw_dir: str | Path) -> LabelLog:
         UserError: a line is damaged, or the file cannot be read.
     """
     path, log = Path(raw_dir) / LABEL_LOG_FILE, LabelLog()
+    check_raw_file(Path(raw_dir), LABEL_LOG_FILE)
     for number, line in enumerate(_iter_lines(path), start=1):
         try:
             values = json.loads(line)
@@ -170,7 +172,8 @@ def read_label_log(raw_dir: str | Path) -> LabelLog:
                 log.add(_parse_entry(values))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path}: line {number} is damaged; `dvc checkout --force {raw_dir}.dvc` restores the last version"
+                f"{path}: line {number} is damaged; remove the file, and `dvc checkout {raw_dir}.dvc` restores "
+                "the last version"
             ) from None
     return log
 

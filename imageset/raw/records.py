@@ -11,6 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imageset.exceptions import UserError
+from imageset.utils.integrity.file_digests import (
+    DIGESTS_KEY,
+    forget_checks,
+    hash_files,
+    is_intact_manifest,
+)
 
 ROWS_AT_ONCE = 10_000
 
@@ -84,12 +90,13 @@ def iter_record_batches(raw_dir: str | Path) -> Iterator[pa.RecordBatch]:
         UserError: the table is missing or damaged.
     """
     read_source_identity(raw_dir)
+    check_raw_file(Path(raw_dir), RECORDS_FILE)
     try:
         with pq.ParquetFile(Path(raw_dir) / RECORDS_FILE) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):
                 yield from _cast_to_schema(pa.Table.from_batches([batch])).to_batches()
     except (OSError, KeyError, ValueError, pa.ArrowException):
-        raise build_damaged_error(Path(raw_dir)) from None
+        raise build_damaged_error(Path(raw_dir) / RECORDS_FILE) from None
 
 
 def read_first_shards(raw_dir: str | Path) -> list[int]:
@@ -115,22 +122,60 @@ def find_source_identity(raw_dir: Path) -> dict[str, Any] | None:
                 "move it away, only an ingest writes to this folder"
             )
         return None
+    identity = _read_source_file(raw_dir)
     try:
-        identity = json.loads((raw_dir / SOURCE_FILE).read_text())
         multi_label = {"multi_label": True} if identity.get("multi_label") else {}
         return {"name": str(identity["name"]), "kind": str(identity["kind"])} | multi_label
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{raw_dir / SOURCE_FILE}: damaged; remove {raw_dir} and ingest the source again"
-        ) from None
+    except KeyError:
+        raise build_damaged_error(raw_dir / SOURCE_FILE) from None
+
+
+def read_digests(raw_dir: Path) -> dict[str, str]:
+    """Return the SHA-256 of each other file of the raw data by name; {} if an earlier version wrote it, or nobody.
+
+    Raises:
+        UserError: source.json is damaged.
+    """
+    if not (raw_dir / SOURCE_FILE).is_file():
+        return {}
+    return dict(_read_source_file(raw_dir).get(DIGESTS_KEY, {}))
+
+
+def check_raw_file(raw_dir: Path, name: str) -> None:
+    """Raise UserError if a file of the raw data does not have its digest, or is missing though it has one."""
+    digest = read_digests(raw_dir).get(name)
+    if digest is not None and hash_files(raw_dir, [name])[name] != digest:
+        raise build_damaged_error(raw_dir / name)
+
+
+def _read_source_file(raw_dir: Path) -> dict[str, Any]:
+    """Return the content of source.json.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    content = parse_source_file(raw_dir / SOURCE_FILE)
+    if content is None:
+        raise build_damaged_error(raw_dir / SOURCE_FILE)
+    return content
+
+
+def parse_source_file(path: Path) -> dict[str, Any] | None:
+    """Return the content of a source.json; None if it does not have its own digest, or is no mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and is_intact_manifest(content) else None
 
 
 def _read_table(raw_dir: Path) -> pa.Table:
     path = raw_dir / RECORDS_FILE
+    check_raw_file(raw_dir, RECORDS_FILE)
     try:
         return _cast_to_schema(pq.ParquetFile(path).read())
     except (OSError, KeyError, ValueError, pa.ArrowException):
-        raise build_damaged_error(raw_dir) from None
+        raise build_damaged_error(path) from None
 
 
 def _cast_to_schema(table: pa.Table) -> pa.Table:
@@ -140,9 +185,7 @@ def _cast_to_schema(table: pa.Table) -> pa.Table:
     return table.select(RECORDS_SCHEMA.names).cast(RECORDS_SCHEMA)
 
 
-def build_damaged_error(raw_dir: Path) -> UserError:
-    """Return the error for a missing or damaged records.parquet."""
-    return UserError(
-        f"{raw_dir / RECORDS_FILE}: missing or damaged; restore it with `dvc checkout`, "
-        f"or remove {raw_dir} and ingest the source again"
-    )
+def build_damaged_error(path: Path) -> UserError:
+    """Return the error for a missing or damaged file of the raw data; the next check reads all of them."""
+    forget_checks(path.parent)
+    return UserError(f"{path}: missing or damaged; `convoy run` restores it")

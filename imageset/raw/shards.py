@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -9,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from imageset.exceptions import UserError
-from imageset.raw.records import ShardLocation, read_records
+from imageset.raw.records import ShardLocation, build_damaged_error, read_records
 from imageset.utils.atomic_write import sync_file
 
 MAX_RAW_SHARD_BYTES = 256_000_000
@@ -27,14 +27,17 @@ def read_image_bytes(raw_dir: str | Path, image_ids: Iterable[str]) -> Iterator[
 
     Raises:
         KeyError: an image_id was never ingested.
-        UserError: a shard is missing or shorter than the table says.
+        UserError: a shard is missing, or does not hold the bytes that the table says.
     """
     records = read_records(raw_dir)
     columns = (records[column].to_pylist() for column in ("image_id", "shard", "offset", "size"))
     locations = {image_id: location for image_id, *location in zip(*columns, strict=True)}
     with RawShardReader(Path(raw_dir)) as shards:
         for image_id in image_ids:
-            yield image_id, shards.read(*locations[image_id])
+            data = shards.read(*locations[image_id])
+            if hashlib.sha256(data).hexdigest() != image_id:
+                raise build_damaged_error(Path(raw_dir) / name_raw_shard(locations[image_id][0]))
+            yield image_id, data
 
 
 class RawShardReader:
@@ -58,9 +61,7 @@ class RawShardReader:
         except FileNotFoundError:
             data = b""
         if len(data) != size:
-            raise UserError(
-                f"{path}: missing or cut short; restore it with `dvc checkout`, or ingest the source again"
-            )
+            raise build_damaged_error(path)
         return data
 
     def __enter__(self) -> RawShardReader:
@@ -82,14 +83,15 @@ class RawShardWriter:
         first: number of the first shard.
 
     Attributes:
-        num_written: number of complete shards.
+        digests: the SHA-256 of each complete shard, by name.
     """
 
     def __init__(self, folder: Path, first: int) -> None:
         self._folder, self._number = folder, first
         self._file: BinaryIO | None = None
         self._size = 0
-        self.num_written = 0
+        self._hash = hashlib.sha256()
+        self.digests: dict[str, str] = {}
 
     def add(self, member: str, data: bytes) -> ShardLocation:
         """Append one member and return the location of its bytes."""
@@ -99,24 +101,29 @@ class RawShardWriter:
         if self._file is not None and self._size + length + 2 * _TAR_BLOCK_BYTES > MAX_RAW_SHARD_BYTES:
             self._finish()
         if self._file is None:
-            self._file, self._size = self._build_partial_path().open("wb"), 0
+            self._file, self._size, self._hash = self._build_partial_path().open("wb"), 0, hashlib.sha256()
         location = ShardLocation(self._number, self._size + len(header), len(data))
-        self._file.write(header)
-        self._file.write(data)
-        self._file.write(bytes(padding))
+        for part in (header, data, bytes(padding)):
+            self._write(part)
         self._size += length
         return location
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._hash.update(data)
 
     def _build_partial_path(self) -> Path:
         return self._folder / f".{name_raw_shard(self._number)}.partial"
 
     def _finish(self) -> None:
         assert self._file is not None
-        self._file.write(bytes(2 * _TAR_BLOCK_BYTES))  # the end of a tar archive
+        self._write(bytes(2 * _TAR_BLOCK_BYTES))  # the end of a tar archive
         self._file.close()
         sync_file(self._build_partial_path())
         os.replace(self._build_partial_path(), self._folder / name_raw_shard(self._number))
-        self._file, self._number, self.num_written = None, self._number + 1, self.num_written + 1
+        self.digests[name_raw_shard(self._number)] = self._hash.hexdigest()
+        self._file, self._number = None, self._number + 1
 
     def __enter__(self) -> RawShardWriter:
         return self

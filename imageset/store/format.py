@@ -20,6 +20,7 @@ DATASET_FORMAT = "convoy-imageset-1"
 DATASET_MANIFEST_FILE, INDEX_FILE, REJECTED_FILE = "dataset.json", "index.parquet", "rejected.parquet"
 LEAKS_FILE = "leaks.parquet"  # exists only if there are leaks
 PEAKS_FILE = "peaks.parquet"  # exists only if there are images of more than 8 bits a channel
+PIXEL_SHARD_SUFFIX = ".npy"
 NPY_HEADER_BYTES = 128  # numpy's header, padded so that the pixels always start here
 
 INDEX_SCHEMA = pa.schema(
@@ -58,7 +59,7 @@ REJECTED_SCHEMA = pa.schema(
 
 def name_pixel_shard(number: int) -> str:
     """Return the file name of a pixel shard."""
-    return f"images-{number:05d}.npy"
+    return f"images-{number:05d}{PIXEL_SHARD_SUFFIX}"
 
 
 def build_npy_header(shape: tuple[int, ...]) -> bytes:

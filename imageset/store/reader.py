@@ -30,9 +30,12 @@ from imageset.store.format import (
     DATASET_MANIFEST_FILE,
     INDEX_FILE,
     INDEX_SCHEMA,
+    PIXEL_SHARD_SUFFIX,
     SPLITS,
     name_pixel_shard,
 )
+from imageset.utils.atomic_write import hash_file
+from imageset.utils.integrity.file_digests import DIGESTS_KEY, find_damaged_files, is_intact_manifest
 from imageset.utils.text import format_count
 
 
@@ -53,6 +56,32 @@ def read_index(path: Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Ta
     if "time" in columns and "time" not in table.column_names:
         table = table.append_column("time", pa.nulls(len(table), pa.timestamp("us")))
     return table.select(list(columns)).cast(pa.schema([INDEX_SCHEMA.field(name) for name in columns]))
+
+
+def check_table(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare a table of a dataset with its digest in the manifest; one of an earlier version has none.
+
+    Raises:
+        ValueError: the table is damaged.
+    """
+    digest = manifest.get(DIGESTS_KEY, {}).get(path.name)
+    if digest is not None and hash_file(path) != digest:
+        raise ValueError(f"{path.name}: damaged")
+
+
+def find_damaged_dataset_files(path: Path) -> list[str]:
+    """Return the names of the files of a dataset that do not have their digests; every byte is read.
+
+    Args:
+        path: the folder of a dataset. One of an earlier version has no digests, so that nothing is found.
+    """
+    try:
+        manifest = json.loads((path / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [DATASET_MANIFEST_FILE]
+    if not isinstance(manifest, dict) or not is_intact_manifest(manifest):
+        return [DATASET_MANIFEST_FILE]
+    return find_damaged_files(path, manifest.get(DIGESTS_KEY, {}), thorough=True)
 
 
 class ImageStore:
@@ -87,12 +116,15 @@ class ImageStore:
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | Path, columns: Sequence[str] = INDEX_SCHEMA.names) -> ImageStore:
-        """Open a dataset and validate everything that can be validated without reading pixels.
+    def open(
+        cls, path: str | Path, columns: Sequence[str] = INDEX_SCHEMA.names, *, check_pixels: bool = True
+    ) -> ImageStore:
+        """Open a dataset and validate it: its tables, and the shards that were changed since their last check.
 
         Args:
             path: the folder.
             columns: the columns of the index to read; they include image_id, shard, row, label and split.
+            check_pixels: whether shards are compared with their digests.
 
         Raises:
             UserError: the dataset is missing or incomplete; the message names the file and the remedy.
@@ -110,7 +142,10 @@ class ImageStore:
             raise _build_broken_error(
                 path / DATASET_MANIFEST_FILE, f"not a dataset of the format {DATASET_FORMAT}"
             )
+        if not is_intact_manifest(manifest):
+            raise _build_broken_error(path / DATASET_MANIFEST_FILE, "damaged")
         try:
+            check_table(path / INDEX_FILE, manifest)
             index = read_index(path / INDEX_FILE, columns)
         except (OSError, KeyError, ValueError, pa.ArrowException):
             raise _build_broken_error(path / INDEX_FILE, "missing or damaged") from None
@@ -119,7 +154,19 @@ class ImageStore:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _build_broken_error(path / DATASET_MANIFEST_FILE, f"incomplete: {error}") from None
         store._check()
+        if check_pixels and (damaged := store.find_damaged_shards()):
+            raise _build_broken_error(path / damaged[0], "damaged")
         return store
+
+    def find_damaged_shards(self, *, thorough: bool = False) -> list[str]:
+        """Return the names of the shards that do not have their digests.
+
+        Args:
+            thorough: whether every shard is read; otherwise those that were changed since their last check.
+        """
+        digests = self.manifest.get(DIGESTS_KEY, {}).items()
+        shards = {name: digest for name, digest in digests if name.endswith(PIXEL_SHARD_SUFFIX)}
+        return find_damaged_files(self.path, shards, thorough=thorough)
 
     def split(self, name: str) -> StoreSplit:
         """Return the images of "train", "val" or "test"."""

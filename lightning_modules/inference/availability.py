@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 
 from imageset.distribution import format_install_command
+
+ENGINE_PACKAGES = ("torch.onnx", "onnx", "openvino", "nncf")  # onnxruntime's name begins with onnx
+SHORTAGE = re.compile(r"alloc|memory|no space|resource|timed? ?out|interrupt|too many open", re.IGNORECASE)
 
 
 def describe_unavailability(name: str, precision: str) -> str | None:
@@ -34,6 +38,15 @@ def describe_unavailability(name: str, precision: str) -> str | None:
     if (name, precision) in {("onnxruntime", "bf16"), ("onnxruntime", "int8"), ("pytorch", "int8")}:
         return f"{name} runs no {precision} here"
     return None
+
+
+def is_lasting_failure(error: Exception) -> bool:
+    """Return whether an engine will fail again: one of its packages says so, and not for want of memory or disk.
+
+    Everything else may have passed at the next call: an import that was interrupted, a full disk, a damaged file.
+    """
+    is_of_engine = type(error).__module__.startswith(ENGINE_PACKAGES)
+    return is_of_engine and SHORTAGE.search(str(error)) is None
 
 
 def has_bf16() -> bool:

@@ -2,7 +2,8 @@
 
 In fp32 every engine must reproduce PyTorch's probabilities to within MAX_DIFFERENCE. A faster precision must
 predict the same class for nearly all validation images, and may lose almost no accuracy on them. The decision is
-stored beside the converted network, for this bundle, this machine and these packages.
+stored beside the converted network, for this bundle, this machine and these packages; not if an engine failed for
+a reason that may have passed at the next call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ import torch
 from imageset.exceptions import UserError
 from imageset.executors.base import count_cpus
 from imageset.store.reader import StoreSplit
-from imageset.utils.atomic_write import write_text
+from imageset.utils.integrity.checked_file import read_checked, write_checked
 from imageset.utils.text import suggest_name
 from lightning_modules.bundle import Bundle
 from lightning_modules.calibration import temperature
 from lightning_modules.calibration import thresholds as calibration_thresholds
-from lightning_modules.inference.availability import describe_unavailability, list_package_versions
+from lightning_modules.inference.availability import (
+    describe_unavailability,
+    is_lasting_failure,
+    list_package_versions,
+)
 from lightning_modules.inference.engines import make_engine
 from lightning_modules.scoring import Engine, PyTorchEngine
 
@@ -58,6 +63,7 @@ def select_engine(
     validation: StoreSplit | None,
     limits: AgreementLimits,
     folder: Path,
+    report: Callable[[str], None] = print,
 ) -> tuple[Engine, dict[str, Any]]:
     """Select an engine for a bundle; reuse the decision if there is one.
 
@@ -68,6 +74,7 @@ def select_engine(
         validation: the validation split of the bundle's training; None if it is not on this machine.
         limits: what a faster precision must satisfy.
         folder: holds converted networks and decisions.
+        report: shows a line about a file of the folder that is damaged; the file is made again.
 
     Returns:
         The engine and the decision: "engine", "precision", "versions", "seen" (the result of the validation), and
@@ -82,34 +89,46 @@ def select_engine(
     engine_folder = folder / f"{_hash_bundle(bundle)}-{_hash_machine()}"
     path = engine_folder / "engine.json"
     request = json.dumps([engine, precision, vars(limits), len(validation or ())])
-    decisions = _read_decisions(path)
+    decisions = _read_decisions(path, report)
     if request in decisions:
         decision = decisions[request]
-        return make_engine(bundle, decision["engine"], decision["precision"], engine_folder, validation), decision
+        name, kind = decision["engine"], decision["precision"]
+        return make_engine(bundle, name, kind, engine_folder, validation, report), decision
     validator = _EngineValidator(bundle, validation, limits)
-    selected, decision = _try_engines(bundle, engine, precision, validator, engine_folder)
-    write_text(path, json.dumps(decisions | {request: decision}, indent=1, sort_keys=True) + "\n")
+    selected, decision, is_lasting = _try_engines(bundle, engine, precision, validator, engine_folder, report)
+    if is_lasting:
+        text = json.dumps(decisions | {request: decision}, indent=1, sort_keys=True) + "\n"
+        write_checked(path, text.encode())
     return selected, decision
 
 
 def _try_engines(
-    bundle: Bundle, engine: str, precision: str, validator: _EngineValidator, folder: Path
-) -> tuple[Engine, dict[str, Any]]:
+    bundle: Bundle,
+    engine: str,
+    precision: str,
+    validator: _EngineValidator,
+    folder: Path,
+    report: Callable[[str], None],
+) -> tuple[Engine, dict[str, Any], bool]:
+    """Return the first engine that passes, the decision, and whether it would be the same at the next call."""
     rejected: dict[str, str] = {}
+    is_lasting = True
     for tried in PRECISIONS if precision == AUTO else (precision,):
         for name in ENGINES if engine == AUTO else (engine,):
             reason = describe_unavailability(name, tried) or validator.describe_missing_data(tried)
             if reason is None:
                 try:
-                    candidate = make_engine(bundle, name, tried, folder, validator.validation)
+                    candidate = make_engine(bundle, name, tried, folder, validator.validation, report)
                     passes, result = validator.validate(candidate)
                 except Exception as error:  # each converter has exceptions of its own
                     passes, result = False, f"cannot run this network ({type(error).__name__})"
+                    is_lasting = is_lasting and is_lasting_failure(error)
                 if passes:
-                    return candidate, {
+                    decision = {
                         "engine": name, "precision": tried, "versions": list_package_versions(name, tried),
                         "seen": result, "refused": rejected,
                     }  # fmt: skip
+                    return candidate, decision, is_lasting
                 reason = result
             rejected[f"{name} {tried}"] = reason
     reasons = "; ".join(f"{combination}: {reason}" for combination, reason in rejected.items())
@@ -207,9 +226,10 @@ def _read_cpu_flags() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("flags")), "")
 
 
-def _read_decisions(path: Path) -> dict[str, Any]:
+def _read_decisions(path: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    data = read_checked(path, "the engines are compared again", report)
     try:
-        decisions: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        decisions: dict[str, Any] = json.loads(data or b"{}")
+    except ValueError:
         return {}
     return decisions

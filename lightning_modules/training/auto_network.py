@@ -27,8 +27,8 @@ import torch.nn.functional as F
 
 from imageset.stage_code import digest_stage_code
 from imageset.store.reader import ImageStore, StoreSplit
-from imageset.utils.atomic_write import write_bytes
 from imageset.utils.file_lock import file_lock
+from imageset.utils.integrity.checked_file import read_checked, write_checked
 from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import BatchLoader, BatchSampler
 from lightning_modules.features.linear_probe import ProbeScore, choose_strength, compute_score
@@ -95,11 +95,15 @@ def choose_network(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"network-{_compute_key(store, config, project)}.json"
     with file_lock(folder / "network.lock"):
-        if path.exists():
-            return NetworkChoice(**json.loads(path.read_text(encoding="utf-8")))
+        if (data := read_checked(path, "the networks are compared again", _print_line)) is not None:
+            return NetworkChoice(**json.loads(data))
         choice = _compare_networks(model, store, config, project, device, pretrained, scratch)
-        write_bytes(path, json.dumps(asdict(choice)).encode())
+        write_checked(path, json.dumps(asdict(choice)).encode())
     return choice
+
+
+def _print_line(line: str) -> None:
+    print(f"train: {line}", flush=True)
 
 
 def make_pretrained_spec(side_px: int) -> dict[str, Any]:

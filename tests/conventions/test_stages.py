@@ -30,6 +30,8 @@ WITHOUT_EFFECT = {
     "imageset/system_errors.py": "likewise",
     "imageset/rejections.py": "imported by executors and pages for its exception class",
     "imageset/executors/*.py": "where work runs; the result is the same by their own tests",
+    "imageset/raw/damage.py": "refuses damaged files; what is whole gives the same result",
+    "imageset/utils/integrity/*.py": "refuses damaged files; what is whole gives the same result",
     "imageset/utils/file_lock.py": "waits for other processes; the result is the same",
     "imageset/utils/memory.py": "gives memory back to the system",
     "imageset/utils/progress.py": "what is shown while a stage runs",

@@ -1,16 +1,21 @@
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from flows.full_check import full_check
+from flows.full_check import find_data_problems, full_check
 from flows.inbox import inbox
 from flows.project.project import Project
 from flows.promotion import ledger
 from flows.reports.status import report_status
+from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
+from tests.helpers.datasets import flip_bit, make_store
+from tests.helpers.images import make_image_folder
 from tests.helpers.processes import has_ended
 from tests.helpers.project import make_project
 
@@ -50,6 +55,23 @@ def test_the_full_check_finds_what_is_wrong_and_nothing_else(project):
         if re.match(r"problems +the full check of 20.* found: ", line)
     ]
     assert len(wrong) == 4 and f"data/raw/{shard.name} has changed" in wrong[0]
+
+
+def test_damage_that_dvc_has_versioned_or_cannot_see_is_found(tmp_path):
+    for command in ("git init -q", f"{sys.executable} -m dvc init -q"):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    project = Project(tmp_path)
+    make_store(tmp_path / "data", make_image_folder(tmp_path / "set", num_each=20))
+    dvc_repo.add_raw(project, "set", "set")
+    assert list(find_data_problems(project)) == []
+    flip_bit(tmp_path / "data/raw/shard-00000.tar")
+    dvc_repo.add_raw(project, "set", "set")  # as `dvc repro` by hand does
+    flip_bit(tmp_path / "data/normalized/images-00000.npy", keep_time=True)
+    dataset, shard = find_data_problems(project)
+    assert dataset.startswith("data/normalized/images-00000.npy is damaged, and DVC has versioned it so")
+    assert dataset.endswith("; `dvc repro -f normalize` makes it again")
+    assert shard.startswith("data/raw/shard-00000.tar is damaged, ") and shard.endswith("`convoy run` restores it")
 
 
 def test_the_inbox_is_tagged_once_and_nothing_to_do_is_no_failure(project, served):

@@ -8,6 +8,7 @@ import pytest
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from imageset.exceptions import UserError
+from tests.helpers.datasets import drop_digests
 
 
 @pytest.fixture
@@ -247,6 +248,7 @@ def test_a_run_of_another_dataset_is_refused(copy, prefect_server):
     from flows.promote import promote
 
     path = copy / "data/normalized/dataset.json"
+    drop_digests(path.parent)
     path.write_text(path.read_text().replace('"digits-few"', '"flowers"'))
     with pytest.raises(UserError, match="was trained on digits-few, data/normalized holds flowers"):
         promote()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import struct
@@ -31,6 +32,23 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     """The bytes of every file of a folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def flip_bit(path: Path, position: float = 0.5, *, keep_time: bool = False) -> None:
+    """Flip a bit of a file, as a failing disk does; which one: its position in the file, from 0 to 1."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[int(position * (len(data) - 1))] ^= 4
+    path.unlink()  # DVC and a dataset that was taken over may have links to it
+    path.write_bytes(data)
+    if keep_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def drop_digests(folder: Path) -> None:
+    """Let data/raw or data/normalized be as an earlier version wrote it, which knew no digests."""
+    path = next(folder / name for name in ("dataset.json", "source.json") if (folder / name).exists())
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({key: manifest[key] for key in manifest if key not in ("digests", "sha256")}))
 
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird")

@@ -23,7 +23,7 @@ from imageset.raw.ingestion import ingest_source
 from imageset.sources.columns import guess_separator
 from imageset.sources.factory import open_source
 from imageset.store.reader import ImageStore
-from tests.helpers.datasets import NORMALIZE_PARAMS
+from tests.helpers.datasets import NORMALIZE_PARAMS, drop_digests
 from tests.helpers.images import encode_noise, make_image_folder
 from tests.helpers.real_data import find_real_file
 
@@ -85,9 +85,8 @@ def test_a_store_of_several_labels_gives_them_as_columns_of_0_and_1(smears: Any,
     folder, labels = smears
     summary = ingest_source(in_columns(folder, labels), tmp_path / "raw")
     assert "364 pictures in 3 labels" in summary.describe()
-    assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {
-        "first_shards": [0], "kind": "table", "multi_label": True, "name": "columns",
-    }  # fmt: skip
+    identity = {"first_shards": [0], "kind": "table", "multi_label": True, "name": "columns"}
+    assert json.loads((tmp_path / "raw" / "source.json").read_text()).items() >= identity.items()
     done = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS | {"min_test_per_class": 50}, workers=2)
     store = ImageStore.open(tmp_path / "out")
     assert store.multi_label and store.classes == CELLS and sum(store.counts.values()) == 364
@@ -237,6 +236,7 @@ def test_a_dataset_made_before_there_were_several_labels_still_opens(tmp_path: P
     ingest_source(make_image_folder(tmp_path / "set"), tmp_path / "raw")
     normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS, workers=1)
     path = tmp_path / "out" / "dataset.json"
+    drop_digests(path.parent)
     manifest = json.loads(path.read_text())
     assert manifest.pop("task") == "multi-class"
     counts = manifest.pop("num_pictures")

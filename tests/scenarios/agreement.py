@@ -267,8 +267,8 @@ def data_and_stages(nights: Nights) -> Lines:
     """Find files that differ from DVC's record, and stages that are out of date."""
     for name, changes in dvc_repo.find_changed_stages(Project(nights.project)).items():
         yield f"{name} is out of date: {', '.join(changes)}"
-    for path, expected, found in dvc_repo.find_damaged_files(Project(nights.project)):
-        yield f"{path} has the MD5 {found}, not {expected}"
+    for file in dvc_repo.find_damaged_files(Project(nights.project)):
+        yield f"{file.path} has the MD5 {file.actual_md5}, not {file.md5}"
 
 
 def data_and_models(nights: Nights) -> Lines:

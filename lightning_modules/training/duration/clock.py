@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from imageset.store.reader import ImageStore
-from imageset.utils.atomic_write import write_bytes
+from imageset.utils.integrity.checked_file import is_json_object, read_checked, write_checked
 from imageset.utils.text import format_count, format_duration
 from lightning_modules.tracking.local_store.location import find_cache
 from lightning_modules.training.auto_network import SCRATCH_NETWORK
@@ -26,6 +26,7 @@ from lightning_modules.training.cli import StageCLI
 from lightning_modules.training.duration.estimate import estimate_seconds
 
 DURATION_FILE = Path("train", "duration.json")  # in the folder of the caches
+CONSEQUENCE = "how long a training takes is estimated again"  # of a damaged file
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,14 @@ class PastTraining:
 
     def save(self, caches: Path) -> None:
         """Write it into the folder of the caches."""
-        path = caches / DURATION_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, (json.dumps(asdict(self)) + "\n").encode())
+        write_checked(caches / DURATION_FILE, (json.dumps(asdict(self)) + "\n").encode())
 
     @classmethod
     def load(cls, caches: Path) -> PastTraining | None:
         """Return the last training; None if there is none, or if its file is of no use."""
         try:
-            values = json.loads((caches / DURATION_FILE).read_text(encoding="utf-8"))
+            data = read_checked(caches / DURATION_FILE, CONSEQUENCE, print, is_json_object)
+            values = json.loads(data or b"")
             return cls(float(values["seconds"]), int(values["num_pictures"]), values["device"], values["setting"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

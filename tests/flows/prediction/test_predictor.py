@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from flows.prediction.predictor import Predictor
 from flows.prediction.table_writer import predict_table
 from flows.promotion.model_registry import Version
 from imageset.exceptions import UserError
+from imageset.utils.integrity.checked_file import HEADER_BYTES
 from imageset.utils.progress import SilentProgress
 from lightning_modules.scoring import PyTorchEngine
+from tests.helpers.datasets import flip_bit
 from tests.helpers.images import write_digit_images
 from tests.helpers.killed_prediction import MANY_SHARDS
 from tests.helpers.models import make_untrained_bundle
@@ -111,6 +114,50 @@ def test_only_new_pictures_are_written_if_only_those_are_wanted(desk, pictures, 
     rows = desk.predict(pictures, tmp_path / "b.parquet", new_only=True)
     assert [row["uri"] for row in rows] == ["0/new.png"]
     assert desk.predict(pictures, tmp_path / "c.parquet", new_only=True) == []
+
+
+def test_a_damaged_part_is_said_and_its_pictures_are_predicted_again(desk, pictures, bundle, tmp_path, caplog):
+    desk.predict(pictures, tmp_path / "a.parquet")
+    before = (tmp_path / "a.parquet").read_bytes()
+    for position in (0, 0.3, 0.6, 1, "cut"):
+        part = min(desk.parts.folder.glob("*.parquet"))
+        if position == "cut":
+            os.truncate(part, 100)
+        else:
+            flip_bit(part, position)
+        caplog.clear()
+        again = Desk(bundle, tmp_path / "parts")
+        again.predict(pictures, tmp_path / "a.parquet")
+        assert (tmp_path / "a.parquet").read_bytes() == before and 0 < again.num_computed < 60
+        (line,) = [text for text in caplog.messages if "its pictures are predicted again" in text]
+        assert str(part) in line
+
+
+def test_a_part_that_an_earlier_version_wrote_is_used_unless_it_is_cut_off(desk, pictures, bundle, tmp_path):
+    desk.predict(pictures, tmp_path / "a.parquet")
+    before = (tmp_path / "a.parquet").read_bytes()
+    for path in [*desk.parts.folder.glob("*.parquet"), desk.parts.folder / "delivered.txt"]:
+        path.write_bytes(path.read_bytes()[HEADER_BYTES:])
+    again = Desk(bundle, tmp_path / "parts")
+    again.predict(pictures, tmp_path / "b.parquet", new_only=True)
+    again.predict(pictures, tmp_path / "a.parquet")
+    assert again.num_computed == 0 and (tmp_path / "a.parquet").read_bytes() == before
+    assert pq.read_table(tmp_path / "b.parquet").num_rows == 0
+    os.truncate(min(desk.parts.folder.glob("*.parquet")), 100)
+    again.predict(pictures, tmp_path / "a.parquet")
+    assert again.num_computed > 0 and (tmp_path / "a.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["delivered.txt", "delivering.json"])
+def test_a_damaged_list_of_delivered_pictures_is_said(desk, pictures, tmp_path, caplog, name):
+    desk.predict(pictures, tmp_path / "a.parquet")
+    if name == "delivering.json":
+        shutil.copy(desk.parts.folder / "delivered.txt", desk.parts.folder / name)
+    flip_bit(desk.parts.folder / name, 0)
+    desk.predict(pictures, tmp_path / "b.parquet", new_only=True)
+    assert any(f"{name}: " in line and "--new-only gives" in line for line in caplog.messages)
+    assert pq.read_table(tmp_path / "b.parquet").num_rows == (60 if name == "delivered.txt" else 0)
+    assert desk.num_computed == 60
 
 
 def test_a_decoder_that_died_is_tried_again_by_the_next_run(desk, pictures, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from flows.prediction.cache import PREDICTION_SCHEMA, PredictionCache
 from flows.prediction.table_reader import read_prediction_rows
 from flows.prediction.table_writer import write_table
+from imageset.exceptions import UserError
 
 ROW = dict.fromkeys(PREDICTION_SCHEMA.names) | {"uri": "a.png", "status": "ok", "model_version": 1}
 
@@ -14,7 +15,7 @@ def test_an_earlier_table_stands_until_the_new_one_is_whole(tmp_path):
     out.write_bytes(b"earlier")
     from flows.prediction.table_writer import write_output
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="was damaged since this run began; type the command again"):
         write_output(out, parts, ["a-part-that-is-not-there"], {})
     assert out.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [out]

@@ -49,6 +49,7 @@ def test_what_dvc_tracks_is_pushed_to_the_remote_and_damage_is_found(prefect_ser
 
     (project / "data/raw/a.tar").chmod(0o644)
     (project / "data/raw/a.tar").write_text("other")
-    ((path, expected, found),) = dvc_repo.find_damaged_files(Project(project))
-    assert path == "data/raw/a.tar" and found not in (expected, None)
+    (damaged,) = dvc_repo.find_damaged_files(Project(project))
+    assert damaged.path == "data/raw/a.tar" and damaged.actual_md5 not in (damaged.md5, None)
+    assert (damaged.target, damaged.is_cached, damaged.has_copy) == ("data/raw.dvc", False, True)
     assert "data/raw.dvc" in dvc_repo.find_changed_stages(Project(project))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from imageset.check import check_source
 from imageset.decoding.decoder import decode
 from imageset.exceptions import UserError
 from imageset.normalize.stage import normalize
+from imageset.raw.damage import find_damaged_raw_files
 from imageset.raw.ingestion import ingest_source
 from imageset.raw.shards import read_image_bytes
 from imageset.store.reader import ImageStore
@@ -153,13 +155,20 @@ def test_too_few_pictures_for_three_splits_are_explained(tmp_path: Path) -> None
         normalize(tmp_path / "raw", tmp_path / "normalized", NORMALIZE_PARAMS, workers=1)
 
 
-def test_raw_data_that_rotted_is_not_believed(tmp_path: Path) -> None:
+def test_raw_data_that_rotted_is_not_believed_and_the_next_check_knows(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
     ingest_source(make_image_folder(tmp_path / "set"), tmp_path / "raw")
-    with (tmp_path / "raw" / "shard-00000.tar").open("r+b") as file:
+    assert find_damaged_raw_files(tmp_path / "raw") == []
+    shard = tmp_path / "raw" / "shard-00000.tar"
+    times = shard.stat().st_atime_ns, shard.stat().st_mtime_ns
+    with shard.open("r+b") as file:
         file.seek(700)
         file.write(b"rot")
-    with pytest.raises(UserError, match=r"shard-00000\.tar: missing, or not the bytes that were ingested"):
+    os.utime(shard, ns=times)
+    assert find_damaged_raw_files(tmp_path / "raw") == []
+    with pytest.raises(UserError, match=r"shard-00000\.tar: missing or damaged; `convoy run` restores it"):
         normalize(tmp_path / "raw", tmp_path / "normalized", NORMALIZE_PARAMS, workers=1)
+    assert find_damaged_raw_files(tmp_path / "raw") == ["shard-00000.tar"]
 
 
 def test_importing_imageset_loads_no_heavy_library() -> None:

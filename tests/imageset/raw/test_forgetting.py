@@ -5,6 +5,7 @@ import pytest
 
 from imageset.exceptions import UserError
 from imageset.normalize.stage import normalize
+from imageset.raw.damage import find_damaged_raw_files
 from imageset.raw.forgetting import forget_images
 from imageset.raw.ingestion import ingest_source
 from imageset.raw.label_log import LABEL_LOG_FILE, SOURCE_REPLACED, LabelEntry, format_line, read_label_log
@@ -40,6 +41,7 @@ def test_a_forgotten_picture_leaves_the_shards_and_every_other_one_stays_byte_fo
     assert gone.read_bytes() not in b"".join(snapshot(raw).values())
     with tarfile.open(raw / "shard-00000.tar") as shard:
         assert [name[:64] for name in shard.getnames()] == list(others)
+    assert find_damaged_raw_files(raw, thorough=True) == []  # source.json has the digests of the new files
 
 
 def test_what_is_forgotten_twice_touches_no_file_again(raw, source):

@@ -153,7 +153,7 @@ def test_a_damaged_table_or_shard_is_named(tmp_path: Path) -> None:
     ingest_source(make_image_folder(tmp_path / "set", num_each=3), tmp_path / "raw")
     image_id = read_records(tmp_path / "raw")["image_id"][0].as_py()
     (tmp_path / "raw" / "shard-00000.tar").write_bytes(b"")
-    with pytest.raises(UserError, match=r"shard-00000\.tar: missing or cut short"):
+    with pytest.raises(UserError, match=r"shard-00000\.tar: missing or damaged"):
         list(read_image_bytes(tmp_path / "raw", [image_id]))
     (tmp_path / "raw" / "records.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"records\.parquet: missing or damaged"):

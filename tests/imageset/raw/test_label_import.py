@@ -25,7 +25,7 @@ from imageset.sources.factory import open_label_table
 from imageset.sources.label_table import iter_annotation_rows
 from imageset.store.reader import ImageStore
 from tests.helpers.datasets import NORMALIZE_PARAMS as PARAMS
-from tests.helpers.datasets import snapshot
+from tests.helpers.datasets import drop_digests, snapshot
 from tests.helpers.images import encode_noise, make_image_folder
 
 NEW = encode_noise(900), encode_noise(901), encode_noise(902)  # pictures that no source has
@@ -306,6 +306,7 @@ def test_rows_of_pictures_that_nobody_has_are_named_and_the_others_count(raw: Pa
 
 def test_a_damaged_line_of_the_log_is_named(raw: Path, review: Path, tmp_path: Path) -> None:
     import_table(review, raw)
+    drop_digests(raw)  # with them, the file as a whole is named before a line is read
     lines = (raw / LABEL_LOG_FILE).read_text().splitlines(keepends=True)
     for damage in (
         lines[1][:40] + "\n",
@@ -315,7 +316,7 @@ def test_a_damaged_line_of_the_log_is_named(raw: Path, review: Path, tmp_path: P
     ):
         (raw / LABEL_LOG_FILE).write_text("".join([lines[0], damage, *lines[2:]]))
         for use in (lambda: normalize(raw, tmp_path / "out", PARAMS), lambda: import_table(review, raw)):
-            with pytest.raises(UserError, match=r"label_log\.jsonl: line 2 is damaged; `dvc checkout --force "):
+            with pytest.raises(UserError, match=r"label_log\.jsonl: line 2 is damaged; remove the file, "):
                 use()
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imageset.exceptions import UserError
-from imageset.store.reader import ImageStore
-from tests.helpers.datasets import make_store
+from imageset.store.reader import ImageStore, find_damaged_dataset_files
+from tests.helpers.datasets import drop_digests, flip_bit, make_store
 from tests.helpers.images import make_image_folder
 
 
@@ -47,3 +47,42 @@ def test_a_broken_dataset_is_named_with_the_way_out(
         ImageStore.open(store.path)
     assert str(path) in str(caught.value) and message in str(caught.value)
     assert "dvc repro -f normalize" in str(caught.value)
+
+
+def test_a_flipped_bit_is_named_when_the_dataset_is_opened(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_image_folder(tmp_path / "set"))
+    for name in ("dataset.json", "index.parquet", "images-00000.npy"):
+        before = (store.path / name).read_bytes()
+        for position in (0.3, 0.5, 0.7, 1.0):
+            flip_bit(store.path / name, position)
+            with pytest.raises(UserError, match=rf"{name}: .*`dvc repro -f normalize`"):
+                ImageStore.open(store.path)
+            (store.path / name).write_bytes(before)
+    ImageStore.open(store.path)
+
+
+def test_pixels_are_read_once_and_again_after_a_change_and_thoroughly_every_week(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()  # the record of checks is in a project's .cache
+    store = make_store(tmp_path, make_image_folder(tmp_path / "set"))
+    flip_bit(store.path / "images-00000.npy", keep_time=True)
+    with pytest.raises(UserError, match="damaged"):  # another inode
+        ImageStore.open(store.path)
+    store = make_store(tmp_path, tmp_path / "set")
+    path = store.path / "images-00000.npy"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.seek(200)
+        file.write(b"rot")
+    os.utime(path, ns=times)
+    ImageStore.open(store.path)
+    assert find_damaged_dataset_files(store.path) == ["images-00000.npy"]
+    with pytest.raises(UserError, match="damaged"):
+        ImageStore.open(store.path)
+
+
+def test_a_dataset_that_has_no_digests_is_opened_as_before(tmp_path: Path) -> None:
+    store = make_store(tmp_path, make_image_folder(tmp_path / "set"))
+    drop_digests(store.path)
+    flip_bit(store.path / "images-00000.npy", 0.9)
+    assert len(ImageStore.open(store.path).index) == len(store.index)
+    assert find_damaged_dataset_files(store.path) == []

@@ -7,12 +7,13 @@ import torch
 from imageset.exceptions import UserError
 from imageset.sources.benchmark_sets.digits import load_digit_images
 from lightning_modules.bundle import Bundle, BundleInfo
-from lightning_modules.inference import engine_selection
-from lightning_modules.inference.availability import describe_unavailability, has_bf16
+from lightning_modules.inference import engine_selection, engines
+from lightning_modules.inference.availability import describe_unavailability, has_bf16, is_lasting_failure
 from lightning_modules.inference.engine_selection import AgreementLimits, select_engine
 from lightning_modules.inference.engines import make_engine
 from lightning_modules.networks.factory import make_network
 from lightning_modules.scoring import Scorer
+from tests.helpers.datasets import flip_bit
 from tests.helpers.models import make_untrained_bundle
 
 EASY, IMPOSSIBLE = AgreementLimits(0.5, 0.5), AgreementLimits(1.1, 0.0)
@@ -134,3 +135,49 @@ def test_openvino_reports_to_nobody(bundle, folder):
         pytest.skip(why)
     make_engine(bundle, "openvino", "fp32", folder)
     assert sys.modules["openvino_telemetry"] is None
+
+
+@pytest.mark.parametrize("position", [0, 0.3, 0.6, 0.9, 1])
+def test_a_damaged_network_is_said_and_converted_again(bundle, validation, tmp_path, position):
+    lines = []
+    first, _ = select_engine(bundle, "onnxruntime", "fp32", validation, EASY, tmp_path, lines.append)
+    expected = first.logits(validation.images)
+    (network,) = tmp_path.rglob("model.onnx")
+    flip_bit(network, position)
+    again, _ = select_engine(bundle, "onnxruntime", "fp32", validation, EASY, tmp_path, lines.append)
+    assert np.array_equal(again.logits(validation.images), expected)
+    (line,) = lines
+    assert str(network) in line and line.endswith("removed; the network is converted again")
+
+
+def test_a_damaged_decision_is_made_again(bundle, validation, tmp_path):
+    lines = []
+    _, found = select_engine(bundle, "onnxruntime", "fp32", validation, EASY, tmp_path, lines.append)
+    flip_bit(next(tmp_path.rglob("engine.json")))
+    assert select_engine(bundle, "onnxruntime", "fp32", validation, EASY, tmp_path, lines.append)[1] == found
+    assert "the engines are compared again" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ImportError("interrupted"), MemoryError(), OSError(28, "No space left on device"), AttributeError("half")],
+)
+def test_a_failure_that_may_pass_is_not_remembered(bundle, validation, tmp_path, monkeypatch, failure):
+    def fail(*arguments):
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engines, "export_onnx", fail)
+        patched.setattr(engines, "export_openvino", fail)
+        engine, found = select_engine(bundle, "auto", "fp32", validation, EASY, tmp_path)
+    assert engine.name == "pytorch" and type(failure).__name__ in found["refused"]["onnxruntime fp32"]
+    assert select_engine(bundle, "auto", "fp32", validation, EASY, tmp_path)[0].name != "pytorch"
+
+
+def test_a_failure_of_the_exporter_lasts_unless_memory_was_short():
+    class Unsupported(Exception):
+        __module__ = "torch.onnx.errors"
+
+    assert is_lasting_failure(Unsupported("no operator aten::histc"))
+    assert not is_lasting_failure(Unsupported("bad allocation"))
+    assert not is_lasting_failure(RuntimeError("something"))
