@@ -5,8 +5,7 @@ was killed therefore resumes where it stopped, and a model version never compute
 
 .cache/predictions/NAME-VERSION-xxxxxxxx/     one folder for each model version, engine and set of parameters
     0a1b...parquet                            a shard: the rows of some consecutive images of a source
-    delivered.txt                             the shards whose rows are in a table that was written
-    delivering.json                           the table that is being put in its place
+    delivering.json                           see flows.prediction.delivery_record
 
 A shard's name is a hash of its images (uri, image_id, error) and of the folder's key. A shard ends where the hash
 of an image says so, not after a fixed number: an image that is added or removed changes only its own shard.
@@ -28,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imageset.utils.atomic_write import hash_file, replace_file, sync_file, write_text
+from imageset.utils.atomic_write import replace_file
 from imageset.utils.file_lock import file_lock
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
@@ -163,7 +162,7 @@ class PredictionCache:
     def mark_failures(self, names: Iterable[str]) -> None:
         """Rename the shards that hold a transient failure, so that the next run computes them again."""
         for name in names:
-            if any(_is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
+            if any(is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
                 os.replace(self.shard_path(name), self.shard_path(name + RETRIED_SUFFIX))
         self.read_shard.cache_clear()
 
@@ -180,47 +179,6 @@ class PredictionCache:
             self._index = None
             self.read_shard.cache_clear()
             yield
-
-    # ---- tables that were written --------------------------------------------------------------------------
-
-    def load_written_index(self) -> CacheIndex:
-        """Return an index of the images that are in a table which was written."""
-        try:
-            names = (self.folder / "delivered.txt").read_text(encoding="utf-8").split()
-        except FileNotFoundError:
-            names = []
-        either = {candidate for name in names for candidate in (name, name + RETRIED_SUFFIX)}
-        return CacheIndex.from_shards(self, sorted(name for name in either if self.shard_path(name).is_file()))
-
-    def commit_output(self, temporary: Path, out: Path, names: list[str]) -> None:
-        """Move a finished table to `out` and record its shards.
-
-        If the process is killed in between, the next call learns from the table's digest whether it was moved.
-        """
-        note = {"out": str(out.absolute()), "sha256": hash_file(temporary), "names": names}
-        write_text(self.folder / "delivering.json", json.dumps(note))
-        sync_file(temporary)
-        os.replace(temporary, out)
-        self.finish_commit()
-
-    def finish_commit(self) -> tuple[Path | None, list[str]]:
-        """Record a table that was moved by a run which was killed before it recorded that.
-
-        Returns:
-            The table's path and its shards; (None, []) if there is none.
-        """
-        path = self.folder / "delivering.json"
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None, []
-        out, ledger = Path(note["out"]), self.folder / "delivered.txt"
-        done = out.is_file() and hash_file(out) == note["sha256"]
-        if done:
-            before = ledger.read_text(encoding="utf-8").split() if ledger.is_file() else []
-            write_text(ledger, "".join(f"{name}\n" for name in sorted({*before, *note["names"]})))
-        path.unlink()
-        return (out, note["names"]) if done else (None, [])
 
 
 class CacheIndex:
@@ -246,7 +204,7 @@ class CacheIndex:
         ids, positions = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
         for number, name in enumerate(shard_names):
             columns = pq.read_table(cache.shard_path(name), columns=["image_id", "error"])
-            rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
+            rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not is_transient(error)]
             image_ids = columns["image_id"].to_pylist()
             rows = [row for row in rows if image_ids[row] is not None]
             ids.append(np.array([_to_short_id(image_ids[row]) for row in rows], np.uint64))
@@ -272,5 +230,6 @@ def _to_short_id(image_id: str) -> np.uint64:
     return np.uint64(int(image_id[:16], 16))
 
 
-def _is_transient(error: str | None) -> bool:
+def is_transient(error: str | None) -> bool:
+    """Return whether a row's error may not happen again."""
     return error is not None and error.partition(":")[0] in TRANSIENT_REASONS

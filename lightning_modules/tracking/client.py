@@ -66,8 +66,9 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
     for name, before in variables.items():
         if before is None:  # MLflow has just set it; the next project in this process has a store of its own
             os.environ.pop(name, None)
-    for path in {get_database_path(uri), get_database_path(registry or uri)} - {None}:
-        prepare_database(path)
+    for path in dict.fromkeys((get_database_path(uri), get_database_path(registry or uri))):
+        if path is not None:
+            prepare_database(path)
     database = find_shared_folder(project) / DATABASE
     if get_database_path(uri) == database:
         relocate_store(database.parent)

@@ -220,6 +220,6 @@ def _advise_moving(database: Path) -> str:
     earlier = sorted(path.name for path in database.parent.glob(f"{database.name}.before-*"))
     backup = earlier[-1] if earlier else "a backup"
     return (
-        f"restore it from {backup}, or move it away (`mv {database} {database}.damaged`): the next command makes a "
-        "new one, and restores from DVC the models that serve"
+        f"restore it from {backup}, or move it away (`mv {database} {database}.damaged`): the next command makes "
+        "a new one, and restores from DVC the models that serve"
     )

@@ -142,7 +142,7 @@ def test_a_file_of_a_later_mlflow_and_one_that_is_damaged_are_one_line_each(proj
     with pytest.raises(UserError, match="is of a later MLflow than the installed one"):
         connect_to_mlflow(project)
     (project / "mlflow.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(UserError, match="is damaged .file is not a database.; restore it from a backup, or move"):
+    with pytest.raises(UserError, match=r"is damaged \(file is not a database\); restore it from a backup"):
         connect_to_mlflow(project)
 
 
