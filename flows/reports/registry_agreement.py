@@ -29,11 +29,7 @@ def find_disagreements(
     records = [record for record in registry_records.parse_records(model.tags) if record["model"] == name]
     missing = registry_records.find_missing(entries, records)
     if missing:
-        yield (
-            f"{name}: MLflow records {format_count(len(missing), 'decision')} that {ledger.LEDGER} does not "
-            "have, made in another clone, or cut off here; the next `convoy predict`, `promote` or `rollback` "
-            "adds them"
-        )
+        yield describe_missing(name, len(missing))
     for entry in registry_records.find_unrecorded(entries, records, name):
         yield (
             f"{ledger.LEDGER}: line {entry['number']}, about {name} version {entry['version']}, is not what "
@@ -44,6 +40,14 @@ def find_disagreements(
         yield from _compare_aliases(entries, name, model)
     if database is not None:
         yield from _find_lost_files(name, model, database)
+
+
+def describe_missing(name: str, num_missing: int) -> str:
+    """Describe decisions that MLflow records of a model and the ledger does not have, with the remedy."""
+    return (
+        f"{name}: MLflow records {format_count(num_missing, 'decision')} that {ledger.LEDGER} does not have, made "
+        "in another clone, or cut off here; the next `convoy predict`, `promote` or `rollback` adds them"
+    )
 
 
 def _compare_aliases(entries: list[ledger.LedgerEntry], name: str, model: RegisteredModel) -> Iterator[str]:
