@@ -170,7 +170,8 @@ def _replay_entry(
     now = model_registry.read_aliases(client, entry["model"])
     allowed = {alias: (entry["before"].get(alias), entry["after"].get(alias)) for alias in model_registry.ALIASES}
     moved = [alias for alias, versions in allowed.items() if now.get(alias) not in versions]
-    is_overtaken = record is None and any(each["time"] > entry["time"] for each in records)
+    is_copy = registry_records.COPY_KEY in entry  # another clone has dropped it
+    is_overtaken = record is None and (is_copy or any(each["time"] > entry["time"] for each in records))
     if moved or is_overtaken:
         reason = f"somebody else has moved {', '.join(moved) or 'aliases'} in the meantime"
         ledger.append_entry(project, {"event": ledger.DROPPED, "of": entry["number"], "reason": reason})

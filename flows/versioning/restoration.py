@@ -83,8 +83,11 @@ def restore_lost_files(client: MlflowClient, project: Project) -> None:
             decision = ledger.find_decision(entries, model, number)
             if number is None or decision is None or not decision.get("bundle"):
                 continue
-            if local_databases.list_lost_files(database, model, number):
-                _restore_files(client, project, decision, alias, database)
+            if not local_databases.list_lost_files(database, model, number):
+                continue
+            with _lock(project):
+                if local_databases.list_lost_files(database, model, number):
+                    _restore_files(client, project, decision, alias, database)
 
 
 def _restore_files(
@@ -95,7 +98,7 @@ def _restore_files(
     model, number = decision["model"], int(decision["version"])
     version, folder = model_registry.find_version(client, model, number), None
     try:
-        with _lock(project), find_bundle(project, decision) as (bundle, lock):
+        with find_bundle(project, decision) as (bundle, lock):
             folder = local_databases.find_version_folder(database, model, number)
             assert version is not None and folder is not None
             kept = _read_kept_files(project, bundle, lock)
