@@ -1,11 +1,13 @@
 """The record of the images whose rows are in a table that was written, for `--new-only` and the inbox.
 
-.cache/predictions/NAME-VERSION.delivered.txt         one image_id a line
-.cache/predictions/NAME-VERSION-xxxxxxxx/delivering.json   the table that is being put in its place
+.cache/predictions/NAME-VERSION.delivered.txt       one image_id a line
+.cache/predictions/NAME-VERSION-xxxxxxxx/
+    delivering.json                                 the table that is being put in its place
+    delivered.txt                                   of an earlier Convoy: the shards of tables that were written
+    delivered.taken                                 which delivered.txt was taken over: its time of change
 
 An image counts by the model's version and its image_id alone: not by the engine, the parameters, the decoder and
-the packages, which name the folders of the cache. An earlier Convoy kept the shards of its tables in
-`delivered.txt` in each of these folders; they still count.
+the packages, which name the folders of the cache. Those that an earlier Convoy recorded still count.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from flows.prediction.cache import RETRIED_SUFFIX, PredictionCache, is_transient
 from imageset.utils.atomic_write import hash_file, sync_file, write_text
 from imageset.utils.file_lock import file_lock
 
-NOTE, EARLIER_RECORD = "delivering.json", "delivered.txt"  # in a folder of the cache
+NOTE, EARLIER_RECORD, TAKEN_OVER = "delivering.json", "delivered.txt", "delivered.taken"
 CACHE_FOLDER = re.compile(r"(.+)-[0-9a-f]{8}")  # NAME-VERSION and the key of the cache
 ID_BYTES = 32
+IMAGE_ID = re.compile(r"^[0-9a-f]{64}$", re.MULTILINE)
 
 
 class DeliveryRecord:
@@ -49,7 +52,7 @@ class DeliveryRecord:
             text = self.path.read_bytes()
         except FileNotFoundError:
             text = b""
-        return DeliveredImages(text[: text.rfind(b"\n") + 1].decode())
+        return DeliveredImages(text[: text.rfind(b"\n") + 1].decode(errors="replace"))
 
     def commit_output(self, temporary: Path, out: Path, names: list[str]) -> None:
         """Move a finished table to `out` and record its images.
@@ -101,7 +104,7 @@ class DeliveryRecord:
             text = self.path.read_bytes()
             whole = text[: text.rfind(b"\n") + 1]
             file.truncate(len(whole))  # the process that wrote the last line may have been killed
-            known = DeliveredImages(whole.decode())
+            known = DeliveredImages(whole.decode(errors="replace"))
             file.writelines(f"{image_id}\n" for image_id in dict.fromkeys(image_ids) if image_id not in known)
             file.flush()
             os.fsync(file.fileno())
@@ -116,14 +119,14 @@ class DeliveryRecord:
 
     def _take_over_earlier(self, folder: Path) -> None:
         """Add the images that an earlier Convoy recorded in a folder, unless that has been done since."""
-        earlier = folder / EARLIER_RECORD
-        if not earlier.is_file() or _is_newer(self.path, earlier):
+        earlier, taken = folder / EARLIER_RECORD, folder / TAKEN_OVER
+        if not earlier.is_file():
+            return
+        changed = str(earlier.stat().st_mtime_ns)
+        if taken.is_file() and taken.read_text(encoding="utf-8") == changed:
             return
         self._append(_iter_image_ids(folder, earlier.read_text(encoding="utf-8").split()))
-
-
-def _is_newer(path: Path, other: Path) -> bool:
-    return path.exists() and path.stat().st_mtime_ns > other.stat().st_mtime_ns
+        write_text(taken, changed)
 
 
 def _iter_image_ids(folder: Path, names: Iterable[str]) -> Iterator[str]:
@@ -141,11 +144,12 @@ class DeliveredImages:
     """Images by image_id, in 40 bytes of memory for each.
 
     Args:
-        text: image_ids, one a line.
+        text: image_ids, one a line; other lines are left out.
     """
 
     def __init__(self, text: str) -> None:
-        ids = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, ID_BYTES)
+        digits = "".join(IMAGE_ID.findall(text))
+        ids = np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, ID_BYTES)
         begins = ids[:, :8].copy().view(">u8").ravel()
         order = np.argsort(begins, kind="stable")
         self._ids, self._begins = ids[order], begins[order]  # (N, 32) uint8, (N,) uint64

@@ -145,7 +145,7 @@ def _sync_model(client: MlflowClient, project: Project, model: str) -> list[Reco
     is_new = not records and bool(model_registry.read_aliases(client, model))
     if is_new:  # the ledger is of an earlier Convoy, or MLflow is another one
         for entry in ledger.find_completed(entries, model)[-registry_records.NUM_KEPT :]:
-            line = {key: value for key, value in entry.items() if key != "done"}
+            line = registry_records.restore_line(entry)
             records.append(registry_records.write_record(client, records, line, done=True))
     missing = registry_records.find_missing(entries, records)
     for record in missing:

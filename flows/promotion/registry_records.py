@@ -109,12 +109,12 @@ def find_unrecorded(entries: Sequence[LedgerEntry], records: Sequence[Record], m
     return [
         entry
         for entry in ledger.find_completed(list(entries), model)
-        if entry.get(RECORDED_KEY) and entry["time"] >= oldest and compute_id(_strip(entry)) not in known
+        if entry.get(RECORDED_KEY) and entry["time"] >= oldest and compute_id(restore_line(entry)) not in known
     ]
 
 
-def _strip(entry: LedgerEntry) -> LedgerEntry:
-    """Return the line as it is in the file: `ledger.find_completed` adds the time as `done`."""
+def restore_line(entry: LedgerEntry) -> LedgerEntry:
+    """Return a decision as its line in the ledger is: `ledger.find_completed` adds the time as `done`."""
     return {key: value for key, value in entry.items() if key != "done"}
 
 

@@ -56,6 +56,20 @@ def test_what_an_earlier_convoy_recorded_still_counts_and_is_taken_over_once(cac
     assert find_delivered(caches[1]) == [1, 2]
 
 
+def test_what_several_folders_of_an_earlier_convoy_recorded_counts(caches):
+    write_shard(caches[1], "two", (4, None))
+    for cache, name in zip(caches, ("one", "two"), strict=False):
+        (cache.folder / "delivered.txt").write_text(f"{name}\n")
+    assert find_delivered(caches[0]) == [1, 2, 4]
+
+
+def test_a_damaged_line_of_the_record_is_left_out(caches, tmp_path):
+    deliver(caches[0], tmp_path / "out.csv", "one")
+    path = DeliveryRecord(caches[0]).path
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    assert find_delivered(caches[0]) == [2]
+
+
 def test_an_image_is_recorded_once_however_often_it_is_delivered(caches, tmp_path):
     for _ in range(3):
         deliver(caches[0], tmp_path / "out.csv", "one")
