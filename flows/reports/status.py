@@ -172,15 +172,18 @@ def report_serving(project: Project, name: str | None, problems: list[str]) -> I
     database = get_database_path(get_tracking_uri(project.folder))
     models = _select_own_models(read_registered_models(project, problems), entries, name)
     champions = {model: row.aliases[CHAMPION] for model, row in models.items() if CHAMPION in row.aliases}
-    lost = _find_lost_champions(entries, champions) if len(problems) == num_problems else {}
+    is_readable = len(problems) == num_problems
+    lost = _find_lost_champions(entries, champions)
     if not champions and not lost:
         yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
     for model, number in lost.items():
-        yield StatusLine("serving", f"{model} version {number} by the ledger; MLflow here has no champion of it")
-        problems.append(
-            f"{model}: MLflow here has no champion, the ledger has version {number}; if MLflow does not know the "
-            "model, as in a clone, the next `convoy predict`, `promote` or `run` restores it from DVC"
-        )
+        seen = "MLflow here has no champion of it" if is_readable else "MLflow cannot be read now"
+        yield StatusLine("serving", f"{model} version {number} by the ledger; {seen}")
+        if is_readable:
+            problems.append(
+                f"{model}: MLflow here has no champion, the ledger has version {number}; if MLflow does not know "
+                "the model, as in a clone, the next `convoy predict`, `promote` or `run` restores it from DVC"
+            )
     for model, number in champions.items():
         change = find_last_change(entries, model, datetime.now(UTC))
         since = "; the ledger does not record since when"
