@@ -135,10 +135,12 @@ def _find_users(database: Path) -> list[str]:
 
 
 def _make_current(database: Path) -> None:
+    tables, kept = list_tables(database), None
+    if tables - {VERSION_TABLE} and not tables & {"experiments", "runs"}:
+        raise UserError(f"{database}: is the file of another program; set MLFLOW_TRACKING_URI to another store")
     if holds_contents(database):
         _migrate_copy(database)
         return
-    tables, kept = list_tables(database), None
     with replace_database(database) as temporary:
         _run_migrations(temporary)
         if tables:
@@ -156,18 +158,18 @@ def _migrate_copy(database: Path) -> None:
             f"{database}: is of a later MLflow than the installed one; install the Convoy that wrote it, or set "
             "MLFLOW_TRACKING_URI to another store"
         )
-    try:
-        with replace_database(database) as temporary:
-            copy_database(database, temporary)
+    with replace_database(database) as temporary:
+        copy_database(database, temporary)
+        try:
             _run_migrations(temporary)
-            kept = _keep(database, f"before-{head}")
-    except sqlite3.DatabaseError as error:
-        if _is_of_disk(str(error)):
-            raise
-        raise UserError(
-            f"{database}: holds runs or models, and a process was killed while it migrated them ({error}); "
-            f"{_advise_moving(database)}; nothing was changed"
-        ) from error
+        except sqlite3.DatabaseError as error:
+            if _is_of_disk(str(error)):
+                raise
+            raise UserError(
+                f"{database}: holds runs or models, and cannot be migrated to the installed MLflow ({error}), "
+                f"since a process was killed while it did that; {_advise_moving(database)}; nothing was changed"
+            ) from error
+        kept = _keep(database, f"before-{head}")
     line = f"mlflow: {database} is migrated to the tables of the installed MLflow; the former file is {kept.name}"
     print(line, file=sys.stderr, flush=True)
 

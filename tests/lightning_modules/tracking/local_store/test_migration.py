@@ -117,7 +117,7 @@ def test_half_migrated_runs_are_left_as_they_are_and_the_line_says_what_to_do(pr
     run_child(use, project)  # MLflow keeps a file open that a process has used
     edit(project / "mlflow.db", "UPDATE alembic_version SET version_num = '451aebb31d03'")
     before = (project / "mlflow.db").read_bytes()
-    with pytest.raises(UserError, match="holds runs or models, and a process was killed") as caught:
+    with pytest.raises(UserError, match="holds runs or models, and cannot be migrated") as caught:
         connect_to_mlflow(project)
     assert (project / "mlflow.db").read_bytes() == before and list_files(project) == ["mlflow.db"]
     os.system(str(caught.value).split("`")[1])  # the command that the line gives
@@ -144,6 +144,14 @@ def test_a_file_of_a_later_mlflow_and_one_that_is_damaged_are_one_line_each(proj
     (project / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UserError, match=r"is damaged \(file is not a database\); restore it from a backup"):
         connect_to_mlflow(project)
+
+
+def test_a_file_of_another_program_is_left_as_it_is(tmp_path):
+    edit(tmp_path / "mlflow.db", "CREATE TABLE customers (name)")
+    before = (tmp_path / "mlflow.db").read_bytes()
+    with pytest.raises(UserError, match="is the file of another program; set MLFLOW_TRACKING_URI"):
+        connect_to_mlflow(tmp_path)
+    assert (tmp_path / "mlflow.db").read_bytes() == before and list_files(tmp_path) == ["mlflow.db"]
 
 
 def fill_disk(project: Path, num_bytes: int) -> None:
