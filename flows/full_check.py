@@ -19,8 +19,9 @@ from flows.orchestration.flow_options import FLOW_OPTIONS
 from flows.orchestration.timeouts import time_limit
 from flows.project.paths import FULL_CHECK_FILE, MANIFEST, NORMALIZED, RAW
 from flows.project.project import Project
-from flows.promotion import gates, ledger, model_registry
+from flows.promotion import gates, ledger, model_registry, registry_records
 from flows.promotion.model_registry import CHAMPION
+from flows.reports.registry_agreement import describe_missing
 from flows.versioning import dvc_repo, restoration, source_check
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
@@ -152,6 +153,10 @@ def find_ledger_problems(project: Project) -> Iterator[str]:
     client = restoration.open_registry(project)
     done = ledger.find_completed(entries)
     for model in dict.fromkeys(entry["model"] for entry in done):
+        missing = registry_records.find_missing(entries, registry_records.read_records(client, model))
+        if missing:
+            yield describe_missing(model, len(missing))
+            continue
         in_ledger = [entry for entry in done if entry["model"] == model][-1]["after"]
         in_mlflow = model_registry.read_aliases(client, model)
         for alias in model_registry.ALIASES:

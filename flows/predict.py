@@ -178,7 +178,7 @@ def find_model(name: str, project: Project) -> Version:
     A registered model that is called `imagenet` comes before the installed network.
     """
     client = restoration.open_registry(project)
-    alias_updates.replay_if_needed(client, project)
+    alias_updates.replay_if_needed(client, project, name)
     if name == imagenet.IMAGENET:
         return model_registry.find_champion_version(client, name) or imagenet.make_imagenet_version()
     try:

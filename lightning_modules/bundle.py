@@ -18,16 +18,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes
-from lightning_modules.calibration import thresholds
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
+    from imageset.decoding.spec import DecodeSpec
     from lightning_modules.features.reference_sample import ImageSample
 
 WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "bundle.json"
@@ -87,6 +85,8 @@ class BundleInfo:
         That is the best class and its probability; for a multi-label model the labels at or above their thresholds
         as one string (see `imageset.labels`), and the probability of the least confident of all decisions.
         """
+        from lightning_modules.calibration import thresholds  # it loads NumPy, which `convoy status` does not need
+
         if self.thresholds is None:
             best = int(probabilities.argmax())
             return self.classes[best], float(probabilities[best])
@@ -116,6 +116,8 @@ class Bundle:
     @property
     def spec(self) -> DecodeSpec:
         """The specification of how image bytes are decoded."""
+        from imageset.decoding.spec import DecodeSpec
+
         return DecodeSpec.from_dict(self.info.decode)
 
     @classmethod
@@ -171,6 +173,22 @@ def check_bundle(folder: Path) -> tuple[BundleInfo, str]:
             f"{folder / MANIFEST_FILE}: contains {', '.join(unknown)}, which only a later Convoy understands"
         )
     return BundleInfo(**values), hash_manifest(manifest)
+
+
+def list_missing_files(folder: Path) -> list[Path]:
+    """Return the files of a bundle that are not in its folder; their contents are not read.
+
+    Args:
+        folder: of the bundle.
+    """
+    try:
+        manifest = _read_manifest(folder)
+    except UserError:
+        return [folder / MANIFEST_FILE]
+    has_reference = manifest.get(REFERENCE_DIGEST_KEY) and not (folder / FORGOTTEN_NOTE).exists()
+    names = [WEIGHTS_FILE, *([REFERENCE_FILE] if has_reference else [])]
+    names += [f"{CODE_FOLDER}/{name}" for name in _read_code_digests(manifest)]
+    return [folder / name for name in names if not (folder / name).is_file()]
 
 
 def hash_manifest(manifest: Mapping[str, Any]) -> str:

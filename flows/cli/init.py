@@ -65,6 +65,7 @@ def init_project(folder: Path, name: str | None = None, commit: bool = False) ->
     """
     folder = folder.expanduser().absolute()
     _check_folder(folder)
+    _complete_git(folder)
     name = _choose_name(folder, name)
     _check_name_is_free(folder, name)
     edited = _list_edited_ignore_files(folder)
@@ -139,11 +140,30 @@ def _write_project(folder: Path, name: str, written: list[Path]) -> Iterator[str
         git_repo.run_git(folder, "init", "--quiet")
         yield "made a git repository"
         top = folder
-    if not (folder / ".dvc").is_dir():
+    if not (folder / ".dvc").is_dir() or _is_dvc_incomplete(folder):
         yield _init_dvc(folder, top)
     shared = "shared by the Convoy projects of this repository"
     if top != folder and (added := _add_ignores(top / ".gitignore", SHARED_IGNORES, shared)):
         yield f"added {', '.join(added)} to {top / '.gitignore'}: {shared}"
+
+
+def _complete_git(folder: Path) -> None:
+    """Complete the git repository around a folder if `git init` was killed there: git takes it for none."""
+    top = find_git_top(folder)
+    if top is not None and _is_incomplete(top / ".git", ("HEAD", "objects", "refs")):
+        git_repo.run_git(top, "init", "--quiet")
+
+
+def _is_incomplete(folder: Path, names: Sequence[str]) -> bool:
+    """Return whether a command that makes a folder with these files was killed."""
+    return folder.is_dir() and not all((folder / name).exists() for name in names)
+
+
+def _is_dvc_incomplete(folder: Path) -> bool:
+    """Return whether `dvc init` was killed here, and nobody has used or configured DVC since."""
+    config = folder / ".dvc" / "config"
+    is_used = (folder / ".dvc" / "cache").exists() or (config.exists() and config.stat().st_size > 0)
+    return _is_incomplete(folder / ".dvc", ("config", ".gitignore")) and not is_used
 
 
 def _keep_file(path: Path, target: str, text: str) -> str:
@@ -179,7 +199,8 @@ def _keep_column(value: str, match: re.Match[str]) -> str:
 
 def _init_dvc(folder: Path, top: Path) -> str:
     """Initialize DVC; below the top of a repository its cache is the one that all projects share."""
-    dvc_repo.run_dvc(folder, "init", *(["--subdir"] if top != folder else []))
+    options = ["--force"] if (folder / ".dvc").is_dir() else []  # what a killed `dvc init` left
+    dvc_repo.run_dvc(folder, "init", *options, *(["--subdir"] if top != folder else []))
     cache = shared_cache.write_config(folder)
     if cache is None:
         return "initialized DVC"

@@ -21,6 +21,7 @@ from flows.project.paths import CACHE
 from flows.project.project import Project
 from imageset.exceptions import UserError
 from lightning_modules.tracking.local_store.location import ARTIFACTS, DATABASE, SQLITE, find_shared_folder
+from lightning_modules.tracking.local_store.migration import prepare_database
 from lightning_modules.tracking.local_store.relocation import relocate_store
 
 logger = console.get_logger(__name__)
@@ -238,6 +239,7 @@ def build_server_environment(project: Project, addresses: ServerAddresses) -> di
 def start_servers(fleet: ServerGroup, addresses: ServerAddresses, mlflow_port: int, prefect_port: int) -> None:
     """Start MLflow and Prefect at the same time, and wait until both answer."""
     logger.info("up: starting MLflow and Prefect (about 20 s)")
+    prepare_database(fleet.folder / DATABASE)
     relocate_store(fleet.folder)
     fleet.start(
         "mlflow", sys.executable, "-m", "mlflow", "server",

@@ -11,13 +11,22 @@ import urllib.parse
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.project.paths import CACHE
 from flows.project.project import Project
+from lightning_modules.bundle import list_missing_files
 from lightning_modules.tracking.local_store.location import find_shared_folder
 
 TIMEOUT_S = 5.0  # while another process writes
+
+
+class RegisteredModel(NamedTuple):
+    """The aliases of a registered model with their versions, and its tags."""
+
+    aliases: dict[str, int]
+    tags: dict[str, str]
+
 
 # flow, run, state, start, end, message, tags as JSON; the oldest run first
 FlowRunRow = tuple[str, str, str, str, str | None, str | None, str | None]
@@ -29,7 +38,9 @@ LEFT JOIN flow_run_state ON flow_run_state.id = flow_run.state_id
 WHERE flow_run.parent_task_run_id IS NULL
 ORDER BY 4
 """
-_CHAMPIONS = "SELECT name, version FROM registered_model_aliases WHERE alias = 'champion' ORDER BY name"
+_ALIASES = "SELECT name, alias, version FROM registered_model_aliases ORDER BY name"
+_MODEL_TAGS = "SELECT name, key, value FROM registered_model_tags"
+_VERSION_SOURCES = "SELECT source FROM model_versions WHERE name = ? AND version = ?"
 _NUM_RUNNING = "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND run_uuid IN ({})"
 
 
@@ -47,13 +58,44 @@ def read_flow_runs(path: Path) -> list[FlowRunRow]:
     return [tuple(row) for row in _query(path, _FLOW_RUNS)] if path.exists() else []
 
 
-def read_champions(path: Path) -> dict[str, int]:
-    """Read which version of each registered model has the alias `champion` from an MLflow database.
+def read_registered_models(path: Path) -> dict[str, RegisteredModel]:
+    """Read the aliases and the tags of each registered model that has aliases, from an MLflow database.
 
     Raises:
         sqlite3.Error: the file is not an MLflow database, or is locked for longer than TIMEOUT_S.
     """
-    return {name: int(version) for name, version in _query(path, _CHAMPIONS)} if path.exists() else {}
+    models: dict[str, RegisteredModel] = {}
+    if not path.exists():
+        return models
+    for name, alias, version in _query(path, _ALIASES):
+        models.setdefault(name, RegisteredModel({}, {})).aliases[alias] = int(version)
+    for name, key, value in _query(path, _MODEL_TAGS):
+        if name in models:
+            models[name].tags[key] = value
+    return models
+
+
+def find_version_folder(path: Path, model: str, version: int) -> Path | None:
+    """Return the folder of a model's version, from an MLflow database; None if its files are not in a folder.
+
+    Raises:
+        sqlite3.Error: the file is not an MLflow database, or is locked for longer than TIMEOUT_S.
+    """
+    rows = _query(path, _VERSION_SOURCES, (model, str(version))) if path.exists() else []
+    source = str(rows[0][0]) if rows else ""
+    if not source.startswith("file:///"):
+        return None
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(source).path))
+
+
+def list_lost_files(path: Path, model: str, version: int) -> list[Path]:
+    """Return the files of a version's bundle that are missing where an MLflow database says that they are.
+
+    Raises:
+        sqlite3.Error: the file is not an MLflow database, or is locked for longer than TIMEOUT_S.
+    """
+    folder = find_version_folder(path, model, version)
+    return [] if folder is None else list_missing_files(folder / "artifacts" / "bundle")
 
 
 def has_running_run(path: Path, run_ids: Sequence[str]) -> bool:

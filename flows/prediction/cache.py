@@ -5,8 +5,7 @@ was killed therefore resumes where it stopped, and a model version never compute
 
 .cache/predictions/NAME-VERSION-xxxxxxxx/     one folder for each model version, engine and set of parameters
     0a1b...parquet                            a shard: the rows of some consecutive images of a source
-    delivered.txt                             the shards whose rows are in a table that was written
-    delivering.json                           the table that is being put in its place
+    delivering.json                           see flows.prediction.delivery_record
 
 A shard's name is a hash of its images (uri, image_id, error) and of the folder's key. A shard ends where the hash
 of an image says so, not after a fixed number: an image that is added or removed changes only its own shard.
@@ -19,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,9 +31,8 @@ import pyarrow.parquet as pq
 
 from flows.notifications import console
 from imageset.exceptions import UserError
-from imageset.utils.atomic_write import hash_file, sync_file
 from imageset.utils.file_lock import file_lock
-from imageset.utils.integrity.checked_file import is_json_object, read_checked, write_checked
+from imageset.utils.integrity.checked_file import read_checked, write_checked
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
 MIN_SHARD_IMAGES, MEAN_SHARD_IMAGES, MAX_SHARD_IMAGES = 64, 128, 512
@@ -43,7 +40,6 @@ MAX_SHARD_BYTES = 32 << 20  # of image files that are held until their shard is 
 TRANSIENT_REASONS = ("crashed", "timeout")  # reasons of failures that may not happen again
 RETRIED_SUFFIX = "-retried"  # of a shard that can be looked up, but is computed again when its images come again
 
-SHARD_NAMES = re.compile(rb"([0-9a-f]{32}(-retried)?\n)*")  # a list of them
 logger = console.get_logger(__name__)
 
 TOP_K_TYPE = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))
@@ -166,8 +162,7 @@ class PredictionCache:
         raise UserError(f"{self.shard_path(name)}: was damaged since this run began; type the command again")
 
     def _read_bytes(self, name: str) -> bytes | None:
-        consequence = "its pictures are predicted again, and are new to --new-only"
-        return read_checked(self.shard_path(name), consequence, logger.warning, _is_shard)
+        return read_checked(self.shard_path(name), "its pictures are predicted again", logger.warning, _is_shard)
 
     def iter_rows(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield the rows of these shards, in order."""
@@ -187,7 +182,7 @@ class PredictionCache:
     def mark_failures(self, names: Iterable[str]) -> None:
         """Rename the shards that hold a transient failure, so that the next run computes them again."""
         for name in names:
-            if any(_is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
+            if any(is_transient(error) for error in self.read_shard(name)["error"].to_pylist()):
                 os.replace(self.shard_path(name), self.shard_path(name + RETRIED_SUFFIX))
         self.read_shard.cache_clear()
 
@@ -204,51 +199,6 @@ class PredictionCache:
             self._index = None
             self.read_shard.cache_clear()
             yield
-
-    # ---- tables that were written --------------------------------------------------------------------------
-
-    def load_written_index(self) -> CacheIndex:
-        """Return an index of the images that are in a table which was written."""
-        names = self._read_delivered()
-        either = {candidate for name in names for candidate in (name, name + RETRIED_SUFFIX)}
-        return CacheIndex.from_shards(self, sorted(name for name in either if self.shard_path(name).is_file()))
-
-    def commit_output(self, temporary: Path, out: Path, names: list[str]) -> None:
-        """Move a finished table to `out` and record its shards.
-
-        If the process is killed in between, the next call learns from the table's digest whether it was moved.
-        """
-        note = {"out": str(out.absolute()), "sha256": hash_file(temporary), "names": names}
-        write_checked(self.folder / "delivering.json", json.dumps(note).encode())
-        sync_file(temporary)
-        os.replace(temporary, out)
-        self.finish_commit()
-
-    def finish_commit(self) -> tuple[Path | None, list[str]]:
-        """Record a table that was moved by a run which was killed before it recorded that.
-
-        Returns:
-            The table's path and its shards; (None, []) if there is none.
-        """
-        path = self.folder / "delivering.json"
-        consequence = "the last table may count as not written: --new-only gives its pictures again"
-        data = read_checked(path, consequence, logger.warning, is_json_object)
-        if data is None:
-            return None, []
-        note = json.loads(data)
-        out = Path(note["out"])
-        done = out.is_file() and hash_file(out) == note["sha256"]
-        if done:
-            names = sorted({*self._read_delivered(), *note["names"]})
-            write_checked(self.folder / "delivered.txt", "".join(f"{name}\n" for name in names).encode())
-        path.unlink()
-        return (out, note["names"]) if done else (None, [])
-
-    def _read_delivered(self) -> list[str]:
-        """Return the names of the shards whose rows are in a table that was written."""
-        consequence = "--new-only gives every picture again"
-        data = read_checked(self.folder / "delivered.txt", consequence, logger.warning, _is_list_of_names)
-        return (data or b"").decode().split()
 
 
 class CacheIndex:
@@ -276,7 +226,7 @@ class CacheIndex:
             columns = cache.load_shard(name, ["image_id", "error"])
             if columns is None:
                 continue
-            rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not _is_transient(error)]
+            rows = [row for row, error in enumerate(columns["error"].to_pylist()) if not is_transient(error)]
             image_ids = columns["image_id"].to_pylist()
             rows = [row for row in rows if image_ids[row] is not None]
             ids.append(np.array([_to_short_id(image_ids[row]) for row in rows], np.uint64))
@@ -310,14 +260,10 @@ def _is_shard(data: bytes) -> bool:
         return False
 
 
-def _is_list_of_names(data: bytes) -> bool:
-    """Return whether an earlier version wrote the list of shards, without a digest."""
-    return SHARD_NAMES.fullmatch(data) is not None
-
-
 def _to_short_id(image_id: str) -> np.uint64:
     return np.uint64(int(image_id[:16], 16))
 
 
-def _is_transient(error: str | None) -> bool:
+def is_transient(error: str | None) -> bool:
+    """Return whether a row's error may not happen again."""
     return error is not None and error.partition(":")[0] in TRANSIENT_REASONS

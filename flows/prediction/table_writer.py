@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from flows.prediction.cache import PREDICTION_SCHEMA, CacheIndex, ImageRef, PredictionCache
+from flows.prediction.cache import PREDICTION_SCHEMA, ImageRef, PredictionCache
+from flows.prediction.delivery_record import DeliveredImages, DeliveryRecord
 from imageset.exceptions import UserError
 from imageset.labels import count_labels
 from imageset.utils.text import escape_cell
@@ -102,21 +103,24 @@ def predict_table(
     Raises:
         UserError: with `new_only`, the table exists: its rows are in no other file.
     """
-    committed, names = cache.finish_commit()
+    record = DeliveryRecord(cache)
+    committed, names = record.finish_commit()
     if not new_only:
         return write_output(out, cache, predictor.predict(images, cache, progress), predictor.to_metadata())
     if committed == out.absolute():  # moved there by a run that was killed before it recorded that
         return PredictionCounts.from_shards(cache, names)
     if out.exists():
         raise UserError(f"{out}: exists, and with --new-only its rows would be lost; name another file")
-    names = predictor.predict(skip_indexed(cache.load_written_index(), images), cache, progress)
+    names = predictor.predict(skip_delivered(record.load_index(), images), cache, progress)
     return write_output(out, cache, names, predictor.to_metadata())
 
 
-def skip_indexed(index: CacheIndex, images: Iterable[tuple[ImageRef, bytes]]) -> Iterator[tuple[ImageRef, bytes]]:
-    """Yield the images whose bytes are not in the index; unreadable images never are."""
+def skip_delivered(
+    delivered: DeliveredImages, images: Iterable[tuple[ImageRef, bytes]]
+) -> Iterator[tuple[ImageRef, bytes]]:
+    """Yield the images whose bytes are in no table that was written; unreadable images never are."""
     for image, data in images:
-        if image.image_id is None or index.find_answer(image.image_id) is None:
+        if image.image_id is None or image.image_id not in delivered:
             yield image, data
 
 
@@ -127,7 +131,7 @@ def write_output(
     temporary = out.with_name(f".{out.name}.partial")
     try:
         write_table(temporary, out.suffix.lower(), map(cache.read_shard, names), facts)
-        cache.commit_output(temporary, out, names)
+        DeliveryRecord(cache).commit_output(temporary, out, names)
     finally:
         temporary.unlink(missing_ok=True)
     counts = PredictionCounts.from_shards(cache, names)

@@ -9,7 +9,7 @@ command completes it. The champion changes in one step, so a reader sees the old
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from flows.notifications.webhooks import ON_PROMOTION, post_webhook
 from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.paths import CACHE
 from flows.project.project import Project
-from flows.promotion import ledger, model_registry, registry_lock
+from flows.promotion import ledger, model_registry, registry_lock, registry_records
+from flows.promotion.registry_records import Record
 from imageset.utils.file_lock import file_lock
+from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,49 +109,107 @@ def update_aliases(
     """
     replay_unfinished(client, project)
     with registry_lock.registry_lock(client, entry["model"]):
+        records = _sync_model(client, project, entry["model"])
         before = model_registry.read_aliases(client, entry["model"])
         if before.get(model_registry.CHAMPION) != expected.get(model_registry.CHAMPION):
             number = before.get(model_registry.CHAMPION)
             raise ChampionChanged(f"{entry['model']}: version {number} has become champion in the meantime")
-        written = ledger.append_entry(project, {**entry, "before": before, "after": compute_after(before)})
-        _apply_move(client, project, written)
+        line = {**entry, "before": before, "after": compute_after(before), registry_records.RECORDED_KEY: True}
+        written = ledger.append_entry(project, line)
+        _apply_move(client, project, written, records)
     return written
 
 
-def replay_unfinished(client: MlflowClient, project: Project) -> None:
-    """Complete the decisions of processes that died. The caller holds `alias_lock`."""
+def replay_unfinished(client: MlflowClient, project: Project, *models: str) -> None:
+    """Complete the decisions of processes that died, and add those of other clones to the ledger.
+
+    The caller holds `alias_lock`.
+
+    Args:
+        client: of the project's MLflow.
+        project: the project's folder.
+        *models: registered models whose decisions in MLflow are wanted; those with unfinished decisions are too.
+    """
+    unfinished = ledger.find_unfinished(ledger.read_ledger(project))
+    for model in dict.fromkeys([*models, *(entry["model"] for entry in unfinished)]):
+        with registry_lock.registry_lock(client, model):
+            _sync_model(client, project, model)
+
+
+def _sync_model(client: MlflowClient, project: Project, model: str) -> list[Record]:
+    """Bring the ledger and MLflow's records of a model together; return the records.
+
+    The caller holds both locks.
+    """
+    records, entries = registry_records.read_records(client, model), ledger.read_ledger(project)
+    is_new = not records and bool(model_registry.read_aliases(client, model))
+    if is_new:  # the ledger is of an earlier Convoy, or MLflow is another one
+        for entry in ledger.find_completed(entries, model)[-registry_records.NUM_KEPT :]:
+            line = registry_records.restore_line(entry)
+            records.append(registry_records.write_record(client, records, line, done=True))
+    missing = registry_records.find_missing(entries, records)
+    for record in missing:
+        line = ledger.append_entry(project, registry_records.to_entry(record))
+        if record["done"]:
+            ledger.append_entry(project, {"event": ledger.DONE, "of": line["number"], "time": record["time"]})
+    if missing:
+        logger.info("ledger: %s of %s added from MLflow", format_count(len(missing), "decision"), model)
     for entry in ledger.find_unfinished(ledger.read_ledger(project)):
-        with registry_lock.registry_lock(client, entry["model"]):
-            _replay_entry(client, project, entry)
+        if entry["model"] == model:
+            _replay_entry(client, project, entry, records)
+    return registry_records.read_records(client, model)
 
 
-def _replay_entry(client: MlflowClient, project: Project, entry: ledger.LedgerEntry) -> None:
+def _replay_entry(
+    client: MlflowClient, project: Project, entry: ledger.LedgerEntry, records: Sequence[Record]
+) -> None:
+    record = next((each for each in records if each["id"] == registry_records.compute_id(entry)), None)
+    if record is not None and record["done"]:
+        ledger.append_entry(project, {"event": ledger.DONE, "of": entry["number"]})
+        return
     now = model_registry.read_aliases(client, entry["model"])
     allowed = {alias: (entry["before"].get(alias), entry["after"].get(alias)) for alias in model_registry.ALIASES}
     moved = [alias for alias, versions in allowed.items() if now.get(alias) not in versions]
-    if moved:
-        reason = f"somebody else has moved {', '.join(moved)} in the meantime"
+    is_copy = registry_records.COPY_KEY in entry  # another clone has dropped it
+    is_overtaken = record is None and (is_copy or any(each["time"] > entry["time"] for each in records))
+    if moved or is_overtaken:
+        reason = f"somebody else has moved {', '.join(moved) or 'aliases'} in the meantime"
         ledger.append_entry(project, {"event": ledger.DROPPED, "of": entry["number"], "reason": reason})
+        if record is not None:
+            model_registry.delete_model_tag(client, entry["model"], record["key"])
         logger.warning("ledger: line %s was not completed: %s", entry["number"], reason)
         return
-    _apply_move(client, project, entry)
+    _apply_move(client, project, entry, records)
     logger.info("ledger: line %s, started by a process that died, is completed", entry["number"])
 
 
-def replay_if_needed(client: MlflowClient, project: Project) -> None:
-    """Complete unfinished decisions before the registry is read; without any, this only reads the ledger."""
-    if ledger.find_unfinished(ledger.read_ledger(project)):
+def replay_if_needed(client: MlflowClient, project: Project, *models: str) -> None:
+    """Complete unfinished decisions before the registry is read, and add those of other clones to the ledger.
+
+    Where there are none of either, this only reads the ledger and MLflow's records of `models`.
+    """
+    entries = ledger.read_ledger(project)
+    unfinished = ledger.find_unfinished(entries)
+    if unfinished or any(_is_behind(entries, registry_records.read_records(client, model)) for model in models):
         with alias_lock(project):
-            replay_unfinished(client, project)
+            replay_unfinished(client, project, *models)
 
 
-def _apply_move(client: MlflowClient, project: Project, entry: ledger.LedgerEntry) -> None:
-    """Move the aliases, write the tags, and append `done`; every step can be repeated.
+def _is_behind(entries: list[ledger.LedgerEntry], records: Sequence[Record]) -> bool:
+    return bool(registry_records.find_missing(entries, records))
+
+
+def _apply_move(
+    client: MlflowClient, project: Project, entry: ledger.LedgerEntry, records: Sequence[Record]
+) -> None:
+    """Write the record, move the aliases, write the tags, and append `done`; every step can be repeated.
 
     `previous` moves before `champion`: between the two steps, both name the old champion.
     """
+    record = registry_records.write_record(client, records, entry, done=False)
     for alias in model_registry.ALIASES:
         model_registry.set_alias(client, entry["model"], alias, entry["after"].get(alias))
     model_registry.set_version_tags(client, entry["model"], entry["version"], entry.get("tags", {}))
+    registry_records.write_record(client, [*records, record], entry, done=True)
     ledger.append_entry(project, {"event": ledger.DONE, "of": entry["number"]})
     _applied_entries.append(entry)

@@ -90,6 +90,12 @@ def find_completed(entries: list[LedgerEntry], model: str | None = None) -> list
     ]
 
 
+def find_decision(entries: list[LedgerEntry], model: str, version: int | None) -> LedgerEntry | None:
+    """Return the last decision that compared a version of a model, which names its bundle; None without any."""
+    decisions = (entry for entry in reversed(entries) if entry["event"] == DECISION and entry["model"] == model)
+    return next((entry for entry in decisions if entry["version"] == version), None)
+
+
 def find_serving(entries: list[LedgerEntry]) -> dict[str, dict[str, int]]:
     """Return the aliases of each model that serves, after its last completed decision."""
     last = {entry["model"]: {alias: int(number) for alias, number in entry["after"].items()}
@@ -108,7 +114,8 @@ def _parse_entries(path: Path, text: bytes) -> list[LedgerEntry]:
         if not is_valid:
             raise UserError(
                 f"{path}: line {number} does not follow from the one before it, so the ledger was changed; "
-                "restore it from git or a backup, or move it away to start a new one"
+                "restore it from git or a backup, or move it away: the next `convoy predict`, `promote` or "
+                "`rollback` writes the decisions that MLflow records into a new one"
             )
         entries.append(entry)
         link = hashlib.sha256(line).hexdigest()

@@ -337,6 +337,28 @@ def set_version_tags(client: MlflowClient, name: str, number: int, tags: Mapping
         client.set_model_version_tag(name, str(number), key, value)
 
 
+def read_model_tags(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return the tags of a registered model; of one that does not exist, none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_registered_model(name).tags)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            return {}
+        raise
+
+
+def set_model_tag(client: MlflowClient, name: str, key: str, value: str) -> None:
+    """Set a tag of a registered model."""
+    client.set_registered_model_tag(name, key, value)
+
+
+def delete_model_tag(client: MlflowClient, name: str, key: str) -> None:
+    """Delete a tag of a registered model."""
+    client.delete_registered_model_tag(name, key)
+
+
 def _find_by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 

@@ -76,14 +76,17 @@ def _wait_for_lock(client: MlflowClient, name: str, holder: str) -> None:
 
 
 def _create_lock(client: MlflowClient, name: str, holder: str) -> bool:
-    """Create the lock; return False if another process has it. After a lost response, the lock is ours."""
+    """Create the lock; return False if another process has it. After a lost response, the lock is ours.
+
+    To refuse it, MLflow reads the one that is there; if that is released meanwhile, MLflow finds none.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         client.create_registered_model(name, {HOLDER_TAG: holder}, "A lock, held while aliases are moved.")
         return True
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
     return _read_holder(client, name)[0] == holder
 

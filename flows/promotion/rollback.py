@@ -12,7 +12,7 @@ from flows.notifications import console
 from flows.project import user
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
-from flows.promotion.model_registry import CHAMPION, PREVIOUS, ROLLED_BACK_TAG, Version
+from flows.promotion.model_registry import CHAMPION, COMPARED_VERSION_TAG, PREVIOUS, ROLLED_BACK_TAG, Version
 from imageset.exceptions import UserError
 from imageset.utils import timestamps
 
@@ -46,7 +46,7 @@ def rollback(project: Project, model: str, reason: str | None = None) -> Rollbac
     begin = time.monotonic()
     client = model_registry.connect_registry(project)
     with alias_updates.alias_lock(project):
-        alias_updates.replay_unfinished(client, project)
+        alias_updates.replay_unfinished(client, project, model)
         now = model_registry.read_aliases(client, model)
         if CHAMPION not in now:
             model_registry.require_champion(client, model)
@@ -67,7 +67,7 @@ def _apply_rollback(
 ) -> None:
     replaced = now[CHAMPION]
     done = ledger.find_completed(ledger.read_ledger(project), before.name)
-    earlier = _find_previous(done, before.number, replaced)
+    earlier = _find_previous(done, before.number, replaced) or _find_compared(client, before, done, replaced)
     when = f"{timestamps.format_utc_now()[:19]}Z"
     entry = {
         "event": ledger.ROLLBACK, "model": before.name, "version": replaced, "serves": False, "run": before.run_id,
@@ -88,6 +88,21 @@ def _find_previous(done: list[ledger.LedgerEntry], number: int, replaced: int) -
             earlier = entry["before"].get(CHAMPION)
             return earlier if earlier not in (number, replaced) else None
     return None
+
+
+def _find_compared(
+    client: MlflowClient, version: Version, done: list[ledger.LedgerEntry], replaced: int
+) -> int | None:
+    """Return the champion that a version replaced by its tags, where no decision about it is known any more.
+
+    MLflow keeps no records of an earlier Convoy, and a clone may have no ledger.
+    """
+    if any(entry["event"] == ledger.DECISION and entry["version"] == version.number for entry in done):
+        return None
+    text = version.tags.get(COMPARED_VERSION_TAG, "")
+    found = model_registry.find_version(client, version.name, int(text)) if text.isdigit() else None
+    is_usable = found is not None and found.number not in (version.number, replaced)
+    return found.number if found is not None and is_usable and not found.tags.get(ROLLED_BACK_TAG) else None
 
 
 def _check_version_files(client: MlflowClient, version: Version) -> None:

@@ -22,7 +22,7 @@ from flows.monitoring import batch_log
 from flows.monitoring.retrain_policy import TOO_SMALL, count_drifted_in_a_row
 from flows.notifications import problems as open_problems
 from flows.orchestration import crash_recovery, local_databases
-from flows.orchestration.local_databases import FlowRunRow
+from flows.orchestration.local_databases import FlowRunRow, RegisteredModel
 from flows.orchestration.prefect_api import (
     PROJECT_TAG_PREFIX,
     ServerAddresses,
@@ -34,6 +34,7 @@ from flows.project.project import PIPELINE, Project
 from flows.promotion import ledger
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.history import find_last_change
+from flows.reports.registry_agreement import find_disagreements
 from flows.versioning.data_folder_check import check_data_folder
 from flows.versioning.dvc_repo import find_dvc_folder
 from imageset.distribution import get_version
@@ -161,22 +162,28 @@ def report_servers(project: Project) -> StatusLine:
 
 def report_serving(project: Project, name: str | None, problems: list[str]) -> Iterator[StatusLine]:
     """Yield one line for each registered model that has a champion."""
+    entries, is_ledger_known = [], True
     try:
         entries = ledger.read_ledger(project)
     except UserError as error:
         problems.append(str(error))
-        entries = []
+        is_ledger_known = False
     num_problems = len(problems)
-    champions = _select_own_models(read_champions(project, problems), entries, name)
-    lost = _find_lost_champions(entries, champions) if len(problems) == num_problems else {}
+    database = get_database_path(get_tracking_uri(project.folder))
+    models = _select_own_models(read_registered_models(project, problems), entries, name)
+    champions = {model: row.aliases[CHAMPION] for model, row in models.items() if CHAMPION in row.aliases}
+    is_readable = len(problems) == num_problems
+    lost = _find_lost_champions(entries, champions)
     if not champions and not lost:
         yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
     for model, number in lost.items():
-        yield StatusLine("serving", f"{model} version {number} by the ledger; MLflow here has no champion of it")
-        problems.append(
-            f"{model}: MLflow here has no champion, the ledger has version {number}; if MLflow does not know the "
-            "model, as in a clone, the next `convoy predict`, `promote` or `run` restores it from DVC"
-        )
+        seen = "MLflow here has no champion of it" if is_readable else "MLflow cannot be read now"
+        yield StatusLine("serving", f"{model} version {number} by the ledger; {seen}")
+        if is_readable:
+            problems.append(
+                f"{model}: MLflow here has no champion, the ledger has version {number}; if MLflow does not know "
+                "the model, as in a clone, the next `convoy predict`, `promote` or `run` restores it from DVC"
+            )
     for model, number in champions.items():
         change = find_last_change(entries, model, datetime.now(UTC))
         since = "; the ledger does not record since when"
@@ -184,13 +191,10 @@ def report_serving(project: Project, name: str | None, problems: list[str]) -> I
         if change is not None and change["after"].get(CHAMPION) == number:
             values |= {"since": change["done"], "reason": change["reason"]}
             since = f" since {format_local_time(change['done'])}: {change['reason']}"
-        elif change is not None:
-            problems.append(
-                f"{model}: version {number} serves, but the ledger records version "
-                f"{change['after'].get(CHAMPION)}: "
-                "somebody moved the alias by hand; `convoy promote RUN` and `convoy rollback` keep both the same"
-            )
         yield StatusLine("serving", f"{model} version {number}{since}", values)
+    for model, row in models.items():
+        if is_ledger_known:
+            problems += find_disagreements(entries, model, row, database)
     for entry in ledger.find_unfinished(entries):
         problems.append(
             f"a decision about {entry['model']} version {entry['version']} is unfinished; "
@@ -223,11 +227,11 @@ def find_name(project: Project) -> str | None:
 
 
 def _select_own_models(
-    champions: dict[str, int], entries: list[ledger.LedgerEntry], name: str | None
-) -> dict[str, int]:
+    models: dict[str, RegisteredModel], entries: list[ledger.LedgerEntry], name: str | None
+) -> dict[str, RegisteredModel]:
     """Select the models of a project: of its name, and those that its ledger has decided about."""
     own = {name, *(entry["model"] for entry in entries if "model" in entry)}
-    return {name: number for name, number in champions.items() if name in own}
+    return {name: model for name, model in models.items() if name in own}
 
 
 def report_drift(project: Project, problems: list[str]) -> Iterator[StatusLine]:
@@ -281,35 +285,49 @@ def _find_unfinished_retrains(entries: list[ledger.LedgerEntry]) -> Iterator[str
             )
 
 
-def read_champions(project: Project, problems: list[str]) -> dict[str, int]:
-    """Return the version of each registered model that has the alias `champion`."""
+def read_registered_models(project: Project, problems: list[str]) -> dict[str, RegisteredModel]:
+    """Return the aliases and the tags of each registered model."""
     uri = get_tracking_uri(project.folder)
     try:
         if (database := get_database_path(uri)) is not None:
-            return local_databases.read_champions(database)
+            return local_databases.read_registered_models(database)
         if uri.startswith(("http://", "https://")):
-            return _read_champions_from_server(uri)
+            return _read_models_from_server(uri)
         from mlflow import MlflowClient
 
         models = MlflowClient(uri, uri).search_registered_models()
-        return {model.name: int(model.aliases[CHAMPION]) for model in models if CHAMPION in model.aliases}
+        return {
+            model.name: RegisteredModel(
+                {alias: int(number) for alias, number in model.aliases.items()}, dict(model.tags)
+            )
+            for model in models
+        }
     except (sqlite3.Error, OSError, ValueError) as error:
-        problems.append(
-            f"MLflow at {mask_url(uri)} cannot be read ({error}); start it, or set MLFLOW_TRACKING_URI to another"
-        )
+        problems.append(_describe_unreadable(uri, error))
         return {}
 
 
-def _read_champions_from_server(uri: str) -> dict[str, int]:
+def _describe_unreadable(uri: str, error: Exception) -> str:
+    if "no such table" in str(error):
+        return (
+            f"{get_database_path(uri)}: is incomplete, since a process was killed while it made the file; the "
+            "next `convoy run`, `predict` or `promote` makes it anew if it holds nothing"
+        )
+    return f"MLflow at {mask_url(uri)} cannot be read ({error}); start it, or set MLFLOW_TRACKING_URI to another"
+
+
+def _read_models_from_server(uri: str) -> dict[str, RegisteredModel]:
     url = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/search?max_results=1000"
     request = urllib.request.Request(url, headers=build_mlflow_auth_headers())
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         models = json.load(response).get("registered_models", [])
-    aliases = {
-        model["name"]: {alias["alias"]: int(alias["version"]) for alias in model.get("aliases", [])}
-        for model in models
+    return {
+        model["name"]: RegisteredModel(
+            {alias["alias"]: int(alias["version"]) for alias in model.get("aliases", [])},
+            {tag["key"]: tag.get("value", "") for tag in model.get("tags", [])},
+        )
+        for model in sorted(models, key=lambda model: model["name"])
     }
-    return {name: versions[CHAMPION] for name, versions in sorted(aliases.items()) if CHAMPION in versions}
 
 
 def build_mlflow_auth_headers() -> dict[str, str]:

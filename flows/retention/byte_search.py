@@ -23,6 +23,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from imageset.utils.integrity.checked_file import HEADER_BYTES, PREFIX
+
 WINDOW_BYTES = 64
 WINDOWS_PER_CONTENT = 16
 MIN_DISTINCT_BYTES = 12  # in a window; fewer are no evidence, as a plain background is in many pictures
@@ -150,7 +152,10 @@ def iter_packed(file: BinaryIO) -> Iterator[bytes]:
     head = file.read(8)
     file.seek(0)
     try:
-        if head.startswith(b"PK\x03\x04"):
+        if head.startswith(PREFIX):
+            file.seek(HEADER_BYTES)
+            yield file.read(MAX_UNPACKED_BYTES)
+        elif head.startswith(b"PK\x03\x04"):
             yield from _iter_zip(file)
         elif head.startswith(b"\x1f\x8b"):
             yield _unpack_gzip(file)

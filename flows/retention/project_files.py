@@ -234,7 +234,8 @@ def version_bundle(project: Project) -> None:
 
 def _find_in_answers(project: Project, image_ids: Collection[str]) -> Iterator[Action]:
     for path in sorted((project / CACHE / PREDICTION_CACHE).glob("*/*.parquet")):
-        if _names_picture(path, image_ids):
+        table = PredictionCache(path.parent, "").load_shard(path.stem, ["image_id"])
+        if table is not None and not set(image_ids).isdisjoint(table["image_id"].to_pylist()):
             text = "answers about it are removed"
             yield Action(f".cache/{PREDICTION_CACHE}", text, partial(forget_answers, path, image_ids))
 
@@ -256,7 +257,7 @@ def _forget_answers(cache: PredictionCache, path: Path, image_ids: Collection[st
     shard.rows = list(rows)
     cache.write_shard(shard)
     delivered = path.parent / "delivered.txt"
-    names = delivered.read_text(encoding="utf-8").split() if delivered.is_file() else []
+    names = delivered.read_text(encoding="utf-8", errors="replace").split() if delivered.is_file() else []
     if (match := SHARD_NAME.match(path.stem)) is not None and match[0] in names:
         write_text(delivered, "".join(f"{line}\n" for line in sorted({*names, name})))
     remove_path(path)

@@ -7,21 +7,24 @@ The versions keep their numbers, and the aliases are set last: a restoration tha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.notifications import console
+from flows.orchestration import local_databases
 from flows.project.paths import CACHE, CLASSIFIER
 from flows.project.project import Project
 from flows.promotion import gates, ledger, model_registry, registry_lock
-from flows.promotion.model_registry import ALIASES, CHAMPION
+from flows.promotion.model_registry import ALIASES, CHAMPION, PREVIOUS
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 from lightning_modules.tracking import offline_queue
-from lightning_modules.tracking.client import is_tracking_shared
+from lightning_modules.tracking.client import get_tracking_uri, is_tracking_shared
+from lightning_modules.tracking.local_store.location import get_database_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,6 +54,7 @@ def open_registry(project: Project, *run_ids: str) -> MlflowClient:
         with _lock(project):
             if model_registry.needs_restoration(client, model):
                 _restore_model(client, project, model)
+    restore_lost_files(client, project)
     if run_ids:
         restore_last_training(client, project, run_ids)
     return client
@@ -60,6 +64,52 @@ def find_missing_models(client: MlflowClient, project: Project) -> list[str]:
     """Return the models that serve by the ledger and are not in MLflow's registry."""
     serving = ledger.find_serving(ledger.read_ledger(project))
     return [model for model in serving if model_registry.needs_restoration(client, model)]
+
+
+def restore_lost_files(client: MlflowClient, project: Project) -> None:
+    """Write the files of versions that serve or served before where they are missing in MLflow's own folder.
+
+    Raises:
+        UserError: the files of a champion are neither here nor in DVC's cache or remote.
+    """
+    database = get_database_path(get_tracking_uri(project.folder))
+    if database is None or os.environ.get("MLFLOW_REGISTRY_URI"):  # only the server sees its files
+        return
+    entries = ledger.read_ledger(project)
+    for model in ledger.find_serving(entries):
+        aliases = model_registry.read_aliases(client, model)
+        for alias in (CHAMPION, PREVIOUS):
+            number = aliases.get(alias)
+            decision = ledger.find_decision(entries, model, number)
+            if number is None or decision is None or not decision.get("bundle"):
+                continue
+            if not local_databases.list_lost_files(database, model, number):
+                continue
+            with _lock(project):
+                if local_databases.list_lost_files(database, model, number):
+                    _restore_files(client, project, decision, alias, database)
+
+
+def _restore_files(
+    client: MlflowClient, project: Project, decision: ledger.LedgerEntry, alias: str, database: Path
+) -> None:
+    from lightning_modules.tracking.restoration.restored_run import restore_model_files
+
+    model, number = decision["model"], int(decision["version"])
+    version, folder = model_registry.find_version(client, model, number), None
+    try:
+        with find_bundle(project, decision) as (bundle, lock):
+            folder = local_databases.find_version_folder(database, model, number)
+            assert version is not None and folder is not None
+            kept = _read_kept_files(project, bundle, lock)
+            restore_model_files(client, project.folder, bundle, version.run_id, folder, kept)
+            gates.check_model_predicts(version.uri)
+    except UserError as error:
+        if alias == CHAMPION:
+            raise
+        logger.warning("%s", error)
+        return
+    logger.info("restored: the files of %s, in %s", version, folder)
 
 
 def restore_last_training(client: MlflowClient, project: Project, run_ids: Sequence[str]) -> None:
@@ -138,10 +188,9 @@ def _restore_version(
     Raises:
         UserError: its bundle is neither here nor in DVC's cache or remote.
     """
-    decisions = [e for e in entries if e["event"] == ledger.DECISION and e["version"] == number]
-    if not decisions:
+    decision = ledger.find_decision(entries, model, number)
+    if decision is None:
         raise UserError(f"{model} version {number}: the ledger has no decision about it")
-    decision = decisions[-1]
     if run_id := _find_known_run(client, decision):
         return run_id
     with find_bundle(project, decision) as (folder, lock):

@@ -22,6 +22,7 @@ from lightning_modules.tracking.local_store.location import (
     find_shared_folder,
     get_database_path,
 )
+from lightning_modules.tracking.local_store.migration import prepare_database
 from lightning_modules.tracking.local_store.relocation import relocate_store
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
     for name, before in variables.items():
         if before is None:  # MLflow has just set it; the next project in this process has a store of its own
             os.environ.pop(name, None)
+    for path in dict.fromkeys((get_database_path(uri), get_database_path(registry or uri))):
+        if path is not None:
+            prepare_database(path)
     database = find_shared_folder(project) / DATABASE
     if get_database_path(uri) == database:
         relocate_store(database.parent)

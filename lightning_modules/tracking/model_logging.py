@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imageset.store.reader import ImageStore
+from imageset.utils.atomic_write import replace_folder
 from lightning_modules.bundle import (
     CODE_FOLDER,
     FORGOTTEN_NOTE,
@@ -63,23 +64,35 @@ def log_bundle(run: "TrackedRun", bundle: Path, info: BundleInfo, examples: np.n
 
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        (model / "bundle").mkdir(parents=True)
-        for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE, FORGOTTEN_NOTE):
-            if (bundle / name).exists():
-                shutil.copy2(bundle / name, model / "bundle" / name)
-        if (bundle / CODE_FOLDER).exists():
-            shutil.copytree(bundle / CODE_FOLDER, model / "bundle" / CODE_FOLDER)
-        copy_packages(model / "code")
-        images = pa.table({"image": [encode_example_image(image) for image in examples]})
-        pq.write_table(images, model / "examples.parquet")
-        about = {
-            "requirements": list_requirements(bundle / CODE_FOLDER),
-            "multi_label": info.multi_label,
-            "metadata": {"dataset": info.dataset, "classes": list(info.classes)},
-        }
-        (model / "about.json").write_text(json.dumps(about))
+        prepare_model(model, bundle, info, examples)
         uri: str | None = run.log_entry({"do": "model"}, model)
         return uri
+
+
+def prepare_model(model: Path, bundle: Path, info: BundleInfo, examples: np.ndarray) -> None:
+    """Write what a pyfunc model is built from into the folder `model`, which does not exist yet.
+
+    Args:
+        model: the folder that `upload_model` and `save_model` read.
+        bundle: the folder of the bundle.
+        info: its description.
+        examples: images, uint8 (N, H, W, C).
+    """
+    (model / "bundle").mkdir(parents=True)
+    for name in (WEIGHTS_FILE, MANIFEST_FILE, REFERENCE_FILE, FORGOTTEN_NOTE):
+        if (bundle / name).exists():
+            shutil.copy2(bundle / name, model / "bundle" / name)
+    if (bundle / CODE_FOLDER).exists():
+        shutil.copytree(bundle / CODE_FOLDER, model / "bundle" / CODE_FOLDER)
+    copy_packages(model / "code")
+    images = pa.table({"image": [encode_example_image(image) for image in examples]})
+    pq.write_table(images, model / "examples.parquet")
+    about = {
+        "requirements": list_requirements(bundle / CODE_FOLDER),
+        "multi_label": info.multi_label,
+        "metadata": {"dataset": info.dataset, "classes": list(info.classes)},
+    }
+    (model / "about.json").write_text(json.dumps(about))
 
 
 def upload_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
@@ -91,12 +104,38 @@ def upload_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
         folder: the prepared files: `about.json`, `examples.parquet`, `bundle/` and `code/`.
     """
     import mlflow
+
+    if model_id := client.get_run(run_id).data.tags.get(MODEL_TAG):
+        return f"models:/{model_id}"
+    with mlflow.start_run(run_id=run_id):
+        logged: Any = mlflow.pyfunc.log_model(name="classifier", **_read_model_arguments(folder))
+    client.set_tag(run_id, MODEL_TAG, logged.model_id)
+    return f"models:/{logged.model_id}"
+
+
+def save_model(folder: Path, target: Path, run_id: str, model_id: str) -> None:
+    """Write the files of the model that `prepare_model` prepared into `target`, where those of a run were.
+
+    Args:
+        folder: the prepared files.
+        target: replaced as a whole.
+        run_id: MLflow's id of the run that logged the model.
+        model_id: MLflow's id of the model.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    model = Model(run_id=run_id, model_id=model_id)
+    with replace_folder(target) as temporary:
+        mlflow.pyfunc.save_model(path=str(temporary), mlflow_model=model, **_read_model_arguments(folder))
+
+
+def _read_model_arguments(folder: Path) -> dict[str, Any]:
+    """Return the arguments for MLflow of a model that `prepare_model` prepared."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
-    if model_id := client.get_run(run_id).data.tags.get(MODEL_TAG):
-        return f"models:/{model_id}"
     about = json.loads((folder / "about.json").read_text())
     labelled = Object([Property("label", DataType.string), Property("probability", DataType.double)])
     labels = [ColSpec(Array(labelled), "labels", required=False)] if about["multi_label"] else []
@@ -115,19 +154,15 @@ def upload_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
         ]),
     )  # fmt: skip
     code = folder / "code"
-    with mlflow.start_run(run_id=run_id):
-        logged: Any = mlflow.pyfunc.log_model(
-            name="classifier",
-            python_model=str(_find_model_code(code)),
-            artifacts={"bundle": str(folder / "bundle")},
-            code_paths=[str(path) for path in sorted(code.iterdir())],
-            pip_requirements=about["requirements"],
-            signature=signature,
-            input_example=pq.read_table(folder / "examples.parquet").to_pandas(),
-            metadata=about["metadata"],
-        )
-    client.set_tag(run_id, MODEL_TAG, logged.model_id)
-    return f"models:/{logged.model_id}"
+    return {
+        "python_model": str(_find_model_code(code)),
+        "artifacts": {"bundle": str(folder / "bundle")},
+        "code_paths": [str(path) for path in sorted(code.iterdir())],
+        "pip_requirements": about["requirements"],
+        "signature": signature,
+        "input_example": pq.read_table(folder / "examples.parquet").to_pandas(),
+        "metadata": about["metadata"],
+    }
 
 
 def _find_model_code(code: Path) -> Path:

@@ -1,5 +1,7 @@
 """Private APIs of libraries that Convoy uses. A test fails when its API is gone or changed."""
 
+from pathlib import Path
+
 
 def test_torch_tells_whether_a_cpu_has_bf16():
     import torch
@@ -106,3 +108,15 @@ def test_dvcs_run_cache_leaves_the_same_keys_out():
     for key in ("anything", *UNSEEN_BY_DVC):
         first, second = (_get_cache_hash({"params": {key: value}}) for value in (1, 2))
         assert (first == second) is (key in UNSEEN_BY_DVC)
+
+
+def test_the_migrations_of_mlflow_name_their_revisions_in_their_text():
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    from lightning_modules.tracking.local_store.migration import find_revisions
+
+    script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    head, known = find_revisions()
+    assert head == script.get_current_head()
+    assert known == {revision.revision for revision in script.walk_revisions()}

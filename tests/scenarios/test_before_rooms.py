@@ -20,6 +20,7 @@ from flows.monitoring import batch_log
 from flows.notifications import problems
 from flows.orchestration import crash_recovery
 from flows.prediction import cache
+from flows.prediction.delivery_record import DeliveryRecord
 from flows.prediction.table_reader import read_model_version, read_prediction_rows
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry, rollback
@@ -393,7 +394,7 @@ def test_parts_of_predictions_are_read(old):
     assert folder.name == EXPECTED["parts"]["folder"]
     assert kept.list_shards() == EXPECTED["parts"]["names"]
     assert len(list(kept.iter_rows(kept.list_shards()))) == EXPECTED["parts"]["num_rows"]
-    assert len(kept.load_written_index()) == EXPECTED["parts"]["num_delivered"]
+    assert len(DeliveryRecord(kept).load_index()) == EXPECTED["parts"]["num_delivered"]
     image_id, label = EXPECTED["parts"]["one"]
     assert kept.find_answer(image_id)["label"] == label
 

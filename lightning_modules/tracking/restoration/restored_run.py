@@ -10,6 +10,7 @@ import csv
 import json
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ from lightning_modules.tracking.model_logging import (
     list_training_images,
     log_bundle,
     log_training_images,
+    prepare_model,
     read_example_images,
+    save_model,
 )
 from lightning_modules.tracking.run import TrackedRun
 from lightning_modules.tracking.tags import (
@@ -99,6 +102,33 @@ def restore_run(client: MlflowClient, project: Path, bundle: Path, kept: KeptFil
                 if half.data.tags.get(RESTORED_IN_TAG) == _describe_place(project):  # others may be at it now
                     client.delete_run(half.info.run_id)
         return _write_run(client, project, bundle, info, note, kept or KeptFiles())
+
+
+def restore_model_files(
+    client: MlflowClient, project: Path, bundle: Path, run_id: str, target: Path, kept: KeptFiles
+) -> None:
+    """Write the files of a model whose run MLflow has, and the list of its training images, where they were.
+
+    Args:
+        client: from `connect_to_mlflow`.
+        project: the project's folder.
+        bundle: the folder of the bundle.
+        run_id: of the run that logged the model.
+        target: the folder of the model, `.../models/MODEL_ID/artifacts`.
+        kept: what else is known of the training.
+
+    Raises:
+        UserError: the bundle is damaged.
+    """
+    info, _ = check_bundle(bundle)
+    store = _open_dataset(project, info)
+    examples = _make_example(info) if store is None else read_example_images(store)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepare_model(Path(scratch) / "model", bundle, info, examples)
+        save_model(Path(scratch) / "model", target, run_id, target.parent.name)
+    rows = kept.training_images if store is None else store.split("train").rows
+    if rows is not None:
+        log_training_images(TrackedRun(client, client.get_run(run_id)), list_training_images(rows))
 
 
 def _write_run(

@@ -93,6 +93,16 @@ def test_a_second_init_changes_nothing_and_says_so(made, tmp_path, monkeypatch):
     assert [line for line in result.lines if not line.startswith("kept ")] == []
 
 
+def test_what_killed_inits_of_git_and_dvc_left_is_completed(tmp_path):
+    for name in (".git/hooks", ".dvc/tmp"):
+        (tmp_path / name).mkdir(parents=True)
+    assert "initialized DVC" in init_project(tmp_path).lines
+    assert run("-m", "dvc", "status", cwd=tmp_path).returncode == 0
+    (tmp_path / ".dvc/.gitignore").unlink()
+    (tmp_path / ".dvc/config").write_text("[core]\n    remote = ours\n")
+    assert "initialized DVC" not in init_project(tmp_path).lines  # somebody has configured it
+
+
 def test_files_that_are_there_are_kept_and_lists_of_ignored_files_are_completed(tmp_path):
     (tmp_path / "README.md").write_text("mine\n")
     (tmp_path / ".gitignore").write_text("secrets.txt")

@@ -47,8 +47,17 @@ def make_prefect_db(path: Path) -> None:
     engine.dispose()
 
 
-def test_champions_are_read_from_mlflows_table_of_aliases(mlflow_db):
-    assert local_databases.read_champions(mlflow_db) == {"digits": 2}
+def test_aliases_tags_and_folders_are_read_from_mlflows_tables(mlflow_db):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{mlflow_db}")
+    client.set_registered_model_tag("digits", "note", "ours")
+    client.create_model_version("digits", "file:///a%20b/model", find_run(mlflow_db, "running"))
+    models = local_databases.read_registered_models(mlflow_db)
+    assert models == {"digits": ({"challenger": 1, "champion": 2}, {"note": "ours"})}
+    assert local_databases.find_version_folder(mlflow_db, "digits", 3) == Path("/a b/model")
+    assert local_databases.find_version_folder(mlflow_db, "digits", 1) is None
+    assert local_databases.find_version_folder(mlflow_db, "digits", 9) is None
 
 
 def test_a_running_run_is_found_in_mlflows_table_of_runs(mlflow_db):
@@ -77,7 +86,7 @@ def test_flow_runs_are_read_from_a_database_that_prefect_has_written(tmp_path):
 def test_a_missing_database_is_empty(tmp_path):
     path = tmp_path / "none.db"
     assert local_databases.read_flow_runs(path) == []
-    assert local_databases.read_champions(path) == {}
+    assert local_databases.read_registered_models(path) == {}
     assert not local_databases.has_running_run(path, ["any"])
     assert not path.exists()
 
@@ -86,4 +95,4 @@ def test_a_file_that_is_no_database_raises(tmp_path):
     path = tmp_path / "mlflow.db"
     path.write_text("not a database, although it is long enough to be looked at by SQLite " * 20)
     with pytest.raises(sqlite3.DatabaseError):
-        local_databases.read_champions(path)
+        local_databases.read_registered_models(path)

@@ -2,7 +2,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def test_a_damaged_part_is_said_and_its_pictures_are_predicted_again(desk, pictu
 def test_a_part_that_an_earlier_version_wrote_is_used_unless_it_is_cut_off(desk, pictures, bundle, tmp_path):
     desk.predict(pictures, tmp_path / "a.parquet")
     before = (tmp_path / "a.parquet").read_bytes()
-    for path in [*desk.parts.folder.glob("*.parquet"), desk.parts.folder / "delivered.txt"]:
+    for path in desk.parts.folder.glob("*.parquet"):
         path.write_bytes(path.read_bytes()[HEADER_BYTES:])
     again = Desk(bundle, tmp_path / "parts")
     again.predict(pictures, tmp_path / "b.parquet", new_only=True)
@@ -146,18 +145,6 @@ def test_a_part_that_an_earlier_version_wrote_is_used_unless_it_is_cut_off(desk,
     os.truncate(min(desk.parts.folder.glob("*.parquet")), 100)
     again.predict(pictures, tmp_path / "a.parquet")
     assert again.num_computed > 0 and (tmp_path / "a.parquet").read_bytes() == before
-
-
-@pytest.mark.parametrize("name", ["delivered.txt", "delivering.json"])
-def test_a_damaged_list_of_delivered_pictures_is_said(desk, pictures, tmp_path, caplog, name):
-    desk.predict(pictures, tmp_path / "a.parquet")
-    if name == "delivering.json":
-        shutil.copy(desk.parts.folder / "delivered.txt", desk.parts.folder / name)
-    flip_bit(desk.parts.folder / name, 0)
-    desk.predict(pictures, tmp_path / "b.parquet", new_only=True)
-    assert any(f"{name}: " in line and "--new-only gives" in line for line in caplog.messages)
-    assert pq.read_table(tmp_path / "b.parquet").num_rows == (60 if name == "delivered.txt" else 0)
-    assert desk.num_computed == 60
 
 
 def test_a_decoder_that_died_is_tried_again_by_the_next_run(desk, pictures, tmp_path, monkeypatch):

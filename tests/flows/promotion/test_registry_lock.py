@@ -95,3 +95,21 @@ def test_nothing_is_made_in_the_projects_own_file(shared, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with registry_lock.registry_lock(shared, "digits"):
         assert [model.name for model in shared.search_registered_models()] == ["digits"]
+
+
+def test_a_lock_that_is_released_while_mlflow_refuses_it_is_asked_for_again(shared, monkeypatch):
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    shared.create_registered_model("digits.moving", {registry_lock.HOLDER_TAG: "elsewhere 1 1.00"})
+    get_registered_model = SqlAlchemyStore.get_registered_model
+    released = []
+
+    def release_first(store, name):
+        if not released:
+            released.append(name)
+            store.delete_registered_model(name)
+        return get_registered_model(store, name)
+
+    monkeypatch.setattr(SqlAlchemyStore, "get_registered_model", release_first)
+    with registry_lock.registry_lock(shared, "digits"):
+        assert released == ["digits.moving"]

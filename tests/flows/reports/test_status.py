@@ -137,6 +137,20 @@ def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkey
     assert "cannot be read" in lines_of(project)["problems"]
 
 
+def test_what_served_last_is_said_where_mlflow_cannot_be_read(serving, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{find_free_port()}")
+    said = lines_of(serving)
+    assert said["serving"] == "digits version 1 by the ledger; MLflow cannot be read now"
+    assert "cannot be read" in said["problems"]
+
+
+def test_a_half_made_file_of_mlflow_is_named_with_what_mends_it(project):
+    with sqlite3.connect(project / "half.db") as database:
+        database.execute("CREATE TABLE runs (run_uuid)")
+    (project / "half.db").replace(project / "mlflow.db")
+    assert "mlflow.db: is incomplete, since a process was killed" in lines_of(project)["problems"]
+
+
 def prefect_database(project, *runs) -> None:
     """Prefect's file with flow runs (name, state, start, message)."""
     (project / ".cache").mkdir(exist_ok=True)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from flows.project.project import Project
-from flows.promotion import ledger, model_registry
+from flows.promotion import gates, ledger, model_registry
+from flows.reports.status import report_status
 from flows.versioning import dvc_repo
 from flows.versioning.restoration import find_bundle, open_registry
 from imageset.exceptions import UserError
@@ -52,7 +53,7 @@ def clone(project, monkeypatch) -> Path:
     """A project with a bundle that nothing in MLflow knows, and a ledger that says it serves as version 3."""
     monkeypatch.chdir(project)
     (project / "dvc.yaml").write_text("stages: {}\n")
-    (project / "params.yaml").write_text("train: {}\n")
+    (project / "params.yaml").write_text("name: digits\ntrain: {}\n")
     bundle = make_untrained_bundle(project)
     write_trained(project, project / "bundle")
     decide(project, 3, bundle.digest, champion=3, previous=2)
@@ -115,6 +116,28 @@ def test_nothing_is_restored_twice(clone):
     client = open_registry(Project(clone), RUN_ID)
     assert model_registry.require_champion(client, "digits").run_id == first
     assert len(client.search_runs([client.get_experiment_by_name("digits").experiment_id])) == 1
+
+
+@pytest.mark.parametrize("part", ["", "*/models/*/artifacts/artifacts/bundle/weights.safetensors"])
+def test_files_that_were_removed_from_mlflows_folder_are_named_and_restored(clone, part):
+    client = open_registry(Project(clone))
+    before = model_registry.require_champion(client, "digits")
+    assert "is missing" not in report_status(Project(clone))
+    for path in list((clone / "mlartifacts").glob(part)) if part else [clone / "mlartifacts"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (line,) = [line for line in report_status(Project(clone)).splitlines() if "is missing; the next" in line]
+    assert line.startswith("problems  digits version 3 (champion): ")
+    after = model_registry.require_champion(open_registry(Project(clone)), "digits")
+    assert after == before and gates.check_model_predicts(after.uri)
+    assert "is missing" not in report_status(Project(clone))
+
+
+def test_files_that_dvc_does_not_have_either_are_one_line(clone):
+    open_registry(Project(clone))
+    shutil.rmtree(clone / "mlartifacts")
+    shutil.rmtree(clone / "data/models/classifier")
+    with pytest.raises(UserError, match="digits version 3 of the ledger cannot be restored"):
+        open_registry(Project(clone))
 
 
 def test_a_bundle_with_another_digest_is_not_believed(clone):
