@@ -180,7 +180,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
 
     given = _get_ingest_options(arguments)
     check_source(arguments.source, arguments.project, **given)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.pipeline import pipeline
 
         decision = pipeline(arguments.source, **given)
@@ -203,7 +203,7 @@ def _run_ingest(arguments: argparse.Namespace) -> None:
 
     given = _get_ingest_options(arguments)
     check_source(arguments.source, arguments.project, **given)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.ingest import ingest
 
         ingest(arguments.source, **given)
@@ -307,18 +307,23 @@ def _run_explain(arguments: argparse.Namespace) -> None:
 
 
 def _run_predict(arguments: argparse.Namespace) -> None:
+    from flows.labeling.review import check_review
+    from flows.labeling.tagging import check_tag_options
     from flows.orchestration.prefect_server import use_prefect_server
+    from flows.prediction.options import PredictOptions
     from flows.prediction.table_writer import check_prediction
 
     source = arguments.source if len(arguments.sources) == 1 else arguments.sources
     check_prediction(source, arguments.out)
     names = ("model", "new_only", "engine", "precision", "review", "review_for", "tag", "in_place", "executor")
     options = {name: getattr(arguments, name) for name in names}
+    given = PredictOptions(source, Path(arguments.out), **options)
+    check_tag_options(given.tag, given.in_place)
+    check_review(given.review, given.review_for, given.review_folder)
     if arguments.project is None:
         from flows.predict import predict_without_project
-        from flows.prediction.options import PredictOptions
 
-        print_result(predict_without_project(PredictOptions(source, Path(arguments.out), **options)), arguments)
+        print_result(predict_without_project(given), arguments)
         return
     with use_prefect_server(arguments.project):
         from flows.predict import predict
@@ -364,7 +369,7 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
     from flows.sweeps.study import check_sweep
 
     check_sweep(arguments.project, arguments.trials, arguments.processes)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.sweep import sweep
 
         _print_text(sweep(arguments.trials, arguments.timeout, arguments.processes))

@@ -7,9 +7,8 @@ import os
 import select
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn
 
+from imageset import termination
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.utils.text import escape_lines
 
@@ -24,12 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     if sys.platform == "win32":  # before anything is imported that exists only on the other systems
         print(f"error: {WINDOWS_ADVICE}", file=sys.stderr)
         return EXIT_STATUS
-    from flows.cli.commands import build_parser
+    termination.listen()
+    try:
+        from flows.cli.commands import build_parser
 
-    arguments = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script starts background jobs without it
-    status = _run_and_report_errors(arguments)
+        status = _run_and_report_errors(build_parser().parse_args(argv))
+    finally:
+        termination.exit_if_requested()
     from flows.orchestration import prefect_api  # here, so that `convoy --help` does not load it
 
     if prefect_api.is_server_lost():
@@ -47,13 +47,12 @@ def _run_and_report_errors(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return status
     except (UserError, ConnectionError) as error:
+        if termination.is_requested():  # then it is a consequence of the signal
+            raise
         if isinstance(error, BrokenPipeError) and _is_reader_gone():
             return 128 + signal.SIGPIPE
         print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return int(getattr(error, "status", EXIT_STATUS))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
 
 
 def _is_reader_gone() -> bool:
@@ -64,8 +63,3 @@ def _is_reader_gone() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
     return gone
-
-
-def _exit_on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
-    """End on SIGTERM as on any exception, so that child processes are stopped on the way out."""
-    raise SystemExit(128 + number)

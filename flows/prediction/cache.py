@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imageset.utils.atomic_write import hash_file, replace_file, sync_file, write_text
-from imageset.utils.file_lock import file_lock
+from imageset.utils.file_lock import file_lock, name_holder
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
 MIN_SHARD_IMAGES, MEAN_SHARD_IMAGES, MAX_SHARD_IMAGES = 64, 128, 512
@@ -131,6 +131,11 @@ class PredictionCache:
         self._index: CacheIndex | None = None
         self.read_shard = lru_cache(64)(self._read_shard)
 
+    @property
+    def lock_path(self) -> Path:
+        """The file that `cache_lock` locks; it names the process that holds it."""
+        return self.folder / ".lock"
+
     def shard_path(self, name: str) -> Path:
         """Return the path of a shard, whether it exists or not."""
         return self.folder / f"{name}.parquet"
@@ -174,7 +179,8 @@ class PredictionCache:
         The lock is released when the process exits.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / ".lock", on_busy):
+        with file_lock(self.lock_path, on_busy) as file:
+            name_holder(file)
             for leftover in self.folder.glob(".*.partial"):
                 leftover.unlink()
             self._index = None

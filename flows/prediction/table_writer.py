@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from flows.prediction.cache import PREDICTION_SCHEMA, CacheIndex, ImageRef, PredictionCache
 from imageset.exceptions import UserError
 from imageset.labels import count_labels
+from imageset.utils.atomic_write import own_temporary
 from imageset.utils.text import escape_cell
 
 if TYPE_CHECKING:
@@ -124,12 +125,9 @@ def write_output(
     out: Path, cache: PredictionCache, names: list[str], facts: Mapping[str, str]
 ) -> PredictionCounts:
     """Join shards into one table, some thousand rows at a time; it appears complete or not at all."""
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
+    with own_temporary(out) as temporary:
         write_table(temporary, out.suffix.lower(), map(cache.read_shard, names), facts)
         cache.commit_output(temporary, out, names)
-    finally:
-        temporary.unlink(missing_ok=True)
     counts = PredictionCounts.from_shards(cache, names)
     cache.mark_failures(names)
     return counts

@@ -12,7 +12,7 @@ from imageset.exceptions import UserError
 from imageset.stage_code import digest_stage_code
 from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
-from imageset.utils.file_lock import file_lock, is_locked
+from imageset.utils.file_lock import file_lock, is_locked, name_holder, read_holder
 from lightning_modules.tracking.run import flatten_params
 from lightning_modules.training.checkpointing import find_newest_intact
 
@@ -41,11 +41,13 @@ class RunState:
             UserError: the same training is already running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / "lock", self._raise_is_running):
+        with file_lock(self.folder / "lock", self._raise_is_running) as file:
+            name_holder(file)
             yield
 
     def _raise_is_running(self) -> NoReturn:
-        raise UserError(f"{self.folder}: this training is already running; wait until it ends") from None
+        holder = read_holder(self.folder / "lock")
+        raise UserError(f"{self.folder}: {holder} runs this training already; wait until it ends") from None
 
     def is_locked(self) -> bool:
         """Return whether a process runs the training of this folder."""
