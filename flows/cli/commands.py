@@ -19,6 +19,7 @@ from flows.notifications import console
 from flows.project.project import Project
 from flows.reports.json_output import keep_stdout_for_json, print_result
 from imageset.executors import factory
+from imageset.utils import timestamps
 from imageset.utils.text import escape_lines
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.modules import make_importable
@@ -247,12 +248,13 @@ def _run_promote(arguments: argparse.Namespace) -> None:
 
 
 def _run_rollback(arguments: argparse.Namespace) -> None:
+    asked_at = timestamps.format_utc_now()  # before the imports, which take seconds
     from flows.promotion.rollback import rollback
     from flows.versioning.restoration import open_registry
 
     open_registry(arguments.project)
     model = arguments.model or arguments.project.read_dataset_name()
-    _print_text(rollback(arguments.project, model, arguments.reason))
+    _print_text(rollback(arguments.project, model, arguments.reason, asked_at))
 
 
 # ---- reports ----------------------------------------------------------------------------------------

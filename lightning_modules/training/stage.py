@@ -182,8 +182,9 @@ def fit_and_log(
             trained, history = train_model(cli, config, run_state, run, stop, info, probe)
             save_model(project, run, cli, config, info, trained, history, code)
             save_out_of_fold(project / MODEL_FOLDER, store, probe)
-            shutil.rmtree(run_state.folder)
+            run_state.save_finished(project, run.run_id)
             run.close("FINISHED")
+            shutil.rmtree(run_state.folder)
         except BaseException as error:
             run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
@@ -367,7 +368,7 @@ def run_trainer(
     """
     trainer: Any = cli.trainer
     checkpoint = run_state.find_checkpoint(remove_damaged=trainer.is_global_zero)
-    last_logged_epoch = run.last_step("train_loss") if run is not None and checkpoint is not None else -1
+    last_logged_epoch = run.last_step("train_loss") if run is not None else -1
     log_metrics = run.log_metrics if run is not None else lambda metrics, step: None
     history = MetricHistory(log_metrics, last_logged_epoch)
     checkpoint_callback = ResumableCheckpoint(run_state.folder, cli.config["checkpoint_every_min"], stop)
