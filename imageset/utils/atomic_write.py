@@ -83,7 +83,7 @@ def own_temporary(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         The temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = list_temporary_names(path)
+    names = _list_temporary_names(path)
     temporary, lock = next(found for name in names if (found := _claim(path.with_name(name), is_folder)))
     try:
         yield temporary
@@ -93,7 +93,7 @@ def own_temporary(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
-def list_temporary_names(path: Path) -> Iterator[str]:
+def _list_temporary_names(path: Path) -> Iterator[str]:
     """Yield the names that a temporary file of `path` may have; writers at the same time use different ones."""
     name = os.fsdecode(os.fsencode(path.name)[:MAX_NAME_BYTES])
     yield f".{name}{PARTIAL_SUFFIX}"
