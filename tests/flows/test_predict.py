@@ -133,26 +133,12 @@ def test_a_comparison_lists_its_folder_once(model, listings, tmp_path, monkeypat
 
 def start_imagenet(folder: Path, pictures: Path, *options: str) -> subprocess.Popen[str]:
     """Start a prediction with the installed network, in a folder that is no project."""
-    command = [
-        sys.executable,
-        "-m",
-        "flows",
-        "predict",
-        str(pictures),
-        "--model",
-        "imagenet",
-        "--out",
-        "out.parquet",
-    ]
+    words = ["predict", str(pictures), "--model", "imagenet", "--out", "out.parquet", *options]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
     return subprocess.Popen(
-        [*command, *options],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+        [sys.executable, "-m", "flows", *words], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 @pytest.mark.long
