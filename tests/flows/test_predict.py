@@ -21,6 +21,7 @@ from imageset.exceptions import UserError
 from imageset.sources import files
 from tests.helpers.images import write_digit_images
 from tests.helpers.models import make_untrained_bundle
+from tests.helpers.processes import obey_hangup
 from tests.helpers.project import copy_params
 
 
@@ -137,7 +138,7 @@ def start_imagenet(folder: Path, pictures: Path, *options: str) -> subprocess.Po
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
     return subprocess.Popen(
         [sys.executable, "-m", "flows", *words], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=obey_hangup,
     )  # fmt: skip
 
 

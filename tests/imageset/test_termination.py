@@ -8,6 +8,8 @@ import sys
 import psutil
 import pytest
 
+from tests.helpers.processes import obey_hangup
+
 # A command with a child in a session of its own. "orderly" ends at once, "stubborn" swallows the exception.
 COMMAND = """
 import subprocess, sys, time
@@ -49,7 +51,7 @@ def start_command(kind: str, **options: object) -> tuple[subprocess.Popen[str], 
     ],
 )
 def test_a_signal_ends_a_command_and_its_children_with_its_status_and_no_traceback(kind: str, number: int) -> None:
-    process, child = start_command(kind)
+    process, child = start_command(kind, preexec_fn=obey_hangup)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number

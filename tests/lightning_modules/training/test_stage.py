@@ -11,6 +11,7 @@ from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from imageset.store.reader import ImageStore
 from lightning_modules.tracking.client import connect_to_mlflow
+from tests.helpers.processes import obey_hangup
 from tests.helpers.project import run_stage, set_params, start_stage
 
 
@@ -158,10 +159,11 @@ def test_a_training_whose_end_dvc_did_not_record_is_repeated_in_its_own_run_with
         assert len(steps) == len(set(steps)), metric
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_any_signal_ends_a_training_with_its_status_and_no_traceback(fresh, number):
     set_params(fresh, train__trainer__max_epochs=200)
-    process = start_stage(fresh, "lightning_modules", "fit")
+    process = start_stage(fresh, "lightning_modules", "fit", preexec_fn=obey_hangup)
     wait_for(lambda: steps(fresh), process)
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
