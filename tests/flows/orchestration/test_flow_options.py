@@ -5,15 +5,23 @@ import pytest
 from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
 from flows.reports.status import read_flow_runs, report_runs
-from tests.flows.notifications.test_webhooks import Listener, listener  # noqa: F401  (a fixture)
 from tests.helpers.project import hold_project, make_project, run_convoy, set_params
+from tests.helpers.servers import Listener
+
+
+@pytest.fixture
+def listener():
+    listening = Listener()
+    yield listening
+    listening.server.shutdown()
+    listening.server.server_close()
 
 
 def test_a_scheduled_run_that_finds_another_one_at_work_is_cancelled_and_no_failure(
     tmp_path,
     monkeypatch,
     prefect_server,
-    listener: Listener,  # noqa: F811
+    listener,
 ):
     from flows.pipeline import pipeline
 
