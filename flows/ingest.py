@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
@@ -33,6 +33,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
+@cancel_if_busy
 def ingest(
     source: str | None = None,
     replace_source: bool = False,
@@ -52,6 +53,7 @@ def ingest(
     Raises:
         UserError: the source does not exist, or holds nothing that a model can be trained on, or DVC cannot
             version the data.
+        ProjectBusy: another run is at work in this project.
     """
     project = Project.find()
     check_convoy_version(project / PARAMS)
@@ -60,6 +62,19 @@ def ingest(
             raise UserError(describe_lost_file(name))
     table = check_source_change(source, project, replace_source)
     check_label_options(table, labeled_by, resolve)
+    with project.lock():
+        return ingest_and_version(source, table, project, replace_source, labeled_by, resolve)
+
+
+def ingest_and_version(
+    source: str | None,
+    table: LabelSource | None,
+    project: Project,
+    replace_source: bool,
+    labeled_by: str | None,
+    resolve: bool,
+) -> IngestResult:
+    """Update data/raw and version it, as `ingest` describes. The caller holds the project."""
     check_data_folder(project)
     if table is not None:
         read_label_table(table, project, labeled_by, resolve)

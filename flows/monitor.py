@@ -10,7 +10,7 @@ from prefect import flow, task
 
 from flows.monitoring.drift_check import MonitorResult, Row, check_batch, check_monitor
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction.table_reader import is_prediction_table, read_model_version, read_prediction_rows
 from flows.project.exceptions import ProjectBusy
@@ -28,6 +28,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
+@cancel_if_busy
 def monitor(
     source: str, pictures: str | None = None, model: str | None = None, everything: bool = False
 ) -> MonitorResult:
@@ -99,7 +100,8 @@ def retrain_if_needed(result: MonitorResult, project: Project) -> None:
     logger.info("monitor: training again: %s", result.batch["why"])
     begun = True
     try:
-        outcome = str(pipeline(None))
+        with project.lock():  # before Prefect has a run that would not begin
+            outcome = str(pipeline(None))
     except ProjectBusy as error:  # another run trains already; the next drifted batch starts a retrain
         outcome, begun = str(error), False
     except (UserError, ConnectionError) as error:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-from flows.labeling.formats.tools import DOCUMENTS
 from flows.labeling.labeled_images import LabeledImages
-from flows.labeling.review import DEFAULT_NEAR_DUPLICATE_BITS, TABLE_FILE, write_review
+from flows.labeling.review import DEFAULT_NEAR_DUPLICATE_BITS, TABLE_FILE, check_review, write_review
 from flows.labeling.tagging import TAGGED, check_tagging, tag_images
 from flows.monitor import retrain_if_needed
 from flows.monitoring.drift_check import MonitorResult, check_batch
 from flows.notifications import console
 from flows.orchestration import artifacts, concurrency
-from flows.orchestration.flow_options import FLOW_OPTIONS
+from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction import imagenet
 from flows.prediction.options import PredictOptions
@@ -33,6 +33,7 @@ from flows.versioning import restoration
 from flows.versioning.forgotten_list import read_forgotten
 from imageset.exceptions import UserError
 from imageset.sources.base import format_passed_over
+from imageset.utils.file_lock import output_lock, read_holder
 from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class PredictResult:
 
 
 @flow(**FLOW_OPTIONS)
+@cancel_if_busy
 def predict(
     source: str | list[str],
     out: str,
@@ -199,6 +201,16 @@ def predict_source(
         project: None: the current folder is no project.
         params: the section `predict` of params.yaml.
     """
+    with ExitStack() as stack:
+        for output in options.list_outputs():
+            stack.enter_context(output_lock(output, lambda line: logger.info("predict: %s", line)))
+        return _predict_source(options, version, project, params)
+
+
+def _predict_source(
+    options: PredictOptions, version: Version, project: Project | None, params: Mapping[str, Any]
+) -> PredictResult:
+    """Do the work of `predict_source`; the caller holds the locks of the outputs."""
     from flows.prediction.image_stream import describe_source, open_images
 
     images = open_images(options.source)
@@ -229,14 +241,7 @@ def predict_source(
 def check_extras(options: PredictOptions, images: ImageStream) -> None:
     """Raise UserError if the images for review or the tags cannot be written."""
     check_tagging(options.tag, options.in_place, images)
-    if options.review_for is not None and options.review_for not in DOCUMENTS:
-        raise UserError(f"--review-for {options.review_for}: not one of {', '.join(DOCUMENTS)}")
-    if options.review_for is not None and options.review is None:
-        raise UserError("--review-for says for which tool; --review N says how many pictures: give both")
-    if options.review is not None and options.review < 1:
-        raise UserError(f"--review {options.review}: name how many pictures, 1 or more")
-    if options.review and options.review_folder.exists():
-        raise UserError(f"{options.review_folder}: exists; move it away, or its labels would be lost")
+    check_review(options.review, options.review_for, options.review_folder)
 
 
 def check_drift(
@@ -265,7 +270,7 @@ def predict_and_write(
     """Write the table, its summary, and everything that the options ask for beside it."""
     out, version = options.out, predictor.version
     cache = predictor.open_cache(imagenet.find_cache_folder(project) / PREDICTION_CACHE)
-    with cache.cache_lock(on_busy=_log_waiting):
+    with cache.cache_lock(on_busy=partial(_log_waiting, cache)):
         progress.begin(len(images))
         counts = predict_table(images, predictor, cache, out, progress, new_only=options.new_only)
         progress.end()
@@ -418,5 +423,6 @@ def collect_precision_tags(version: Version, choice: Mapping[str, Any]) -> dict[
     return {name: text for name, text in tags.items() if version.tags.get(name) != text}
 
 
-def _log_waiting() -> None:
-    logger.info("predict: another prediction with this model is running; waiting for it to end")
+def _log_waiting(cache: PredictionCache) -> None:
+    holder = read_holder(cache.lock_path)
+    logger.info("predict: %s predicts with this model; waiting until it ends (Ctrl-C gives up)", holder)

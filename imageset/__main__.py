@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imageset import termination
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.executors import factory
 from imageset.executors.base import BaseExecutor
 from imageset.executors.process_pool import SINGLE_THREAD_ENV, ProcessExecutor
 from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.system_errors import describe_system_error
+from imageset.utils.file_lock import output_lock
 from imageset.utils.memory import give_freed_memory_back
 from imageset.utils.text import escape_lines
 
@@ -21,17 +23,22 @@ from imageset.utils.text import escape_lines
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _build_parser().parse_args(arguments)
+    termination.listen()
     try:
         print(escape_lines(options.run(options)))
     except UserError as error:
+        if termination.is_requested():  # then it is a consequence of the signal
+            raise
         print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return EXIT_STATUS
     except Exception as error:
         line = describe_system_error(error)
-        if line is None:
+        if line is None or termination.is_requested():
             raise
         print(f"error: {escape_lines(line)}", file=sys.stderr)
         return EXIT_STATUS
+    finally:
+        termination.exit_if_requested()
     return 0
 
 
@@ -51,6 +58,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run_normalize(options: argparse.Namespace) -> str:
+    out = Path(options.out)
     with factory.open_executor(options.executor, options.workers, WORKER_MODULES) as executor:
         if isinstance(executor, ProcessExecutor):
             _load_kernel_early(executor, options)
@@ -62,9 +70,14 @@ def _run_normalize(options: argparse.Namespace) -> str:
 
         check_convoy_version(options.params)
         params = read_normalize_params(options.params)
-        with Progress("normalize") as progress:
-            summary = normalize(options.raw, options.out, params, progress=progress, executor=executor)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with output_lock(out, _print_waiting), Progress("normalize") as progress:
+            summary = normalize(options.raw, out, params, progress=progress, executor=executor)
     return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
+
+
+def _print_waiting(line: str) -> None:
+    print(f"normalize: {line}", flush=True)
 
 
 def _load_kernel_early(executor: BaseExecutor, options: argparse.Namespace) -> None:

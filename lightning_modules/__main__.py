@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from imageset.exceptions import UserError
+from imageset import termination
+from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.params import check_convoy_version
 from imageset.system_errors import describe_system_error
 from imageset.utils.text import escape_lines
@@ -17,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a stage in the current folder.
 
     Returns:
-        The exit status: 2, with a line on stderr, after an error that the user can fix; 130 after Ctrl-C; else 0.
+        The exit status: 2, with a line on stderr, after an error that the user can fix; else 0. A signal ends the
+        process here.
     """
     parser = argparse.ArgumentParser(prog="python -m lightning_modules", description=__doc__)
     parser.add_argument(
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         "--find", choices=["lr", "batch_size"], help="fit: only search for a good value and print it"
     )
     arguments = parser.parse_args(argv)
+    termination.listen()
     project = Path.cwd()
     make_importable(project)
     if sys.flags.safe_path:  # python -P, which Lightning does not pass on to the ranks that it starts
@@ -54,16 +57,18 @@ def main(argv: list[str] | None = None) -> int:
 
             explain(project)
     except UserError as error:
+        if termination.is_requested():  # then it is a consequence of the signal
+            raise
         print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return EXIT_STATUS
     except Exception as error:
         line = describe_system_error(error)
-        if line is None:
+        if line is None or termination.is_requested():
             raise
         print(f"error: {escape_lines(line)}", file=sys.stderr)
-        return 2
+        return EXIT_STATUS
+    finally:
+        termination.exit_if_requested()
     return 0
 
 

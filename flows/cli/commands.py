@@ -20,6 +20,7 @@ from flows.notifications import console
 from flows.project.project import Project
 from flows.reports.json_output import keep_stdout_for_json, print_result
 from imageset.executors import factory
+from imageset.utils import timestamps
 from imageset.utils.text import escape_lines
 from imageset.utils.url_credentials import mask_url
 from lightning_modules.project_code.modules import make_importable
@@ -181,7 +182,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
 
     given = _get_ingest_options(arguments)
     check_source(arguments.source, arguments.project, **given)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.pipeline import pipeline
 
         decision = pipeline(arguments.source, **given)
@@ -204,7 +205,7 @@ def _run_ingest(arguments: argparse.Namespace) -> None:
 
     given = _get_ingest_options(arguments)
     check_source(arguments.source, arguments.project, **given)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.ingest import ingest
 
         ingest(arguments.source, **given)
@@ -248,12 +249,13 @@ def _run_promote(arguments: argparse.Namespace) -> None:
 
 
 def _run_rollback(arguments: argparse.Namespace) -> None:
+    asked_at = timestamps.format_utc_now()  # before the imports, which take seconds
     from flows.promotion.rollback import rollback
     from flows.versioning.restoration import open_registry
 
     open_registry(arguments.project)
     model = arguments.model or arguments.project.read_dataset_name()
-    _print_text(rollback(arguments.project, model, arguments.reason))
+    _print_text(rollback(arguments.project, model, arguments.reason, asked_at))
 
 
 # ---- reports ----------------------------------------------------------------------------------------
@@ -308,18 +310,23 @@ def _run_explain(arguments: argparse.Namespace) -> None:
 
 
 def _run_predict(arguments: argparse.Namespace) -> None:
+    from flows.labeling.review import check_review
+    from flows.labeling.tagging import check_tag_options
     from flows.orchestration.prefect_server import use_prefect_server
+    from flows.prediction.options import PredictOptions
     from flows.prediction.table_writer import check_prediction
 
     source = arguments.source if len(arguments.sources) == 1 else arguments.sources
     check_prediction(source, arguments.out)
     names = ("model", "new_only", "engine", "precision", "review", "review_for", "tag", "in_place", "executor")
     options = {name: getattr(arguments, name) for name in names}
+    given = PredictOptions(source, Path(arguments.out), **options)
+    check_tag_options(given.tag, given.in_place)
+    check_review(given.review, given.review_for, given.review_folder)
     if arguments.project is None:
         from flows.predict import predict_without_project
-        from flows.prediction.options import PredictOptions
 
-        print_result(predict_without_project(PredictOptions(source, Path(arguments.out), **options)), arguments)
+        print_result(predict_without_project(given), arguments)
         return
     with use_prefect_server(arguments.project):
         from flows.predict import predict
@@ -365,7 +372,7 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
     from flows.sweeps.study import check_sweep
 
     check_sweep(arguments.project, arguments.trials, arguments.processes)
-    with use_prefect_server(arguments.project):
+    with arguments.project.lock(), use_prefect_server(arguments.project):
         from flows.sweep import sweep
 
         _print_text(sweep(arguments.trials, arguments.timeout, arguments.processes))

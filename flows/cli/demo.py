@@ -18,6 +18,7 @@ from lightning_modules.tracking.local_store.location import DATABASE, SQLITE, fi
 
 if TYPE_CHECKING:
     from flows.predict import PredictResult
+    from flows.promote import PromoteResult
 
 logger = console.get_logger(__name__)
 
@@ -30,18 +31,24 @@ def run_demo(project: Project) -> str:
     from flows.versioning.source_check import check_source_change
 
     check_source_change(str(DIGITS_DIR), project, replace_source=False)
-    write_demo_images(project)
     out = PREDICTIONS / "inbox.parquet"
-    (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
-    with use_prefect_server(project):
-        from flows.pipeline import pipeline
-        from flows.predict import predict
-
-        decision = pipeline(str(DIGITS_DIR))
-        predicted = predict(str(INBOX), str(out), decision.version.name)
+    with project.lock():
+        write_demo_images(project)
+        (project / PREDICTIONS).mkdir(parents=True, exist_ok=True)
+        with use_prefect_server(project):
+            decision, predicted = run_demo_flows(out)
     champion = None if decision.serves else predicted.version
     extra = {"predictions": format_predictions(predicted), "all runs": format_mlflow_command(project)}
     return summarize_run(project, str(decision), champion, extra)
+
+
+def run_demo_flows(out: Path) -> tuple[PromoteResult, PredictResult]:
+    """Run the pipeline on the digits, and write the predictions of the held-out ones to `out`."""
+    from flows.pipeline import pipeline
+    from flows.predict import predict
+
+    decision = pipeline(str(DIGITS_DIR))
+    return decision, predict(str(INBOX), str(out), decision.version.name)
 
 
 def init_demo_project(folder: Path) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn
 
+from imageset import termination
 from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.utils.text import escape_lines
 
@@ -24,13 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     if sys.platform == "win32":  # before anything is imported that exists only on the other systems
         print(f"error: {WINDOWS_ADVICE}", file=sys.stderr)
         return EXIT_STATUS
+    termination.listen()
     try:
-        arguments = _parse_arguments(argv)
-    except Exception as error:  # the memory may not suffice to load the modules
-        return _report_system_error(error)
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script starts background jobs without it
-    status = _run_and_report_errors(arguments)
+        status = _run_and_report_errors(argv)
+    finally:
+        termination.exit_if_requested()
     from flows.orchestration import prefect_api  # here, so that `convoy --help` does not load it
 
     if prefect_api.is_server_lost():
@@ -40,28 +36,23 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    from flows.cli.commands import build_parser
-
-    return build_parser().parse_args(argv)
-
-
-def _run_and_report_errors(arguments: argparse.Namespace) -> int:
-    from flows.cli.commands import run_command
-
+def _run_and_report_errors(argv: list[str] | None) -> int:
     try:
-        status = run_command(arguments)
+        from flows.cli.commands import build_parser, run_command
+
+        status = run_command(build_parser().parse_args(argv))
         sys.stdout.flush()
         return status
     except (UserError, ConnectionError) as error:
+        if termination.is_requested():  # then it is a consequence of the signal
+            raise
         if isinstance(error, BrokenPipeError) and _is_reader_gone():
             return 128 + signal.SIGPIPE
         print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         return int(getattr(error, "status", EXIT_STATUS))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except Exception as error:  # while modules are loaded, too: the memory may not suffice
+        if termination.is_requested():
+            raise
         return _report_system_error(error)
 
 
@@ -84,8 +75,3 @@ def _is_reader_gone() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
     return gone
-
-
-def _exit_on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
-    """End on SIGTERM as on any exception, so that child processes are stopped on the way out."""
-    raise SystemExit(128 + number)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.labeling.formats.rows import ExportRow
-from flows.labeling.formats.tools import write_document
+from flows.labeling.formats.tools import DOCUMENTS, write_document
 from flows.labeling.selection import CERTAIN_MARGIN, POOL_FACTOR, find_distinct, select_images
 from flows.prediction.uncertainty import compute_margin, find_least_confident
 from imageset.decoding.phash import compute_phashes
+from imageset.exceptions import UserError
 from imageset.labels import parse_labels
 from imageset.rejections import Rejected
 from imageset.sources.files import IMAGE_EXTENSIONS
@@ -85,6 +86,24 @@ class Candidates:
         if not self.rows:
             return []
         return find_distinct(np.array(self.phashes, np.uint64), np.stack(self.pixels), max_bits)
+
+
+def check_review(num: int | None, tool: str | None, folder: Path) -> None:
+    """Raise UserError if the options that ask for images to label do not go together, or their folder exists.
+
+    Args:
+        num: number of images; None for none.
+        tool: the labelling tool whose document is written as well, or None.
+        folder: the folder to write.
+    """
+    if tool is not None and tool not in DOCUMENTS:
+        raise UserError(f"--review-for {tool}: not one of {', '.join(DOCUMENTS)}")
+    if tool is not None and num is None:
+        raise UserError("--review-for says for which tool; --review N says how many pictures: give both")
+    if num is not None and num < 1:
+        raise UserError(f"--review {num}: name how many pictures, 1 or more")
+    if num and folder.exists():
+        raise UserError(f"{folder}: exists; move it away, or its labels would be lost")
 
 
 def write_review(

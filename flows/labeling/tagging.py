@@ -20,10 +20,15 @@ TAGGING_WAYS = ("xmp", "sidecar")
 TAGGED = "tagged"  # outcome of an image that was tagged; any other outcome is the reason why not
 
 
-def check_tagging(tag: str | None, in_place: bool, images: ImageStream) -> None:
-    """Raise UserError if --in-place has no files to write to."""
+def check_tag_options(tag: str | None, in_place: bool) -> None:
+    """Raise UserError if --in-place is given without a way to tag."""
     if in_place and tag is None:
         raise UserError("--in-place tells where to write tags, not how; add --tag xmp or --tag sidecar")
+
+
+def check_tagging(tag: str | None, in_place: bool, images: ImageStream) -> None:
+    """Raise UserError if --in-place has no files to write to."""
+    check_tag_options(tag, in_place)
     if in_place and images.folder is None:
         raise UserError("--in-place: only pictures that are files of a folder can be written to; leave it out")
 

@@ -37,6 +37,7 @@ from flows.orchestration import local_databases
 from flows.orchestration.prefect_api import API_VARIABLE, call_prefect_api, is_project_server, is_server_lost
 from flows.project.paths import CACHE
 from flows.project.project import Project
+from imageset import termination
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_text
 from imageset.utils.file_lock import file_lock, is_locked
@@ -179,6 +180,7 @@ def record_flow_run(flow: Any, flow_run: Any, state: Any) -> None:
     """
     from prefect.settings import PREFECT_API_URL
 
+    termination.listen_again()  # Prefect has just installed a handler that does not limit the time to the end
     project = Project.find_or_none() or Project(Path.cwd())
     heartbeat = _heartbeats.get(project.folder.resolve())
     if heartbeat is None:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from flows.notifications import console
 from imageset.exceptions import UserError
-from imageset.utils.file_lock import file_lock
+from imageset.utils.file_lock import file_lock, name_holder
 from imageset.utils.integrity.checked_file import read_checked, write_checked
 
 # After MIN_SHARD_IMAGES, a shard ends at an image whose hash says so (1 in MEAN_SHARD_IMAGES) or when it is full.
@@ -136,6 +136,11 @@ class PredictionCache:
         self._index: CacheIndex | None = None
         self.read_shard = lru_cache(64)(self._read_shard)
 
+    @property
+    def lock_path(self) -> Path:
+        """The file that `cache_lock` locks; it names the process that holds it."""
+        return self.folder / ".lock"
+
     def shard_path(self, name: str) -> Path:
         """Return the path of a shard, whether it exists or not."""
         return self.folder / f"{name}.parquet"
@@ -193,7 +198,8 @@ class PredictionCache:
         The lock is released when the process exits.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / ".lock", on_busy):
+        with file_lock(self.lock_path, on_busy) as file:
+            name_holder(file)
             for leftover in self.folder.glob(".*.partial"):
                 leftover.unlink()
             self._index = None

@@ -48,6 +48,12 @@ class PredictOptions:
         """The folder for tagged copies; None where the source's own images are tagged."""
         return None if self.in_place else self.out.with_suffix(".tagged")
 
+    def list_outputs(self) -> list[Path]:
+        """Return the table and the folders that are written; two predictions may share one of them only."""
+        folders = [self.review_folder] if self.review else []
+        folders += [self.tag_folder] if self.tag and self.tag_folder else []
+        return [self.out, *folders]
+
     def override_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the section `predict` of params.yaml with the engine and the precision of these options."""
         overrides = {"engine": self.engine, "precision": self.precision}

@@ -18,6 +18,7 @@ from flows.prediction.cache import PREDICTION_SCHEMA, ImageRef, PredictionCache
 from flows.prediction.delivery_record import DeliveredImages, DeliveryRecord
 from imageset.exceptions import UserError
 from imageset.labels import count_labels
+from imageset.utils.atomic_write import own_temporary
 from imageset.utils.text import escape_cell
 
 if TYPE_CHECKING:
@@ -128,12 +129,9 @@ def write_output(
     out: Path, cache: PredictionCache, names: list[str], facts: Mapping[str, str]
 ) -> PredictionCounts:
     """Join shards into one table, some thousand rows at a time; it appears complete or not at all."""
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
+    with own_temporary(out) as temporary:
         write_table(temporary, out.suffix.lower(), map(cache.read_shard, names), facts)
         DeliveryRecord(cache).commit_output(temporary, out, names)
-    finally:
-        temporary.unlink(missing_ok=True)
     counts = PredictionCounts.from_shards(cache, names)
     cache.mark_failures(names)
     return counts

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -193,18 +194,28 @@ class Project:
     def lock(self) -> Iterator[None]:
         """Hold the project, since ingest, stages and promotion of two runs must not mix.
 
-        The kernel releases the lock when the process ends.
+        Re-entrant: a command may hold it, and its flow. The kernel releases it when the process ends.
 
         Raises:
             ProjectBusy: another run holds the project.
         """
-        path = self / PROJECT_LOCK
+        path = self.folder.resolve() / PROJECT_LOCK
+        if path in _held_locks.get():
+            yield
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(path, partial(_raise_busy, path)) as file:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            held = _held_locks.set(_held_locks.get() | {path})
+            try:
+                yield
+            finally:
+                _held_locks.reset(held)
+
+
+_held_locks: ContextVar[frozenset[Path]] = ContextVar("held_locks", default=frozenset())  # files of `Project.lock`
 
 
 def is_project(folder: Path) -> bool:

@@ -34,19 +34,30 @@ class RollbackResult:
         return f"{self.serves} serves again, instead of version {self.instead_of} ({self.duration_s:.1f} s)"
 
 
-def rollback(project: Project, model: str, reason: str | None = None) -> RollbackResult:
+def rollback(
+    project: Project, model: str, reason: str | None = None, asked_at: str | None = None
+) -> RollbackResult:
     """Make the version with the alias `previous` the champion.
 
     A second rollback goes back one more version, never forward: a version that was rolled back serves again only
-    by `convoy promote RUN --override REASON`.
+    by `convoy promote RUN --override REASON`. Of several that were asked for at the same time, only one goes
+    through.
+
+    Args:
+        project: the project's folder.
+        model: registered name.
+        reason: why, for the ledger.
+        asked_at: when somebody asked for it, ISO 8601 in UTC; None for now.
 
     Raises:
-        UserError: there is no champion or no previous version, or the files of the previous version have changed.
+        UserError: there is no champion or no previous version, the files of the previous version have changed, or
+            the champion changed after `asked_at`.
     """
-    begin = time.monotonic()
+    begin, asked_at = time.monotonic(), asked_at or timestamps.format_utc_now()
     client = model_registry.connect_registry(project)
     with alias_updates.alias_lock(project):
         alias_updates.replay_unfinished(client, project, model)
+        _check_unchanged_since(project, model, asked_at)
         now = model_registry.read_aliases(client, model)
         if CHAMPION not in now:
             model_registry.require_champion(client, model)
@@ -60,6 +71,23 @@ def rollback(project: Project, model: str, reason: str | None = None) -> Rollbac
         _check_version_files(client, before)
         _apply_rollback(client, project, before, now, reason)
     return RollbackResult(before, now[CHAMPION], time.monotonic() - begin)
+
+
+def _check_unchanged_since(project: Project, model: str, asked_at: str) -> None:
+    """Raise UserError if the champion changed after the rollback was asked for: its author has not seen that."""
+    for entry in ledger.find_completed(ledger.read_ledger(project), model):
+        champion, former = entry["after"].get(CHAMPION), entry["before"].get(CHAMPION)
+        if entry["done"] < asked_at or champion == former:
+            continue
+        event = (
+            f"version {former} has just been rolled back to version {champion}"
+            if entry["event"] == ledger.ROLLBACK
+            else f"version {champion} has just become champion"
+        )
+        raise UserError(
+            f"{model}: {event} ({entry['who']}, {entry['done'][:19]}Z), after this rollback was asked for; "
+            "nothing more was changed; run `convoy rollback` again to go back from there"
+        )
 
 
 def _apply_rollback(

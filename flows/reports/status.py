@@ -50,6 +50,7 @@ from lightning_modules.tracking.local_store.location import get_database_path
 
 TIMEOUT_S = 1.5  # for the answer of a server
 FAILED_STATES = ("FAILED", "CRASHED")
+EXPLAINED_STATES = (*FAILED_STATES, "CANCELLED")  # whose message says why
 
 
 LABEL_BY_KEY = {  # the keys of `convoy status --json`, and the labels of the lines that they come from
@@ -480,7 +481,7 @@ def _describe_run(run: FlowRunRow) -> dict[str, Any]:
 def _format_run(run: FlowRunRow) -> str:
     flow, name, state, start, end, message, _ = run
     duration = f", {(_parse_time(end) - _parse_time(start)).total_seconds():.0f} s" if end else ""
-    reason = f": {' '.join(message.split())[:200]}" if message and state in FAILED_STATES else ""
+    reason = f": {' '.join(message.split())[:200]}" if message and state in EXPLAINED_STATES else ""
     return f"{flow} ({name}) {state.lower()}, started {_format_time(start)}{duration}{reason}"
 
 

@@ -55,7 +55,12 @@ def main(preload: Sequence[str]) -> None:
     become_worker()
     keep_freed_memory()
     enable_memory_limit()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     results = os.fdopen(os.dup(1), "wb", buffering=0)

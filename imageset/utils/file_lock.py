@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+MAX_NAME_BYTES = 200  # of a name that is a part of another one; file systems accept 255 in all
 
 
 @contextmanager
@@ -39,6 +43,54 @@ def file_lock(
                 raise
             fcntl.flock(file, mode)
         yield file
+
+
+@contextmanager
+def output_lock(path: Path, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Hold the lock of an output, so that one process at a time writes it; wait while another one does.
+
+    The lock is the file `.NAME.lock` beside the output. It names the process of the writer and is removed at the
+    end; the next writer takes over one that a killed process left.
+
+    Args:
+        path: the file or the folder to write; it need not exist, but its parent must.
+        on_wait: called once before waiting, with a line that says which process writes and what to do.
+    """
+    place = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:MAX_NAME_BYTES])}.lock")
+
+    def report() -> None:
+        on_wait(f"{path} is being written by {read_holder(place)}; waiting until it ends (Ctrl-C gives up)")
+
+    while True:
+        with file_lock(place, report) as file:
+            if is_open_at(place, file.fileno()):  # else its former holder has removed it
+                name_holder(file)
+                try:
+                    yield
+                finally:
+                    place.unlink(missing_ok=True)
+                return
+
+
+def name_holder(file: IO[str]) -> None:
+    """Write into a lock file, which this process holds, which process that is."""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+
+
+def read_holder(path: Path) -> str:
+    """Return which process a lock file names; it may be that of an earlier Convoy, which named none."""
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    return "another process"
+
+
+def is_open_at(path: Path, descriptor: int) -> bool:
+    """Return whether `path` names this open file or folder; it may have been renamed or removed since."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    return False
 
 
 def is_locked(path: Path) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from imageset.exceptions import UserError
 from imageset.store.reader import ImageStore, StoreSplit
 from imageset.utils.atomic_write import write_bytes
+from imageset.utils.file_lock import output_lock
 from lightning_modules.bundle import Bundle
 from lightning_modules.classifier import Classifier
 from lightning_modules.datamodule import ImageDataModule
@@ -86,9 +87,12 @@ def evaluate(project: Path) -> None:
     lightning_metrics = {name: values[f"test_{name}"] for name in ("accuracy", "loss")}
     report.metrics["test"] = lightning_metrics | report.metrics["test"]
     folder = project / "data" / "models" / "report"
-    for name, content in report.files.items():
-        write_bytes(folder / name, content)
-    write_bytes(project / "metrics.json", (json.dumps(report.metrics, indent=2, allow_nan=False) + "\n").encode())
+    metrics = (json.dumps(report.metrics, indent=2, allow_nan=False) + "\n").encode()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with output_lock(folder, lambda line: print(f"evaluate: {line}", flush=True)):
+        for name, content in report.files.items():
+            write_bytes(folder / name, content)
+        write_bytes(project / "metrics.json", metrics)
     log_report(project, model.folder, report, folder)
     print(f"evaluate: {report.summarize()}; metrics.json and {folder.relative_to(project)} written", flush=True)
 

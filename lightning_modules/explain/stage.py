@@ -11,6 +11,7 @@ from imageset.exceptions import UserError
 from imageset.html.page import render_page
 from imageset.store.reader import ImageStore, StoreSplit
 from imageset.utils.atomic_write import replace_folder, write_bytes
+from imageset.utils.file_lock import output_lock
 from imageset.utils.progress import Progress, SilentProgress
 from lightning_modules.bundle import Bundle
 from lightning_modules.explain.activations import ActivationTrace
@@ -58,14 +59,15 @@ def explain(project: Path) -> None:
     history = project / params["bundle"] / HISTORY_FILE
     page.sections["training"] = describe_training(page, bundle.info, history, project / "params.yaml")
 
-    with replace_folder(report_folder / "sees") as folder:
-        for name, content in page.files.items():
-            (folder / name).write_bytes(content)
-        (folder / "shift.csv").write_text(format_shift_curves(*curves), encoding="utf-8")
     name = f"{bundle.info.dataset['name']}, {get_display_name(bundle.info.network)}"
     lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."
     html = report_folder / "what_the_network_sees.html"
-    write_bytes(html, render_explain_page(f"What the network sees: {name}", lead, page))
+    with output_lock(report_folder, lambda line: print(f"explain: {line}", flush=True)):
+        with replace_folder(report_folder / "sees") as folder:
+            for file_name, content in page.files.items():
+                (folder / file_name).write_bytes(content)
+            (folder / "shift.csv").write_text(format_shift_curves(*curves), encoding="utf-8")
+        write_bytes(html, render_explain_page(f"What the network sees: {name}", lead, page))
     run = open_training_run(project, project / params["bundle"])
     log_artifacts(run, [html], REPORT_FOLDER)
     log_artifacts(run, (report_folder / "sees").iterdir(), EXPLAIN_FOLDER)

@@ -1,4 +1,7 @@
-"""Apply the entries of a journal to an MLflow run. Applying an entry twice has the effect of applying it once."""
+"""Apply the entries of a journal to an MLflow run. Applying an entry twice has the effect of applying it once.
+
+A curve has one point at each step: a training that resumes before a step that is logged does not log it again.
+"""
 
 import warnings
 from collections.abc import Mapping
@@ -55,8 +58,25 @@ def _apply_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]
 def _apply_metrics(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]) -> None:
     from mlflow.entities import Metric, RunTag
 
-    metrics = [Metric(name, value, entry["at"], entry["step"]) for name, value in entry["metrics"].items()]
+    metrics = []
+    # Only the message of MLflow's API holds the step of each metric's latest point; read in mlflow 3.17.2.
+    latest = {point.key: point for point in client.get_run(run_id).data.to_proto().metrics}
+    for name, value in entry["metrics"].items():
+        step, known = entry["step"], latest.get(name)
+        if entry.get("final") and known is not None:
+            if known.value == value:
+                continue
+            step = known.step + 1  # measured again, with another result
+        elif known is not None and _has_point(client, run_id, name, step, known.step):
+            continue
+        metrics.append(Metric(name, value, entry["at"], step))
     client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, text) for name, text in entry["tags"].items()])
+
+
+def _has_point(client: "MlflowClient", run_id: str, metric: str, step: int, last_step: int) -> bool:
+    if step >= last_step:
+        return step == last_step
+    return any(point.step == step for point in client.get_metric_history(run_id, metric))
 
 
 def _apply_dataset(client: "MlflowClient", run_id: str, entry: Mapping[str, Any]) -> None:

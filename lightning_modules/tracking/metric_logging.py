@@ -40,10 +40,10 @@ def open_training_run(project: Path, bundle: Path) -> TrackedRun:
 
 
 def log_final_metrics(run: TrackedRun, metrics: Mapping[str, float]) -> None:
-    """Log metrics that have no step, at step 0."""
+    """Log metrics that have no curve: at step 0; where another value was logged before, at the next step."""
     entries = list(metrics.items())
     for start in range(0, len(entries), MAX_METRICS_PER_BATCH):
-        run.log_metrics(dict(entries[start : start + MAX_METRICS_PER_BATCH]), step=0)
+        run.log_metrics(dict(entries[start : start + MAX_METRICS_PER_BATCH]), step=0, final=True)
 
 
 def log_artifacts(run: TrackedRun, paths: Iterable[Path], folder: str) -> None:

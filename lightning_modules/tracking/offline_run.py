@@ -4,7 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from lightning_modules.tracking.offline_queue import (
     RunDeleted,
     TrackingServerUnavailable,
     connect_to_server,
-    find_queue,
     find_queue_folder,
+    open_queue,
     remove_sent,
 )
 from lightning_modules.tracking.run import TrackedRun
@@ -60,7 +60,10 @@ class OfflineRun(TrackedRun):
         """Resume the run `run_id`, or begin a new one, whether or not the server is available."""
         from mlflow.tracking.context.registry import resolve_tags
 
-        queue = find_queue(project, run_id) if run_id is not None else None
+        queue = None
+        if run_id is not None:
+            with suppress(UserError):  # a run that was never sent, and whose entries are gone
+                queue = open_queue(project, run_id)
         if queue is not None:
             run = cls(project, queue)
             try:

@@ -74,18 +74,25 @@ class TrackedRun:
         """Log every leaf of a nested mapping as `outer.inner`, in one write."""
         self.log_entry({"do": "params", "params": format_params(params)})
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log all metrics of one step in one write.
+    def log_metrics(self, metrics: Mapping[str, float], step: int, *, final: bool = False) -> None:
+        """Log all metrics of one step in one write; a step that a metric has already is left as it is.
 
         A value that is not finite becomes the tag `not_finite.NAME`: MLflow would store infinity as a number and
         sort it first.
+
+        Args:
+            metrics: values by name.
+            step: the epoch, or 0.
+            final: whether the metrics have no curve, as those of a test; another value than the last one, as of a
+                test with other parameters, is then logged at the next step.
         """
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
         tags = {
             f"{NOT_FINITE_PREFIX}{k}": f"{v} at step {step}" for k, v in metrics.items() if not math.isfinite(v)
         }
         now = time.time_ns() // 1_000_000
-        self.log_entry({"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now})
+        entry = {"do": "metrics", "metrics": finite, "tags": tags, "step": step, "at": now}
+        self.log_entry({**entry, "final": True} if final else entry)
 
     def log_artifact(self, path: Path, folder: str) -> None:
         """Log a file as an artifact, in one of the run's folders."""

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from imageset import termination
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import hash_file, sync_file
 
@@ -119,26 +121,33 @@ def find_newest_intact(folder: Path, prefix: str) -> tuple[Path | None, list[Pat
 
 
 class StopRequest:
-    """A handler of SIGTERM that exits with status 143, or records the request for a loop that checks it.
+    """A handler of signals that exits, e.g. with status 143, or records the request for a loop that checks it.
+
+    Args:
+        on_request: called with the number of each signal that is received.
 
     Attributes:
-        is_requested: whether SIGTERM was received.
-        immediate: whether SIGTERM ends the process at once; otherwise it is only recorded.
+        is_requested: whether a signal was received.
+        immediate: whether it ends the process at once; otherwise it is only recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[int], None] = lambda number: None) -> None:
+        self.on_request = on_request
         self.is_requested = False
         self.immediate = True
 
     def listen(self) -> None:
-        """Install this object as the handler of SIGTERM, in place of the present one."""
-        signal.signal(signal.SIGTERM, self)
+        """Install this object as the handler of SIGTERM, SIGINT and SIGHUP, in place of the present ones."""
+        for number in termination.SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Record the request, and exit if it is to be served at once."""
         self.is_requested = True
+        self.on_request(number)
         if self.immediate:
-            raise SystemExit(SIGTERM_EXIT_STATUS)
+            raise SystemExit(128 + number)
 
 
 class ResumableCheckpoint(Checkpoint):

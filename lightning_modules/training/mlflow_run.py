@@ -62,7 +62,8 @@ def open_run(
     commit = read_git_commit(project)
     tags = {DATASET_TAG: dataset["name"], FINGERPRINT_TAG: dataset["fingerprint"]}
     tags |= {GIT_COMMIT_TAG: commit} if commit else {}
-    previous_run_id = run_state.run_id
+    finished_run_id = run_state.find_finished_run_id(project)
+    previous_run_id = run_state.run_id or finished_run_id
     network = get_display_name(config["model"]["network"])
     name = f"{network} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"
     if is_tracking_server(project):
@@ -75,7 +76,8 @@ def open_run(
         )
     run_state.save_run_id(run.run_id)
     described_path = run_state.folder / "described"
-    if not run.has_id(previous_run_id) or not described_path.exists():
+    is_described = described_path.exists() or finished_run_id is not None
+    if not run.has_id(previous_run_id) or not is_described:
         run.log_params(config)
         path = find_original_project(project) / config["data"]["store"]
         run.log_dataset(dataset["name"], dataset["digest"], path, context="training")

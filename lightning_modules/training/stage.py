@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from imageset import termination
 from imageset.exceptions import UserError
 from imageset.params import load_section
 from imageset.store.reader import ImageStore
 from imageset.utils.atomic_write import write_bytes
+from imageset.utils.file_lock import output_lock
 from imageset.utils.memory import keep_large_blocks
 from lightning_modules.bundle import Bundle, BundleInfo, save_bundle
 from lightning_modules.classifier import Classifier
@@ -99,8 +101,10 @@ def fit(project: Path) -> None:
         UserError: a setting is wrong, the dataset is damaged, the loss is not finite, or memory runs out.
         SystemExit: 143 after SIGTERM.
     """
-    stop = StopRequest()
-    if not join_group():
+    stop = StopRequest(termination.request)
+    if join_group():
+        termination.stop_listening()  # a rank that waits for the others in C would not run a handler
+    else:
         stop.listen()
     keep_large_blocks()
     section = load_section(project / "params.yaml", "train")
@@ -163,7 +167,8 @@ def fit_and_log(
         code: the project's own modules that the network is built from, for the bundle.
     """
     store: ImageStore = cli.datamodule.store
-    with run_state.run_lock():
+    (project / MODEL_FOLDER).parent.mkdir(parents=True, exist_ok=True)
+    with run_state.run_lock(), output_lock(project / MODEL_FOLDER, print_waiting):
         dataset = {
             "name": store.name,
             "fingerprint": store.fingerprint,
@@ -177,11 +182,17 @@ def fit_and_log(
             trained, history = train_model(cli, config, run_state, run, stop, info, probe)
             save_model(project, run, cli, config, info, trained, history, code)
             save_out_of_fold(project / MODEL_FOLDER, store, probe)
-            shutil.rmtree(run_state.folder)
+            run_state.save_finished(project, run.run_id)
             run.close("FINISHED")
+            shutil.rmtree(run_state.folder)
         except BaseException as error:
             run.close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
+
+
+def print_waiting(line: str) -> None:
+    """Print which process writes the model of this project."""
+    print(f"train: {line}", flush=True)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -357,7 +368,7 @@ def run_trainer(
     """
     trainer: Any = cli.trainer
     checkpoint = run_state.find_checkpoint(remove_damaged=trainer.is_global_zero)
-    last_logged_epoch = run.last_step("train_loss") if run is not None and checkpoint is not None else -1
+    last_logged_epoch = run.last_step("train_loss") if run is not None else -1
     log_metrics = run.log_metrics if run is not None else lambda metrics, step: None
     history = MetricHistory(log_metrics, last_logged_epoch)
     checkpoint_callback = ResumableCheckpoint(run_state.folder, cli.config["checkpoint_every_min"], stop)

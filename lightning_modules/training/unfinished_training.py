@@ -1,4 +1,11 @@
-"""The folder of an unfinished training: its lock, its key, and the checkpoint to resume from."""
+"""The folder of an unfinished training: its lock, its key, and the checkpoint to resume from.
+
+.cache/train/KEY/            of an unfinished training
+.cache/train/finished.json   of the last finished one: its key, its MLflow run, and the stage `train` of dvc.lock
+
+A training that is killed between its end and the moment when DVC writes dvc.lock runs again. Its checkpoints are
+gone by then, but its result is the same to the last bit: it is logged to the same MLflow run.
+"""
 
 import hashlib
 import json
@@ -8,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from imageset.exceptions import UserError
 from imageset.stage_code import digest_stage_code
 from imageset.store.reader import ImageStore
-from imageset.utils.atomic_write import write_bytes
-from imageset.utils.file_lock import file_lock, is_locked
+from imageset.utils.atomic_write import write_bytes, write_text
+from imageset.utils.file_lock import file_lock, is_locked, name_holder, read_holder
 from lightning_modules.tracking.run import flatten_params
 from lightning_modules.training.checkpointing import find_newest_intact
 
@@ -25,6 +34,7 @@ KEYS_WITHOUT_EFFECT = {
     "trainer.devices",
     "trainer.num_nodes",
 }
+FINISHED_FILE = "finished.json"
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,13 @@ class RunState:
             UserError: the same training is already running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / "lock", self._raise_is_running):
+        with file_lock(self.folder / "lock", self._raise_is_running) as file:
+            name_holder(file)
             yield
 
     def _raise_is_running(self) -> NoReturn:
-        raise UserError(f"{self.folder}: this training is already running; wait until it ends") from None
+        holder = read_holder(self.folder / "lock")
+        raise UserError(f"{self.folder}: {holder} runs this training already; wait until it ends") from None
 
     def is_locked(self) -> bool:
         """Return whether a process runs the training of this folder."""
@@ -78,6 +90,28 @@ class RunState:
     def save_run_id(self, run_id: str) -> None:
         """Save the id of the training's MLflow run."""
         write_bytes(self.folder / "run_id", run_id.encode())
+
+    def save_finished(self, project: Path, run_id: str) -> None:
+        """Record that the training has ended, before DVC records it."""
+        record = {"key": self.folder.name, "run_id": run_id, "stage": read_locked_stage(project)}
+        write_text(self.folder.parent / FINISHED_FILE, json.dumps(record) + "\n")
+
+    def find_finished_run_id(self, project: Path) -> str | None:
+        """Return the MLflow run of this training if it has ended, and DVC has not recorded that; else None."""
+        try:
+            record = json.loads((self.folder.parent / FINISHED_FILE).read_text(encoding="utf-8"))
+            is_unrecorded = record["key"] == self.folder.name and record["stage"] == read_locked_stage(project)
+            return str(record["run_id"]) if is_unrecorded else None
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+            return None
+
+
+def read_locked_stage(project: Path) -> Any:
+    """Return the last run of the stage `train` as dvc.lock records it; None if it records none."""
+    try:
+        return yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"]["train"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return None
 
 
 def compute_training_key(

@@ -38,6 +38,7 @@ WITHOUT_EFFECT = {
     "imageset/utils/text.py": "the words of messages, and an apostrophe before cells that are formulas",
     "imageset/utils/url_credentials.py": "masks addresses in messages",
     "imageset/stage_code.py": "names the code itself",
+    "imageset/termination.py": "when a stage ends by a signal, without a result",
     "lightning_modules/tracking/*.py": "reports to MLflow what the stage has computed",
 }
 

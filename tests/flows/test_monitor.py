@@ -20,7 +20,7 @@ from lightning_modules.bundle import Bundle
 from lightning_modules.drift.detector import DriftParams, detect_drift
 from lightning_modules.features.reference_sample import ImageSample, observe_images
 from tests.helpers.models import MonitoredProject, blur, change_camera, make_monitored_project, serve_trained_model
-from tests.helpers.project import copy_params, set_params
+from tests.helpers.project import copy_params, hold_project, set_params
 
 BATCH = 100  # pictures
 SHIFTS = {"blur": blur, "camera": change_camera}
@@ -194,7 +194,7 @@ def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, projec
 
     set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
     for name, start in (("monday", 0), ("tuesday", 60)):
-        with Project(project).lock():
+        with hold_project(project):
             found = monitor(write(tmp_path / name, [blur(data) for data in watched.known[start : start + 60]]))
         assert found.batch["retrain"]
         (last,) = ledger.read_ledger(Project(project))[-1:]

@@ -1,6 +1,12 @@
 import os
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from flows import monitor as monitor_flow
@@ -15,6 +21,7 @@ from imageset.exceptions import UserError
 from imageset.sources import files
 from tests.helpers.images import write_digit_images
 from tests.helpers.models import make_untrained_bundle
+from tests.helpers.processes import obey_hangup
 from tests.helpers.project import copy_params
 
 
@@ -123,3 +130,49 @@ def test_a_comparison_lists_its_folder_once(model, listings, tmp_path, monkeypat
     check_monitor(str(source), None)  # the command does, before it starts a server
     monitor_flow.monitor.fn(str(source))
     assert sorted(listings) == [str(source), str(source / "0"), str(source / "1")]
+
+
+def start_imagenet(folder: Path, pictures: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a prediction with the installed network, in a folder that is no project."""
+    words = ["predict", str(pictures), "--model", "imagenet", "--out", "out.parquet", *options]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows", *words], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=obey_hangup,
+    )  # fmt: skip
+
+
+@pytest.mark.long
+def test_two_predictions_into_one_table_wait_for_each_other_whatever_their_engines(tmp_path):
+    pictures = write_digit_images(tmp_path / "pictures")
+    engines = ("pytorch", "onnxruntime")
+    running = [start_imagenet(tmp_path, pictures, "--engine", engine) for engine in engines]
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    (waited,) = [
+        line for output in outputs for line in output.splitlines() if "is being written by process" in line
+    ]
+    assert any(f"by process {process.pid} on" in waited for process in running)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert len(table) == len(list(pictures.rglob("*.png"))) == len(set(table["uri"].to_pylist()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out.parquet", "pictures"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_prediction_with_its_workers_and_the_next_one_goes_on(tmp_path, number):
+    pictures = write_digit_images(tmp_path / "pictures", "0123456789", 150)
+    process = start_imagenet(tmp_path, pictures, "--verbose")
+    lines = iter(process.stdout)
+    assert any("tags " in line for line in lines)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    output = "".join(lines)
+    assert process.wait() == 128 + number, output
+    assert "Traceback" not in output and output.endswith("stopped\n")
+    assert not any(worker.is_running() for worker in workers)
+    assert not (tmp_path / "out.parquet").exists()
+    again = start_imagenet(tmp_path, pictures)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out.parquet", "pictures"]

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,3 +56,8 @@ def has_ended(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def obey_hangup() -> None:
+    """Let a child process obey SIGHUP, also where the tests run under nohup; for `preexec_fn`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from flows.project.paths import TEMPLATES
+from flows.project.paths import PROJECT_LOCK, TEMPLATES
+from imageset.utils.file_lock import file_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +26,17 @@ class ServedProject:
     folder: Path
     pictures: Path
     output: str
+
+
+@contextmanager
+def hold_project(folder: Path) -> Iterator[None]:
+    """Hold the lock of a project as another process does: the flows of this one do not know of it."""
+    (folder / PROJECT_LOCK).parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / PROJECT_LOCK) as file:
+        file.truncate(0)
+        file.write("4711")
+        file.flush()
+        yield
 
 
 def run_convoy(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

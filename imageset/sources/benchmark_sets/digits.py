@@ -13,6 +13,7 @@ import numpy as np
 from imageset.exceptions import UserError
 from imageset.html.png import encode_png
 from imageset.sources.base import SourceImage, describe_source
+from imageset.utils.atomic_write import own_temporary
 
 HELD_BACK_EVERY = 10
 
@@ -85,7 +86,6 @@ def write_digits(dest: str | Path, inbox: str | Path) -> tuple[int, int]:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)  # no fsync: for 1,797 files it takes longer than everything else
-    os.replace(temporary, path)
+    with own_temporary(path) as temporary:
+        temporary.write_bytes(data)  # no fsync: for 1,797 files it takes longer than everything else
+        os.replace(temporary, path)

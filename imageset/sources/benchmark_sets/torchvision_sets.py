@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from imageset.exceptions import UserError
 from imageset.html.png import encode_png
 from imageset.sources.base import SourceImage, describe_source, slugify
 from imageset.sources.files import read_file
+from imageset.utils.atomic_write import replace_folder
 from imageset.utils.text import suggest_name
 from imageset.utils.transient_errors import call_with_retries, is_transient
 
@@ -160,14 +160,8 @@ def _find_cache_folder() -> Path:
 
 def _download(spec: str, kind: Any, options: Mapping[str, str], splits: SplitArguments, folder: Path) -> None:
     """Let torchvision download a set to `folder`, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with replace_folder(folder) as temporary:
         call_with_retries(spec, lambda: _open_splits(spec, kind, options, splits, temporary, download=True))
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _open_splits(

@@ -1,7 +1,4 @@
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -10,28 +7,9 @@ from flows.orchestration.prefect_server import find_free_port
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
 from imageset.exceptions import UserError
+from tests.helpers.servers import Listener
 
 PARAMS = "hooks:\n  on_failure: {}\n  on_promotion: {}\n"
-
-
-class Listener:
-    """A server that keeps what is posted to it."""
-
-    def __init__(self, status: int = 204) -> None:
-        heard = self.heard = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *arguments) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture

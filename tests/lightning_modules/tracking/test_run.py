@@ -4,6 +4,7 @@ import pytest
 
 from imageset.exceptions import UserError
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
+from lightning_modules.tracking.metric_logging import log_final_metrics
 from lightning_modules.tracking.run import TrackedRun, flatten_params
 
 
@@ -75,3 +76,24 @@ def test_a_run_that_was_deleted_meanwhile_is_one_line_with_the_way_out(run):
     ) as caught:
         run.log_metrics({"val_loss": 1.0}, 0)
     assert "\n" not in str(caught.value)
+
+
+def points(run, metric):
+    return [(point.step, point.value) for point in run.client.get_metric_history(run.run_id, metric)]
+
+
+def test_a_step_that_a_curve_has_is_not_logged_twice_and_a_missing_one_is_added(run):
+    for step in (0, 1, 3):
+        run.log_metrics({"train_loss": 1.0 / (step + 1)}, step)
+    again = TrackedRun.open(run.client, run.experiment_id, run.run_id, "second", {})
+    for step in (1, 2, 3, 4):
+        again.log_metrics({"train_loss": 1.0 / (step + 1), "val_loss": 0.5}, step)
+    assert sorted(points(run, "train_loss")) == [(step, 1.0 / (step + 1)) for step in range(5)]
+    assert points(run, "val_loss") == [(step, 0.5) for step in (1, 2, 3, 4)]
+
+
+def test_metrics_of_a_test_have_a_second_point_only_for_another_value(run):
+    for accuracy in (0.5, 0.5, 0.75, 0.75):
+        log_final_metrics(run, {"test_accuracy": accuracy, "test_loss": 1.0})
+    assert (points(run, "test_accuracy"), points(run, "test_loss")) == ([(0, 0.5), (1, 0.75)], [(0, 1.0)])
+    assert run.client.get_run(run.run_id).data.metrics == {"test_accuracy": 0.75, "test_loss": 1.0}

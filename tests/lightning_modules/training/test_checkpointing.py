@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from imageset import termination
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import hash_file
 from lightning_modules.datamodule import BatchLoader, BatchSampler
@@ -20,6 +21,15 @@ from lightning_modules.training.checkpointing import (
     find_newest_intact,
     list_checkpoints,
 )
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The handlers of signals are those of before when a test ends."""
+    before = {number: signal.getsignal(number) for number in termination.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Unsafe:
@@ -90,7 +100,6 @@ class Interrupt(pl.Callback):
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Trains 3 epochs of 7 batches; returns (weights, curves, Keep). `points` are the epochs handed over."""
-    before = signal.getsignal(signal.SIGTERM)
     points: list[int] = []
 
     def run(*more: pl.Callback, model: Line | None = None, every_min: float = 0, **options):
@@ -113,8 +122,7 @@ def train(tmp_path, monkeypatch):
         return [weights.detach().clone() for weights in model.parameters()], curves.rows, keep
 
     run.points = points
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run
 
 
 def empty(folder) -> None:
@@ -316,3 +324,14 @@ def test_sigterm_outside_the_loop_ends_at_once_with_143():
     with pytest.raises(SystemExit) as ended:
         StopRequest()(signal.SIGTERM, None)
     assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("number", termination.SIGNALS)
+def test_a_signal_within_the_loop_is_recorded_and_reported(number):
+    signal.signal(number, signal.SIG_DFL)  # SIGHUP is ignored under nohup
+    reported: list[int] = []
+    stop = StopRequest(reported.append)
+    stop.immediate = False
+    stop.listen()
+    signal.raise_signal(number)
+    assert (stop.is_requested, reported) == (True, [number])

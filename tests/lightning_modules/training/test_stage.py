@@ -11,6 +11,7 @@ from flows.promotion import model_registry
 from imageset.exceptions import UserError
 from imageset.store.reader import ImageStore
 from lightning_modules.tracking.client import connect_to_mlflow
+from tests.helpers.processes import obey_hangup
 from tests.helpers.project import run_stage, set_params, start_stage
 
 
@@ -93,7 +94,7 @@ def test_the_registered_model_answers_for_each_picture_and_names_what_it_cannot_
 
 
 def test_a_finished_training_leaves_no_checkpoint_behind(trained):
-    assert [path.name for path in (trained / ".cache/train").iterdir()] == ["duration.json"]
+    assert sorted(path.name for path in (trained / ".cache/train").iterdir()) == ["duration.json", "finished.json"]
 
 
 def test_the_history_for_plots_has_a_row_an_epoch(trained):
@@ -137,6 +138,39 @@ def test_a_training_killed_within_an_epoch_goes_on_in_the_same_run_even_if_its_c
     client = connect_to_mlflow(fresh)
     assert client.get_run(run_id).info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run_id, "train_loss")] == [0, 1, 2]
+
+
+@pytest.mark.long
+def test_a_training_whose_end_dvc_did_not_record_is_repeated_in_its_own_run_without_a_second_point(
+    trained, tmp_path
+):
+    project = shutil.copytree(trained, tmp_path / "killed", symlinks=True)
+    run_id = note(project)["run_id"]
+    shutil.rmtree(project / "data/models/classifier")  # as DVC does before it runs the stage again
+    code, output = run_stage(project, "fit")
+    assert code == 0, output
+    assert (note(project)["run_id"], weights(project)) == (run_id, weights(trained))
+    client = connect_to_mlflow(project)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "digits"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    for metric in run.data.metrics:
+        steps = [point.step for point in client.get_metric_history(run_id, metric)]
+        assert len(steps) == len(set(steps)), metric
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_any_signal_ends_a_training_with_its_status_and_no_traceback(fresh, number):
+    set_params(fresh, train__trainer__max_epochs=200)
+    process = start_stage(fresh, "lightning_modules", "fit", preexec_fn=obey_hangup)
+    wait_for(lambda: steps(fresh), process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output and output.endswith("stopped\n")
+    (begun,) = (fresh / ".cache/train").glob("*/run_id")
+    assert connect_to_mlflow(fresh).get_run(begun.read_text()).info.status == "KILLED"
 
 
 def test_a_terminated_training_exits_with_143_and_writes_no_model(fresh):
