@@ -39,6 +39,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "imageset/raw/label_log.py",
         "imageset/raw/records.py",
         "imageset/raw/shards.py",
+        "imageset/raw/source_file.py",
         "imageset/rejections.py",
         "imageset/splits",
         "imageset/store",

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from imageset.raw.label_log import read_label_log
-from imageset.raw.records import find_source_identity, iter_record_batches
+from imageset.raw.records import iter_record_batches
+from imageset.raw.source_file import find_source_identity
 from imageset.utils.arrow import to_id_words
 
 

@@ -15,8 +15,9 @@ from flows.retention.stores.object_store import ObjectStore, find_bytes
 from flows.versioning.forgotten_list import read_forgotten
 from imageset.exceptions import UserError
 from imageset.raw.label_log import IMAGE_ID
-from imageset.raw.records import RECORDS_FILE, find_source_identity, iter_record_batches
+from imageset.raw.records import RECORDS_FILE, iter_record_batches
 from imageset.raw.shards import RawShardReader
+from imageset.raw.source_file import find_source_identity
 from imageset.store.format import INDEX_FILE, LEAKS_FILE, name_pixel_shard
 
 

@@ -82,7 +82,7 @@ def plan_labels(table: LabelSource, project: Project, labeled_by: str | None, re
         UserError: the table cannot be imported.
     """
     from imageset.raw.label_import import plan_label_import
-    from imageset.raw.records import is_multi_label
+    from imageset.raw.source_file import is_multi_label
 
     return plan_label_import(
         table.iter_rows(is_multi_label(project / RAW)),

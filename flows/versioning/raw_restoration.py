@@ -32,8 +32,8 @@ def restore_raw(project: Project, *, thorough: bool = False) -> list[str]:
         The names of the files that are still damaged.
     """
     from imageset.raw.damage import find_damaged_raw_files
-    from imageset.raw.records import SOURCE_FILE
     from imageset.raw.replacement import finish_replacement
+    from imageset.raw.source_file import SOURCE_FILE
 
     folder = project / RAW
     finish_replacement(folder)

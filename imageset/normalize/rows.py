@@ -15,6 +15,7 @@ from imageset.executors.base import BaseExecutor
 from imageset.executors.stream import map_stream
 from imageset.normalize.tasks import try_to_decode
 from imageset.raw import records as raw_records
+from imageset.raw import source_file
 from imageset.raw.label_log import LabelLog, read_label_log
 from imageset.raw.shards import read_image_bytes
 from imageset.rejections import Rejected, Rejection
@@ -41,11 +42,11 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     disputed: list[Rejection] = []
     labelled = apply_label_log(raw_records.iter_record_batches(raw_dir), read_label_log(raw_dir), disputed)
     records = write_arrow(fill_group_and_time(labelled, rule), raw_records.RECORDS_SCHEMA, folder)
-    records = add_ages(records, raw_records.read_first_shards(raw_dir))
+    records = add_ages(records, source_file.read_first_shards(raw_dir))
     present = np.flatnonzero(~records["absent"].to_numpy())
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
-    kept, rejections = find_duplicates(records, raw_records.read_source_identity(raw_dir)["kind"])
+    kept, rejections = find_duplicates(records, source_file.read_source_identity(raw_dir)["kind"])
     rejections += disputed
     if rule.by == "time":
         kept = reject_undated(records, kept, rejections)

@@ -35,7 +35,7 @@ from imageset.normalize.reuse import PreviousDataset
 from imageset.normalize.rows import prefer_content_reasons, read_rows, replace_reasons
 from imageset.normalize.shard_writer import DecodeContext, choose_decode_spec, write_pixel_shards
 from imageset.normalize.worker_modules import WORKER_MODULES
-from imageset.raw import records as raw_records
+from imageset.raw import source_file
 from imageset.raw.damage import check_raw_files
 from imageset.rejections import CONTENT_REASONS, Rejected, Rejection, count_harmful, describe_worst
 from imageset.splits.groups import build_groups
@@ -124,7 +124,7 @@ def normalize(
     params = check_normalize_params(params)
     rule = SplitRule(**params["split"])
     raw_dir, progress = Path(raw_dir), progress or SilentProgress()
-    name, multi_label = raw_records.read_source_identity(raw_dir)["name"], raw_records.is_multi_label(raw_dir)
+    name, multi_label = source_file.read_source_identity(raw_dir)["name"], source_file.is_multi_label(raw_dir)
     parent = Path(out_dir).parent
     parent.mkdir(parents=True, exist_ok=True)
     check_raw_files(raw_dir)

@@ -15,16 +15,9 @@ import pyarrow.compute as pc
 
 from imageset.exceptions import UserError
 from imageset.raw.label_log import LABEL_LOG_FILE
-from imageset.raw.records import (
-    RECORDS_FILE,
-    SOURCE_FILE,
-    ShardLocation,
-    build_damaged_error,
-    iter_record_batches,
-    parse_source_file,
-    read_digests,
-)
+from imageset.raw.records import RECORDS_FILE, ShardLocation, iter_record_batches
 from imageset.raw.shards import RawShardReader, name_raw_shard
+from imageset.raw.source_file import SOURCE_FILE, build_damaged_error, parse_source_file, read_digests
 from imageset.utils.integrity.file_digests import DIGESTS_KEY, find_damaged_files, has_unchecked_files, hash_files
 
 _SHARD_NAME = re.compile(r"shard-(\d+)\.tar")

@@ -23,9 +23,10 @@ from imageset.raw.label_log import (
     read_label_log,
     read_label_log_bytes,
 )
-from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, SOURCE_FILE, read_records
+from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, read_records
 from imageset.raw.replacement import finish_replacement
 from imageset.raw.shards import RawShardWriter, name_raw_shard
+from imageset.raw.source_file import SOURCE_FILE
 from imageset.utils.atomic_write import replace_folder, write_text
 from imageset.utils.integrity.file_digests import DIGESTS_KEY, add_digests, hash_files
 

@@ -41,18 +41,16 @@ from imageset.raw.label_log import (
     read_label_log,
     read_label_log_bytes,
 )
-from imageset.raw.records import (
-    RECORDS_FILE,
-    RECORDS_SCHEMA,
+from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, iter_record_batches
+from imageset.raw.replacement import finish_replacement, replace_files
+from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
+from imageset.raw.source_file import (
     SOURCE_FILE,
     build_damaged_error,
     check_raw_file,
     find_source_identity,
-    iter_record_batches,
     read_first_shards,
 )
-from imageset.raw.replacement import finish_replacement, replace_files
-from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
 from imageset.rejections import FORGOTTEN, Rejected
 from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes, write_text
 from imageset.utils.integrity.file_digests import add_digests, hash_files

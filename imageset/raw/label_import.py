@@ -35,15 +35,10 @@ from imageset.raw.label_log import (
     read_label_log,
     read_label_log_bytes,
 )
-from imageset.raw.records import (
-    RECORDS_FILE,
-    find_source_identity,
-    is_multi_label,
-    iter_record_batches,
-    read_first_shards,
-)
+from imageset.raw.records import RECORDS_FILE, iter_record_batches
 from imageset.raw.replacement import finish_replacement, replace_files
 from imageset.raw.shards import RawShardWriter
+from imageset.raw.source_file import find_source_identity, is_multi_label, read_first_shards
 from imageset.rejections import FORGOTTEN, REASONS, Rejected, escape_control_characters
 from imageset.sources.columns import CELL_SEPARATORS
 from imageset.sources.label_table import LabelRow

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from imageset.exceptions import UserError
-from imageset.raw.records import check_raw_file
+from imageset.raw.source_file import check_raw_file
 
 LABEL_LOG_FILE = "label_log.jsonl"
 SOURCE_REPLACED = "source_replaced"

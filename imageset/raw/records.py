@@ -1,22 +1,15 @@
-"""The table records.parquet and the file source.json of the raw data: schema and reading."""
+"""The table records.parquet of the raw data: schema and reading."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imageset.exceptions import UserError
-from imageset.utils.integrity.file_digests import (
-    DIGESTS_KEY,
-    forget_checks,
-    hash_files,
-    is_intact_manifest,
-)
+from imageset.raw.source_file import build_damaged_error, check_raw_file, read_source_identity
 
 ROWS_AT_ONCE = 10_000
 
@@ -29,7 +22,7 @@ class ShardLocation(NamedTuple):
     size: int
 
 
-RECORDS_FILE, SOURCE_FILE = "records.parquet", "source.json"
+RECORDS_FILE = "records.parquet"
 
 RECORDS_SCHEMA = pa.schema(
     [
@@ -49,28 +42,6 @@ RECORDS_SCHEMA = pa.schema(
     ]
 )
 _LATER_COLUMNS = ("time", "label_table")  # that older tables do not have
-
-
-def read_source_identity(raw_dir: str | Path) -> dict[str, str]:
-    """Return the "name" and "kind" of the ingested source.
-
-    Raises:
-        UserError: nothing was ingested.
-    """
-    identity = find_source_identity(Path(raw_dir))
-    if identity is None:
-        raise UserError(f"{raw_dir}: holds no pictures yet; run `convoy run FOLDER`")
-    return {"name": identity["name"], "kind": identity["kind"]}
-
-
-def is_multi_label(raw_dir: str | Path) -> bool:
-    """Return whether an image's label is a set of names (imageset.labels).
-
-    Raises:
-        UserError: nothing was ingested.
-    """
-    read_source_identity(raw_dir)
-    return bool((find_source_identity(Path(raw_dir)) or {}).get("multi_label"))
 
 
 def read_records(raw_dir: str | Path) -> pa.Table:
@@ -99,76 +70,6 @@ def iter_record_batches(raw_dir: str | Path) -> Iterator[pa.RecordBatch]:
         raise build_damaged_error(Path(raw_dir) / RECORDS_FILE) from None
 
 
-def read_first_shards(raw_dir: str | Path) -> list[int]:
-    """Return the number of the first shard of each ingest that stored new bytes, ascending."""
-    try:
-        first_shards = json.loads((Path(raw_dir) / SOURCE_FILE).read_text()).get("first_shards")
-    except (OSError, ValueError, AttributeError):
-        return [0]
-    return sorted({int(number) for number in first_shards}) if first_shards else [0]
-
-
-def find_source_identity(raw_dir: Path) -> dict[str, Any] | None:
-    """Return the "name", the "kind" and, if it is true, "multi_label" of the source; None if nothing was ingested.
-
-    Raises:
-        UserError: the folder holds other files, or source.json is damaged.
-    """
-    if not (raw_dir / SOURCE_FILE).is_file():
-        foreign = [] if not raw_dir.is_dir() else [file for file in raw_dir.iterdir() if file.name[0] != "."]
-        if foreign or (raw_dir.exists() and not raw_dir.is_dir()):
-            raise UserError(
-                f"{raw_dir}: holds {foreign[0].name if foreign else 'a file'} but no {SOURCE_FILE}; "
-                "move it away, only an ingest writes to this folder"
-            )
-        return None
-    identity = _read_source_file(raw_dir)
-    try:
-        multi_label = {"multi_label": True} if identity.get("multi_label") else {}
-        return {"name": str(identity["name"]), "kind": str(identity["kind"])} | multi_label
-    except KeyError:
-        raise build_damaged_error(raw_dir / SOURCE_FILE) from None
-
-
-def read_digests(raw_dir: Path) -> dict[str, str]:
-    """Return the SHA-256 of each other file of the raw data by name; {} if an earlier version wrote it, or nobody.
-
-    Raises:
-        UserError: source.json is damaged.
-    """
-    if not (raw_dir / SOURCE_FILE).is_file():
-        return {}
-    return dict(_read_source_file(raw_dir).get(DIGESTS_KEY, {}))
-
-
-def check_raw_file(raw_dir: Path, name: str) -> None:
-    """Raise UserError if a file of the raw data does not have its digest, or is missing though it has one."""
-    digest = read_digests(raw_dir).get(name)
-    if digest is not None and hash_files(raw_dir, [name])[name] != digest:
-        raise build_damaged_error(raw_dir / name)
-
-
-def _read_source_file(raw_dir: Path) -> dict[str, Any]:
-    """Return the content of source.json.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    content = parse_source_file(raw_dir / SOURCE_FILE)
-    if content is None:
-        raise build_damaged_error(raw_dir / SOURCE_FILE)
-    return content
-
-
-def parse_source_file(path: Path) -> dict[str, Any] | None:
-    """Return the content of a source.json; None if it does not have its own digest, or is no mapping."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and is_intact_manifest(content) else None
-
-
 def _read_table(raw_dir: Path) -> pa.Table:
     path = raw_dir / RECORDS_FILE
     check_raw_file(raw_dir, RECORDS_FILE)
@@ -183,9 +84,3 @@ def _cast_to_schema(table: pa.Table) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), RECORDS_SCHEMA.field(name).type))
     return table.select(RECORDS_SCHEMA.names).cast(RECORDS_SCHEMA)
-
-
-def build_damaged_error(path: Path) -> UserError:
-    """Return the error for a missing or damaged file of the raw data; the next check reads all of them."""
-    forget_checks(path.parent)
-    return UserError(f"{path}: missing or damaged; `convoy run` restores it")

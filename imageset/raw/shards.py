@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from imageset.raw.records import ShardLocation, build_damaged_error, read_records
+from imageset.raw.records import ShardLocation, read_records
+from imageset.raw.source_file import build_damaged_error
 from imageset.utils.atomic_write import sync_file
 
 MAX_RAW_SHARD_BYTES = 256_000_000

@@ -18,7 +18,7 @@ from imageset.check import check_source
 from imageset.exceptions import UserError
 from imageset.labels import join_labels
 from imageset.normalize.stage import normalize
-from imageset.raw import records
+from imageset.raw import records, source_file
 from imageset.raw.ingestion import ingest_source
 from imageset.sources.columns import guess_separator
 from imageset.sources.factory import open_source
@@ -167,8 +167,8 @@ def test_a_dataset_starts_anew_when_a_picture_may_have_several_labels(tmp_path: 
     (tmp_path / "set" / "0.png").unlink()
     assert ingest_source(table, tmp_path / "raw").num_absent == 1
     assert ingest_source(f"{table}?separator=;", tmp_path / "raw").num_absent == 0
-    assert records.is_multi_label(tmp_path / "raw")
-    assert records.read_source_identity(tmp_path / "raw") == {"name": "t", "kind": "table"}
+    assert source_file.is_multi_label(tmp_path / "raw")
+    assert source_file.read_source_identity(tmp_path / "raw") == {"name": "t", "kind": "table"}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from imageset.decoding.decoder import decode
 from imageset.exceptions import UserError
 from imageset.normalize.params import read_normalize_params
 from imageset.normalize.stage import normalize
-from imageset.raw import ingestion, shards
+from imageset.raw import ingestion, shards, source_file
 from imageset.raw import records as raw_records
 from imageset.sources.factory import open_source
 from imageset.store.reader import ImageStore
@@ -168,8 +168,8 @@ def test_the_raw_data_is_read_and_a_second_ingest_adds_nothing(old):
         uri for uri, gone in zip(records["uri"].to_pylist(), records["absent"].to_pylist(), strict=True) if gone
     ]
     assert (len(records), absent) == (expected["num_records"], expected["absent"])
-    assert raw_records.read_source_identity(old / "data/raw") == expected["source"]
-    assert raw_records.read_first_shards(old / "data/raw") == expected["first_shards"]
+    assert source_file.read_source_identity(old / "data/raw") == expected["source"]
+    assert source_file.read_first_shards(old / "data/raw") == expected["first_shards"]
     ids = sorted(set(records["image_id"].to_pylist()))
     assert len(dict(shards.read_image_bytes(old / "data/raw", ids))) == expected["num_images"]
     summary = ingestion.ingest_source(open_source(str(old / NAME)), old / "data/raw")
@@ -210,6 +210,7 @@ def test_a_newer_decoder_decodes_all_again_once_and_writes_the_same_pixels(old):
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"dataset.json"}
     older, newer = (json.loads(files["dataset.json"]) for files in (before, after))
+    assert newer.pop("digests").keys() == after.keys() - {"dataset.json"} and newer.pop("sha256")
     assert older.pop("decoder") < newer.pop("decoder") and older == newer
     assert normalize(old / "data/raw", old / "data/normalized", params, executor="threads").num_decoded == 0
     assert read_dataset(old) == after

@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from flows.project.exceptions import ProjectBusy
-from flows.project.project import Project
 from flows.retention.garbage import collect_garbage, iter_champions
 from flows.retention.stores.artifacts import ArtifactFolder
 from imageset.exceptions import UserError
 from lightning_modules.tracking import tags
 from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
 from tests.flows.retention.spread_project import NAME, SpreadProject, commit, decide, run
-from tests.helpers.project import set_params
+from tests.helpers.project import hold_project, set_params
 
 
 def list_objects(folder: Path) -> set[str]:
@@ -117,7 +116,7 @@ def test_what_another_project_of_the_repository_needs_stays(spread):
     assert found in list_objects(spread.folder / ".dvc/cache")
     collect_garbage(spread.project, is_confirmed=True)
     assert found in list_objects(spread.folder / ".dvc/cache")
-    with Project(other).lock(), pytest.raises(ProjectBusy):
+    with hold_project(other), pytest.raises(ProjectBusy):
         collect_garbage(spread.project, is_confirmed=True)
 
 

@@ -8,8 +8,9 @@ from imageset.exceptions import UserError
 from imageset.normalize.stage import normalize
 from imageset.raw.damage import find_damaged_raw_files, has_changed_since_check
 from imageset.raw.ingestion import ingest_source
-from imageset.raw.records import read_digests, read_records
+from imageset.raw.records import read_records
 from imageset.raw.shards import read_image_bytes
+from imageset.raw.source_file import read_digests
 from tests.helpers.datasets import NORMALIZE_PARAMS, drop_digests, flip_bit, snapshot
 from tests.helpers.images import make_image_folder
 

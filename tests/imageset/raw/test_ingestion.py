@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imageset.exceptions import UserError
-from imageset.raw import records, shards
+from imageset.raw import shards, source_file
 from imageset.raw.ingestion import ingest_source
 from imageset.raw.records import read_records
 from imageset.raw.shards import read_image_bytes
@@ -83,7 +83,7 @@ def test_another_source_starts_anew(tmp_path: Path) -> None:
     ingest_source(make_image_folder(tmp_path / "one", num_each=3), tmp_path / "raw")
     ingest_source(make_image_folder(tmp_path / "two", num_each=2), tmp_path / "raw")
     assert len(read_records(tmp_path / "raw")) == 4
-    assert records.read_source_identity(tmp_path / "raw") == {"name": "two", "kind": "folder"}
+    assert source_file.read_source_identity(tmp_path / "raw") == {"name": "two", "kind": "folder"}
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
