@@ -50,7 +50,9 @@ class Classifier(pl.LightningModule):
         freeze: `backbone`: only the head is trained; `gradual`: the head first, then in the first half of the
             epochs one more quarter of the layers at a time, from the last to the first; `none`: all layers are
             trained.
-        backbone_lr: factor of the learning rate of pretrained layers, which are all but the head.
+        backbone_lr: factor of the learning rate of pretrained layers, which are all but the head; of the head as
+            well if it was fitted to their features. Source: A. Kumar et al., "Fine-Tuning can Distort Pretrained
+            Features and Underperform Out-of-Distribution", 2022, arXiv:2202.10054.
         layer_decay: further factor of the learning rate from each eighth of the pretrained layers to the one
             before it. Source: J. Howard, S. Ruder, "Universal Language Model Fine-tuning for Text Classification",
             2018, arXiv:1801.06146 (discriminative fine-tuning).
@@ -124,6 +126,7 @@ class Classifier(pl.LightningModule):
         self.weights, self.mean_std, self.freeze_mode = weights, mean_std, freeze
         self.backbone_lr, self.layer_decay = backbone_lr, layer_decay
         self.is_pretrained = self.has_fixed_statistics = False
+        self.is_head_fitted = False  # to the features of the pretrained layers, as theirs to their input
         self.frozen_epoch = -1  # the epoch that the frozen layers were last chosen for
         self.schedule, self.warmup = schedule, warmup
         self.decay_norm_and_bias, self.ema = decay_norm_and_bias, ema
@@ -365,7 +368,8 @@ class Classifier(pl.LightningModule):
             depth = NUM_LAYER_GROUPS - 1 - number * NUM_LAYER_GROUPS // len(layers)  # 0: nearest to the head
             for weights in layer.parameters(recurse=False):
                 factors[id(weights)] = weights, self.backbone_lr * self.layer_decay**depth
-        yield from ((weights, 1.0) for weights in self.network.parameters() if id(weights) not in factors)
+        head_factor = self.backbone_lr if self.is_head_fitted else 1.0
+        yield from ((weights, head_factor) for weights in self.network.parameters() if id(weights) not in factors)
         yield from factors.values()
 
     def _log_metrics(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ from lightning_modules.datamodule import BatchLoader, BatchSampler
 from lightning_modules.features.linear_probe import ProbeScore, choose_strength, compute_score
 from lightning_modules.features.transfer_learning import (
     PASSES_PER_STEP,
+    choose_finetune_epochs,
     count_macs,
     make_feature_cache,
     read_features,
 )
+from lightning_modules.networks.factory import make_network
 from lightning_modules.networks.pretrained import read_weights
 from lightning_modules.networks.registry import AUTO, INSTALLED_ALIAS, resolve_stem
 from lightning_modules.project_code.modules import copy_modules, find_project_modules, hash_files
@@ -49,6 +51,7 @@ from lightning_modules.training.cli import complete_network_spec
 SCRATCH_NETWORK = "ConvNet"
 NUM_TRAIN, NUM_VAL = 1500, 500  # images of the samples
 RESIZE_PX = {32: 64, 224: 224}  # largest side of the images -> side to which EfficientNet-Lite0 enlarges them
+MIN_FINETUNE_PX = 128  # side to which smaller images, of more than 32 px, are enlarged for fine-tuning on a CPU
 SCRATCH_SIDE_PX = 64  # larger images are made smaller for the trial of the network with random weights
 SHRUNK_TMACS = 0.15  # multiply-adds of that trial then, in 10^12; otherwise it has half of the epochs
 
@@ -87,7 +90,7 @@ def choose_network(
     scratch = complete_network_spec(SCRATCH_NETWORK, "train")
     if model.weights is None:
         return NetworkChoice(scratch, None, f"network: {SCRATCH_NETWORK}, since weights is null")
-    pretrained = make_pretrained_spec(store.spec.size)
+    pretrained = make_pretrained_spec(model, store, config, device)
     if model.weights != AUTO or not store.counts["val"]:
         reason = "there are no validation pictures" if model.weights == AUTO else f"weights is {model.weights}"
         return NetworkChoice(pretrained, "DEFAULT", f"network: {INSTALLED_ALIAS}, since {reason}")
@@ -106,11 +109,49 @@ def _print_line(line: str) -> None:
     print(f"train: {line}", flush=True)
 
 
-def make_pretrained_spec(side_px: int) -> dict[str, Any]:
-    """Return the specification of EfficientNet-Lite0 for images of `side_px`."""
-    resize_px = next((px for largest, px in RESIZE_PX.items() if side_px <= largest), side_px)
+def make_pretrained_spec(
+    model: Classifier, store: ImageStore, config: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Return the specification of EfficientNet-Lite0 for a dataset.
+
+    Frozen features are best at the size that the filters were trained on, so smaller images are enlarged to it. On
+    a CPU they are not where fine-tuning fits `train.budget` only at a smaller size: it gains more than the size.
+
+    Args:
+        model: the model.
+        store: the dataset.
+        config: the section `train` of params.yaml.
+        device: where the network is trained.
+    """
+
+    def fits_budget(side_px: int) -> bool:
+        network = make_network(_make_lite0_spec(store.spec.size, side_px), store.spec.channels, len(store.classes))
+        macs = count_macs(network, store.spec.shape)
+        max_epochs = config["trainer"]["max_epochs"] or -1
+        return choose_finetune_epochs(max_epochs, macs, store.counts["train"], config["budget"]) != 0
+
+    has_limit = device.type == "cpu" and model.freeze_mode == "none"
+    return _make_lite0_spec(store.spec.size, choose_side(store.spec.size, fits_budget if has_limit else None))
+
+
+def choose_side(side_px: int, fits_budget: Callable[[int], bool] | None) -> int:
+    """Return the side at which EfficientNet-Lite0 sees images of `side_px`.
+
+    Args:
+        side_px: side of the images.
+        fits_budget: whether fine-tuning at a side fits the budget; None if there is no limit.
+    """
+    enlarged_px = next((px for largest, px in RESIZE_PX.items() if side_px <= largest), side_px)
+    finetune_px = min(enlarged_px, max(side_px, MIN_FINETUNE_PX))
+    if fits_budget is None or finetune_px == enlarged_px or fits_budget(enlarged_px):
+        return enlarged_px
+    return finetune_px if fits_budget(finetune_px) else enlarged_px
+
+
+def _make_lite0_spec(side_px: int, shown_px: int) -> dict[str, Any]:
+    """Return the specification of EfficientNet-Lite0 that sees images of `side_px` with a side of `shown_px`."""
     network = complete_network_spec(INSTALLED_ALIAS, "train")
-    network["init_args"]["resize_px"] = resize_px if resize_px > side_px else None
+    network["init_args"]["resize_px"] = shown_px if shown_px > side_px else None
     return resolve_stem(network, side_px)
 
 

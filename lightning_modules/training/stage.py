@@ -302,6 +302,7 @@ def start_from_probe(
         if probe.mirror:
             network.mirror = True
     model.fix_batch_statistics()
+    model.is_head_fitted = True
     if probe.mirror:
         model.network_spec["init_args"]["mirror"] = True
     if device.type == "cpu" and model.freeze_mode == "none":

@@ -40,7 +40,7 @@ def estimate_seconds(cli: StageCLI, config: Mapping[str, Any], store: ImageStore
     The forward pass of a batch is measured. With `network: auto` the trials of both networks come first.
     """
     device, counts = cli.trainer.strategy.root_device, store.counts
-    candidates = list_candidates(cli.model, store)
+    candidates = list_candidates(cli.model, store, config, device)
     try:
         with torch.random.fork_rng():  # leaves no trace in the random weights of the training
             costs = [
@@ -67,7 +67,9 @@ def estimate_seconds(cli: StageCLI, config: Mapping[str, Any], store: ImageStore
     ]
 
 
-def list_candidates(model: Classifier, store: ImageStore) -> list[tuple[dict[str, Any], bool]]:
+def list_candidates(
+    model: Classifier, store: ImageStore, config: Mapping[str, Any], device: torch.device
+) -> list[tuple[dict[str, Any], bool]]:
     """Return the networks of which the training takes one, each with whether it starts from pretrained weights."""
     if model.network_spec["class_path"] != AUTO:
         is_installed = model.network_spec["init_args"].get("name") == INSTALLED_NETWORK
@@ -76,7 +78,7 @@ def list_candidates(model: Classifier, store: ImageStore) -> list[tuple[dict[str
     scratch = (complete_network_spec(SCRATCH_NETWORK, "train"), False)
     if model.weights is None:
         return [scratch]
-    pretrained = (make_pretrained_spec(store.spec.size), True)
+    pretrained = (make_pretrained_spec(model, store, config, device), True)
     return [pretrained, scratch] if model.weights == AUTO and store.counts["val"] else [pretrained]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flows.project.exceptions import ProjectBusy
@@ -17,6 +19,13 @@ def listener():
     listening.server.server_close()
 
 
+def read_lines(project: Path) -> tuple[dict[str, str], list[str]]:
+    """The lines of the status about runs by their label, and the problems: other tests share Prefect's database."""
+    problems: list[str] = []
+    lines = {line.label: line.text for line in report_runs(Project(project), None, problems)}
+    return lines, problems
+
+
 def test_a_scheduled_run_that_finds_another_one_at_work_is_cancelled_and_no_failure(
     tmp_path,
     monkeypatch,
@@ -29,13 +38,13 @@ def test_a_scheduled_run_that_finds_another_one_at_work_is_cancelled_and_no_fail
     set_params(project, hooks__on_failure=listener.url)
     monkeypatch.chdir(project)
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    _, problems_before = read_lines(project)
     with hold_project(project), pytest.raises(ProjectBusy, match=r"\(process 4711\)"):
         pipeline(str(tmp_path))
     assert read_flow_runs(Project(project))[-1][2] == "CANCELLED"
-    problems: list[str] = []
-    lines = {line.label: line.text for line in report_runs(Project(project), None, problems)}
+    lines, problems = read_lines(project)
     assert "another run is at work" in lines["last run"]
-    assert (problems, listener.heard) == ([], [])
+    assert (problems, listener.heard) == (problems_before, [])
 
 
 @pytest.mark.parametrize("command", ["run", "ingest"])

@@ -266,6 +266,10 @@ def test_the_learning_rate_falls_from_layer_to_layer_towards_the_image(file):
     assert of_layers == sorted(of_layers) and len(set(of_layers)) == 8
     assert (of_layers[0], of_layers[-1]) == pytest.approx((0.1 * 0.5**7, 0.1))
     assert {factors[id(p)] for p in model.network.network.classifier.parameters()} == {1.0}
+    model.is_head_fitted = True  # by a probe: then it learns as slowly as the layers below it
+    (group, *_) = model.build_parameter_groups()
+    assert group["lr_factor"] == 0.1
+    assert group["params"][0] is model.network.network.classifier[1].weight
 
 
 def test_freezing_what_was_never_trained_is_refused():

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lightning_modules.bundle import check_bundle
-from lightning_modules.training.auto_network import extrapolate, make_pretrained_spec
+from lightning_modules.training.auto_network import choose_side, extrapolate
 from tests.helpers.project import run_stage, set_params
 
 AUTO = {"train__model__network": "auto", "train__model__weights": "auto"}
@@ -62,13 +62,19 @@ def test_the_choice_is_kept_and_the_training_is_that_of_the_chosen_network(chose
     assert (copy / "data/models/classifier/weights.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("fits_budget", [None, lambda side_px: True, lambda side_px: False])
 @pytest.mark.parametrize(
-    ("side_px", "resize_px"), [(28, 64), (32, 64), (64, 224), (128, 224), (224, None), (256, None)]
+    ("side_px", "expected"), [(28, 64), (32, 64), (64, 224), (128, 224), (224, 224), (256, 256)]
 )
-def test_images_are_enlarged_towards_the_size_that_the_weights_know(side_px, resize_px):
-    spec = make_pretrained_spec(side_px)
-    assert spec["init_args"]["resize_px"] == resize_px
-    assert spec["init_args"]["stem"] == "standard"
+def test_images_are_enlarged_towards_the_size_that_the_weights_know(side_px, expected, fits_budget):
+    assert choose_side(side_px, fits_budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("side_px", "expected"), [(28, 64), (64, 128), (128, 128), (160, 160), (192, 224), (256, 256)]
+)
+def test_images_stay_smaller_where_only_so_fine_tuning_fits_the_budget(side_px, expected):
+    assert choose_side(side_px, lambda px: px <= 160) == expected
 
 
 def test_the_error_is_extrapolated_as_a_power_of_the_number_of_images():
