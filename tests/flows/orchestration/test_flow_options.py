@@ -20,7 +20,7 @@ def listener():
 
 
 def read_lines(project: Path) -> tuple[dict[str, str], list[str]]:
-    """The lines of the status about runs by their label, and the problems: other tests share Prefect's database."""
+    """Return the lines of the status about runs by label, and the problems: other tests share the database."""
     problems: list[str] = []
     lines = {line.label: line.text for line in report_runs(Project(project), None, problems)}
     return lines, problems
