@@ -210,7 +210,7 @@ def test_a_newer_decoder_decodes_all_again_once_and_writes_the_same_pixels(old):
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"dataset.json"}
     older, newer = (json.loads(files["dataset.json"]) for files in (before, after))
-    assert newer.pop("digests").keys() == after.keys() - {"dataset.json"} and newer.pop("sha256")
+    assert newer.pop("digests").keys() >= after.keys() - {"dataset.json"} and newer.pop("sha256")
     assert older.pop("decoder") < newer.pop("decoder") and older == newer
     assert normalize(old / "data/raw", old / "data/normalized", params, executor="threads").num_decoded == 0
     assert read_dataset(old) == after
