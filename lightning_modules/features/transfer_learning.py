@@ -40,7 +40,7 @@ from lightning_modules.networks.factory import evaluation_mode
 from lightning_modules.networks.pretrained import find_head
 
 PASSES_PER_STEP = 3  # work of a training step in forward passes
-MIN_FINETUNE_EPOCHS = 3  # fewer do not reach the low learning rates of the schedule
+MIN_FINETUNE_EPOCHS, MAX_FINETUNE_EPOCHS = 3, 5  # within a budget: fewer do not reach the low learning rates
 MAX_MIRROR_DROP = 0.02  # accuracy that a probe may lose on mirror images
 
 
@@ -230,15 +230,16 @@ def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 def choose_finetune_epochs(max_epochs: int, macs: int, num_images: int, budget_tmacs: float | None) -> int:
-    """Return how many epochs of fine-tuning the budget allows: up to `max_epochs`, or 0 if it allows too few.
+    """Return how many epochs of fine-tuning the budget allows: up to MAX_FINETUNE_EPOCHS, or 0 if too few.
 
     Args:
-        max_epochs: number of epochs without a budget.
+        max_epochs: number of epochs without a budget; -1: any number.
         macs: multiply-adds of one image through the network.
         num_images: number of training images.
         budget_tmacs: multiply-adds that fine-tuning may take, in 10^12; None: any number.
     """
     if budget_tmacs is None:
         return max_epochs
+    wanted = MAX_FINETUNE_EPOCHS if max_epochs < 0 else min(max_epochs, MAX_FINETUNE_EPOCHS)
     allowed = int(budget_tmacs * 1e12 / (PASSES_PER_STEP * macs * max(1, num_images)))
-    return min(max_epochs, allowed) if allowed >= min(MIN_FINETUNE_EPOCHS, max_epochs) else 0
+    return min(wanted, allowed) if allowed >= min(MIN_FINETUNE_EPOCHS, wanted) else 0

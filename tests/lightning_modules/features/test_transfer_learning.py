@@ -151,7 +151,8 @@ def test_a_budget_of_zero_is_one_line(probed, tmp_path):
 def test_epochs_are_limited_by_work_and_too_few_are_none():
     epoch = 3 * 1e9 * 1000  # multiply-adds of an epoch over 1,000 images
     assert choose_finetune_epochs(10, 10**9, 1000, None) == 10
-    assert choose_finetune_epochs(10, 10**9, 1000, 100 * epoch / 1e12) == 10
+    assert choose_finetune_epochs(10, 10**9, 1000, 100 * epoch / 1e12) == 5
+    assert choose_finetune_epochs(-1, 10**9, 1000, 100 * epoch / 1e12) == 5
     assert choose_finetune_epochs(10, 10**9, 1000, 4.5 * epoch / 1e12) == 4
     assert choose_finetune_epochs(10, 10**9, 1000, 2.9 * epoch / 1e12) == 0
     assert choose_finetune_epochs(2, 10**9, 1000, 2.9 * epoch / 1e12) == 2
