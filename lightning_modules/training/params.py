@@ -41,8 +41,8 @@ class TrainParams(ParamsModel):
     budget: float | None = Field(
         default=None,
         gt=0,
-        description="10^12 multiply-adds that fine-tuning of pretrained weights may take on a CPU, for 5 epochs at "
-        "most; if it allows fewer than 3, only the last layer is trained; null: any number, as on a GPU.",
+        description="10^12 multiply-adds that fine-tuning of pretrained weights may take on a CPU, for 5 epochs "
+        "at most; if it allows fewer than 3, only the last layer is trained; null: any number, as on a GPU.",
     )
     abstain_below: float | None = Field(
         default=None,

@@ -224,6 +224,7 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
     check_trainer(cli)
     check_ranks(cli, config, store)
     try:
+        is_chosen_here = cli.model.network_spec["class_path"] == AUTO
         lines = [resolve_network(cli, config, store, project)]
         weights = None
         if cli.model.weights is not None:
@@ -231,7 +232,8 @@ def prepare_training(cli: StageCLI, config: dict[str, Any], store: ImageStore, p
                 connect_to_mlflow(project)
             weights = read_weights(cli.model.weights, cli.model.network_spec, load_bundle)
             config["model"]["weights_sha256"] = weights.digest  # logged, and part of the training key
-            lines.append(describe_size_difference(cli.model.network_spec, weights, store.spec.size))
+            if not is_chosen_here:  # else the size was chosen, too
+                lines.append(describe_size_difference(cli.model.network_spec, weights, store.spec.size))
         split = store.split("train")
         images = torch.from_numpy(split.read_batch(np.arange(min(len(split), NUM_WHITENING_IMAGES))))
         lines.append(cli.model.build(store.mean, store.std, store.classes, split.labels, weights, images))
@@ -296,6 +298,12 @@ def start_from_probe(
     device = cli.trainer.strategy.root_device
     cache = make_feature_cache(find_cache(project), model, store, weights.digest, device)
     probe = fit_probe(model, store, cache, device, model.seed)
+    if device.type == "cpu" and model.freeze_mode == "none":
+        macs = count_macs(model.network, store.spec.shape)  # of a step, in which no mirror image is computed
+        epochs = choose_finetune_epochs(
+            cli.trainer.max_epochs or -1, macs, store.counts["train"], config["budget"]
+        )
+        cli.trainer.fit_loop.max_epochs = config["trainer"]["max_epochs"] = epochs
     networks = [model.network] if model.ema is None else [model.network, model.average]
     for network in networks:
         set_head(network, probe.head)
@@ -305,12 +313,6 @@ def start_from_probe(
     model.is_head_fitted = True
     if probe.mirror:
         model.network_spec["init_args"]["mirror"] = True
-    if device.type == "cpu" and model.freeze_mode == "none":
-        macs = count_macs(model.network, store.spec.shape)
-        epochs = choose_finetune_epochs(
-            cli.trainer.max_epochs or -1, macs, store.counts["train"], config["budget"]
-        )
-        cli.trainer.fit_loop.max_epochs = config["trainer"]["max_epochs"] = epochs
     if cli.trainer.is_global_zero:
         print(
             f"train: linear probe: val_loss {probe.score.loss:.4f}, val_accuracy {probe.score.accuracy:.4f}"
