@@ -77,7 +77,7 @@ def _check_unchanged_since(project: Project, model: str, asked_at: str) -> None:
     """Raise UserError if the champion changed after the rollback was asked for: its author has not seen that."""
     for entry in ledger.find_completed(ledger.read_ledger(project), model):
         champion, former = entry["after"].get(CHAMPION), entry["before"].get(CHAMPION)
-        if entry["done"] < asked_at or champion == former:
+        if entry["done"] <= asked_at or champion == former:  # both in milliseconds
             continue
         event = (
             f"version {former} has just been rolled back to version {champion}"

@@ -69,12 +69,13 @@ def test_two_networks_that_take_different_times_are_both_named():
 def test_the_candidates_are_those_of_the_training(few_digits_project, tmp_path, network, weights, expected):
     from lightning_modules.classifier import Classifier
     from lightning_modules.datamodule import ImageDataModule
-    from lightning_modules.training.cli import build_stage
+    from lightning_modules.training.cli import build_stage, to_plain_config
 
     project = Path(shutil.copytree(few_digits_project, tmp_path / "project"))
     set_params(project, train__model__network=network, train__model__weights=weights,
                train__data__store=str(project / "data/normalized"))  # fmt: skip
     assert load_section(project / "params.yaml", "train")["model"]["network"] == network
     cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
-    found = list_candidates(cli.model, cli.datamodule.store)
+    device = cli.trainer.strategy.root_device
+    found = list_candidates(cli.model, cli.datamodule.store, to_plain_config(cli.config), device)
     assert [(spec["class_path"].rpartition(".")[2], pretrained) for spec, pretrained in found] == expected
