@@ -142,6 +142,8 @@ def _write_project(folder: Path, name: str, written: list[Path]) -> Iterator[str
         top = folder
     if not (folder / ".dvc").is_dir() or _is_dvc_incomplete(folder):
         yield _init_dvc(folder, top)
+    elif shared_cache.is_config_incomplete(folder):
+        shared_cache.write_config(folder)
     shared = "shared by the Convoy projects of this repository"
     if top != folder and (added := _add_ignores(top / ".gitignore", SHARED_IGNORES, shared)):
         yield f"added {', '.join(added)} to {top / '.gitignore'}: {shared}"

@@ -11,7 +11,7 @@ from configparser import ConfigParser, Error
 from pathlib import Path
 
 from flows.notifications import console
-from imageset.utils.atomic_write import write_text
+from imageset.utils.atomic_write import PARTIAL_SUFFIX, write_text
 from lightning_modules.tracking.local_store.location import find_git_top
 
 logger = console.get_logger(__name__)
@@ -34,6 +34,13 @@ def write_config(project: Path) -> Path | None:
     shared = "" if cache is None else f"[{SECTION}]\n    {KEY} = {_make_relative(cache, project)}\n"
     write_text(project / ".dvc" / "config", OWN_CONFIG + shared)
     return cache
+
+
+def is_config_incomplete(project: Path) -> bool:
+    """Return whether a process was killed in `write_config`: the file is that of `dvc init`, which is empty."""
+    config = project / ".dvc" / "config"
+    is_empty = not config.exists() or config.stat().st_size == 0
+    return is_empty and config.with_name(f".{config.name}{PARTIAL_SUFFIX}").exists()
 
 
 def mend_config(project: Path) -> None:

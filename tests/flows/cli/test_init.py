@@ -103,6 +103,19 @@ def test_what_killed_inits_of_git_and_dvc_left_is_completed(tmp_path):
     assert "initialized DVC" not in init_project(tmp_path).lines  # somebody has configured it
 
 
+def test_a_config_of_dvc_whose_writing_was_killed_is_written_again(made, tmp_path):
+    project = Path(shutil.copytree(made, tmp_path / "project"))
+    config = project / ".dvc/config"
+    text = config.read_text()
+    assert text
+    config.write_text("")  # as `dvc init` leaves it
+    init_project(project)
+    assert config.read_text() == ""  # somebody's own
+    (project / ".dvc/.config.partial").write_text(text[:5])
+    init_project(project)
+    assert config.read_text() == text and not (project / ".dvc/.config.partial").exists()
+
+
 def test_files_that_are_there_are_kept_and_lists_of_ignored_files_are_completed(tmp_path):
     (tmp_path / "README.md").write_text("mine\n")
     (tmp_path / ".gitignore").write_text("secrets.txt")
