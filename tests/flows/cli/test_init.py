@@ -1,6 +1,7 @@
 """`convoy init`, and the folder that commands work in."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
