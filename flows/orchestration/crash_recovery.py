@@ -39,7 +39,7 @@ from flows.project.paths import CACHE
 from flows.project.project import Project
 from imageset import termination
 from imageset.exceptions import UserError
-from imageset.utils.atomic_write import write_text
+from imageset.utils.atomic_write import remove_unowned, write_text
 from imageset.utils.file_lock import file_lock, is_locked
 from imageset.utils.text import format_count
 from lightning_modules.tracking import offline_queue
@@ -228,6 +228,7 @@ def close_dead_processes(project: Project, project_api: str | None = None) -> No
         project_api: address of a Prefect server on the project's own database, if one runs; None for the one that
             `convoy up` has announced. Without it, runs of that database stay open.
     """
+    remove_unowned(project / PROCESS_RECORDS)
     if not find_dead_processes(project):
         return
     project_api = project_api or os.environ.get(API_VARIABLE)

@@ -93,6 +93,15 @@ def own_temporary(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
+def remove_unowned(folder: Path) -> None:
+    """Remove the temporary files in a folder that killed processes left, of targets that nobody writes again."""
+    for temporary in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        with suppress(OSError):  # on a read-only disk they stay
+            if (lock := _open_locked(temporary, is_folder=False)) is not None:
+                temporary.unlink()
+                os.close(lock)
+
+
 def _list_temporary_names(path: Path) -> Iterator[str]:
     """Yield the names that a temporary file of `path` may have; writers at the same time use different ones."""
     name = os.fsdecode(os.fsencode(path.name)[:MAX_NAME_BYTES])

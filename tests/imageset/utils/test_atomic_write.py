@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imageset.utils.atomic_write import own_temporary, replace_file, replace_folder, write_text
+from imageset.utils.atomic_write import own_temporary, remove_unowned, replace_file, replace_folder, write_text
 
 # Writes the same target again and again, each time all of it in its own letter.
 WRITER = """
@@ -101,6 +101,14 @@ def test_the_next_writer_takes_over_what_a_killed_one_left_and_never_what_a_livi
         assert taken.name == left
         assert not list(taken.iterdir()) if kind == "folder" else taken.read_bytes() == b""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    (tmp_path / ".left.json.partial").write_text("{")
+    (tmp_path / "kept.json").write_text("{}")
+    with own_temporary(tmp_path / "written.json") as temporary:
+        remove_unowned(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [temporary.name, "kept.json"]
 
 
 def test_names_of_the_longest_length_can_be_written(tmp_path: Path) -> None:
