@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageset import termination
-from imageset.exceptions import EXIT_STATUS, UserError
+from imageset.exceptions import UserError
 from imageset.executors import factory
 from imageset.executors.base import BaseExecutor
 from imageset.executors.process_pool import SINGLE_THREAD_ENV, ProcessExecutor
 from imageset.normalize.worker_modules import WORKER_MODULES
-from imageset.system_errors import describe_system_error
+from imageset.system_errors import report_error
 from imageset.utils.file_lock import output_lock
 from imageset.utils.memory import give_freed_memory_back
 from imageset.utils.text import escape_lines
@@ -26,17 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     termination.listen()
     try:
         print(escape_lines(options.run(options)))
-    except UserError as error:
-        if termination.is_requested():  # then it is a consequence of the signal
-            raise
-        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        return EXIT_STATUS
     except Exception as error:
-        line = describe_system_error(error)
-        if line is None or termination.is_requested():
-            raise
-        print(f"error: {escape_lines(line)}", file=sys.stderr)
-        return EXIT_STATUS
+        return report_error(error)
     finally:
         termination.exit_if_requested()
     return 0

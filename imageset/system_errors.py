@@ -10,12 +10,15 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from imageset.exceptions import UserError
+from imageset import termination
+from imageset.exceptions import EXIT_STATUS, UserError
+from imageset.utils.text import escape_lines
 from imageset.utils.url_credentials import redact
 
 _FULL_BELOW_BYTES = 1 << 20  # free space of a disk on which a write has just failed
@@ -67,6 +70,19 @@ _FAILED_WRITE = re.compile(r"file write failed|unexpected pos|write\(\) failed|E
 _LOCKED_DATABASE = re.compile(r"database (?:table |schema )?is locked")
 _CLOSED_DATABASE = re.compile(r"unable to open database file")
 _LOCKS = Path("/proc/locks")
+
+
+def report_error(error: Exception) -> int:
+    """Print one line for an error that the user can mend and return the exit status; raise any other error again.
+
+    After a signal every error is raised again, since it is a consequence of the signal.
+    """
+    is_line = isinstance(error, UserError | ConnectionError)
+    line = str(error) if is_line else describe_system_error(error)
+    if line is None or termination.is_requested():
+        raise error
+    print(f"error: {escape_lines(line)}", file=sys.stderr)
+    return int(getattr(error, "status", EXIT_STATUS))
 
 
 def describe_system_error(error: BaseException) -> str | None:

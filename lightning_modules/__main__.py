@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 from imageset import termination
-from imageset.exceptions import EXIT_STATUS, UserError
 from imageset.params import check_convoy_version
-from imageset.system_errors import describe_system_error
-from imageset.utils.text import escape_lines
+from imageset.system_errors import report_error
 from lightning_modules.project_code.dvc_deps import check_stage_modules
 from lightning_modules.project_code.modules import make_importable
 
@@ -56,17 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             from lightning_modules.explain.stage import explain
 
             explain(project)
-    except UserError as error:
-        if termination.is_requested():  # then it is a consequence of the signal
-            raise
-        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        return EXIT_STATUS
     except Exception as error:
-        line = describe_system_error(error)
-        if line is None or termination.is_requested():
-            raise
-        print(f"error: {escape_lines(line)}", file=sys.stderr)
-        return EXIT_STATUS
+        return report_error(error)
     finally:
         termination.exit_if_requested()
     return 0

@@ -8,8 +8,7 @@ import signal
 import sys
 
 from imageset import termination
-from imageset.exceptions import EXIT_STATUS, UserError
-from imageset.utils.text import escape_lines
+from imageset.exceptions import EXIT_STATUS
 
 WINDOWS_ADVICE = (
     "Convoy does not run on Windows itself; it runs in its Linux subsystem: `wsl --install` there, then install "
@@ -43,28 +42,12 @@ def _run_and_report_errors(argv: list[str] | None) -> int:
         status = run_command(build_parser().parse_args(argv))
         sys.stdout.flush()
         return status
-    except (UserError, ConnectionError) as error:
-        if termination.is_requested():  # then it is a consequence of the signal
-            raise
-        if isinstance(error, BrokenPipeError) and _is_reader_gone():
-            return 128 + signal.SIGPIPE
-        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        return int(getattr(error, "status", EXIT_STATUS))
     except Exception as error:  # while modules are loaded, too: the memory may not suffice
-        if termination.is_requested():
-            raise
-        return _report_system_error(error)
+        from imageset.system_errors import report_error  # here, since most commands have no error
 
-
-def _report_system_error(error: Exception) -> int:
-    """Report a full disk, missing memory and the like in one line; raise any other error again."""
-    from imageset.system_errors import describe_system_error  # here, since most commands have no such error
-
-    line = describe_system_error(error)
-    if line is None:
-        raise error
-    print(f"error: {escape_lines(line)}", file=sys.stderr)
-    return EXIT_STATUS
+        if isinstance(error, BrokenPipeError) and not termination.is_requested() and _is_reader_gone():
+            return 128 + signal.SIGPIPE
+        return report_error(error)
 
 
 def _is_reader_gone() -> bool:
