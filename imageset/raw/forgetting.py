@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imageset.exceptions import UserError
 from imageset.raw.label_log import (
     LABEL_LOG_FILE,
     SOURCE_REPLACED,
@@ -26,9 +25,15 @@ from imageset.raw.label_log import (
 from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, ROWS_AT_ONCE, read_records
 from imageset.raw.replacement import finish_replacement
 from imageset.raw.shards import RawShardWriter, name_raw_shard
-from imageset.raw.source_file import SOURCE_FILE
-from imageset.utils.atomic_write import replace_folder, write_text
-from imageset.utils.integrity.file_digests import DIGESTS_KEY, add_digests, hash_files
+from imageset.raw.source_file import (
+    build_damaged_error,
+    find_source_identity,
+    read_digests,
+    read_first_shards,
+    write_source_file,
+)
+from imageset.utils.atomic_write import replace_folder
+from imageset.utils.integrity.file_digests import hash_files
 
 
 def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
@@ -75,13 +80,12 @@ def forget_images(raw_dir: Path, image_ids: Collection[str]) -> int:
 
 def _update_digests(folder: Path, changed: Collection[str]) -> None:
     """Write the digests of changed files to source.json; an ingest of before there were digests wrote none."""
-    path = folder / SOURCE_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if DIGESTS_KEY not in content:
+    digests = {name: digest for name, digest in read_digests(folder).items() if (folder / name).is_file()}
+    identity = find_source_identity(folder)
+    if not digests or identity is None:
         return
-    digests = {name: digest for name, digest in content[DIGESTS_KEY].items() if (folder / name).is_file()}
     digests |= hash_files(folder, sorted(digests.keys() & changed))
-    write_text(path, json.dumps(add_digests(content, digests), indent=1, sort_keys=True) + "\n")
+    write_source_file(folder, identity, read_first_shards(folder), digests)
 
 
 def filter_log_lines(log: bytes, image_ids: Collection[str]) -> Iterator[bytes]:
@@ -128,7 +132,7 @@ def _read_member(file: BinaryIO, offset: int, size: int) -> tuple[str, bytes]:
         name = ""
     data = file.read(size)
     if not name or len(data) != size:
-        raise UserError(f"{file.name}: damaged or cut short; restore it with `dvc checkout`")
+        raise build_damaged_error(Path(file.name))
     return name, data
 
 

@@ -18,11 +18,10 @@ that are still there, if the new source has their classes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +44,14 @@ from imageset.raw.records import RECORDS_FILE, RECORDS_SCHEMA, iter_record_batch
 from imageset.raw.replacement import finish_replacement, replace_files
 from imageset.raw.shards import RawShardReader, RawShardWriter, name_raw_shard
 from imageset.raw.source_file import (
-    SOURCE_FILE,
     build_damaged_error,
     check_raw_file,
     find_source_identity,
     read_first_shards,
+    write_source_file,
 )
 from imageset.rejections import FORGOTTEN, Rejected
-from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes, write_text
-from imageset.utils.integrity.file_digests import add_digests, hash_files
+from imageset.utils.atomic_write import replace_file, replace_folder, write_bytes
 from imageset.utils.progress import Progress, SilentProgress
 from imageset.utils.text import format_class_count, format_count
 from imageset.utils.timestamps import format_utc_now
@@ -392,24 +390,6 @@ def _choose_extension(uri: str) -> str:
 
     extension = os.path.splitext(uri)[1].lower()
     return extension if extension in IMAGE_EXTENSIONS else ".bin"
-
-
-def write_source_file(
-    folder: Path, identity: dict[str, Any], first_shards: list[int], digests: Mapping[str, str]
-) -> None:
-    """Write source.json, with the digests of all files of the raw data.
-
-    Args:
-        folder: the folder that it is written to.
-        identity: name and kind of the source, and whether it is multi-label.
-        first_shards: number of the first shard of each ingest.
-        digests: of the shards, and of files that are not in this folder, by name; those of the table of records
-            and of the label log are added if they are here.
-    """
-    here = [name for name in (RECORDS_FILE, LABEL_LOG_FILE) if (folder / name).is_file()]
-    content = identity | {"first_shards": sorted(set(first_shards))}
-    content = add_digests(content, {**digests, **hash_files(folder, here)})
-    write_text(folder / SOURCE_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def remove_leftovers(folder: Path, shards: set[int]) -> None:

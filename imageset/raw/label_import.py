@@ -26,7 +26,6 @@ from imageset.raw.ingestion import (
     remove_leftovers,
     store_bytes,
     write_records,
-    write_source_file,
 )
 from imageset.raw.label_log import (
     LABEL_LOG_FILE,
@@ -38,7 +37,12 @@ from imageset.raw.label_log import (
 from imageset.raw.records import RECORDS_FILE, iter_record_batches
 from imageset.raw.replacement import finish_replacement, replace_files
 from imageset.raw.shards import RawShardWriter
-from imageset.raw.source_file import find_source_identity, is_multi_label, read_first_shards
+from imageset.raw.source_file import (
+    find_source_identity,
+    is_multi_label,
+    read_first_shards,
+    write_source_file,
+)
 from imageset.rejections import FORGOTTEN, REASONS, Rejected, escape_control_characters
 from imageset.sources.columns import CELL_SEPARATORS
 from imageset.sources.label_table import LabelRow

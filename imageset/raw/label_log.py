@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from imageset.exceptions import UserError
-from imageset.raw.source_file import check_raw_file
+from imageset.raw.source_file import LABEL_LOG_FILE, check_raw_file
 
-LABEL_LOG_FILE = "label_log.jsonl"
 SOURCE_REPLACED = "source_replaced"
 IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imageset.raw.source_file import build_damaged_error, check_raw_file, read_source_identity
+from imageset.raw.source_file import RECORDS_FILE, build_damaged_error, check_raw_file, read_source_identity
 
 ROWS_AT_ONCE = 10_000
 
@@ -21,8 +21,6 @@ class ShardLocation(NamedTuple):
     offset: int
     size: int
 
-
-RECORDS_FILE = "records.parquet"
 
 RECORDS_SCHEMA = pa.schema(
     [

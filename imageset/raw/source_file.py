@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imageset.exceptions import UserError
+from imageset.utils.atomic_write import write_text
 from imageset.utils.integrity.file_digests import (
     DIGESTS_KEY,
+    add_digests,
     forget_checks,
     hash_files,
     is_intact_manifest,
 )
 
 SOURCE_FILE = "source.json"
+RECORDS_FILE, LABEL_LOG_FILE = TABLES = "records.parquet", "label_log.jsonl"
 
 
 def read_source_identity(raw_dir: str | Path) -> dict[str, str]:
@@ -113,3 +117,21 @@ def build_damaged_error(path: Path) -> UserError:
     """Return the error for a missing or damaged file of the raw data; the next check reads all of them."""
     forget_checks(path.parent)
     return UserError(f"{path}: missing or damaged; `convoy run` restores it")
+
+
+def write_source_file(
+    folder: Path, identity: dict[str, Any], first_shards: list[int], digests: Mapping[str, str]
+) -> None:
+    """Write source.json, with the digests of all files of the raw data.
+
+    Args:
+        folder: the folder that it is written to.
+        identity: name and kind of the source, and whether it is multi-label.
+        first_shards: number of the first shard of each ingest.
+        digests: of the shards, and of files that are not in this folder, by name; those of TABLES are added if
+            they are here.
+    """
+    here = [name for name in TABLES if (folder / name).is_file()]
+    content = identity | {"first_shards": sorted(set(first_shards))}
+    content = add_digests(content, {**digests, **hash_files(folder, here)})
+    write_text(folder / SOURCE_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
