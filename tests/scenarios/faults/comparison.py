@@ -1,4 +1,4 @@
-"""What a project holds, beside what undisturbed projects hold.
+"""Comparison of the contents of a project with those of undisturbed projects.
 
 Two undisturbed runs say how each thing is compared: byte for byte where both have the same bytes; else without run
 ids, times and decimals (see MASKED), where they are the same without; else only whether it is there. A second run
@@ -34,7 +34,7 @@ Contents = dict[str, list[str]]  # name -> [value, value without what may differ
 
 @dataclass(frozen=True)
 class Expected:
-    """What is right: the contents after one and after two runs, and how far they are compared.
+    """The right contents, after one and after two runs, and how far they are compared.
 
     Attributes:
         depth: name -> 0: as it is, 1: masked, 2: only that it is there.
@@ -54,7 +54,7 @@ class Expected:
         return cls([once, twice], depth, sorted(temporary))
 
     def find_differences(self, found: Contents) -> list[tuple[str, str]]:
-        """(FALSE or LOST, name) of what is not as it should be; the nearer of the two that are right counts."""
+        """Return (FALSE or LOST, a line) for each difference from the nearer of the two right contents."""
         return min((list(self._compare(right, found)) for right in self.right), key=len)
 
     def _compare(self, right: Contents, found: Contents) -> Iterator[tuple[str, str]]:
@@ -71,7 +71,7 @@ class Expected:
 
 
 def read_contents(project: Path, report: str | None = None) -> Contents:
-    """All that a project keeps as a result, and a command's printed report."""
+    """Read all that a project keeps as a result, and the report that a command printed."""
     found: Contents = {}
     for path in sorted(project.rglob("*")):
         name = path.relative_to(project).as_posix()
@@ -103,7 +103,7 @@ def _read_file(path: Path) -> list[str]:
 
 
 def _read_lock(path: Path) -> Contents:
-    """An entry for each digest in dvc.lock: many are of what holds a run's id, those of the data are not."""
+    """Return an entry for each digest in dvc.lock: some outputs hold the id of a run, those of the data do not."""
     try:
         entries: Contents = {}
         for stage, content in yaml.safe_load(path.read_text())["stages"].items():
@@ -150,7 +150,7 @@ def _read_tables(database: sqlite3.Connection) -> Iterator[tuple[str, list[str]]
 
 
 def _describe(right: str, found: str) -> str:
-    """What differs, if it is short."""
+    """Return the difference of two texts for a message, or its first line."""
     if len(right) + len(found) < 300:
         return f": {found!r}, not {right!r}"
     for one, other in zip(right.splitlines(), found.splitlines(), strict=False):

@@ -26,7 +26,7 @@ USER_ERROR = 2  # exit status, with one line on stderr
 
 @dataclass
 class Try:
-    """What was done, and what was wrong then: (one of PROBLEMS, a line about it)."""
+    """One disturbed run, and its problems: (one of PROBLEMS, a line about it)."""
 
     fault: str
     reached: bool = True
@@ -129,7 +129,7 @@ class Tries:
         done.problems += [one for one in differences if not (ignored and one[1].startswith(f"{ignored} "))]
 
     def _judge_rest(self, done: Try) -> None:
-        """What must not be there any more: temporary files, and runs of Prefect that say RUNNING."""
+        """Add a problem for each temporary file that is left, and for runs that still say RUNNING."""
         left = find_temporary(self.slot.slot) - set(self.expected.temporary)
         done.problems += [(LEFT, f"a file: {name}") for name in sorted(left)]
         if count_running(self.slot.project):  # the next command of `convoy` closes runs whose process died
