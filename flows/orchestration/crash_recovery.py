@@ -40,7 +40,7 @@ from flows.project.project import Project
 from imageset import termination
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import remove_unowned, write_text
-from imageset.utils.file_lock import file_lock, is_locked
+from imageset.utils.file_lock import file_lock, is_locked, is_open_at
 from imageset.utils.text import format_count
 from lightning_modules.tracking import offline_queue
 from lightning_modules.tracking.client import connect_to_mlflow, get_tracking_uri, is_tracking_shared
@@ -143,13 +143,15 @@ class ProcessHeartbeat:
 
 
 def _lock_new_file(path: Path) -> ExitStack:
-    """Create and lock a file, also while another process removes its empty folder."""
-    stack = ExitStack()
+    """Create and lock a file, also while another process removes it before the lock, or its empty folder."""
     while True:
+        stack = ExitStack()
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            stack.enter_context(file_lock(path))
-            return stack
+            file = stack.enter_context(file_lock(path))
+            if is_open_at(path, file.fileno()):
+                return stack
+        stack.close()
 
 
 _heartbeats: dict[Path, ProcessHeartbeat] = {}  # by project: the record of this process
@@ -228,7 +230,7 @@ def close_dead_processes(project: Project, project_api: str | None = None) -> No
         project_api: address of a Prefect server on the project's own database, if one runs; None for the one that
             `convoy up` has announced. Without it, runs of that database stay open.
     """
-    remove_unowned(project / PROCESS_RECORDS)
+    _remove_leftovers(project / PROCESS_RECORDS)
     if not find_dead_processes(project):
         return
     project_api = project_api or os.environ.get(API_VARIABLE)
@@ -239,6 +241,15 @@ def close_dead_processes(project: Project, project_api: str | None = None) -> No
             for record in new:
                 _close_process(record, project_api, project)
                 seen.add(record.id)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the files of processes that were killed before their record had its name."""
+    remove_unowned(folder)
+    for lock in folder.glob("*.lock"):
+        if not lock.with_suffix(".json").exists() and not is_locked(lock):
+            with suppress(OSError):  # on a read-only disk it stays
+                lock.unlink(missing_ok=True)
 
 
 def needs_prefect_server(project: Project) -> bool:

@@ -105,6 +105,16 @@ def test_who_is_at_work_is_not_taken_for_dead(tmp_path):
     assert os.environ.get(RUN_ID_VARIABLE) == before
 
 
+def test_what_a_process_left_that_was_killed_before_its_record_stood_is_removed_and_a_living_ones_stays(tmp_path):
+    with crash_recovery.record_process(Project(tmp_path), "convoy test"):
+        folder = tmp_path / PROCESS_RECORDS
+        kept = {path.name for path in folder.iterdir()}
+        (folder / ".0a.json.partial").write_text("{")
+        (folder / "0a.lock").write_text("")
+        crash_recovery.close_dead_processes(Project(tmp_path))
+        assert {path.name for path in folder.iterdir()} == kept and len(kept) == 2
+
+
 def test_what_a_dead_process_started_is_ended_and_nothing_else_is(tmp_path):
     code = (
         "import os, subprocess, sys\nfrom pathlib import Path\n"
