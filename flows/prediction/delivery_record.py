@@ -34,7 +34,7 @@ logger = console.get_logger(__name__)
 NOTE, EARLIER_RECORD, TAKEN_OVER = "delivering.json", "delivered.txt", "delivered.taken"
 CACHE_FOLDER = re.compile(r"(.+)-[0-9a-f]{8}")  # NAME-VERSION and the key of the cache
 ID_BYTES = 32
-LINE = re.compile(r"^([0-9a-f]{64}) ([0-9a-f]{8})$", re.MULTILINE)
+LINE = re.compile(r"^([0-9a-f]{64}) [0-9a-f]{8}$", re.MULTILINE)
 SHARD_NAMES = re.compile(rb"([0-9a-f]{32}(-retried)?\n)*")  # of an earlier record
 
 
@@ -178,7 +178,7 @@ class DeliveredImages:
 
     def __init__(self, text: bytes) -> None:
         whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
-        image_ids = [match[1] for match in LINE.finditer(whole) if format_line(match[1]).endswith(f"{match[2]}\n")]
+        image_ids = [match[1] for match in LINE.finditer(whole) if format_line(match[1]) == f"{match[0]}\n"]
         self.num_damaged = whole.count("\n") - len(image_ids)
         ids = np.frombuffer(bytes.fromhex("".join(image_ids)), np.uint8).reshape(-1, ID_BYTES)
         begins = ids[:, :8].copy().view(">u8").ravel()

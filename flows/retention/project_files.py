@@ -243,7 +243,7 @@ def _find_in_answers(project: Project, image_ids: Collection[str]) -> Iterator[A
 def forget_answers(path: Path, image_ids: Collection[str]) -> None:
     """Rewrite a shard of answers without pictures, under another name: the old one stands for its pictures.
 
-    The new shard counts as delivered if the old one does, so that `--new-only` gives nothing twice.
+    In the record of an earlier Convoy, which names shards, the new one counts as delivered if the old one does.
     """
     cache = PredictionCache(path.parent, "")
     with cache.cache_lock(on_busy=lambda: None):

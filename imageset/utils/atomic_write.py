@@ -196,9 +196,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
     path = path.resolve() if path.is_symlink() else path  # the folder that a link stands for, on its own disk
     with own_temporary(path, is_folder=True) as temporary:
         yield temporary
-        with ThreadPoolExecutor(
-            NUM_SYNC_THREADS
-        ) as executor:  # all files together take little longer than one file
+        with ThreadPoolExecutor(NUM_SYNC_THREADS) as executor:  # all files take little longer than one
             list(executor.map(sync_file, sorted(temporary.iterdir())))
         _swap_folder(temporary, path)
         sync_file(path.parent)

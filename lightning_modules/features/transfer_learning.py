@@ -40,7 +40,8 @@ from lightning_modules.networks.factory import evaluation_mode
 from lightning_modules.networks.pretrained import find_head
 
 PASSES_PER_STEP = 3  # work of a training step in forward passes
-MIN_FINETUNE_EPOCHS, MAX_FINETUNE_EPOCHS = 3, 5  # within a budget: fewer do not reach the low learning rates
+# Of fine-tuning within a budget: fewer do not reach low learning rates, more take minutes for little.
+MIN_FINETUNE_EPOCHS, MAX_FINETUNE_EPOCHS = 3, 5
 MAX_MIRROR_DROP = 0.02  # accuracy that a probe may lose on mirror images
 
 

@@ -74,7 +74,7 @@ def test_a_shard_that_is_cut_short_stops_it_and_nothing_is_changed(raw, source):
     shard = raw / "shard-00000.tar"
     shard.write_bytes(shard.read_bytes()[:4000])
     before = snapshot(raw)
-    with pytest.raises(UserError, match=r"shard-00000\.tar: damaged or cut short; restore it with `dvc checkout`"):
+    with pytest.raises(UserError, match=r"shard-00000\.tar: missing or damaged; `convoy run` restores it"):
         forget_images(raw, {hash_picture(next(source.rglob("*.png")))})
     assert snapshot(raw) == before
 

@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,30 @@ def test_a_budget_that_is_too_small_leaves_the_frozen_network_with_the_probes_he
     backbone = {name: value for name, value in read_installed_weights().items() if name.startswith("blocks")}
     loaded = bundle.network.network.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in backbone.items())
+
+
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_the_work_of_fine_tuning_is_that_of_its_steps_which_compute_no_mirror_image(
+    probed, tmp_path, monkeypatch, mirrors
+):
+    from lightning_modules.classifier import Classifier
+    from lightning_modules.datamodule import ImageDataModule
+    from lightning_modules.features import transfer_learning
+    from lightning_modules.networks.factory import make_network
+    from lightning_modules.networks.registry import resolve_stem
+    from lightning_modules.training.cli import build_stage, to_plain_config
+    from lightning_modules.training.stage import prepare_training
+
+    monkeypatch.setattr(transfer_learning, "mirror_helps", lambda *_: mirrors)
+    project = Path(shutil.copytree(probed[0], tmp_path / "project"))
+    set_params(project, train__data__store=str(project / "data/normalized"), train__trainer__max_epochs=15)
+    cli = build_stage("train", Classifier, ImageDataModule, project / "params.yaml")
+    store = cli.datamodule.store
+    network = make_network(resolve_stem(cli.model.network_spec, 32), store.spec.channels, len(store.classes))
+    macs = count_macs(network, store.spec.shape)
+    budget = 4.5 * transfer_learning.PASSES_PER_STEP * macs * store.counts["train"] / 1e12
+    probe = prepare_training(cli, to_plain_config(cli.config) | {"budget": budget}, store, project)
+    assert (probe.mirror, cli.trainer.max_epochs) == (mirrors, 4)
 
 
 def test_the_probe_is_one_finished_run_with_its_metrics(probed):
