@@ -19,7 +19,8 @@ from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
 from flows.orchestration.timeouts import time_limit
 from flows.project.paths import FULL_CHECK_FILE, MANIFEST, NORMALIZED, RAW
 from flows.project.project import Project
-from flows.promotion import gates, ledger, model_registry, registry_records
+from flows.promotion import ledger, model_registry, registry_records
+from flows.promotion.gates.scoring import check_model_predicts
 from flows.promotion.model_registry import CHAMPION
 from flows.reports.registry_agreement import describe_missing
 from flows.versioning import dvc_repo, restoration, source_check
@@ -178,7 +179,7 @@ def find_champion_problems(project: Project) -> Iterator[str]:
         version = model_registry.find_champion_version(client, model)
         try:
             if version is not None:
-                gates.check_model_predicts(version.uri)
+                check_model_predicts(version.uri)
         except (UserError, OSError) as error:
             message = " ".join(str(error).split())
             yield f"{version}: {message}; `convoy rollback --model {model}` makes the previous version serve"

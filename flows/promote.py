@@ -16,8 +16,10 @@ from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.paths import CLASSIFIER
 from flows.project.project import Project
-from flows.promotion import alias_updates, gates, ledger, model_registry
-from flows.promotion.gates import GateResult
+from flows.promotion import alias_updates, ledger, model_registry
+from flows.promotion.gates.evaluation import check_dataset_name, evaluate_gates, read_dataset_fingerprint
+from flows.promotion.gates.gate import GateResult
+from flows.promotion.gates.scoring import check_model_predicts
 from flows.promotion.model_registry import (
     CHALLENGER,
     CHAMPION,
@@ -171,7 +173,7 @@ def find_candidate(run_id: str, project: Project) -> Candidate:
     run = model_registry.require_finished_run(client, run_id)
     model_uri = model_registry.find_model_uri(run)
     name = _read_bundle_dataset(load_bundle(model_uri))
-    gates.check_dataset_name(name, run.info.run_id, project)
+    check_dataset_name(name, run.info.run_id, project)
     return Candidate(
         name, run.info.run_id, model_uri, model_registry.find_version_by_run(client, name, run.info.run_id)
     )
@@ -188,10 +190,10 @@ def evaluate(candidate: Candidate, champion: Version | None, project: Project, o
     """Decide whether the candidate should serve, with the numbers."""
     model_registry.connect_registry(project)
     if champion is None:
-        gates.check_model_predicts(candidate.model_uri)
+        check_model_predicts(candidate.model_uri)
         gate_result = GateResult(True, f"the first model of {candidate.name}")
     else:
-        gate_result = gates.evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
+        gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
     if override:
         return replace(
             gate_result, passes=True, reason=f"{override} (by hand; the comparison: {gate_result.reason})"
@@ -211,7 +213,7 @@ def decide(
         if version is None:
             version = model_registry.register_model(client, candidate.name, candidate.run_id, candidate.model_uri)
             logger.info("promote: run %s is now %s", candidate.run_id, version)
-        digest = gates.check_model_predicts(version.uri)
+        digest = check_model_predicts(version.uri)
         entry = {
             "event": ledger.DECISION, "model": version.name, "version": version.number, "run": version.run_id,
             "serves": gate_result.passes, "reason": gate_result.reason,
@@ -258,7 +260,7 @@ def _build_version_tags(
 
 def _build_question(champion: Version | None, project: Project) -> str:
     """Describe what a decision depends on: the champion, the test images, and the rules."""
-    data = gates.read_dataset_fingerprint(project)
+    data = read_dataset_fingerprint(project)
     return json.dumps(
         [champion.number if champion else None, data, project.load_params("promote")], sort_keys=True
     )

@@ -17,7 +17,9 @@ from flows.notifications import console
 from flows.orchestration import local_databases
 from flows.project.paths import CACHE, CLASSIFIER
 from flows.project.project import Project
-from flows.promotion import gates, ledger, model_registry, registry_lock
+from flows.promotion import ledger, model_registry, registry_lock
+from flows.promotion.gates.evaluation import read_dataset_fingerprint
+from flows.promotion.gates.scoring import check_model_predicts
 from flows.promotion.model_registry import ALIASES, CHAMPION, PREVIOUS
 from flows.versioning import dvc_repo
 from imageset.exceptions import UserError
@@ -103,7 +105,7 @@ def _restore_files(
             assert version is not None and folder is not None
             kept = _read_kept_files(project, bundle, lock)
             restore_model_files(client, project.folder, bundle, version.run_id, folder, kept)
-            gates.check_model_predicts(version.uri)
+            check_model_predicts(version.uri)
     except UserError as error:
         if alias == CHAMPION:
             raise
@@ -204,7 +206,7 @@ def _find_known_run(client: MlflowClient, decision: ledger.LedgerEntry) -> str |
         return None
     run = model_registry.find_run(client, decision["run"])
     try:
-        digest = gates.check_model_predicts(model_registry.find_model_uri(run))
+        digest = check_model_predicts(model_registry.find_model_uri(run))
     except UserError:  # its model is gone
         return None
     return str(run.info.run_id) if digest == decision.get("bundle") else None
@@ -221,7 +223,7 @@ def _restore_bundle(client: MlflowClient, project: Project, folder: Path, kept: 
 
     _, digest = check_bundle(folder)
     run_id = restore_run(client, project.folder, folder, kept)
-    restored = gates.check_model_predicts(model_registry.find_model_uri(client.get_run(run_id)))
+    restored = check_model_predicts(model_registry.find_model_uri(client.get_run(run_id)))
     if restored != digest:
         client.delete_run(run_id)
         raise UserError(f"{folder}: the model that was restored from it has another digest; try again")
@@ -324,7 +326,7 @@ def _read_kept_files(project: Project, folder: Path, lock: Mapping[str, Any] | N
     info, _ = check_bundle(folder)
     lock = dvc_repo.read_stage_lock(dvc_repo.read_lock(project), TRAIN) if lock is None else lock
     params = ((lock.get("params") or {}).get("params.yaml") or {}).get(TRAIN) or {}
-    is_current = info.dataset["fingerprint"] == gates.read_dataset_fingerprint(project)
+    is_current = info.dataset["fingerprint"] == read_dataset_fingerprint(project)
     rows = None if is_current else _fetch_training_rows(project, info.dataset.get("digest", ""))
     metrics, report = _read_evaluation(project) if is_here else ({}, [])
     return KeptFiles(params, rows, metrics, report)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from flows.project.project import Project
-from flows.promotion import gates, ledger, model_registry
+from flows.promotion import ledger, model_registry
+from flows.promotion.gates.scoring import check_model_predicts
 from flows.reports.status import report_status
 from flows.versioning import dvc_repo
 from flows.versioning.restoration import find_bundle, open_registry
@@ -128,7 +129,7 @@ def test_files_that_were_removed_from_mlflows_folder_are_named_and_restored(clon
     (line,) = [line for line in report_status(Project(clone)).splitlines() if "is missing; the next" in line]
     assert line.startswith("problems  digits version 3 (champion): ")
     after = model_registry.require_champion(open_registry(Project(clone)), "digits")
-    assert after == before and gates.check_model_predicts(after.uri)
+    assert after == before and check_model_predicts(after.uri)
     assert "is missing" not in report_status(Project(clone))
 
 
