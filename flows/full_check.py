@@ -15,7 +15,7 @@ from prefect import flow, task
 from flows.notifications import console
 from flows.orchestration import crash_recovery
 from flows.orchestration.artifacts import publish_markdown
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.timeouts import time_limit
 from flows.project.paths import FULL_CHECK_FILE, MANIFEST, NORMALIZED, RAW
 from flows.project.project import Project
@@ -62,7 +62,7 @@ class CheckResult:
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def full_check(timeout_h: float | None = None) -> CheckResult:
     """Check the data, the stages, the source, the ledger, crashed runs, and every champion.
 

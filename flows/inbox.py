@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.timeouts import time_limit
 from flows.predict import PredictResult, predict
 from flows.prediction.image_stream import holds_images
@@ -20,7 +20,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def inbox(
     source: str = "data/inbox", folder: str = "data/predictions/inbox", timeout_h: float | None = None
 ) -> PredictResult | None:

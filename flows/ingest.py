@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
@@ -33,7 +33,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def ingest(
     source: str | None = None,
     replace_source: bool = False,

@@ -10,7 +10,7 @@ from prefect import flow, task
 
 from flows.monitoring.drift_check import MonitorResult, Row, check_batch, check_monitor
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction.table_reader import is_prediction_table, read_model_version, read_prediction_rows
 from flows.project.exceptions import ProjectBusy
@@ -28,7 +28,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def monitor(
     source: str, pictures: str | None = None, model: str | None = None, everything: bool = False
 ) -> MonitorResult:

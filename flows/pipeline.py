@@ -8,7 +8,7 @@ from flows.ingest import ingest
 from flows.notifications import console
 from flows.notifications.webhooks import check_webhooks
 from flows.orchestration import concurrency
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.timeouts import time_limit
 from flows.project.project import Project
 from flows.promote import PromoteResult, promote
@@ -20,7 +20,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def pipeline(
     source: str | None = None,
     timeout_h: float | None = None,

@@ -18,7 +18,7 @@ from flows.monitor import retrain_if_needed
 from flows.monitoring.drift_check import MonitorResult, check_batch
 from flows.notifications import console
 from flows.orchestration import artifacts, concurrency
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction import imagenet
 from flows.prediction.options import PredictOptions
@@ -94,7 +94,7 @@ class PredictResult:
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def predict(
     source: str | list[str],
     out: str,

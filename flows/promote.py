@@ -11,7 +11,7 @@ from prefect import flow, task
 from flows.notifications import console
 from flows.orchestration import concurrency
 from flows.orchestration.artifacts import publish_markdown
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.paths import CLASSIFIER
@@ -92,7 +92,7 @@ class DryRunResult:
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def promote(run_id: str | None = None, override: str | None = None) -> PromoteResult:
     """Register the model of a training and make it the champion if it is better.
 

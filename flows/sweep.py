@@ -12,7 +12,7 @@ from prefect import flow, task
 
 from flows.notifications import console
 from flows.orchestration.artifacts import publish_markdown
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.project.project import Project
 from flows.sweeps.search import SweepResult, run_sweep
 
@@ -20,7 +20,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def sweep(
     trials: int | None = None, timeout_min: float | None = None, processes: int | None = None
 ) -> SweepResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow, task
 
 from flows.notifications import console
-from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
+from flows.orchestration.flow_options import FLOW_OPTIONS, conclude_run
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.raw_restoration import require_whole_raw
@@ -14,7 +14,7 @@ logger = console.get_logger(__name__)
 
 
 @flow(**FLOW_OPTIONS)
-@cancel_if_busy
+@conclude_run
 def train(force: str | None = None) -> list[str]:
     """Bring the stages of dvc.yaml up to date; return the names of the stages that ran.
 

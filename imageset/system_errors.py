@@ -87,12 +87,13 @@ def report_error(error: Exception) -> int:
 
 def describe_system_error(error: BaseException) -> str | None:
     """Return one line for an error of the system, whatever library it came through; None for any other error."""
-    for part, is_cause in _iter_chain(error):
-        if isinstance(part, UserError):
-            continue
-        number = part.errno if isinstance(part, OSError) and part.errno else None
-        if number in _RESOURCES or (is_cause and number in _REMEDIES):
-            return _format_line(_find_path(part), number)
+    parts = [(part, is_cause) for part, is_cause in _iter_chain(error) if not isinstance(part, UserError)]
+    for part, _ in parts:  # of all errors the cause: a database cannot be opened, since the disk is full
+        if isinstance(part, OSError) and part.errno in _RESOURCES:
+            return _format_line(_find_path(part), part.errno)
+    for part, is_cause in parts:
+        if isinstance(part, OSError) and part.errno in _REMEDIES and is_cause:
+            return _format_line(_find_path(part), part.errno)
         if text := _describe_text(part):
             return text
     return None

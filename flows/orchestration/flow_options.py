@@ -1,4 +1,4 @@
-"""Options of every @flow: record the run while it runs, notify on failure; a refused run has not failed."""
+"""Options of every @flow: record the run while it runs, notify on failure, end with a reason in one line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 from flows.notifications.webhooks import notify_failure
 from flows.orchestration.crash_recovery import record_flow_run
 from flows.project.exceptions import ProjectBusy
+from imageset import termination
+from imageset.exceptions import UserError
+from imageset.system_errors import describe_system_error
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,12 +23,14 @@ FLOW_OPTIONS: dict[str, Any] = {
 }
 
 
-def cancel_if_busy(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a flow's run end as Cancelled, not as Failed, where another run is at work; its caller gets ProjectBusy.
+def conclude_run(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a flow's run end as Cancelled where another run is at work, and name an error of the system in one line.
+
+    The caller gets ProjectBusy or UserError; the run's page in Prefect and the webhook get the same line.
 
     Args:
-        function: the function of a flow, below `@flow`. Where another flow calls it as a plain function, the error
-            is left to that flow.
+        function: the function of a flow, below `@flow`. Where another flow calls it as a plain function,
+            ProjectBusy is left to that flow.
     """
 
     @functools.wraps(function)
@@ -40,5 +45,12 @@ def cancel_if_busy(function: Callable[P, R]) -> Callable[P, R]:
             if context is None or context.flow is None or context.flow.fn is not run:
                 raise
             return Cancelled(message=str(error), data=error)  # type: ignore[return-value]  # Prefect raises its data
+        except UserError:
+            raise
+        except Exception as error:
+            line = describe_system_error(error)
+            if line is None or termination.is_requested():
+                raise
+            raise UserError(line) from error
 
     return run

@@ -62,8 +62,10 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
 
     import mlflow
 
-    for logger_name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc", "mlflow.store.model_registry"):
+    for logger_name in ("alembic", "mlflow.pyfunc", "mlflow.store.model_registry"):
         logging.getLogger(logger_name).setLevel(logging.WARNING)
+    # It logs each error of the database with its traceback, and raises it as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri, registry = get_tracking_uri(project), os.environ.get("MLFLOW_REGISTRY_URI")
     variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)

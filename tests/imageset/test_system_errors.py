@@ -102,6 +102,13 @@ def test_errors_that_say_it_in_words_only_are_understood(error: Exception, text:
     assert line is not None and text in line
 
 
+def test_the_full_disk_behind_a_database_that_cannot_be_opened_is_named() -> None:
+    later = sqlite3.OperationalError("unable to open database file")
+    later.__context__ = OSError(errno.ENOSPC, "No space left on device", "/a/b")
+    line = describe_system_error(later)
+    assert line is not None and line.startswith("/a/b: the disk is full")
+
+
 def test_any_other_error_stays_as_it_is() -> None:
     assert describe_system_error(ValueError("a bug")) is None
     handled = KeyError("a bug")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from flows.orchestration.flow_options import conclude_run
 from flows.project.exceptions import ProjectBusy
 from flows.project.project import Project
 from flows.reports.status import read_flow_runs, report_runs
+from imageset.exceptions import UserError
 from tests.helpers.project import hold_project, make_project, run_convoy, set_params
 from tests.helpers.servers import Listener
 
@@ -55,6 +58,17 @@ def test_a_command_that_finds_another_run_at_work_is_one_line_and_no_run(tmp_pat
     assert done.returncode == 2, done.stdout
     assert done.stdout == "error: another run is at work in this project (process 4711); wait until it ends\n"
     assert not (project / ".cache/prefect.db").exists()
+
+
+def test_a_full_disk_ends_a_flow_with_one_line_and_a_fault_of_ours_stays_as_it_is():
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(UserError, match=r"^/data/a: the disk is full; free some space") as caught:
+        conclude_run(fail)(OSError(errno.ENOSPC, "No space left on device", "/data/a"))
+    assert isinstance(caught.value.__cause__, OSError)
+    with pytest.raises(KeyError):
+        conclude_run(fail)(KeyError("a bug"))
 
 
 def test_options_of_predict_that_do_not_go_together_are_one_line_and_no_run(tmp_path):

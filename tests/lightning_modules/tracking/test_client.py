@@ -1,11 +1,14 @@
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from imageset.exceptions import UserError
 from lightning_modules.tracking.client import (
@@ -53,6 +56,16 @@ def test_a_store_that_cannot_be_opened_is_one_line(project, monkeypatch):
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer") as caught:
         connect_to_mlflow(project)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_fails_later_is_one_error_without_a_traceback_of_mlflow(project, caplog, capfd):
+    client = connect_to_mlflow(project)
+    run = client.create_run(ensure_experiment(client, "flowers", project))
+    with closing(sqlite3.connect(project / "mlflow.db")) as database:
+        database.execute("DROP TABLE tags")
+    with pytest.raises(MlflowException, match="no such table"):
+        client.set_tag(run.info.run_id, "a", "b")
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
 
 
 def test_the_command_that_a_deleted_run_comes_with_restores_it(project):

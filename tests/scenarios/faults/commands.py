@@ -57,6 +57,8 @@ COMMANDS = {
     "status": Command(("status", "--json"), "predicted", is_report=True),
     "history": Command(("history", "--json"), "predicted", is_report=True),
     "explain-picture": Command(("explain", f"{INBOX}/again-0.png"), "predicted"),
+    "forget": Command(("forget", f"{PICTURES}/0/0000.png", "--yes"), "served", share=0.5),
+    "gc": Command(("gc", "--yes"), "served", share=0.5),
     "preset": Command(("preset", "fast"), "initialized", needs_prefect=False),
     "full-check": Command(("full_check",), "served", must_find=("data/raw/", "data/normalized/", "data/models/")),
     "predict-alone": Command(("predict", INBOX, "--out", TABLE), "served", starts_server=True, share=0.5),
