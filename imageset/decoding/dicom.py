@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
+import zlib
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -30,13 +32,17 @@ _ELEMENTS = [
 ]
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _AIR_HU = 1024  # Hounsfield units of a CT begin at -1024
+_MAX_INFLATED_BYTES = 255_000_000  # as much as a file may have
+_META_START, _GROUP_LENGTH_BYTES = 132, 12  # of the file meta information, DICOM PS3.10, 7.1
+_MAX_META_BYTES = 4096
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5, A.5
 
 
 def read_dicom_header(data: bytes) -> ImageHeader:
     """Read the size of the image and whether it is grey.
 
     Raises:
-        Rejected: pydicom is not installed, or the file holds no single image.
+        Rejected: pydicom is not installed, the file holds no single image, or it inflates to too many bytes.
     """
     dataset = _read_dataset(data)
     return ImageHeader("DICOM", int(dataset.Columns), int(dataset.Rows), _is_grey(dataset))
@@ -67,6 +73,7 @@ def decode_dicom(data: bytes, spec: DecodeSpec) -> tuple[Image.Image, Peak | Non
 def _read_dataset(data: bytes) -> Any:
     pydicom = _load_pydicom()
     try:
+        _check_inflated(data)
         dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=_ELEMENTS)
         if not any(name in dataset for name in _PIXELS):
             raise Rejected("unsupported", f"DICOM without a picture ({dataset.get('Modality') or 'no modality'})")
@@ -82,6 +89,21 @@ def _read_dataset(data: bytes) -> Any:
         raise Rejected("truncated", f"DICOM of {len(data):,} bytes that ends too early") from None
     except Exception as error:  # its text may quote the header
         raise Rejected("undecodable", f"DICOM: the header is damaged ({type(error).__name__})") from None
+
+
+def _check_inflated(data: bytes) -> None:
+    """Raise Rejected if a deflated file holds more bytes than a file may have: pydicom inflates it as a whole."""
+    meta = data[_META_START : _META_START + _MAX_META_BYTES]
+    if _DEFLATED not in meta:
+        return
+    (length,) = struct.unpack_from("<I", meta, _GROUP_LENGTH_BYTES - 4)
+    start = _META_START + _GROUP_LENGTH_BYTES + length
+    inflater, rest, num_bytes = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
+    while rest:
+        num_bytes += len(inflater.decompress(rest, 1 << 20))
+        rest = inflater.unconsumed_tail
+        if num_bytes > _MAX_INFLATED_BYTES:
+            raise Rejected("bomb", f"DICOM of {len(data):,} bytes that inflates to over {_MAX_INFLATED_BYTES:,}")
 
 
 @lru_cache(maxsize=1)
@@ -111,6 +133,8 @@ def _read_pixels(dataset: Any) -> np.ndarray:
     )
     if syntax.is_compressed and not _has_decoder(syntax):
         raise compressed
+    if syntax.is_encapsulated:
+        _check_frame(dataset)
     try:
         return np.asarray(dataset.pixel_array)
     except MemoryError:
@@ -121,6 +145,20 @@ def _read_pixels(dataset: Any) -> np.ndarray:
         if syntax.is_compressed and isinstance(error, RuntimeError):  # no plug-in of pydicom succeeds
             raise compressed from None
         raise Rejected("undecodable", f"DICOM ({syntax.name}): {type(error).__name__}") from None
+
+
+def _check_frame(dataset: Any) -> None:
+    """Raise Rejected if the compressed picture is larger than the header says, by which the limits were judged."""
+    from pydicom.encaps import get_frame
+
+    try:
+        with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1))) as image:
+            size = image.size
+    except Exception:  # not a format of Pillow's, or damaged: the decoder tells
+        return
+    if size[0] > dataset.Columns or size[1] > dataset.Rows:
+        stated = f"{dataset.Columns} x {dataset.Rows}"
+        raise Rejected("undecodable", f"DICOM of {stated} pixels that holds a picture of {size[0]} x {size[1]}")
 
 
 def _has_decoder(syntax: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imageset.check import check_source
 from imageset.decoding import dicom
@@ -42,6 +43,14 @@ def encode_dicom(values: np.ndarray = RAMP, syntax: str = "1.2.840.10008.1.2.1",
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def encode_jpeg2000(width: int, height: int) -> bytes:
+    """A file whose header says 20 x 20, with a picture of any size in it."""
+    encaps, buffer = pytest.importorskip("pydicom.encaps"), io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, "JPEG2000")
+    data = encaps.encapsulate([buffer.getvalue()])
+    return encode_dicom((RAMP // 16).astype(np.uint8), "1.2.840.10008.1.2.4.90", PixelData=data)
 
 
 def expect(values: np.ndarray) -> np.ndarray:
@@ -102,6 +111,22 @@ def test_what_has_no_single_picture_is_refused_without_the_patients_name(data: b
         decode(data, SPEC)
     assert str(caught.value).startswith(reason)
     assert "Mustermann" not in str(caught.value)
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_dicom(np.zeros((200, 200), np.uint8), syntax="1.2.840.10008.1.2.1.99")
+    assert len(data) < 1000
+    assert read_image_header(data, 10**6).width == 200
+    monkeypatch.setattr(dicom, "_MAX_INFLATED_BYTES", 39_000)
+    monkeypatch.setattr("pydicom.dcmread", lambda *args, **options: pytest.fail("it was read"))
+    with pytest.raises(Rejected, match=r"^bomb: DICOM of [0-9]+ bytes that inflates to over 39,000$"):
+        read_image_header(data, 10**6)
+
+
+def test_a_compressed_picture_larger_than_its_header_says_is_refused() -> None:
+    assert decode(encode_jpeg2000(20, 20), SPEC).shape == (20, 20, 1)
+    with pytest.raises(Rejected, match="DICOM of 20 x 20 pixels that holds a picture of 300 x 200"):
+        decode(encode_jpeg2000(300, 200), SPEC)
 
 
 def test_a_compression_that_pydicom_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
