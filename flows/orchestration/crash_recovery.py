@@ -130,11 +130,12 @@ class ProcessHeartbeat:
         """
         self._stopped.set()
         if self._lock is not None:
-            if self.record.apis and is_server_lost():
-                self.record = replace(self.record, untold=True)
-                self.save()
-            else:
-                _remove_record(self.path)
+            with suppress(OSError):  # a full or read-only disk: the next command finds the record, as after a kill
+                if self.record.apis and is_server_lost():
+                    self.record = replace(self.record, untold=True)
+                    self.save()
+                else:
+                    _remove_record(self.path)
             self._lock.close()
             self._lock = None
             with suppress(OSError):  # not empty: other processes are at work, or the record is kept

@@ -22,7 +22,7 @@ from lightning_modules.tracking.local_store.location import (
     find_shared_folder,
     get_database_path,
 )
-from lightning_modules.tracking.local_store.migration import prepare_database
+from lightning_modules.tracking.local_store.migration import LOG_LEVELS, prepare_database
 from lightning_modules.tracking.local_store.relocation import relocate_store
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ def connect_to_mlflow(project: Path) -> "MlflowClient":
 
     import mlflow
 
-    for logger_name in ("alembic", "mlflow.pyfunc", "mlflow.store.model_registry"):
-        logging.getLogger(logger_name).setLevel(logging.WARNING)
-    # It logs each error of the database with its traceback, and raises it as well.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    for logger_name, level in LOG_LEVELS.items():
+        logging.getLogger(logger_name).setLevel(level)
     uri, registry = get_tracking_uri(project), os.environ.get("MLFLOW_REGISTRY_URI")
     variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)

@@ -26,6 +26,13 @@ from lightning_modules.tracking.local_store.database_file import (
 )
 from lightning_modules.tracking.local_store.location import SQLITE
 
+# Of loggers that MLflow sets to INFO; that of the database logs errors with a traceback, and raises them as well.
+LOG_LEVELS = {
+    "alembic": "WARNING",
+    "mlflow.store.db.utils": "CRITICAL",
+    "mlflow.pyfunc": "WARNING",
+    "mlflow.store.model_registry": "WARNING",
+}
 VERSION_TABLE = "alembic_version"
 # Tables with what users would lose; every new file has the experiment `Default`.
 CONTENTS = ("runs", "registered_models", "logged_models", "trace_info")
@@ -186,8 +193,8 @@ def _run_migrations(file: Path) -> None:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     try:
         assert upgrade.callback is not None
         upgrade.callback(f"{SQLITE}{file}")

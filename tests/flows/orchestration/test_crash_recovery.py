@@ -105,6 +105,14 @@ def test_who_is_at_work_is_not_taken_for_dead(tmp_path):
     assert os.environ.get(RUN_ID_VARIABLE) == before
 
 
+def test_a_record_that_the_disk_does_not_let_go_stays_without_an_error(tmp_path):
+    heartbeat = crash_recovery.ProcessHeartbeat(Project(tmp_path), "convoy run")
+    heartbeat.path.unlink()
+    heartbeat.path.mkdir()  # it cannot be removed as a file, as on a disk that has become read-only
+    heartbeat.close()
+    assert heartbeat.path.exists()
+
+
 def test_what_a_process_left_that_was_killed_before_its_record_stood_is_removed_and_a_living_ones_stays(tmp_path):
     with crash_recovery.record_process(Project(tmp_path), "convoy test"):
         folder = tmp_path / PROCESS_RECORDS
