@@ -17,6 +17,7 @@ from flows.labeling.formats.tools import DOCUMENTS
 from flows.labeling.review import PAGE_FILE, TABLE_FILE
 from flows.monitoring.batch_log import MONITOR_DIR
 from flows.prediction.cache import CacheShard, PredictionCache
+from flows.project.dvc_lock import protect_dvc_lock
 from flows.project.exceptions import ProjectBusy
 from flows.project.paths import CACHE, CLASSIFIER, FEATURES, NORMALIZED, RAW, REPORT
 from flows.project.project import Project
@@ -138,7 +139,8 @@ def _version_raw(project: Project) -> None:
 def normalize_again(project: Project) -> None:
     """Run the stage `normalize`; if it cannot run, data/normalized is removed."""
     try:
-        dvc_repo.run_dvc(project.folder, "repro", "--single-item", "normalize")
+        with protect_dvc_lock(project.folder):
+            dvc_repo.run_dvc(project.folder, "repro", "--single-item", "normalize")
     except ProjectBusy:
         raise
     except UserError as error:

@@ -21,6 +21,7 @@ import psutil
 from flows.notifications import console
 from flows.notifications.console import LOG_ONLY
 from flows.orchestration.subprocesses import stream_output
+from flows.project.dvc_lock import protect_dvc_lock, restore_dvc_lock
 from flows.project.exceptions import ProjectBusy, StageFailed
 from flows.project.paths import CLASSIFIER, RAW
 from flows.project.project import Project
@@ -106,7 +107,9 @@ def repro(project: Project, force: str | None = None) -> ReproResult:
 
 def _stream_repro(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> ReproResult:
     result = ReproResult()
-    with closing(console.ChildOutput(logger)) as output:
+    if restore_dvc_lock(folder):
+        logger.warning("dvc.lock was left unfinished by a process that was killed; restored as it was before that")
+    with protect_dvc_lock(folder), closing(console.ChildOutput(logger)) as output:
         for line in stream_output(
             command,
             cwd=folder,
@@ -118,8 +121,8 @@ def _stream_repro(command: Sequence[str], folder: Path, variables: Mapping[str, 
             result.parse_line(line)
             log = logger.warning if line.startswith(WARNING_PREFIX) else logger.info
             log(line, extra=LOG_ONLY if _is_log_only(line) else None)
-    if result.status:
-        raise _build_failure(result)
+        if result.status:
+            raise _build_failure(result)
     return result
 
 
