@@ -146,8 +146,8 @@ def describe_moves(before: np.ndarray, after: np.ndarray) -> list[str]:
     if not moves:
         return []
     return [
-        f"since the last version of the dataset, other splits have {', '.join(moves)}; what moved into test may be "
-        "known to the champion, which `convoy promote` checks"
+        f"since the last version of the dataset, {', '.join(moves)}: the champion may know what "
+        "moved into test, which `convoy promote` checks"
     ]
 
 

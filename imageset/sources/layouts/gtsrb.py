@@ -1,7 +1,7 @@
 """The layout of the German Traffic Sign Recognition Benchmark (GTSRB), as its archives unpack.
 
-`Final_Training/Images/CLASS/TRACK_FRAME.ppm` with a table `GT-CLASS.csv` in each folder, which says nothing about
-classes that the folder does not; `Final_Test/Images/NUMBER.ppm`, whose classes are in the table `GT-final_test.csv`.
+`Final_Training/Images/CLASS/TRACK_FRAME.ppm`, with a table `GT-CLASS.csv` in each folder that adds nothing to the
+class; `Final_Test/Images/NUMBER.ppm`, with the classes in the table `GT-final_test.csv`.
 """
 
 from __future__ import annotations
