@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from imageset.utils.arrow import ROWS_AT_ONCE
+from imageset.utils.arrow import ROWS_AT_ONCE, to_strings
 
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
 # Letters and digits in turns, as in 62c6229a: a random id, no number of a frame.
@@ -39,6 +40,7 @@ _FOLDER = re.compile(
     re.IGNORECASE,
 )
 NO_FAMILY = 0  # of an image whose name proposes no sequence
+_NAME_COLUMNS = ("uri", "label", "group", "split")
 _SEPARATORS = "-_ .=#,(/"
 
 
@@ -68,33 +70,34 @@ def parse_name(uri: str, label: str | None) -> NameParts | None:
     folder, _, name = uri.rpartition("/")
     stem = _EXTENSION.sub("", name)
     depth = folder.count("/")
-    leaf = folder.rpartition("/")[2]
-    numbers = _NUMBER.findall(_RANDOM_ID.sub("h", stem))
-    frame = int(numbers[-1][-9:]) if numbers else 0
-    if match := _BURST_TIME.search(stem):
-        return NameParts(f"{folder}/burst {match[1]}", frame, f"{depth} burst", True)
-    for style, pattern in (("owner", _OWNER), ("frame", _FRAME)):
-        if match := pattern.search(stem):
-            end = match.end() if style == "owner" else match.start()
-            return NameParts(_join(folder, stem[:end]), frame, f"{depth} {style}", True)
+    numbers = [match.span() for match in _NUMBER.finditer(stem)]
+    has_words = _WORD.search(stem) is not None
+    ids = [match.span() for match in _RANDOM_ID.finditer(stem)] if has_words else []
+    if ids:
+        numbers = [span for span in numbers if not any(low <= span[0] < high for low, high in ids)]
+    start, end = numbers[-1] if numbers else (0, 0)
+    frame = int(stem[start:end][-9:] or 0)
+    if has_words and (found := _find_words(stem)):
+        style, sequence = found
+        return NameParts(_join(folder, sequence), frame, f"{depth} {style}", True)
+    leaf = folder[folder.rfind("/") + 1 :]
     if leaf != label and _FOLDER.fullmatch(leaf):
         return NameParts(folder, frame, f"{depth} folder", True)
-    start = _find_last_number(stem)
-    if start is None:
+    if not numbers:
         return None
-    shape = _NUMBER.sub("#", _WORD.sub("a", _RANDOM_ID.sub("*", stem)))
-    return NameParts(_join(folder, stem[:start]), frame, f"{depth} {shape}", False)
+    shape = _WORD.sub("a", _RANDOM_ID.sub("*", stem)) if has_words else stem
+    return NameParts(_join(folder, stem[:start]), frame, f"{depth} {_NUMBER.sub('#', shape)}", False)
 
 
-def _find_last_number(stem: str) -> int | None:
-    """Return where the last number begins that is no part of a random id."""
-    ids = [match.span() for match in _RANDOM_ID.finditer(stem)]
-    starts = [
-        match.start()
-        for match in _NUMBER.finditer(stem)
-        if not any(low <= match.start() < high for low, high in ids)
-    ]
-    return starts[-1] if starts else None
+def _find_words(stem: str) -> tuple[str, str] | None:
+    """Return (the style, the part that names the sequence) if a word says that there is a sequence."""
+    if match := _BURST_TIME.search(stem):
+        return "burst", f"burst {match[1]}"
+    if match := _OWNER.search(stem):
+        return "owner", stem[: match.end()]
+    if match := _FRAME.search(stem):
+        return "frame", stem[: match.start()]
+    return None
 
 
 def _join(folder: str, start: str) -> str:
@@ -114,19 +117,23 @@ def add_sequence_names(records: pa.Table) -> pa.Table:
     sequences = np.zeros(len(records), np.uint64)
     families, frames = np.zeros(len(records), np.uint32), np.zeros(len(records), np.int32)
     for start in range(0, len(records), ROWS_AT_ONCE):
-        batch = records.slice(start, ROWS_AT_ONCE)
-        columns = (batch[name].to_pylist() for name in ("uri", "label", "group", "split"))
+        hash_text, hash_style = lru_cache(_hash_text), lru_cache(_hash_style)
+        columns = (to_strings(records[name].slice(start, ROWS_AT_ONCE)) for name in _NAME_COLUMNS)
         for number, (uri, label, group, split) in enumerate(zip(*columns, strict=True), start):
             if group is not None:
                 sequences[number] = _hash_text(f"group\0{group}")
-            elif parts := parse_name(uri, label):
+            elif parts := parse_name(str(uri), label):
                 # Frames in two splits of the source stay there: they are two sequences.
-                sequences[number] = _hash_text(f"{split}\0{parts.sequence}")
-                families[number] = zlib.crc32(parts.style.encode()) & ~1 | parts.is_explicit
+                sequences[number] = hash_text(f"{split}\0{parts.sequence}")
+                families[number] = hash_style(parts.style) & ~1 | parts.is_explicit
                 frames[number] = parts.frame
     for name, values in (("sequence", sequences), ("family", families), ("frame", frames)):
         records = records.append_column(name, pa.array(values))
     return records
+
+
+def _hash_style(style: str) -> int:
+    return zlib.crc32(style.encode()) | 2  # never NO_FAMILY
 
 
 def _hash_text(text: str) -> int:
