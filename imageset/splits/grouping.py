@@ -14,7 +14,7 @@ from imageset.splits.sequence_names import add_sequence_names
 from imageset.splits.sequences import Sequences, find_sequences, name_sequences
 from imageset.splits.split_rule import AUTO_GROUP, SplitRule
 from imageset.splits.stratification import HISTORY_COLUMNS, TEST, TRAIN, split_groups
-from imageset.utils.arrow import iter_slices, write_arrow
+from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.text import format_count
 
 MAX_NEIGHBOUR_BITS = 4  # of near duplicates that are only looked for to warn about them
@@ -128,6 +128,14 @@ def warn_divided_images(
                 "in train, so that the model is tested on what it knows; `group: auto` in params.yaml: "
                 "normalize.split keeps each in one split"
             )
+    elif rule.group is not None and sequences.num and rows["split"].null_count < len(rows):
+        num = _count_divided_by_source(rows, sequences, splits)
+        if num:
+            yield (
+                f"{num:,} of {format_count(num_test, 'test picture has', 'test pictures have')} frames of the "
+                "same sequence in train by the source's own split, which is kept, so that the model is tested on "
+                "what it knows; without that split, `group: auto` keeps each sequence in one"
+            )
     elif max_bits is None:
         num = _count_divided_neighbours(names, rows["frame"].to_numpy(), phashes, splits)
         if num:
@@ -136,6 +144,15 @@ def warn_divided_images(
                 "picture with the next or the previous number in its name; params.yaml: "
                 f"normalize.near_duplicate_bits: {MAX_NEIGHBOUR_BITS} keeps near duplicates in one split"
             )
+
+
+def _count_divided_by_source(rows: pa.Table, sequences: Sequences, splits: np.ndarray) -> int:
+    """Return the number of test images of sequences that the source's own split divides."""
+    members = np.flatnonzero(sequences.is_member & rows["split"].is_valid().to_numpy())
+    named = take_rows(rows.select(["group", "split"]), members).to_pylist()
+    names = np.array([row["group"].removesuffix(f" ({row['split']})") for row in named])
+    trained, tested = (names[splits[members] == split] for split in (TRAIN, TEST))
+    return int(np.isin(tested, trained).sum()) if len(named) else 0
 
 
 def _count_divided_neighbours(

@@ -209,8 +209,10 @@ def _iter_checkpoints(ingests: np.ndarray) -> Iterator[int]:
 def name_sequences(rows: pa.Table, sequences: Sequences, folder: str | Path) -> pa.Table:
     """Return the rows with the name of each image's sequence in the column group.
 
+    Images in two splits of the source stay there: what would be one sequence has a name for each of them.
+
     Args:
-        rows: a table with the columns uri, label and group.
+        rows: a table with the columns uri, label, split (of the source) and group.
         sequences: of the rows.
         folder: where the unnamed file of the table is created.
     """
@@ -223,9 +225,9 @@ def _iter_named_batches(rows: pa.Table, sequences: Sequences) -> Iterator[pa.Rec
         batch = rows.slice(start, ROWS_AT_ONCE)
         groups = batch["group"].to_pylist()
         members = np.flatnonzero(sequences.is_member[start : start + len(batch)])
-        named = take_rows(batch.select(["uri", "label"]), members).to_pylist()
+        named = take_rows(batch.select(["uri", "label", "split"]), members).to_pylist()
         for number, row in zip(members.tolist(), named, strict=True):
             if parts := parse_name(row["uri"], row["label"]):
-                groups[number] = parts.sequence
+                groups[number] = parts.sequence + (f" ({row['split']})" if row["split"] else "")
         batch = batch.set_column(column, rows.schema.field(column), pa.array(groups, pa.string()))
         yield from batch.combine_chunks().to_batches()

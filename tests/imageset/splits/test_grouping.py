@@ -130,6 +130,20 @@ def test_neighbours_that_look_alike_are_counted_where_near_duplicates_are_not_lo
     assert not any("near_duplicate_bits: 4" in line for line in summary.warnings)
 
 
+def test_sequences_that_the_source_divides_stay_divided_and_are_counted(tmp_path: Path) -> None:
+    source = make_clips(tmp_path / "set", {"ant": 3, "butterfly": 3})
+    uris = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
+    lines = [f"{uri},{uri.partition('/')[0]},{'test' if uri.endswith('0.png') else 'train'}" for uri in uris]
+    (source / "table.csv").write_text("\n".join(["path,label,split", *lines]))
+    summary, rows = run(tmp_path, source / "table.csv")
+    assert len(rows) == 24 and summary.rejected == {}
+    assert {split for uri, (split, _) in rows.items() if uri.endswith("0.png")} == {"test"}
+    (warning,) = summary.warnings
+    assert "4 of 6 test pictures have frames of the same sequence in train by the source's own split" in warning
+    held = [uri for uri, (split, _) in rows.items() if split == "val"]
+    assert len({uri.rpartition("_frame")[0] for uri in held}) == 2  # the rest of the other two clips
+
+
 def test_another_rule_says_how_many_pictures_it_moves(tmp_path: Path) -> None:
     source = make_clips(tmp_path / "set", {"ant": 6, "butterfly": 6})
     _, before = run(tmp_path, source, split=NORMALIZE_PARAMS["split"])
