@@ -17,6 +17,7 @@ from imageset.splits.stratification import HISTORY_COLUMNS, TEST, TRAIN, split_g
 from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.text import format_count
 
+MIN_FRACTION_DIVIDED = 0.1  # of test images, from which on divided neighbours are worth a warning
 MAX_NEIGHBOUR_BITS = 4  # of near duplicates that are only looked for to warn about them
 _NO_SEQUENCES = Sequences({}, np.empty(0, bool))
 
@@ -136,14 +137,26 @@ def warn_divided_images(
                 "same sequence in train by the source's own split, which is kept, so that the model is tested on "
                 "what it knows; without that split, `group: auto` keeps each sequence in one"
             )
-    elif max_bits is None:
-        num = _count_divided_neighbours(names, rows["frame"].to_numpy(), phashes, splits)
+    for family, limit in sequences.alike_limits.items():
+        num = _count_divided_neighbours(rows, phashes, splits, limit, rows["family"].to_numpy() == family)
+        if num >= MIN_FRACTION_DIVIDED * num_test:
+            yield (
+                f"{_say_neighbours(num, num_test)}, as frames of a video do, but the names show no sequences: if "
+                "they are frames, give each video a folder or a name of its own (clip-01/0001.png, "
+                "v01_frame_0001.png), or the accuracy says too much"
+            )
+    if max_bits is None and not sequences.num and not sequences.alike_limits:
+        num = _count_divided_neighbours(rows, phashes, splits, MAX_NEIGHBOUR_BITS, np.ones(len(rows), bool))
         if num:
             yield (
-                f"{num:,} of {format_count(num_test, 'test picture looks', 'test pictures look')} like a training "
-                "picture with the next or the previous number in its name; params.yaml: "
-                f"normalize.near_duplicate_bits: {MAX_NEIGHBOUR_BITS} keeps near duplicates in one split"
+                f"{_say_neighbours(num, num_test)}; params.yaml: normalize.near_duplicate_bits: "
+                f"{MAX_NEIGHBOUR_BITS} keeps near duplicates in one split"
             )
+
+
+def _say_neighbours(num: int, num_test: int) -> str:
+    subject = format_count(num_test, "test picture looks", "test pictures look")
+    return f"{num:,} of {subject} like a training picture with the next or the previous number in its name"
 
 
 def _count_divided_by_source(rows: pa.Table, sequences: Sequences, splits: np.ndarray) -> int:
@@ -156,12 +169,13 @@ def _count_divided_by_source(rows: pa.Table, sequences: Sequences, splits: np.nd
 
 
 def _count_divided_neighbours(
-    names: np.ndarray, frames: np.ndarray, phashes: np.ndarray, splits: np.ndarray
+    rows: pa.Table, phashes: np.ndarray, splits: np.ndarray, max_bits: int, is_chosen: np.ndarray
 ) -> int:
-    """Return the number of test images that look like a neighbour by name in train."""
-    order = np.lexsort((frames, names))
+    """Return the number of chosen test images that look like a neighbour by name in train."""
+    names, frames = rows["sequence"].to_numpy(), rows["frame"].to_numpy()
+    chosen = np.flatnonzero(is_chosen & (names != 0))
+    order = chosen[np.lexsort((frames[chosen], names[chosen]))]
     left, right = order[:-1], order[1:]
-    alike = (names[left] == names[right]) & (names[left] != 0)
-    alike &= np.bitwise_count(phashes[left] ^ phashes[right]) <= MAX_NEIGHBOUR_BITS
+    alike = (names[left] == names[right]) & (np.bitwise_count(phashes[left] ^ phashes[right]) <= max_bits)
     tested = [a[alike & (splits[a] == TEST) & (splits[b] == TRAIN)] for a, b in ((left, right), (right, left))]
     return len(np.unique(np.concatenate(tested)))

@@ -146,8 +146,8 @@ def describe_moves(before: np.ndarray, after: np.ndarray) -> list[str]:
     if not moves:
         return []
     return [
-        f"since the last version of the dataset, {', '.join(moves)}: the champion may know what "
-        "moved into test, which `convoy promote` checks"
+        f"moved since the last version of the dataset: {', '.join(moves)}; the champion may know what is in test "
+        "now, which `convoy promote` checks"
     ]
 
 

@@ -20,9 +20,15 @@ from imageset.utils.arrow import ROWS_AT_ONCE, to_strings
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
 # Letters and digits in turns, as in 62c6229a: a random id, no number of a frame.
 _RANDOM_ID = re.compile(r"(?<![0-9A-Za-z])(?=[0-9A-Za-z]{8})[0-9]*(?:[A-Za-z]+[0-9]+){2,}[A-Za-z]*(?![0-9A-Za-z])")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _NUMBER = re.compile(r"\d+")
 _WORD = re.compile(r"[A-Za-z]+")
-# Words that say by themselves that what stands before (or in) them is one sequence.
+# Words that say by themselves that what stands before (or in) them is one sequence; first a quick look for any.
+_ANY_WORD = re.compile(
+    r"burst|vid|clip|track|seq|scene|slide|patient|subject|person|session|episode|series|frame|frm|tile|patch"
+    r"|slice|crop|[xr][-_=]?\d|row",
+    re.IGNORECASE,
+)
 _BURST_TIME = re.compile(r"burst[-_ ]?(\d{14,})", re.IGNORECASE)
 _OWNER = re.compile(
     r"(?<![a-z])(?:video|vid|clip|track|seq|sequence|scene|slide|patient|subject|person|session|episode|series)"
@@ -70,6 +76,10 @@ def parse_name(uri: str, label: str | None) -> NameParts | None:
     folder, _, name = uri.rpartition("/")
     stem = _EXTENSION.sub("", name)
     depth = folder.count("/")
+    leaf = folder[folder.rfind("/") + 1 :]
+    is_clip = leaf != label and _FOLDER.fullmatch(leaf) is not None
+    if not is_clip and _UUID.fullmatch(stem):
+        return None
     numbers = [match.span() for match in _NUMBER.finditer(stem)]
     has_words = _WORD.search(stem) is not None
     ids = [match.span() for match in _RANDOM_ID.finditer(stem)] if has_words else []
@@ -77,11 +87,10 @@ def parse_name(uri: str, label: str | None) -> NameParts | None:
         numbers = [span for span in numbers if not any(low <= span[0] < high for low, high in ids)]
     start, end = numbers[-1] if numbers else (0, 0)
     frame = int(stem[start:end][-9:] or 0)
-    if has_words and (found := _find_words(stem)):
+    if has_words and _ANY_WORD.search(stem) and (found := _find_words(stem)):
         style, sequence = found
         return NameParts(_join(folder, sequence), frame, f"{depth} {style}", True)
-    leaf = folder[folder.rfind("/") + 1 :]
-    if leaf != label and _FOLDER.fullmatch(leaf):
+    if is_clip:
         return NameParts(folder, frame, f"{depth} folder", True)
     if not numbers:
         return None

@@ -13,8 +13,8 @@ when images are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,8 @@ from imageset.utils.arrow import ROWS_AT_ONCE, take_rows, write_arrow
 from imageset.utils.text import format_count
 
 MIN_SEQUENCES = 3  # of a class: one for each split
-MIN_PAIRS = 10  # of neighbours
+MIN_IMAGES = 12  # with names of one style: two frames of three sequences of two classes
+MIN_PAIRS = 10  # of neighbours; fewer say nothing
 # Of pairs of images of two sequences, ALIKE_FRACTION are at most so far apart as pairs that count as alike.
 ALIKE_FRACTION = 0.05
 # Measured: 0.63 and 0.29 for tracks of traffic signs; at most 0.18 for the neighbours of plainly numbered sets.
@@ -42,21 +43,24 @@ class StyleStats(NamedTuple):
         neighbours_alike: fraction of neighbours in a sequence that look alike.
         any_alike: fraction of any two images of a sequence that do.
         num_pairs: number of pairs of neighbours.
+        limit: the most bits in which the hashes of two images that look alike differ.
     """
 
     has_enough: bool
     neighbours_alike: float
     any_alike: float
     num_pairs: int
+    limit: int = 0
+
+    @property
+    def neighbours_look_alike(self) -> bool:
+        """Whether images with neighbouring numbers look alike, as frames of a video do."""
+        return self.num_pairs >= MIN_PAIRS and self.neighbours_alike >= MIN_NEIGHBOURS_ALIKE
 
     @property
     def looks_like_sequences(self) -> bool:
         """Whether the images look as those of sequences do."""
-        return (
-            self.num_pairs >= MIN_PAIRS
-            and self.neighbours_alike >= MIN_NEIGHBOURS_ALIKE
-            and self.any_alike >= MIN_ANY_ALIKE
-        )
+        return self.neighbours_look_alike and self.any_alike >= MIN_ANY_ALIKE
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,14 @@ class Sequences:
         is_member: bool (N,), whether the image is in a sequence.
         num: number of sequences of several images.
         num_frames: median number of images of these.
+        alike_limits: by family of names that mean no sequences although neighbours look alike, the limit of bits.
     """
 
     first_ingests: dict[int, int]
     is_member: np.ndarray
     num: int = 0
     num_frames: int = 0
+    alike_limits: Mapping[int, int] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Return the sequences in a few words: "89 sequences of about 30 frames, by file name"; "" if none."""
@@ -94,12 +100,15 @@ def find_sequences(rows: pa.Table, phashes: np.ndarray, multi_label: bool) -> Se
     order = np.argsort(families, kind="stable").astype(np.int32)
     names, starts, counts = np.unique(families[order], return_index=True, return_counts=True)
     first_ingests: dict[int, int] = {}
+    alike_limits: dict[int, int] = {}
     strata = _encode_strata(rows, multi_label) if len(names) else np.empty(0, np.int64)
     for name, start, num in zip(names.tolist(), starts.tolist(), counts.tolist(), strict=True):
-        if name != NO_FAMILY and num > MIN_SEQUENCES:
-            first = _find_first_ingest(_Style(rows, phashes, strata, order[start : start + num]), bool(name & 1))
-            if first is not None:
+        if name != NO_FAMILY and num >= MIN_IMAGES:
+            style = _Style(rows, phashes, strata, order[start : start + num])
+            if (first := _find_first_ingest(style, bool(name & 1))) is not None:
                 first_ingests[name] = first
+            elif (stats := style.measure(num)).neighbours_look_alike:
+                alike_limits[name] = stats.limit
     is_member = np.zeros(len(families), bool)
     ingests = rows["ingest"].to_numpy()
     for name, first in first_ingests.items():
@@ -107,7 +116,7 @@ def find_sequences(rows: pa.Table, phashes: np.ndarray, multi_label: bool) -> Se
     _, sizes = np.unique(rows["sequence"].to_numpy()[is_member], return_counts=True)
     several = sizes[sizes > 1]
     median = int(np.median(several)) if len(several) else 0
-    return Sequences(first_ingests, is_member, len(several), median)
+    return Sequences(first_ingests, is_member, len(several), median, alike_limits)
 
 
 def _encode_strata(rows: pa.Table, multi_label: bool) -> np.ndarray:
@@ -132,7 +141,7 @@ class _Style:
 
     def measure(self, num: int) -> StyleStats:
         """Measure the first `num` images."""
-        has_enough = self._has_enough_sequences(num)
+        has_enough = num >= MIN_IMAGES and self._has_enough_sequences(num)
         sequences, phashes, strata = (part[:num] for part in (self._sequences, self._phashes, self._strata))
         order = np.lexsort((phashes, self._frames[:num], sequences, strata))
         sequences, phashes, strata = sequences[order], phashes[order], strata[order]
@@ -142,15 +151,16 @@ class _Style:
         neighbours = np.bitwise_count(phashes[left[follows]] ^ phashes[left[follows] + 1])
         left, right = _draw_pairs(strata)
         is_same = sequences[left] == sequences[right]
+        if is_same.all():  # a single sequence in each class: its images are compared with each other
+            is_same[:] = False
         others = np.bitwise_count(phashes[left] ^ phashes[right])[~is_same]
         if not len(others) or not len(neighbours):
             return StyleStats(has_enough, 0.0, 0.0, 0)
         limit = _find_limit(others)
         left, right = _draw_pairs(sequences)
         any_two = np.bitwise_count(phashes[left] ^ phashes[right])
-        return StyleStats(
-            has_enough, float((neighbours <= limit).mean()), float((any_two <= limit).mean()), len(neighbours)
-        )
+        neighbours_alike, any_alike = (float((each <= limit).mean()) for each in (neighbours, any_two))
+        return StyleStats(has_enough, neighbours_alike, any_alike, len(neighbours), limit)
 
     def _has_enough_sequences(self, num: int) -> bool:
         pairs = np.stack([self._strata[:num], self._sequences[:num].view(np.int64)], 1)

@@ -100,6 +100,7 @@ def test_plainly_numbered_pictures_have_the_split_that_they_have_without_groups(
     summary, rows = run(tmp_path / "auto", source)
     _, plain = run(tmp_path / "null", source, split=NORMALIZE_PARAMS["split"])
     assert summary.sequences == "" and rows == plain
+    assert {split for split, _ in rows.values()} == {"train", "val", "test"}
 
 
 def test_without_groups_the_frames_that_are_tested_and_trained_on_are_counted(tmp_path: Path) -> None:
@@ -119,15 +120,31 @@ def test_without_groups_the_frames_that_are_tested_and_trained_on_are_counted(tm
     assert report.warnings == summary.warnings and report.sequences == ""
 
 
-def test_neighbours_that_look_alike_are_counted_where_near_duplicates_are_not_looked_for(tmp_path: Path) -> None:
+def test_pictures_that_look_like_their_neighbours_by_number_are_counted(tmp_path: Path) -> None:
+    """One long video a class: its frames are in every split, since a class is no group."""
     source = make_tracks(tmp_path / "set", "IMG_{number:04d}.jpg")
+    for number, split in enumerate((AUTO, NORMALIZE_PARAMS["split"])):
+        summary, rows = run(tmp_path / str(number), source, split=split)
+        num_test = sum(place == "test" for place, _ in rows.values())
+        (warning,) = summary.warnings
+        assert f"of {num_test} test pictures look like a training picture" in warning
+        assert "as frames of a video do" in warning
+
+
+def test_near_duplicates_are_counted_where_they_are_not_looked_for(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    for position, label in enumerate(("ant", "bee")):
+        (source / label).mkdir(parents=True)
+        for number in range(60):
+            photo = draw_photo(1000 * position + (number if number % 6 else number + 1))  # every sixth twice
+            (source / label / f"{number:03d}.jpg").write_bytes(encode_jpeg(photo, 70 if number % 6 else 95))
     summary, rows = run(tmp_path, source, near_duplicate_bits=None)
-    num_test = sum(split == "test" for split, _ in rows.values())
+    num_test = sum(place == "test" for place, _ in rows.values())
     (warning,) = summary.warnings
     assert f"of {num_test} test pictures look like a training picture" in warning
-    assert "near_duplicate_bits: 4" in warning
+    assert "near_duplicate_bits: 4 keeps" in warning
     summary, _ = run(tmp_path, source, near_duplicate_bits=4)
-    assert not any("near_duplicate_bits: 4" in line for line in summary.warnings)
+    assert not any("look like" in line for line in summary.warnings)
 
 
 def test_sequences_that_the_source_divides_stay_divided_and_are_counted(tmp_path: Path) -> None:
