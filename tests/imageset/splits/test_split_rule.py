@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from imageset.exceptions import UserError
 from imageset.normalize.rows import fill_group_and_time
-from imageset.splits.split_rule import SplitRule, assign_splits, hash_to_unit_interval, match_uris
+from imageset.splits.split_rule import (
+    SplitRule,
+    assign_splits,
+    hash_to_unit_interval,
+    list_split_hashes,
+    match_uris,
+)
 
 RULE = SplitRule(seed=0, val=0.15, test=0.15)
 
@@ -42,6 +48,11 @@ def test_a_group_is_never_divided(pictures: list[tuple[str, int]]) -> None:
     groups = [str(group) for _, group in pictures]
     splits = assign_splits([image_id for image_id, _ in pictures], list(groups), [None] * len(groups), RULE)
     assert len(set(zip(groups, splits, strict=True))) == len(set(groups))
+
+
+def test_a_split_that_was_decided_already_has_a_hash_that_leads_to_it() -> None:
+    hashes = list_split_hashes(RULE)
+    assert assign_splits([], [], [None] * 3, RULE, hashes=hashes) == ["train", "val", "test"]
 
 
 def test_another_seed_is_another_split() -> None:
