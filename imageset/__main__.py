@@ -64,7 +64,9 @@ def _run_normalize(options: argparse.Namespace) -> str:
         out.parent.mkdir(parents=True, exist_ok=True)
         with output_lock(out, _print_waiting), Progress("normalize") as progress:
             summary = normalize(options.raw, out, params, progress=progress, executor=executor)
-    return "\n".join([summary.describe(), *(f"warning: {warning}" for warning in summary.warnings)])
+    sequences = [summary.sequences] if summary.sequences else []
+    warnings = (f"warning: {warning}" for warning in summary.warnings)
+    return "\n".join([summary.describe(), *sequences, *warnings])
 
 
 def _print_waiting(line: str) -> None:

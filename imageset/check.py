@@ -34,7 +34,14 @@ from imageset.rejections import Rejected, Rejection, count_harmful, count_reason
 from imageset.sources.base import Source
 from imageset.sources.factory import open_source
 from imageset.splits.duplicates import find_duplicates
-from imageset.splits.groups import Groups, add_ages, build_groups
+from imageset.splits.grouping import (
+    GroupedImages,
+    add_names,
+    describe_sequences,
+    group_images,
+    warn_divided_images,
+)
+from imageset.splits.groups import Groups, add_ages
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
 from imageset.splits.placement import check_splits, iter_row_splits, warn_small_classes
 from imageset.splits.split_rule import SplitRule
@@ -81,6 +88,7 @@ class CheckReport:
         size_px: the side that `size_px: auto` stands for; None if no image is sound.
         channels: the number that `channels: auto` stands for; None if no image is sound.
         networks: the networks that `convoy run` would try.
+        sequences: a line about sequences that `convoy run` would keep together, or "".
     """
 
     source: str
@@ -102,6 +110,7 @@ class CheckReport:
     size_px: int | None = None
     channels: int | None = None
     networks: list[str] = field(default_factory=list)
+    sequences: str = ""
 
     @property
     def stop_reason(self) -> str | None:
@@ -165,6 +174,8 @@ class CheckReport:
             yield f"near duplicates: {num:,} in {format_count(len(self.near_duplicates), 'group')}"
             for group in islice(self.near_duplicates, NUM_EXAMPLES):
                 yield "  " + ", ".join(map(escape_control_characters, group[:NUM_EXAMPLES]))
+        if self.sequences:
+            yield self.sequences
         yield from (f"warning: {warning}" for warning in self.warnings)
         if self.stop_reason:
             yield f"convoy run would stop: {self.stop_reason}"
@@ -223,10 +234,16 @@ def check_source(
             records = write_arrow(fill_group_and_time(rows, rule) if rule else rows, _SCHEMA, folder)
         thumbnails.close()
         trim_memory()
-        kept, rejections = _separate_rejected(records, rule, folder, source.kind)
-        groups = build_groups(kept, kept["phash"].to_numpy(), near_duplicate_bits, Path(folder))
-        report = _build_report(source, records, kept, rejections, groups, max_reject_fraction)
-        _simulate_run(report, kept, groups, rule, on_leak, min_test_per_class, source.multi_label)
+        kept, rejections, history = _separate_rejected(records, rule, folder, source.kind)
+        phashes, multi_label = kept["phash"].to_numpy(), source.multi_label
+        images = group_images(kept, history, phashes, rule, near_duplicate_bits, multi_label, Path(folder))
+        report = _build_report(source, records, kept, rejections, images.groups, max_reject_fraction)
+        report.sequences = describe_sequences(images.sequences, rule)
+        codes = _simulate_run(report, images, rule, on_leak, min_test_per_class, multi_label)
+        if codes is not None:
+            report.warnings += warn_divided_images(
+                images.rows, images.sequences, phashes, codes, rule, near_duplicate_bits
+            )
         return report
 
 
@@ -333,16 +350,18 @@ def _iter_readable(source: Source, rows: deque[dict[str, Any]]) -> Iterator[tupl
 
 def _separate_rejected(
     records: pa.Table, rule: SplitRule | None, folder: str, kind: str
-) -> tuple[pa.Table, list[Rejection]]:
-    """Return (rows of the images that are kept, rejections)."""
+) -> tuple[pa.Table, list[Rejection], pa.Table | None]:
+    """Return (rows of the images that are kept, rejections, the history of `add_names`)."""
     is_readable = records["reason"].is_null().to_numpy()
     readable = add_ages(write_arrow(iter_slices(records, np.flatnonzero(is_readable)), _SCHEMA, folder), [0])
+    readable = readable.append_column("absent", pa.array(np.zeros(len(readable), bool)))
+    readable, history = add_names(readable, rule, folder)
     positions, rejections = find_duplicates(readable, kind)
     if rule is not None and rule.by == "time":
         positions = reject_undated(readable, positions, rejections)
     kept = write_arrow(iter_slices(readable, positions), readable.schema, folder)
     unreadable = take_rows(records.select(["uri", "image_id", "reason", "detail"]), np.flatnonzero(~is_readable))
-    return kept, rejections + [Rejection(**row) for row in unreadable.to_pylist()]
+    return kept, rejections + [Rejection(**row) for row in unreadable.to_pylist()], history
 
 
 def _build_report(
@@ -404,20 +423,24 @@ def _check_ranges(kept: pa.Table) -> tuple[list[str], list[str]]:
 
 def _simulate_run(
     report: CheckReport,
-    kept: pa.Table,
-    groups: Groups,
+    images: GroupedImages,
     rule: SplitRule | None,
     on_leak: str,
     min_test: int,
     multi_label: bool,
-) -> None:
-    """Add the results of a first `convoy run` to the report: leaks, splits, and why it would stop."""
+) -> np.ndarray | None:
+    """Add the results of a first `convoy run` to the report: leaks, splits, and why it would stop.
+
+    Returns:
+        uint8 (N,): the position in SPLITS of each image's split; None if it would stop.
+    """
+    kept, groups = images.rows, images.groups
     if warning := describe_similar_names(report.classes):
         report.warnings.append(warning)
     leaks = find_leaks(kept["split"], groups)
     report.warnings += resolve_duplicates(report.refused, "warn") + resolve_leaks(kept, leaks, "warn")[2]
     if rule is None or not len(kept):
-        return
+        return None
     try:
         resolve_duplicates(report.refused, on_leak)
         codes = _assign_split_codes(kept, rule, groups)
@@ -427,7 +450,7 @@ def _simulate_run(
         check_splits(left, {split for code, split in enumerate(SPLITS) if (codes == code).any()})
     except UserError as error:
         report.split_problem = str(error)
-        return
+        return None
     counts = {split: Counter(dict.fromkeys(report.classes, 0)) for split in SPLITS}
     report.run_splits = dict.fromkeys(SPLITS, 0)
     start = 0
@@ -438,6 +461,7 @@ def _simulate_run(
             counts[split].update(count_labels(in_split.to_pylist(), multi_label))
         start += len(batch)
     report.warnings += warn_small_classes(counts, min_test)
+    return codes
 
 
 def _assign_split_codes(kept: pa.Table, rule: SplitRule, groups: Groups) -> np.ndarray:

@@ -109,8 +109,9 @@ def _describe_dataset(manifest: Mapping[str, Any], index: pa.Table, spec: Decode
         "std": " ".join(f"{std:.3f}" for std in manifest["std"]),
     }
     rule = ", ".join(f"{name} {value}" for name, value in manifest["split"].items())
+    sequences = f"{manifest['sequences']}; " if "sequences" in manifest else ""
     settings = (
-        f"split: {rule}; fit {spec.fit}, {spec.interpolation}, fidelity {spec.fidelity}; "
+        f"split: {rule}; {sequences}fit {spec.fit}, {spec.interpolation}, fidelity {spec.fidelity}; "
         f"fingerprint {manifest['fingerprint']}"
     )
     return {

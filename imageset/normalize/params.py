@@ -35,7 +35,9 @@ class SplitParams(ParamsModel):
     )
     group: str | None = Field(
         default=None,
-        description="Regular expression over the uri whose first group is the group, if the source has none.",
+        description="auto: sequences that file names and looks show are groups, and the groups of each class are "
+        "stratified. Or a regular expression over the uri whose first group is the group, if the source has none. "
+        "null, or left out: neither.",
     )
     time: str | None = Field(
         default=None,

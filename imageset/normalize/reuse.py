@@ -16,6 +16,7 @@ from imageset.decoding.decoder import DECODER_VERSION
 from imageset.decoding.spec import DecodeSpec
 from imageset.exceptions import UserError
 from imageset.normalize.tasks import DecodedFacts
+from imageset.splits.stratification import NO_SPLIT, encode_splits
 from imageset.store.format import (
     DATASET_MANIFEST_FILE,
     LEAKS_FILE,
@@ -145,6 +146,14 @@ class PreviousDataset:
         for word in range(4):
             matches &= to_id_words(self._index["image_id"], word)[rows] == to_id_words(image_ids, word)
         return np.where(matches, rows, -1)
+
+    def read_splits(self, image_ids: pa.ChunkedArray) -> np.ndarray:
+        """Return the previous split of each image, uint8 (N,): a position in SPLITS, NO_SPLIT for a new image."""
+        rows = self.find_rows(image_ids)
+        splits = np.full(len(rows), NO_SPLIT, np.uint8)
+        if (rows >= 0).any():
+            splits[rows >= 0] = encode_splits(self._index["split"])[rows[rows >= 0]]
+        return splits
 
     def iter_rejections(self, image_ids: pa.ChunkedArray) -> Iterator[tuple[int, tuple[str, str]]]:
         """Yield (position, (reason, detail)) of the images that the previous dataset rejected."""

@@ -20,6 +20,7 @@ from imageset.raw.label_log import LabelLog, read_label_log
 from imageset.raw.shards import read_image_bytes
 from imageset.rejections import Rejected, Rejection
 from imageset.splits.duplicates import find_duplicates
+from imageset.splits.grouping import add_names
 from imageset.splits.groups import add_ages
 from imageset.splits.split_rule import SplitRule, build_no_match_error, match_uris
 from imageset.utils.arrow import iter_slices, take_rows, write_arrow
@@ -28,7 +29,7 @@ from imageset.utils.timestamps import parse_time
 _REASONS_BEFORE_DECODING = frozenset({"label_conflict", "label_dispute", "leak", "unlabelled", "undated"})
 
 
-def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Rejection]]:
+def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, list[Rejection], pa.Table | None]:
     """Read the images to decode and reject those that need no decoding for it.
 
     Args:
@@ -37,12 +38,12 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
         folder: where the unnamed files of the tables are created.
 
     Returns:
-        (one row for each distinct image, in raw order, the rejections).
+        (one row for each distinct image, in raw order, the rejections, the history of `add_names`).
     """
     disputed: list[Rejection] = []
     labelled = apply_label_log(raw_records.iter_record_batches(raw_dir), read_label_log(raw_dir), disputed)
     records = write_arrow(fill_group_and_time(labelled, rule), raw_records.RECORDS_SCHEMA, folder)
-    records = add_ages(records, source_file.read_first_shards(raw_dir))
+    records, history = add_names(add_ages(records, source_file.read_first_shards(raw_dir)), rule, folder)
     present = np.flatnonzero(~records["absent"].to_numpy())
     if len(present) < len(records):
         records = write_arrow(iter_slices(records, present), records.schema, folder)
@@ -53,7 +54,7 @@ def read_rows(raw_dir: Path, rule: SplitRule, folder: Path) -> tuple[pa.Table, l
     shards, offsets = (records[column].to_numpy()[kept] for column in ("shard", "offset"))
     kept = kept[np.lexsort((offsets, shards))]
     records = records.drop_columns(["absent", "reason", "detail", "label_table"])
-    return write_arrow(iter_slices(records, kept), records.schema, folder), rejections
+    return write_arrow(iter_slices(records, kept), records.schema, folder), rejections, history
 
 
 def apply_label_log(
@@ -140,7 +141,7 @@ def fill_group_and_time(records: Iterable[pa.RecordBatch], rule: SplitRule) -> I
     Raises:
         UserError: a pattern matches no uri at all.
     """
-    patterns = {name: pattern for name, pattern in (("group", rule.group), ("time", rule.time)) if pattern}
+    patterns = {name: pattern for name, pattern in (("group", rule.group_pattern), ("time", rule.time)) if pattern}
     examples: dict[str, str] = {}  # by pattern, the first uri that it did not match
     unmatched = set(patterns)
     for batch in records:

@@ -38,10 +38,17 @@ from imageset.normalize.worker_modules import WORKER_MODULES
 from imageset.raw import source_file
 from imageset.raw.damage import check_raw_files
 from imageset.rejections import CONTENT_REASONS, Rejected, Rejection, count_harmful, describe_worst
-from imageset.splits.groups import build_groups
+from imageset.splits.grouping import describe_sequences, group_images, warn_divided_images
 from imageset.splits.leakage import find_leaks, resolve_duplicates, resolve_leaks
-from imageset.splits.placement import check_splits, check_splits_early, compute_split_hashes, warn_small_classes
+from imageset.splits.placement import (
+    check_splits,
+    check_splits_early,
+    compute_split_hashes,
+    describe_moves,
+    warn_small_classes,
+)
 from imageset.splits.split_rule import SplitRule
+from imageset.splits.stratification import encode_splits
 from imageset.store import format
 from imageset.utils.arrow import iter_slices, take_rows, write_arrow
 from imageset.utils.atomic_write import BackgroundSync, replace_folder
@@ -68,6 +75,7 @@ class NormalizeSummary:
         num_near_duplicates: number of images that are grouped because they look alike.
         warnings: lines for the user.
         multi_label: whether an image may have several labels.
+        sequences: a line about sequences that are kept together, or "".
     """
 
     name: str
@@ -80,6 +88,7 @@ class NormalizeSummary:
     num_near_duplicates: int
     warnings: list[str]
     multi_label: bool = False
+    sequences: str = ""
 
     def describe(self) -> str:
         """Return a summary in one line."""
@@ -128,7 +137,7 @@ def normalize(
     parent = Path(out_dir).parent
     parent.mkdir(parents=True, exist_ok=True)
     check_raw_files(raw_dir)
-    rows, rejections = read_rows(raw_dir, rule, parent)
+    rows, rejections, history = read_rows(raw_dir, rule, parent)
     trim_memory()
     with (
         nullcontext(executor)
@@ -153,11 +162,15 @@ def normalize(
             if hashes is not None and len(hashes) > len(rows):
                 hashes = hashes[rows["number"].to_numpy()]
             damage, linked_digests = previous.damage, previous.linked_digests
+            previous_codes = previous.read_splits(rows["image_id"])
             del context, previous  # frees the previous index
             if len(rows) >= RELEASE_WORKERS_FROM:
                 active.release_workers()
             check_rejections(rejections, num_images, params["max_reject_fraction"], raw_dir)
-            groups = build_groups(rows, facts.phashes, params["near_duplicate_bits"], folder)
+            max_bits = params["near_duplicate_bits"]
+            rows, groups, sequences = group_images(
+                rows, history, facts.phashes, rule, max_bits, multi_label, folder
+            )
             leaks = find_leaks(rows["split"], groups)
             drop, leaked, leak_warnings = resolve_leaks(rows, leaks, params["on_leak"])
             deep = np.flatnonzero(facts.find_peaks(is_float=False))
@@ -165,8 +178,11 @@ def normalize(
             warnings = copy_warnings + leak_warnings + warn_outliers(facts.peaks[deep], uris, spec)
             index = write_arrow(iter_index_batches(rows, rule, groups, facts, hashes), format.INDEX_SCHEMA, folder)
             write_peaks(folder, rows["image_id"], facts)
+            codes = encode_splits(index["split"])
+            warnings += warn_divided_images(rows, sequences, facts.phashes, codes, rule, max_bits)
+            moved = describe_moves(previous_codes, codes)
             num_near_duplicates = groups.num_near_duplicates
-            del rows, facts, groups
+            del rows, facts, groups, history
             leaks_index = take_rows(index, np.array(drop, np.int64))
             if drop:
                 kept = np.setdiff1d(np.arange(len(index)), drop)
@@ -177,6 +193,8 @@ def normalize(
                 writing = threads.submit(write_index, folder, index, leaks_index, sync)
                 fingerprint = threads.submit(format.compute_fingerprint, index, spec, multi_label)
                 manifest = build_manifest(name, index, rejections, spec, rule, multi_label, fingerprint)
+                if line := describe_sequences(sequences, rule):
+                    manifest["sequences"] = line
                 warnings += warn_small_classes(manifest["counts"], params["min_test_per_class"])
                 warnings += warn_low_contrast(manifest["mean"], manifest["std"])
                 write_dataset_page(folder, raw_dir, manifest, index, rejections, warnings, active, timeout_s)
@@ -191,8 +209,9 @@ def normalize(
         manifest["fingerprint"],
         num_decoded,
         num_near_duplicates,
-        damage + warnings,  # the page does not hold the former: the dataset is the same without damage
+        damage + moved + warnings,  # the page holds the last: only these follow from the data and parameters alone
         multi_label,
+        describe_sequences(sequences, rule),
     )
 
 

@@ -38,8 +38,8 @@ from imageset.sources.files import (
     find_system_cause_of_path,
     may_be_nameless_image,
 )
-from imageset.sources.layouts.detection import detect_layout
-from imageset.sources.layouts.imagenet import LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.detection import LAYOUT_FILES, detect_layout
+from imageset.sources.layouts.imagenet import MAX_LAYOUT_FILE_BYTES
 from imageset.sources.layouts.options import NO_OPTIONS, FolderOptions
 from imageset.sources.layouts.problems import describe_linked_class, hint_at_lower_folders
 from imageset.sources.layouts.split_names import guess_split_from_path

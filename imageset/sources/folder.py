@@ -23,9 +23,9 @@ from imageset.sources.base import (
 )
 from imageset.sources.files import Links, NamedFile, display_name, find_images, find_system_cause, read_file
 from imageset.sources.layouts.class_folders import MAX_FOLDERS_NAMED
-from imageset.sources.layouts.detection import detect_layout
+from imageset.sources.layouts.detection import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, detect_layout
 from imageset.sources.layouts.folder_tree import MAX_DEPTH, find_ignored
-from imageset.sources.layouts.imagenet import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.imagenet import MAX_LAYOUT_FILE_BYTES
 from imageset.sources.layouts.layout import Layout
 from imageset.sources.layouts.options import NO_OPTIONS, FolderOptions
 from imageset.sources.layouts.problems import describe_linked_class, hint_at_lower_folders

@@ -12,7 +12,7 @@ Guarantees for an image in a dataset, whichever images are added to or removed f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from imageset.splits.near_duplicates import are_alike, group_near_duplicates
+from imageset.splits.stratification import NO_SPLIT, GroupSplits
 from imageset.store.format import name_pixel_shard
 from imageset.utils.arrow import iter_slices, take_rows, to_id_words, to_strings
 
@@ -69,6 +70,7 @@ class Groups:
         is_grouped: bool (N,), whether the group has several images.
         is_near_duplicate: bool (N,), whether the image is grouped only because it looks like others.
         times: datetime64[us] (N,), the time that determines the split: the image's own, or that of its anchor.
+        splits: uint8 (N,), the position in SPLITS that `stratify` found, else NO_SPLIT; None: not stratified.
     """
 
     rows: pa.Table
@@ -77,6 +79,18 @@ class Groups:
     is_grouped: np.ndarray
     is_near_duplicate: np.ndarray
     times: np.ndarray
+    splits: np.ndarray | None = None
+
+    def stratify(self, group_splits: GroupSplits, sequences: np.ndarray) -> Groups:
+        """Return the groups with the splits of those that a source or a file name names.
+
+        Args:
+            group_splits: the splits of the groups.
+            sequences: uint64 (N,), of the images, as in the column of `add_sequence_names`.
+        """
+        is_named = self.rows["group"].is_valid().to_numpy()[self.anchors]
+        splits = group_splits.find_splits(sequences[self.anchors])
+        return replace(self, splits=np.where(is_named, splits, np.uint8(NO_SPLIT)))
 
     @property
     def num_near_duplicates(self) -> int:

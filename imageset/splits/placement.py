@@ -11,7 +11,14 @@ import pyarrow as pa
 
 from imageset.exceptions import UserError
 from imageset.splits.groups import Groups
-from imageset.splits.split_rule import SplitRule, assign_splits, hash_to_unit_interval
+from imageset.splits.split_rule import (
+    AUTO_GROUP,
+    SplitRule,
+    assign_splits,
+    hash_to_unit_interval,
+    list_split_hashes,
+)
+from imageset.splits.stratification import NO_SPLIT
 from imageset.store.format import SPLITS
 from imageset.utils.arrow import ROWS_AT_ONCE, memmap_zeros, take_rows, to_strings
 from imageset.utils.text import format_class_count, format_count
@@ -64,20 +71,33 @@ def iter_row_splits(
     for start in range(0, len(rows), ROWS_AT_ONCE):
         given_splits = to_strings(rows["split"].slice(start, ROWS_AT_ONCE))
         num = len(given_splits)
-        if hashes is None:
+        if rule.by == "time":
             batch = groups.build_assignments(start, num)
             yield assign_splits(
                 batch.hash_keys, batch.source_groups, given_splits, rule, batch.times, source_splits
             )
             continue
-        batch_hashes, moved = hashes[start : start + num].copy(), np.flatnonzero(groups.find_moved(start, num))
-        if len(moved):
-            batch = groups.build_assignments(start, num)
-            keys, names = (
-                [values[number] for number in moved.tolist()] for values in (batch.hash_keys, batch.source_groups)
-            )
-            batch_hashes[moved] = hash_to_unit_interval(keys, names, rule.seed)  # type: ignore[arg-type]
+        batch_hashes = _hash_rows(groups, start, num, rule, hashes)
+        if groups.splits is not None:
+            placed = groups.splits[start : start + num]
+            fixed = list_split_hashes(rule)[placed % len(SPLITS)]
+            batch_hashes = np.where(placed == NO_SPLIT, batch_hashes, fixed)
         yield assign_splits([], [], given_splits, rule, None, source_splits, batch_hashes)
+
+
+def _hash_rows(groups: Groups, start: int, num: int, rule: SplitRule, hashes: np.ndarray | None) -> np.ndarray:
+    """Return the hashes, float64 (num,), that determine the splits of `num` rows from number `start` on."""
+    if hashes is None:
+        batch = groups.build_assignments(start, num)
+        return hash_to_unit_interval(batch.hash_keys, batch.source_groups, rule.seed)
+    batch_hashes, moved = hashes[start : start + num].copy(), np.flatnonzero(groups.find_moved(start, num))
+    if len(moved):
+        batch = groups.build_assignments(start, num)
+        keys, names = (
+            [values[number] for number in moved.tolist()] for values in (batch.hash_keys, batch.source_groups)
+        )
+        batch_hashes[moved] = hash_to_unit_interval(keys, names, rule.seed)  # type: ignore[arg-type]
+    return batch_hashes
 
 
 def check_splits_early(rows: pa.Table, rule: SplitRule) -> None:
@@ -85,6 +105,9 @@ def check_splits_early(rows: pa.Table, rule: SplitRule) -> None:
 
     If a sample of the rows fills every split, the others are not examined.
     """
+    if rule.group == AUTO_GROUP and rows["group"].null_count < len(rows):
+        check_splits(rows, SPLITS)  # the groups of a class are divided later, so that no split is empty
+        return
     sample = take_rows(rows, np.arange(0, len(rows), max(1, len(rows) // EARLY_CHECK_ROWS)))
     if set(assign_row_splits(sample, rule)) < set(SPLITS) or len(sample["label"].unique()) < 2:
         check_splits(rows, set(assign_row_splits(rows, rule)))
@@ -105,6 +128,27 @@ def check_splits(rows: pa.Table, splits: Collection[str]) -> None:
                 f"the {split} split is empty with {format_count(len(rows), 'picture')}; add pictures, "
                 "or change params.yaml: normalize.split"
             )
+
+
+def describe_moves(before: np.ndarray, after: np.ndarray) -> list[str]:
+    """Return a line about images that an earlier version of the dataset had in another split, if there are some.
+
+    Args:
+        before: uint8 (N,), positions in SPLITS, NO_SPLIT for a new image.
+        after: likewise.
+    """
+    moves = [
+        f"{format_count(num, 'picture')} from {SPLITS[old]} to {SPLITS[new]}"
+        for old in range(len(SPLITS))
+        for new in range(len(SPLITS))
+        if old != new and (num := int(((before == old) & (after == new)).sum()))
+    ]
+    if not moves:
+        return []
+    return [
+        f"moved since the last version of the dataset: {', '.join(moves)}; the champion may know what is in test "
+        "now, which `convoy promote` checks"
+    ]
 
 
 def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -> list[str]:

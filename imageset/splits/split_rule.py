@@ -20,6 +20,7 @@ from imageset.exceptions import UserError
 from imageset.utils.timestamps import parse_time
 
 SPLIT_METHODS = ("hash", "time")
+AUTO_GROUP = "auto"  # value of `group`: sequences are found by the names of their files
 _PARAMS_KEY = "params.yaml: normalize.split"
 
 
@@ -35,7 +36,7 @@ class SplitRule:
         val_from: by time: images from this time on are for validation.
         test_from: by time: images from this time on are for testing.
         group: regular expression for the uri; its first group is the name of the image's group if the source
-            gives none.
+            gives none. AUTO_GROUP: sequences are found, and the groups of each class are stratified.
         time: the same for the time if the source gives none.
     """
 
@@ -56,7 +57,7 @@ class SplitRule:
         if self.by not in SPLIT_METHODS:
             raise UserError(f"{_PARAMS_KEY}.by: must be one of {', '.join(SPLIT_METHODS)}, not {self.by!r}")
         for name in ("group", "time"):
-            _check_pattern(name, getattr(self, name))
+            _check_pattern(name, self.group_pattern if name == "group" else self.time)
         dates = [_parse_cut_date(name, getattr(self, name)) for name in ("val_from", "test_from")]
         if self.by == "hash" and any(dates):
             raise UserError(
@@ -71,6 +72,11 @@ class SplitRule:
                 raise UserError(
                     f"{_PARAMS_KEY}: val_from {self.val_from} must be before test_from {self.test_from}"
                 )
+
+    @property
+    def group_pattern(self) -> str | None:
+        """The regular expression for the group, or None."""
+        return None if self.group == AUTO_GROUP else self.group
 
     @property
     def cut_times(self) -> np.ndarray:
@@ -168,6 +174,11 @@ def _split_by_time(times: np.ndarray | None, rule: SplitRule) -> tuple[np.ndarra
     assert times is not None
     val_from, test_from = rule.cut_times
     return (times >= val_from) & (times < test_from), times >= test_from
+
+
+def list_split_hashes(rule: SplitRule) -> np.ndarray:
+    """Return a hash, float64 (3,), that puts an image into each of SPLITS: train, val, test."""
+    return np.array([np.nextafter(1, 0), rule.test, 0.0])
 
 
 def hash_to_unit_interval(image_ids: list[str], groups: list[str | None], seed: int) -> np.ndarray:

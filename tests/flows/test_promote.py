@@ -181,6 +181,7 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
     decision = promote(trained_run(copy))
     assert not decision.serves
     assert decision.reason.startswith("the comparison is void: digits-few version 1 was trained on 1 of the test")
+    assert "1 of them moved from train to test since" in decision.reason and "--override REASON" in decision.reason
     assert aliases(copy) == {"champion": 1, "challenger": 2}
 
     by_hand = promote(trained_run(copy), override="we looked at it")

@@ -26,9 +26,28 @@ def evaluate_leakage(champion: Version, bundle: Bundle, store: ImageStore, proje
                      "inspect the model and promote with --override")  # fmt: skip
     leaked = find_leaked_images(store, training_images)
     if leaked:
-        return Gate("unseen", False, f"{champion} was trained on {len(leaked):,} of the test pictures, "
-                     f"their group or look-alikes, e.g. {leaked[0][:16]}", {"num_leaks": len(leaked)})  # fmt: skip
+        message = (
+            f"{champion} was trained on {len(leaked):,} of the test pictures, their group or look-alikes, e.g. "
+            f"{leaked[0][:16]}{explain_moves(leaked, training_images)}"
+        )
+        return Gate("unseen", False, message, {"num_leaks": len(leaked)})
     return Gate("unseen", True, f"{champion} was trained on no test picture", {"num_leaks": 0})
+
+
+def explain_moves(leaked: list[str], training_images: pa.Table) -> str:
+    """Return what to do if the champion's own training images are in the test split now; "" if none is.
+
+    An image moves only when the split is another one: its parameters have changed, or the groups have.
+    """
+    num = len(set(map(bytes.fromhex, leaked)).intersection(training_images["image_id"].to_pylist()))
+    if not num:
+        return ""
+    return (
+        f"; {num:,} of them moved from train to test since, so the split is another one (params.yaml: "
+        "normalize.split or near_duplicate_bits): set it back to compare the two, or, if the new split shall "
+        "stay, judge the candidate by its own report and promote it once with `convoy promote --override REASON`; "
+        "the next models are compared with it again"
+    )
 
 
 def load_training_images(

@@ -1,4 +1,4 @@
-"""The detection of the layout of folders: classes, splits, and the layouts of ImageNet and Tiny ImageNet.
+"""The detection of the layout of folders: classes, splits, and the layouts of ImageNet and GTSRB.
 
 A layout is detected from the names alone (POSIX paths relative to the source) and from a few small text files, so
 that folders, archives and listings of buckets are understood alike.
@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from imageset.class_names import normalize_class_name
+from imageset.sources.layouts import imagenet
 from imageset.sources.layouts.class_folders import build_class_layout
+from imageset.sources.layouts.gtsrb import TEST_FOLDERS, TEST_LABELS, build_gtsrb_layout, is_gtsrb
 from imageset.sources.layouts.imagenet import build_imagenet_layout, is_imagenet
 from imageset.sources.layouts.layout import Layout
 from imageset.sources.layouts.options import NO_OPTIONS, FolderOptions
+
+# The text files that a layout may need, and the folders that they may be in.
+LAYOUT_FILES = (*imagenet.LAYOUT_FILES, TEST_LABELS)
+LAYOUT_FILE_FOLDERS = (*imagenet.LAYOUT_FILE_FOLDERS, *TEST_FOLDERS)
 
 
 def detect_layout(
@@ -31,7 +37,7 @@ def detect_layout(
         names: POSIX paths of the images, relative to the source.
         layout_files: content by name of the files in LAYOUT_FILES.
         skip_common_folders: ignore folders that are around all images, such as an archive's own top folder.
-        options: decisions of the user; ImageNet's layouts have none.
+        options: decisions of the user; the layouts of ImageNet and GTSRB have none.
         other_folders: folders without images that may be ignored.
 
     Raises:
@@ -40,6 +46,8 @@ def detect_layout(
     """
     if options == NO_OPTIONS and is_imagenet(names, layout_files):
         return build_imagenet_layout(label, names, layout_files)
+    if options == NO_OPTIONS and is_gtsrb(names):
+        return build_gtsrb_layout(names, layout_files)
 
     def build(names: Sequence[str], other_folders: Collection[str]) -> Layout:
         return build_class_layout(

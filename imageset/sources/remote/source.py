@@ -25,7 +25,8 @@ from imageset.rejections import Rejected
 from imageset.sources.base import Source, SourceImage, slugify
 from imageset.sources.files import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, find_system_cause_of_path
 from imageset.sources.folder import FolderSource
-from imageset.sources.layouts.imagenet import LAYOUT_FILE_FOLDERS, LAYOUT_FILES, MAX_LAYOUT_FILE_BYTES
+from imageset.sources.layouts.detection import LAYOUT_FILE_FOLDERS, LAYOUT_FILES
+from imageset.sources.layouts.imagenet import MAX_LAYOUT_FILE_BYTES
 from imageset.sources.layouts.options import NO_OPTIONS, parse_folder_options
 from imageset.sources.remote.filesystem import RemotePath, explain_no_listing
 from imageset.sources.remote.url import (

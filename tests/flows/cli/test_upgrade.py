@@ -16,6 +16,7 @@ from flows.project.project import Project
 from flows.reports.status import report_status
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
+from imageset.normalize.params import read_normalize_params
 from imageset.params import check_convoy_version
 from tests.helpers.project import copy_params
 
@@ -154,3 +155,15 @@ def test_run_says_so_before_anything_starts(project, tmp_path, monkeypatch, caps
     monkeypatch.chdir(project.folder)
     assert main(["run", "pictures"]) == 2
     assert "`convoy upgrade` says what runs again" in capsys.readouterr().err
+
+
+def test_an_upgrade_of_a_project_that_knew_no_automatic_groups_leaves_its_split_as_it_was(project):
+    """A key that is left out means null; written as `auto`, it would divide the pictures anew."""
+    assert read(project, "params.yaml")["normalize"]["split"]["group"] == "auto"  # of a new project
+    path = project / "params.yaml"
+    path.write_text(re.sub(r"(?m)^    group: auto.*\n", "", path.read_text()))
+    set_version(project, "0.1.0")
+    before = read_normalize_params(path)
+    assert before["split"]["group"] is None
+    assert not any("group" in line for line in upgrade_project(project).lines)
+    assert read_normalize_params(path) == before

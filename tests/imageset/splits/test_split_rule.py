@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from imageset.exceptions import UserError
 from imageset.normalize.rows import fill_group_and_time
-from imageset.splits.split_rule import SplitRule, assign_splits, match_uris
+from imageset.splits.split_rule import (
+    SplitRule,
+    assign_splits,
+    hash_to_unit_interval,
+    list_split_hashes,
+    match_uris,
+)
 
 RULE = SplitRule(seed=0, val=0.15, test=0.15)
 
@@ -44,11 +50,31 @@ def test_a_group_is_never_divided(pictures: list[tuple[str, int]]) -> None:
     assert len(set(zip(groups, splits, strict=True))) == len(set(groups))
 
 
+def test_a_split_that_was_decided_already_has_a_hash_that_leads_to_it() -> None:
+    hashes = list_split_hashes(RULE)
+    assert assign_splits([], [], [None] * 3, RULE, hashes=hashes) == ["train", "val", "test"]
+
+
 def test_another_seed_is_another_split() -> None:
     one, two = (
         assign_splits(ids(100), [None] * 100, [None] * 100, SplitRule(seed, 0.15, 0.15)) for seed in (0, 1)
     )
     assert one != two
+
+
+def test_the_same_pictures_and_groups_have_the_split_that_earlier_versions_gave_them() -> None:
+    """Golden values: everybody's data would be divided anew by another hash, salt, or order of val and test."""
+    assert hash_to_unit_interval(ids(2), [None, None], 0).tolist() == [0.37203867344428226, 0.8412186971752877]
+    names: list[str | None] = ["a", "b"]
+    assert hash_to_unit_interval(ids(2), names, 0).tolist() == [0.6969128891509271, 0.014824939858473938]
+    assert hash_to_unit_interval(ids(2), names, 1).tolist() == [0.1563569445091486, 0.03920289931904807]
+    named: list[str | None] = [f"P{number}" for number in range(12)]
+    golden = {(0, False): "vrrrrvttrtrr", (0, True): "rrrrvrtrrtrt",
+              (1, False): "rvttrrrrvrrr", (1, True): "tttvrrrrtrrv"}  # fmt: skip
+    for (seed, is_grouped), expected in golden.items():
+        rule = SplitRule(seed, 0.15, 0.25)
+        splits = assign_splits(ids(12), named if is_grouped else [None] * 12, [None] * 12, rule)
+        assert "".join({"train": "r", "val": "v", "test": "t"}[split] for split in splits) == expected
 
 
 def test_a_split_made_by_the_source_is_respected_and_validation_cut_from_train() -> None:
