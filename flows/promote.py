@@ -191,9 +191,7 @@ def evaluate(candidate: Candidate, champion: Version | None, project: Project, o
     model_registry.connect_registry(project)
     if champion is None:
         check_model_predicts(candidate.model_uri)
-        gate_result = GateResult(True, f"the first model of {candidate.name}")
-    else:
-        gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
+    gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
     if override:
         return replace(
             gate_result, passes=True, reason=f"{override} (by hand; the comparison: {gate_result.reason})"
