@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from flows.orchestration import local_databases
+from flows.project.paths import MANIFEST, NORMALIZED, RAW
+from flows.project.project import Project
+from flows.promotion import ledger
+from imageset.exceptions import UserError
 
 if TYPE_CHECKING:
     from imageset.raw.label_log import LabelLog
 
 NUM_NAMED = 5  # classes of each kind in a message
+CLASSES_KEY = "classes"  # in a decision of the ledger: names of the version's classes
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,60 @@ def find_renamed_classes(log: LabelLog, dataset: Collection[str], model: Collect
         for old, new in found.items()
         if new is not None and new in dataset and new not in model and names.count(new) == 1
     }
+
+
+def describe_changed_classes(project: Project, name: str, number: int, classes: Collection[str]) -> str:
+    """Return a line if a version's classes are not those of the project's dataset any more, else "".
+
+    A dataset that cannot be read, or of another name, is not compared.
+
+    Args:
+        project: the project.
+        name: of the registered model.
+        number: of the version.
+        classes: names of its classes.
+    """
+    from imageset.raw.label_log import read_label_log
+
+    try:
+        manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
+        dataset, is_own = list(manifest["classes"]), manifest["name"] == name
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if not is_own or set(dataset) == set(classes):
+        return ""
+    renamed: dict[str, str] = {}
+    with suppress(UserError):  # a damaged log is reported elsewhere; this line is for information
+        renamed = find_renamed_classes(read_label_log(project / RAW), dataset, classes)
+    difference = compare_classes(dataset, classes, renamed).describe()
+    return (
+        f"{name} version {number} has other classes than {NORMALIZED}: {difference}; "
+        "`convoy run` trains on the classes of today and promotes"
+    )
+
+
+def find_version_classes(
+    entries: list[ledger.LedgerEntry], name: str, number: int, database: Path | None
+) -> list[str] | None:
+    """Return the classes of a version: from the ledger, else from its files; None if neither tells.
+
+    Args:
+        entries: the ledger; decisions of an earlier Convoy do not name the classes.
+        name: of the registered model.
+        number: of the version.
+        database: MLflow's SQLite file; None: a server.
+    """
+    decision = ledger.find_decision(entries, name, number) or {}
+    if CLASSES_KEY in decision:
+        return list(decision[CLASSES_KEY])
+    folder = local_databases.find_version_folder(database, name, number) if database is not None else None
+    if folder is None:
+        return None
+    try:
+        text = (folder / "artifacts" / "bundle" / "bundle.json").read_text(encoding="utf-8")
+        return list(json.loads(text)["info"]["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _join(names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ def evaluate_first_model(
     split = store.split("test")
     probabilities = predict_probabilities(bundle, store, project)
     gate = evaluate_baseline(split.labels, probabilities, store.classes, number_groups(split), params)
-    start = f"{note}, so it is judged like a first model" if note else f"the first model of {store.name}"
+    start = f"{note}, so this one is judged like a first model" if note else f"the first model of {store.name}"
     if gate.passes:
         return GateResult(True, f"{start}; {gate.message}" if note else f"{start}: {gate.message}", (gate,))
     way_on = (
@@ -80,7 +80,7 @@ def evaluate_baseline(
 def _describe(comparison: BaselineComparison, num_images: int) -> str:
     on = f"on {format_count(num_images, 'test picture')}"
     if comparison.value is None:
-        return f"no label is on some {on[3:]} and lacks on others, so nothing can be measured"
+        return f"{on} every label is there always or never, so nothing can be measured"
     if comparison.most_frequent is not None:
         baseline = f"always answering '{comparison.most_frequent}' ({comparison.baseline:.4f})"
         value = f"accuracy {comparison.value:.4f} {on}"
