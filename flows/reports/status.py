@@ -430,10 +430,10 @@ def report_training(project: Project, problems: list[str]) -> Iterator[StatusLin
         metrics = ", ".join(
             f"{key} {value:.4f}" for key, value in bundle["metrics"].items() if key.startswith("val_")
         )
-        test = _read_test_metrics(project)
+        test = _read_test_metrics(project) or {}
         values = {"network": name, "dataset": bundle["dataset"]["name"], "metrics": dict(bundle["metrics"])}
-        values |= {"test": test}
-        measured = "".join(f"; test {format_with_baseline(test, key)}" for key in HEADLINES if key in (test or ()))
+        values |= {"test": test or None}
+        measured = "".join(f"; test {format_with_baseline(test, key)}" for key in HEADLINES if key in test)
         yield StatusLine("trained", f"{name} on {values['dataset']}; {metrics}{measured}", values)
     except FileNotFoundError:
         return
