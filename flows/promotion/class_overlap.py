@@ -128,7 +128,8 @@ def describe_changed_classes(project: Project, name: str, number: int, classes: 
         return ""
     renamed: dict[str, str] = {}
     with suppress(UserError):  # a damaged log is reported elsewhere; this line is for information
-        renamed = find_renamed_classes(read_label_log(project / RAW), dataset, classes)
+        if not project.is_multi_label():
+            renamed = find_renamed_classes(read_label_log(project / RAW), dataset, classes)
     difference = compare_classes(dataset, classes, renamed).describe()
     return (
         f"{name} version {number} has other classes than {NORMALIZED}: {difference}; "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_modules.comparison.paired import PairedPredictions, compare_paired, sign_test
+from lightning_modules.comparison.paired import PairedPredictions, compare_paired
 from lightning_modules.evaluation.metrics import find_varied_labels
 
 _MAX_LABELS_IN_MEMORY = 4_000_000  # shuffled labels that are held at a time
@@ -93,8 +93,11 @@ def _compare_multiclass(
 
 def _sign_test_of_groups(is_right: np.ndarray, is_baseline_right: np.ndarray, clusters: np.ndarray) -> float:
     """Return the probability that by chance alone the model wins in at least as many groups as it does."""
+    from scipy.stats import binom
+
     net = np.bincount(clusters, is_right.astype(int) - is_baseline_right)
-    return sign_test(int((net > 0).sum()), int((net < 0).sum()))
+    num_won, num_lost = int((net > 0).sum()), int((net < 0).sum())
+    return float(binom.sf(num_won - 1, num_won + num_lost, 0.5))
 
 
 def _compare_multilabel(

@@ -8,6 +8,7 @@ import pytest
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry, registry_records
 from imageset.exceptions import UserError
+from imageset.store.reader import ImageStore
 from tests.helpers.datasets import drop_digests
 
 
@@ -31,7 +32,6 @@ def log_run(
     """A finished run whose model is the trained one with all its weights scaled; 0 knows nothing."""
     import torch
 
-    from imageset.store.reader import ImageStore
     from lightning_modules.bundle import Bundle, save_bundle
     from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
     from lightning_modules.tracking.model_logging import log_model
@@ -172,8 +172,14 @@ def test_a_champion_that_knows_none_of_the_classes_sets_no_standard(copy, prefec
 def test_an_equally_good_newcomer_does_not_take_over(copy, prefect_server):
     from flows.promote import promote
 
-    assert not promote(log_run(copy, scale=1.0)).serves
+    decision = promote(log_run(copy, scale=1.0))
+    assert not decision.serves
     assert aliases(copy)["champion"] == 1
+    # The pictures of the validation split, which no weights were fitted to, count for a veto.
+    note = decision.reason.partition("which shows in 100 pictures: 3 classes (")[2].partition(")")[0]
+    num_judged = sum(int(name.split()[-1]) for name in note.split(", "))
+    store = ImageStore.open(copy / "data/normalized")
+    assert num_judged == store.counts["test"] + store.counts["val"]
 
 
 def test_the_champion_promoted_again_says_so_and_changes_nothing(copy, prefect_server):
@@ -223,7 +229,6 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
     import pyarrow.parquet as pq
 
     from flows.promote import promote
-    from imageset.store.reader import ImageStore
     from lightning_modules.tracking.tags import TRAINING_IMAGES_ARTIFACT
 
     start_again(copy)

@@ -109,6 +109,7 @@ def test_the_bundle_says_which_data_code_and_environment_it_is_from(trained):
     store = ImageStore.open(trained / "data/normalized")
     assert info.dataset["fingerprint"] == store.fingerprint and len(info.dataset["digest"]) == 32
     assert set(info.metrics) == {"val_loss", "val_accuracy"}
+    assert info.fitted_splits == ("train",)
     client, run = run_of(trained)
     seen = client.download_artifacts(run.info.run_id, "training/pictures.parquet")
     assert pq.read_table(seen)["image_id"].to_pylist() == [
