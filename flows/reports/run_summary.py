@@ -71,8 +71,8 @@ def _iter_metrics(project: Project) -> Iterator[tuple[str, str]]:
         yield "test mAP", f"{_format_metric(metrics, 'map')} {on}{_format_baseline(metrics, 'map')}"
         on += ", all labels of a picture right"
     yield "test accuracy", f"{_format_metric(metrics, 'accuracy')} {on}{_format_baseline(metrics, 'accuracy')}"
-    if answered := format_abstention(metrics):
-        yield "", answered
+    if abstention := format_abstention(metrics):
+        yield "", abstention
     weakest = [f"{name} {recall:.2f}" for name, recall in find_weakest_classes(metrics)]
     if weakest:
         yield "weakest", f"recall of {', '.join(weakest)}"
@@ -105,7 +105,7 @@ def format_abstention(metrics: Mapping[str, Any]) -> str:
     numbers = metrics.get("abstention", {})
     if "abstain_below" not in numbers:
         return ""
-    right = f", of those {numbers['answered_accuracy']:.4f} right" if "answered_accuracy" in numbers else ""
+    right = f", of those {numbers['selective_accuracy']:.4f} right" if "selective_accuracy" in numbers else ""
     threshold = f"{numbers['abstain_below']:g}"
     return f"with abstain_below {threshold} it answers {numbers['coverage']:.0%}{right}; above: if it answered all"
 

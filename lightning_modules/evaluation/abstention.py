@@ -81,7 +81,7 @@ def summarize_abstention(curve: RiskCoverageCurve, abstain_below: float | None) 
         return numbers
     coverage, accuracy = curve.find_point(abstain_below)
     numbers |= {"abstain_below": abstain_below, "coverage": coverage}
-    return numbers if accuracy is None else numbers | {"answered_accuracy": accuracy}
+    return numbers if accuracy is None else numbers | {"selective_accuracy": accuracy}
 
 
 def describe_abstention(numbers: dict[str, float]) -> str:
@@ -93,6 +93,6 @@ def describe_abstention(numbers: dict[str, float]) -> str:
     if "abstain_below" not in numbers:
         return ""
     start = f"with abstain_below {numbers['abstain_below']:g} it answers {numbers['coverage']:.0%}"
-    if "answered_accuracy" not in numbers:
+    if "selective_accuracy" not in numbers:
         return start
-    return f"{start}, of those {numbers['answered_accuracy']:.4f} right"
+    return f"{start}, of those {numbers['selective_accuracy']:.4f} right"

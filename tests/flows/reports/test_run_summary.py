@@ -71,7 +71,7 @@ def test_metrics_that_an_earlier_convoy_wrote_have_no_baseline(trained):
 
 
 def test_a_model_that_abstains_says_how_much_it_answers_and_how_well(trained):
-    numbers = {"abstain_below": 0.9, "coverage": 0.61, "answered_accuracy": 0.93}
+    numbers = {"abstain_below": 0.9, "coverage": 0.61, "selective_accuracy": 0.93}
     (trained / "metrics.json").write_text(json.dumps({**METRICS, "abstention": numbers}))
     lines = summarize_run(trained, "-", None).splitlines()
     assert lines[1].startswith("test accuracy  0.9688")

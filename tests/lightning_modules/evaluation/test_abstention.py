@@ -25,7 +25,7 @@ def test_the_curve_labels_the_most_confident_pictures_first_and_equal_ones_toget
 def test_a_threshold_gives_coverage_and_the_accuracy_of_what_was_answered(curve):
     numbers = summarize_abstention(curve, 0.6)
     assert (numbers["abstain_below"], numbers["coverage"]) == (0.6, 0.75)
-    assert numbers["answered_accuracy"] == pytest.approx(5 / 6)
+    assert numbers["selective_accuracy"] == pytest.approx(5 / 6)
     assert numbers["accuracy_of_best_50_percent"] == 0.75
     assert numbers["accuracy_of_best_90_percent"] == 5 / 8
     text = "with abstain_below 0.6 it answers 75%, of those 0.8333 right"
@@ -47,7 +47,7 @@ def test_without_a_threshold_there_are_only_the_numbers_of_the_curve(curve):
 
 def test_a_threshold_that_no_picture_reaches_answers_none_and_has_no_accuracy(curve):
     numbers = summarize_abstention(curve, 0.99)
-    assert numbers["coverage"] == 0 and "answered_accuracy" not in numbers
+    assert numbers["coverage"] == 0 and "selective_accuracy" not in numbers
     assert describe_abstention(numbers) == "with abstain_below 0.99 it answers 0%"
 
 

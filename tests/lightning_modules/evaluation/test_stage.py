@@ -183,5 +183,5 @@ def test_a_threshold_for_abstaining_changes_no_accuracy_and_says_what_it_answers
         rows = [row for row in csv.DictReader(file) if float(row["probability"]) >= 0.9]
     assert after["abstention"]["coverage"] == pytest.approx(len(rows) / after["num_test"])
     right = np.mean([row["actual"] == row["predicted"] for row in rows])
-    assert after["abstention"]["answered_accuracy"] == pytest.approx(right)
+    assert after["abstention"]["selective_accuracy"] == pytest.approx(right)
     assert f"; with abstain_below 0.9 it answers {len(rows) / after['num_test']:.0%}, of those " in output
