@@ -88,3 +88,14 @@ def test_a_fall_of_a_twentieth_shows_in_a_hundred_pictures():
     exact = make_predictions((100, 100, 95), (9, 9, 9))
     assert compute_class_changes(exact)[0].p_value <= 0.05 < compute_class_changes(
         make_predictions((80, 80, 76), (9, 9, 9)))[0].p_value  # fmt: skip
+
+
+def test_a_group_that_was_gained_is_set_against_a_group_that_was_lost():
+    """Eleven of twelve pictures are lost, ten of them in one group; one group is lost and one gained besides."""
+    before = np.array([True] * 11 + [False])
+    labels, right, wrong = np.zeros(12, int), np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    champion, candidate = (np.where(hit[:, None], right, wrong) for hit in (before, ~before))
+    predictions = PairedPredictions(labels, candidate, champion, ("a", "b"), np.array([0] * 10 + [1, 2]))
+    (change,) = compute_class_changes(predictions)
+    assert change.drop > 0.8 and change.num_lost_groups == 1
+    assert find_names(predictions) == []
