@@ -28,6 +28,7 @@ from flows.project.exceptions import NoChampion
 from flows.project.paths import PARAMS, RAW
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
+from flows.promotion.class_overlap import describe_changed_classes
 from flows.promotion.model_registry import Version
 from flows.versioning import restoration
 from flows.versioning.forgotten_list import read_forgotten
@@ -216,6 +217,8 @@ def _predict_source(
     images = open_images(options.source)
     check_extras(options, images)
     bundle = imagenet.load_version_bundle(version)
+    if project is not None and imagenet.is_registered(version):
+        warn_changed_classes(version, bundle, project)
     engine, choice = choose_engine(bundle, params, project)
     if project is not None and imagenet.is_registered(version):
         client = model_registry.connect_registry(project)
@@ -236,6 +239,13 @@ def _predict_source(
     return replace(
         result, monitor_result=check_drift(describe_source(options.source), rows, images, bundle, version, project)
     )
+
+
+def warn_changed_classes(version: Version, bundle: Bundle, project: Project) -> None:
+    """Log a line if the model's classes are not those of the dataset any more."""
+    line = describe_changed_classes(project, version.name, version.number, bundle.info.classes)
+    if line:
+        logger.warning("predict: %s; until then it predicts the classes that it knows", line)
 
 
 def check_extras(options: PredictOptions, images: ImageStream) -> None:
@@ -279,6 +289,10 @@ def predict_and_write(
                 "predict: %s of them were predicted before, taken from the cache", f"{predictor.num_cached:,}"
             )
         rows, errors = format_count(counts.num_rows, "row"), f"{counts.num_errors:,}"
+        if counts.num_abstained:
+            threshold = f"{predictor.abstain_below:g}"
+            logger.info("predict: %s without a label: confidence below abstain_below %s",
+                        format_count(counts.num_abstained, "row"), threshold)  # fmt: skip
         logger.info("predict: %s in %s, %s of them errors", rows, out, errors)
         if project is not None:
             publish_summary(out, counts, predictor, cache, images)

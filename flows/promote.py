@@ -17,6 +17,7 @@ from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.paths import CLASSIFIER
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
+from flows.promotion.class_overlap import CLASSES_KEY
 from flows.promotion.gates.evaluation import check_dataset_name, evaluate_gates, read_dataset_fingerprint
 from flows.promotion.gates.gate import GateResult
 from flows.promotion.gates.scoring import check_model_predicts
@@ -46,12 +47,21 @@ MAX_ATTEMPTS = 3  # if another promotion wins in the meantime, the comparison is
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished training whose model loads."""
+    """A finished training whose model loads.
+
+    Attributes:
+        name: of the registered model.
+        run_id: MLflow's id of the training.
+        model_uri: of its model.
+        version: None if it is not registered yet.
+        classes: names of the model's classes.
+    """
 
     name: str
     run_id: str
     model_uri: str
-    version: Version | None  # None: not registered yet
+    version: Version | None
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return str(self.version) if self.version else f"{self.name} (run {self.run_id})"
@@ -172,11 +182,11 @@ def find_candidate(run_id: str, project: Project) -> Candidate:
     offline_queue.check_all_sent(project.folder, run_id)
     run = model_registry.require_finished_run(client, run_id)
     model_uri = model_registry.find_model_uri(run)
-    name = _read_bundle_dataset(load_bundle(model_uri))
+    bundle = load_bundle(model_uri)
+    name = _read_bundle_dataset(bundle)
     check_dataset_name(name, run.info.run_id, project)
-    return Candidate(
-        name, run.info.run_id, model_uri, model_registry.find_version_by_run(client, name, run.info.run_id)
-    )
+    version = model_registry.find_version_by_run(client, name, run.info.run_id)
+    return Candidate(name, run.info.run_id, model_uri, version, bundle.info.classes)
 
 
 @task(**TASK_RETRY_OPTIONS)
@@ -191,9 +201,7 @@ def evaluate(candidate: Candidate, champion: Version | None, project: Project, o
     model_registry.connect_registry(project)
     if champion is None:
         check_model_predicts(candidate.model_uri)
-        gate_result = GateResult(True, f"the first model of {candidate.name}")
-    else:
-        gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
+    gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
     if override:
         return replace(
             gate_result, passes=True, reason=f"{override} (by hand; the comparison: {gate_result.reason})"
@@ -219,7 +227,7 @@ def decide(
             "serves": gate_result.passes, "reason": gate_result.reason,
             "champion": champion.number if champion else None,
             "bundle": digest, "dvc": dvc_repo.find_bundle_md5(project, digest), "numbers": gate_result.numbers,
-            "commit": provenance.read_git_commit(project.folder),
+            "commit": provenance.read_git_commit(project.folder), CLASSES_KEY: list(candidate.classes),
             "tags": _build_version_tags(gate_result, champion, project, again=ROLLED_BACK_TAG in version.tags),
         }  # fmt: skip
         expected = {CHAMPION: champion.number} if champion else {}

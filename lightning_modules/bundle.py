@@ -59,6 +59,7 @@ class BundleInfo:
         abstain_below: confidence below which no label is predicted; None: a label is always predicted.
         git_commit: the commit that was checked out during the training.
         lock_sha256: digest of requirements.lock.
+        fitted_splits: the splits whose images the weights were fitted to; None: not recorded.
     """
 
     network: dict[str, Any]
@@ -73,6 +74,7 @@ class BundleInfo:
     abstain_below: float | None = None
     git_commit: str | None = None
     lock_sha256: str | None = None
+    fitted_splits: tuple[str, ...] | None = None
 
     @property
     def multi_label(self) -> bool:

@@ -196,7 +196,7 @@ def _summarize_run(project: Project, decision: PromoteResult) -> str:
     champion = None
     if not decision.serves:
         champion = find_champion_version(connect_registry(project), decision.version.name)
-    return summarize_run(project, str(decision), champion)
+    return summarize_run(project, str(decision), champion, nothing_serves=champion is None and not decision.serves)
 
 
 def _run_ingest(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 CACHE_FORMAT = 1  # raise it when the rows of a shard, or the way they are computed, change
+NO_EFFECT = ("fitted_splits",)  # a field of bundles that earlier caches do not have in their key
 ImageKey = tuple[str, str]  # (shard name, image_id)
 
 
@@ -69,8 +70,9 @@ class Predictor:
         from imageset.decoding.decoder import DECODER_VERSION
         from lightning_modules.inference.availability import list_package_versions
 
+        info = {name: value for name, value in asdict(self.bundle.info).items() if name not in NO_EFFECT}
         key_parts = {
-            "format": CACHE_FORMAT, "bundle": [self.bundle.digest, asdict(self.bundle.info)],
+            "format": CACHE_FORMAT, "bundle": [self.bundle.digest, info],
             "model": [self.version.name, self.version.number], "decoder": DECODER_VERSION,
             "engine": [self.engine.name, self.engine.precision, self.engine.batch_size or self.batch_size],
             "versions": list_package_versions(self.engine.name, self.engine.precision), "top_k": self.top_k,

@@ -92,11 +92,15 @@ def require_champion(client: MlflowClient, name: str) -> Version:
     """Return the champion of the registered model `name`.
 
     Raises:
-        NoChampion: there is none; the message names the models that have one.
+        NoChampion: there is none; the message says why a challenger does not serve, or which models do.
     """
     champion = find_champion_version(client, name)
     if champion is not None:
         return champion
+    challenger = _find_by_alias(client, name, CHALLENGER)
+    if challenger is not None:
+        reason = challenger.decision or "its decision does not say why"
+        raise NoChampion(f"no model {name!r} serves yet: version {challenger.number} does not, since {reason}")
     models = client.search_registered_models()
     others = sorted(model.name for model in models if CHAMPION in (model.aliases or {}))
     hint = f"name one of these with --model: {', '.join(others)}" if others else "train one: `convoy run FOLDER`"

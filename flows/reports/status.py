@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.monitoring import batch_log
@@ -29,12 +30,13 @@ from flows.orchestration.prefect_api import (
     call_prefect_api,
     format_project_tag,
 )
-from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, NORMALIZED, PARAMS, RAW
+from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, METRICS, NORMALIZED, PARAMS, RAW
 from flows.project.project import PIPELINE, Project
-from flows.promotion import ledger
-from flows.promotion.model_registry import CHAMPION
+from flows.promotion import class_overlap, ledger
+from flows.promotion.model_registry import CHALLENGER, CHAMPION
 from flows.reports.history import find_last_change
 from flows.reports.registry_agreement import find_disagreements
+from flows.reports.run_summary import HEADLINES, format_with_baseline
 from flows.versioning.data_folder_check import check_data_folder
 from flows.versioning.dvc_repo import find_dvc_folder
 from imageset.distribution import get_version
@@ -99,7 +101,7 @@ class StatusResult:
         drift: for each model the last checked batch {model, version, time, source, num_pictures, moved,
             drifted_in_a_row, retrain, reason}.
         data: {name, raw_version, source, num_pictures, fingerprint, labels: {corrected, added, disputed}}.
-        trained: {network, dataset, metrics}.
+        trained: {network, dataset, metrics, test}; test: the section `test` of metrics.json, or null.
         last_run, last_failed_run: {flow, name, state, started, ended, message}; next_run: {flow, time}.
         unfinished_training: {is_running, stopped_at}.
         full_check: {time, findings}.
@@ -176,7 +178,7 @@ def report_serving(project: Project, name: str | None, problems: list[str]) -> I
     is_readable = len(problems) == num_problems
     lost = _find_lost_champions(entries, champions)
     if not champions and not lost:
-        yield StatusLine("serving", "nothing; train with `convoy run FOLDER`")
+        yield StatusLine("serving", describe_nothing_serving(models, entries))
     for model, number in lost.items():
         seen = "MLflow here has no champion of it" if is_readable else "MLflow cannot be read now"
         yield StatusLine("serving", f"{model} version {number} by the ledger; {seen}")
@@ -193,6 +195,7 @@ def report_serving(project: Project, name: str | None, problems: list[str]) -> I
             values |= {"since": change["done"], "reason": change["reason"]}
             since = f" since {format_local_time(change['done'])}: {change['reason']}"
         yield StatusLine("serving", f"{model} version {number}{since}", values)
+        problems += find_changed_classes(project, model, number, entries, database)
     for model, row in models.items():
         if is_ledger_known:
             problems += find_disagreements(entries, model, row, database)
@@ -201,6 +204,29 @@ def report_serving(project: Project, name: str | None, problems: list[str]) -> I
             f"a decision about {entry['model']} version {entry['version']} is unfinished; "
             "the next promote, predict or rollback completes it"
         )
+
+
+def describe_nothing_serving(models: dict[str, RegisteredModel], entries: list[ledger.LedgerEntry]) -> str:
+    """Return why no model serves: none was trained, or the first one waits as a challenger."""
+    for model, row in models.items():
+        if CHALLENGER in row.aliases:
+            number = row.aliases[CHALLENGER]
+            decision = ledger.find_decision(entries, model, number) or {}
+            reason = decision.get("reason") or "the ledger does not record why"
+            return f"nothing; {model} version {number} is a challenger: {reason}"
+    return "nothing; train with `convoy run FOLDER`"
+
+
+def find_changed_classes(
+    project: Project, model: str, number: int, entries: list[ledger.LedgerEntry], database: Path | None
+) -> Iterator[str]:
+    """Yield a line if a champion's classes are not those of the dataset any more."""
+    with suppress(sqlite3.Error, UserError):  # what cannot be read is a problem of its own
+        classes = class_overlap.find_version_classes(entries, model, number, database)
+        if classes is not None and (
+            line := class_overlap.describe_changed_classes(project, model, number, classes)
+        ):
+            yield line
 
 
 def _find_lost_champions(entries: list[ledger.LedgerEntry], champions: dict[str, int]) -> dict[str, int]:
@@ -404,12 +430,23 @@ def report_training(project: Project, problems: list[str]) -> Iterator[StatusLin
         metrics = ", ".join(
             f"{key} {value:.4f}" for key, value in bundle["metrics"].items() if key.startswith("val_")
         )
+        test = _read_test_metrics(project) or {}
         values = {"network": name, "dataset": bundle["dataset"]["name"], "metrics": dict(bundle["metrics"])}
-        yield StatusLine("trained", f"{name} on {values['dataset']}; {metrics}", values)
+        values |= {"test": test or None}
+        measured = "".join(f"; test {format_with_baseline(test, key)}" for key in HEADLINES if key in test)
+        yield StatusLine("trained", f"{name} on {values['dataset']}; {metrics}{measured}", values)
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"{CLASSIFIER}/bundle.json: broken ({error}); run `dvc repro -f train`")
+
+
+def _read_test_metrics(project: Project) -> dict[str, float] | None:
+    """Return the section `test` of metrics.json, or None."""
+    try:
+        return dict(json.loads((project / METRICS).read_text(encoding="utf-8"))["test"])
+    except (OSError, ValueError, KeyError, TypeError):  # `dvc repro` writes it
+        return None
 
 
 # ---- runs -------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def describe_moves(before: np.ndarray, after: np.ndarray) -> list[str]:
 
 
 def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -> list[str]:
-    """Return a warning for classes without training images, and one for those with too few test images.
+    """Return a warning each for classes without training images, without test images, and with few test images.
 
     Args:
         counts: number of images by split and class.
@@ -161,15 +161,22 @@ def warn_small_classes(counts: Mapping[str, Mapping[str, int]], min_test: int) -
     warnings = []
     held_out = {label: counts["val"].get(label, 0) + counts["test"][label] for label in counts["test"]}
     untrained = [f"{label} {num}" for label, num in held_out.items() if num and not counts["train"].get(label)]
+    absent = [label for label, num in held_out.items() if not num and not counts["train"].get(label)]
+    if absent:
+        classes = format_count(len(absent), "class has", "classes have")
+        warnings.append(f"{classes} no pictures at all, and cannot be learned: {_join_some(absent)}")
     if untrained:
         classes = format_count(len(untrained), "class has", "classes have")
         warnings.append(
             f"{classes} pictures in val or test but none in train, and cannot be learned: "
             f"{_join_some(untrained)}; add training pictures, or leave out these"
         )
-    small = [
-        f"{label} {num}" for label, num in counts["test"].items() if num < min_test and counts["train"][label]
-    ]
+    trained = {label: num for label, num in counts["test"].items() if counts["train"].get(label)}
+    unmeasured = [label for label, num in trained.items() if not num]
+    if unmeasured:
+        classes = format_count(len(unmeasured), "class has", "classes have")
+        warnings.append(f"{classes} no test pictures, so nothing measures them: {_join_some(unmeasured)}")
+    small = [f"{label} {num}" for label, num in trained.items() if 0 < num < min_test]
     if small:
         classes = format_class_count(len(small), multi_label=False)
         warnings.append(

@@ -15,7 +15,7 @@ import numpy as np
 
 from imageset.exceptions import UserError
 from lightning_modules.comparison import multilabel_metrics
-from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS, is_correct
+from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS
 from lightning_modules.evaluation.bootstrap import resample_weights
 from lightning_modules.evaluation.metrics import WeightedMetric
 
@@ -88,25 +88,6 @@ class GainEstimate:
         return self.sign * (self.candidate - self.champion)
 
 
-@dataclass(frozen=True)
-class ClassChange:
-    """The recall of one class under both models.
-
-    Attributes:
-        name: of the class.
-        num_test: the number of its test images.
-        candidate: the candidate's recall.
-        champion: the champion's recall.
-        p_value: the probability that the recall falls at least as far by chance alone.
-    """
-
-    name: str
-    num_test: int
-    candidate: float
-    champion: float
-    p_value: float
-
-
 def compare_paired(
     predictions: PairedPredictions, metric: str, confidence: float, num_resamples: int, seed: int = 0
 ) -> GainEstimate:
@@ -135,40 +116,6 @@ def iter_resamples(predictions: PairedPredictions, num_resamples: int, seed: int
     """
     for weights in resample_weights(predictions.clusters, num_resamples, seed, _MAX_WEIGHTS_IN_CACHE):
         yield weights.astype(np.float64)
-
-
-def compute_class_changes(predictions: PairedPredictions) -> list[ClassChange]:
-    """Compute the change of recall of each class, or label, that has test images.
-
-    The p-value is that of the one-sided sign test over groups: the probability of at least as many losses if each
-    change were a toss of a fair coin. It is large for a class of few images.
-    """
-    changes = []
-    for name, has_label, candidate, champion in _iter_recalls(predictions):
-        if has_label.any():
-            step = candidate[has_label].astype(int) - champion[has_label]
-            net = np.bincount(np.unique(predictions.clusters[has_label], return_inverse=True)[1], step)
-            p_value = sign_test(int((net < 0).sum()), int((net > 0).sum()))
-            recalls = candidate[has_label].mean(), champion[has_label].mean()
-            changes.append(ClassChange(name, int(has_label.sum()), *recalls, p_value))
-    return changes
-
-
-def _iter_recalls(predictions: PairedPredictions) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield each class, which images have it, and for which of them each model predicts it.
-
-    Yields:
-        The name, and bool (N,) each: has the label, the candidate predicts it, the champion predicts it.
-    """
-    if predictions.candidate_predicted is None or predictions.champion_predicted is None:
-        labels = predictions.labels
-        correct = is_correct(labels, predictions.candidate), is_correct(labels, predictions.champion)
-        for number, name in enumerate(predictions.classes):
-            yield name, labels == number, *correct
-    else:
-        for number, name in enumerate(predictions.classes):
-            predicted = predictions.candidate_predicted[:, number], predictions.champion_predicted[:, number]
-            yield name, predictions.labels[:, number] > 0, *predicted
 
 
 def sign_test(num_losses: int, num_gains: int) -> float:

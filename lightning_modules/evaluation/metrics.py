@@ -11,6 +11,8 @@ import numpy as np
 NUM_ECE_BINS = 15  # of the expected calibration error of a comparison, as in Guo et al. (2017)
 MIN_PROBABILITY = 1e-12  # lower limit of probabilities in the log loss
 
+BASELINE_PREFIX = "baseline_"  # before the name of a metric: that of predictions that ignore the images
+
 WeightedMetric = Callable[[np.ndarray], np.ndarray]  # how often each image counts (B, n) -> values (B,)
 
 
@@ -94,17 +96,19 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def average_precision(positive: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the mean of the precisions at each recall, weighted by the gain in recall; None without positives.
+    """Return the mean of the precisions at each recall, weighted by the gain in recall.
+
+    None without positives, and without negatives: any scores would then have a precision of 1.
 
     Source: M. Zhu, "Recall, Precision and Average Precision", 2004; equal scores are taken together.
     """
-    if not positive.sum():
+    if positive.all() or not positive.any():
         return None
     return float(weighted_average_precision(positive, scores)(np.ones((1, len(scores))))[0])
 
 
 def weighted_average_precision(positive: np.ndarray, scores: np.ndarray) -> WeightedMetric:
-    """Return average precision as a function of the images' weights; NaN if no positive has a weight."""
+    """Return average precision as a function of the images' weights; NaN if all that count are of one kind."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     is_positive = positive[order] > 0
@@ -114,21 +118,22 @@ def weighted_average_precision(positive: np.ndarray, scores: np.ndarray) -> Weig
         true_positives = np.cumsum(ranked * is_positive, axis=1)[:, ends]
         num_above = np.cumsum(ranked, axis=1)[:, ends]
         gained = np.diff(true_positives, axis=1, prepend=0)
-        with np.errstate(invalid="ignore"):
-            sums = (gained * true_positives / np.maximum(num_above, 1)).sum(axis=1)
-            return np.asarray(sums / true_positives[:, -1])
+        num_positive, num = true_positives[:, -1], num_above[:, -1]
+        sums = (gained * true_positives / np.maximum(num_above, 1)).sum(axis=1)
+        is_defined = (num_positive > 0) & (num_positive < num)
+        return np.where(is_defined, sums / np.maximum(num_positive, 1), np.nan)
 
     return measure
 
 
 def weighted_mean_ap(positive: np.ndarray, scores: np.ndarray) -> WeightedMetric:
-    """Return mean average precision over the labels that have images, as a function of the images' weights.
+    """Return mean average precision over the labels that some images have and some lack, by the images' weights.
 
     Args:
         positive: 0 and 1 (n, C).
         scores: float (n, C).
     """
-    columns = [i for i in range(positive.shape[1]) if positive[:, i].any()]
+    columns = find_varied_labels(positive)
     label_metrics = [weighted_average_precision(positive[:, i], scores[:, i]) for i in columns]
 
     def measure(weights: np.ndarray) -> np.ndarray:
@@ -137,6 +142,11 @@ def weighted_mean_ap(positive: np.ndarray, scores: np.ndarray) -> WeightedMetric
         return np.asarray(np.where(is_defined, values, 0).sum(axis=0) / np.maximum(is_defined.sum(axis=0), 1))
 
     return measure
+
+
+def find_varied_labels(positive: np.ndarray) -> list[int]:
+    """Return the columns of (n, C) with both kinds of images: of the others the average precision is undefined."""
+    return np.flatnonzero(positive.any(axis=0) & ~positive.all(axis=0)).tolist()
 
 
 def compute_per_class(
@@ -161,3 +171,37 @@ def average_over_classes(name: str, values: dict[str, float]) -> dict[str, float
 
 def _divide_where_defined(classes: Sequence[str], part: np.ndarray, whole: np.ndarray) -> dict[str, float]:
     return {name: float(part[i] / whole[i]) for i, name in enumerate(classes) if whole[i]}
+
+
+def compute_baselines(labels: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Return the metrics of predictions that ignore the images and know only how often each class occurs.
+
+    `baseline_accuracy` is that of always predicting the most frequent class (multi-label: the most frequent set of
+    labels), and `baseline_loss` the log loss of the shares of the classes as probabilities (multi-label: the mean
+    over the labels). For multi-label datasets `baseline_map` is the mean share of the labels that some images have
+    and some lack, which is the average precision of scores without information; without such labels it is left
+    out. The first two are scikit-learn's DummyClassifier with the strategies `most_frequent` and `prior`, on the
+    images themselves.
+
+    Args:
+        labels: int (n,), n > 0; multi-label: 0 and 1 (n, K).
+        num_classes: K.
+    """
+    if labels.ndim == 2:
+        shares = (labels > 0).mean(axis=0)
+        _, counts = np.unique(labels > 0, axis=0, return_counts=True)
+        varied = find_varied_labels(labels > 0)
+        baselines = {
+            "accuracy": counts.max() / len(labels),
+            "loss": _entropy(np.stack([shares, 1 - shares])).mean(),
+        }
+        baselines |= {"map": shares[varied].mean()} if varied else {}
+    else:
+        shares = np.bincount(labels, minlength=num_classes) / len(labels)
+        baselines = {"accuracy": shares.max(), "loss": _entropy(shares)}
+    return {f"{BASELINE_PREFIX}{name}": float(value) for name, value in baselines.items()}
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    """Return the entropy, in nats, of shares along the first axis: the log loss of predicting just them."""
+    return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=0)

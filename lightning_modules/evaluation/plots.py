@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imageset.html.images import encode_figure, encode_image, enlarge
+from lightning_modules.evaluation.abstention import RiskCoverageCurve
 from lightning_modules.evaluation.reliability import ReliabilityBins
 
 TILE_PX, TEXT_PX, GAP_PX, TILES_PER_ROW = 96, 12, 10, 10
@@ -14,7 +15,9 @@ TILE_PX, TEXT_PX, GAP_PX, TILES_PER_ROW = 96, 12, 10, 10
 
 def plot_confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     """Plot the confusion matrix: colours are shares of the true class, numbers count images."""
-    title = f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right"
+    counts = confusion.sum(axis=1)
+    most_frequent = f"always {_escape_dollars(classes[counts.argmax()])}: {int(counts.max())}"
+    title = f"{int(confusion.diagonal().sum())} of {int(confusion.sum())} test pictures right; {most_frequent}"
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     return _plot_table(confusion, share, classes, classes, ("predicted", "actual"), title)
 
@@ -59,6 +62,28 @@ def plot_reliability(before: ReliabilityBins, after: ReliabilityBins, temperatur
         axes.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#3465a4", markersize=4)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", title=title)
         axes.set_aspect("equal")
+    return encode_figure(figure)
+
+
+def plot_risk_coverage(curve: RiskCoverageCurve, abstain_below: float | None) -> bytes:
+    """Plot the accuracy of the most confident predictions over their share, and mark the bundle's threshold.
+
+    Args:
+        curve: of the test images.
+        abstain_below: the bundle's threshold; None: it labels all images.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.step(curve.coverage, curve.accuracy, where="pre", color="#3465a4")
+    title = f"all pictures: {curve.accuracy[-1]:.4f} right"
+    coverage, accuracy = (0.0, None) if abstain_below is None else curve.find_point(abstain_below)
+    if accuracy is not None:
+        axes.plot([coverage], [accuracy], "o", color="#cc0000")
+        title += f"\nabstain_below {abstain_below:g}: {coverage:.0%} answered, {accuracy:.4f} of those right"
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of pictures that get a label",
+             ylabel="accuracy of these labels", title=title)  # fmt: skip
     return encode_figure(figure)
 
 

@@ -15,6 +15,12 @@ from lightning_modules.calibration import temperature as calibration_temperature
 from lightning_modules.calibration import thresholds
 from lightning_modules.evaluation import metrics, plots
 from lightning_modules.evaluation import reliability as calibration_reliability
+from lightning_modules.evaluation.abstention import (
+    RiskCoverageCurve,
+    compute_risk_coverage,
+    describe_abstention,
+    summarize_abstention,
+)
 from lightning_modules.evaluation.bootstrap import Bootstrap, assign_resampling_units, sum_by_key
 from lightning_modules.evaluation.label_issues import format_label_issues, rank_label_issues
 from lightning_modules.evaluation.params import EvaluationParams
@@ -30,12 +36,14 @@ class ScoredSplit:
         logits: float32 (n, C), in the split's order.
         temperature: of the bundle.
         thresholds: of the bundle, if it is multi-label.
+        abstain_below: of the bundle; `predicted` and `correct` are those without abstaining.
     """
 
     split: StoreSplit
     logits: np.ndarray
     temperature: float
     thresholds: tuple[float, ...] | None = None
+    abstain_below: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -101,23 +109,29 @@ class ScoredSplit:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The content of metrics.json, and the files of the report by name."""
+    """The content of metrics.json, the files of the report by name, and warnings for the user."""
 
     metrics: dict[str, Any]
     files: dict[str, bytes]
+    warnings: tuple[str, ...] = ()
 
     def summarize(self) -> str:
         """Return the most important metrics as a line of text."""
         test = self.metrics["test"]
-        phrases = [f"test accuracy {test['accuracy']:.4f} ({self._format_interval('accuracy')})"]
+        phrases = [self._format_metric("accuracy", "accuracy")]
         if "map" in test:
-            phrases.insert(0, f"test mAP {test['map']:.4f} ({self._format_interval('map')})")
-        phrases += [f"test loss {test['loss']:.4f}", f"calibration error {test['ece']:.4f}"]
-        return f"{', '.join(phrases)} over {format_count(self.metrics['num_test'], 'picture')}"
+            phrases.insert(0, self._format_metric("map", "mAP"))
+        phrases += [f"test loss {test['loss']:.4f} (baseline {test['baseline_loss']:.4f})"]
+        phrases += [f"calibration error {test['ece']:.4f}"]
+        line = f"{', '.join(phrases)} over {format_count(self.metrics['num_test'], 'picture')}"
+        return "; ".join(filter(None, [line, describe_abstention(self.metrics["abstention"])]))
 
-    def _format_interval(self, name: str) -> str:
-        interval = self.metrics["interval"][name]
-        return f"{interval['low']:.4f} to {interval['high']:.4f}"
+    def _format_metric(self, name: str, title: str) -> str:
+        test, interval = self.metrics["test"], self.metrics["interval"][name]
+        return (
+            f"test {title} {test[name]:.4f} ({interval['low']:.4f} to {interval['high']:.4f}; "
+            f"baseline {test[metrics.BASELINE_PREFIX + name]:.4f})"
+        )
 
 
 def evaluate_split(
@@ -136,13 +150,16 @@ def evaluate_split(
     measured = measure(test, params.bootstrap.to_bootstrap())
     before = test.compute_reliability(1.0, params.reliability_bins)
     after = test.compute_reliability(test.temperature, params.reliability_bins)
+    measured["test"] |= metrics.compute_baselines(test.split.labels, len(test.classes))
     measured["test"] |= {"ece": after.ece, "ece_uncalibrated": before.ece, "temperature": test.temperature}
     slices = compute_slices(
         test.split.rows, test.correct, params.slices, params.smallest_slice, params.bootstrap.level
     )
     issues = collect_label_issues(audited)
-    metrics = {
+    curve = compute_risk_coverage(test.confidence, test.correct)
+    report_metrics = {
         **measured,
+        "abstention": summarize_abstention(curve, test.abstain_below),
         "slices": summarize_slices(slices, params.slices),
         "label_issues": len(issues),
         "num_test": len(test.split),
@@ -156,8 +173,38 @@ def evaluate_split(
         "worst_mistakes.png": draw_worst_mistakes(test, params.worst_mistakes),
         "slices.csv": format_slices(slices),
         "label_issues.csv": format_label_issues(issues),
+        "risk_coverage.csv": format_risk_coverage(curve),
+        "risk_coverage.png": plots.plot_risk_coverage(curve, test.abstain_below),
     }
-    return EvaluationReport(metrics, files)
+    return EvaluationReport(report_metrics, files, tuple(warn_unmeasured(test)))
+
+
+def warn_unmeasured(test: ScoredSplit) -> list[str]:
+    """Return a warning for each kind of class that was never learned, or that the test says nothing about."""
+    is_present = has_classes(test.split.labels, len(test.classes))
+    is_learned = has_classes(test.split.store.split("train").labels, len(test.classes)).any(axis=0)
+    kind = "labels" if test.multi_label else "classes"
+    names_by_text = {
+        f"{kind} without training pictures, which cannot be learned": _select(
+            test.classes, np.asarray(~is_learned)
+        ),
+        f"{kind} without test pictures, which are not measured": _select(
+            test.classes, np.asarray(~is_present.any(axis=0))
+        ),
+    }
+    if test.multi_label:
+        on_every_picture = _select(test.classes, np.asarray(is_present.all(axis=0)))
+        names_by_text["labels of every test picture, which are left out of the mAP"] = on_every_picture
+    return [f"{text}: {', '.join(names)}" for text, names in names_by_text.items() if names]
+
+
+def has_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return which classes each image has, bool (n, C), from labels (n,) or (n, C)."""
+    return labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(num_classes)
+
+
+def _select(names: Sequence[str], chosen: np.ndarray) -> list[str]:
+    return [name for name, is_chosen in zip(names, chosen.tolist(), strict=True) if is_chosen]
 
 
 def measure_multiclass(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -165,7 +212,7 @@ def measure_multiclass(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, A
     labels, classes = scored.split.labels, scored.classes
     confusion = metrics.confusion_matrix(labels, scored.predicted, len(classes))
     class_metrics = metrics.compute_class_rates(confusion, classes)
-    has_class = labels[:, None] == np.arange(len(classes))
+    has_class = has_classes(labels, len(classes))
     class_metrics["auroc"] = metrics.compute_per_class(metrics.auroc, has_class, scored.probabilities, classes)
     counts = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     test = {name: float(value) for name, value in metrics.macro_average(*counts).items()}
@@ -191,7 +238,7 @@ def measure_multilabel(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, A
 
     `accuracy` is that of whole sets, like scikit-learn's accuracy_score (subset accuracy, exact match);
     `hamming_loss` is the share of all decisions that are wrong; `map` is the mean average precision over the
-    labels.
+    labels that some test images have and some lack, and is left out if there are none.
     """
     labels, predicted, names = scored.split.labels > 0, scored.predicted, scored.classes
     counts = (labels & predicted).sum(axis=0), labels.sum(axis=0), predicted.sum(axis=0)
@@ -200,6 +247,7 @@ def measure_multilabel(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, A
     class_metrics["average_precision"] = metrics.compute_per_class(
         metrics.average_precision, labels, scored.probabilities, names
     )
+    is_varied = bool(metrics.find_varied_labels(labels))
     mean_ap = metrics.weighted_mean_ap(labels, scored.probabilities)
     error_share = (labels != predicted).mean(axis=1)
 
@@ -207,7 +255,7 @@ def measure_multilabel(scored: ScoredSplit, bootstrap: Bootstrap) -> dict[str, A
         counts, num = (weights @ (labels & predicted), weights @ labels, weights @ predicted), weights.sum(axis=1)
         values = {"accuracy": weights @ scored.correct / num, "hamming_loss": weights @ error_share / num}
         averages = metrics.macro_average(*counts) | metrics.micro_average(*counts)
-        return values | {"map": mean_ap(weights)} | averages
+        return values | ({"map": mean_ap(weights)} if is_varied else {}) | averages
 
     test = {name: float(value[0]) for name, value in measure(np.ones((1, len(labels)), np.int64)).items()}
     test |= metrics.average_over_classes("macro_auroc", class_metrics["auroc"])
@@ -307,6 +355,12 @@ def format_reliability(bins: calibration_reliability.ReliabilityBins) -> bytes:
     """Format reliability bins as CSV for DVC's plot, a row for each bin that is not empty."""
     rows = zip(bins.confidence, bins.accuracy, bins.count, strict=True)
     return format_csv(["confidence", "accuracy", "count"], ([f"{c:.6f}", f"{a:.6f}", n] for c, a, n in rows if n))
+
+
+def format_risk_coverage(curve: RiskCoverageCurve) -> bytes:
+    """Format a risk-coverage curve as CSV for DVC's plot, a row for each threshold."""
+    rows = zip(curve.coverage, curve.accuracy, curve.threshold, strict=True)
+    return format_csv(["coverage", "accuracy", "threshold"], ([f"{value:.6f}" for value in row] for row in rows))
 
 
 def format_slices(slices: Sequence[Slice]) -> bytes:

@@ -60,7 +60,7 @@ class BundleClassifier(Classifier):
         """Return a split with the logits that were kept for it, in the split's order."""
         rows = self.logits[name] or [torch.empty(0, len(self.bundle.info.classes))]
         info = self.bundle.info
-        return ScoredSplit(split, torch.cat(rows).numpy(), info.temperature, info.thresholds)
+        return ScoredSplit(split, torch.cat(rows).numpy(), info.temperature, info.thresholds, info.abstain_below)
 
 
 def evaluate(project: Path) -> None:
@@ -94,6 +94,8 @@ def evaluate(project: Path) -> None:
             write_bytes(folder / name, content)
         write_bytes(project / "metrics.json", metrics)
     log_report(project, model.folder, report, folder)
+    for warning in report.warnings:
+        print(f"evaluate: warning: {warning}", flush=True)
     print(f"evaluate: {report.summarize()}; metrics.json and {folder.relative_to(project)} written", flush=True)
 
 
@@ -169,4 +171,5 @@ def flatten_metrics(metrics: dict[str, Any]) -> dict[str, float]:
         numbers |= {
             f"slice_{columns[column]}_{metric_names[value]}": entry["accuracy"] for value, entry in entries.items()
         }
-    return numbers | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}
+    abstention = {f"abstention_{name}": value for name, value in metrics.get("abstention", {}).items()}
+    return numbers | abstention | {"num_test": metrics["num_test"], "label_issues": metrics["label_issues"]}

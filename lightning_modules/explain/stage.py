@@ -57,7 +57,8 @@ def explain(project: Path) -> None:
         add_image_sections(page, model, image, f"test picture {test.uris[example]}", trace, budget, progress)
         curves = add_dataset_sections(page, model, store, trace, chosen, budget, progress)
     history = project / params["bundle"] / HISTORY_FILE
-    page.sections["training"] = describe_training(page, bundle.info, history, project / "params.yaml")
+    val_labels = store.split("val").labels
+    page.sections["training"] = describe_training(page, bundle.info, history, project / "params.yaml", val_labels)
 
     name = f"{bundle.info.dataset['name']}, {get_display_name(bundle.info.network)}"
     lead = f"One test picture on its way through the network, and what {len(test):,} test pictures say about it."

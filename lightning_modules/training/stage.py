@@ -493,7 +493,7 @@ def save_model(
         code: the project's own modules that the network is built from.
     """
     store: ImageStore = cli.datamodule.store
-    info = replace(info, metrics=trained.metrics, **trained.calibration)
+    info = replace(info, metrics=trained.metrics, fitted_splits=trained.fitted_splits, **trained.calibration)
     output = project / MODEL_FOLDER
     output.mkdir(parents=True, exist_ok=True)
     reference = make_reference_sample(

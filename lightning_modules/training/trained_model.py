@@ -35,6 +35,7 @@ class TrainedModel:
         epoch: number of the epoch, from 0; -1 for the probe.
         calibration: the bundle's `temperature`, and `thresholds` of the labels if the dataset is multi-label.
         val_logits: float32 (n, K) for the validation split.
+        fitted_splits: the splits whose images the weights of `network` were fitted to.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TrainedModel:
     epoch: int
     calibration: dict[str, Any] = field(repr=False)
     val_logits: np.ndarray = field(repr=False)
+    fitted_splits: tuple[str, ...] = ("train",)
 
 
 def take_best_epoch(
@@ -104,6 +106,7 @@ def take_probe(pretrained: nn.Module, probe: Probe) -> TrainedModel:
         epoch=-1,
         calibration=calibrate(probe.out_of_fold_logits, probe.labels),
         val_logits=probe.val_logits,
+        fitted_splits=("train", "val"),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry, registry_records
 from imageset.exceptions import UserError
+from imageset.store.reader import ImageStore
 from tests.helpers.datasets import drop_digests
 
 
@@ -25,11 +26,12 @@ def trained_run(project: Path) -> str:
     return str(json.loads((project / "data/models/classifier/run.json").read_text())["run_id"])
 
 
-def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
+def log_run(
+    project: Path, scale: float, fingerprint: str | None = None, classes: tuple[str, ...] | None = None
+) -> str:
     """A finished run whose model is the trained one with all its weights scaled; 0 knows nothing."""
     import torch
 
-    from imageset.store.reader import ImageStore
     from lightning_modules.bundle import Bundle, save_bundle
     from lightning_modules.tracking.client import connect_to_mlflow, ensure_experiment
     from lightning_modules.tracking.model_logging import log_model
@@ -41,11 +43,12 @@ def log_run(project: Path, scale: float, fingerprint: str | None = None) -> str:
         for weights in bundle.network.parameters():
             weights.mul_(scale)
     dataset = {**bundle.info.dataset, **({"fingerprint": fingerprint} if fingerprint else {})}
+    info = replace(bundle.info, dataset=dataset, classes=classes or bundle.info.classes)
     folder = project / f"bundle-{scale}"
     folder.mkdir(exist_ok=True)
-    save_bundle(folder, replace(bundle.info, dataset=dataset), bundle.network)
+    save_bundle(folder, info, bundle.network)
     run = TrackedRun.open(client, ensure_experiment(client, dataset["name"], project), None, "made", {})
-    log_model(run, folder, replace(bundle.info, dataset=dataset), ImageStore.open(project / "data/normalized"))
+    log_model(run, folder, info, ImageStore.open(project / "data/normalized"))
     run.close("FINISHED")
     return run.run_id
 
@@ -96,18 +99,87 @@ def test_a_better_newcomer_takes_over_and_the_champion_becomes_previous(copy, pr
     client = model_registry.connect_registry(Project(copy))
     client.delete_registered_model("digits-few")
     (copy / "data" / "ledger.jsonl").unlink()  # it would be restored
-    promote(log_run(copy, scale=0.0))
+    promote(log_run(copy, scale=0.0), override="to begin with")
     decision = promote(trained_run(copy))
     assert decision.serves
     assert aliases(copy) == {"champion": 2, "previous": 1}
     assert "| better | holds | accuracy" in prefect_page()
 
 
+def test_a_first_model_that_is_no_better_than_one_answer_waits_as_a_challenger(copy, prefect_server):
+    from flows.predict import find_model
+    from flows.promote import promote
+
+    start_again(copy)
+    useless = log_run(copy, scale=0.0)
+    decision = promote(useless)
+    assert not decision.serves and aliases(copy) == {"challenger": 1}
+    assert decision.reason.startswith("it is not shown to be better than always answering '")
+    assert decision.reason.endswith(f"all the same: `convoy promote {useless[:8]} --override REASON`")
+    assert "| baseline | fails |" in decision.gate_table
+    (line,) = [entry for entry in ledger.read_ledger(Project(copy)) if entry["event"] == ledger.DECISION]
+    assert line["classes"] == ["0", "1", "2"] and line["numbers"]["baseline_accuracy"] > 0.3
+    with pytest.raises(UserError, match="no model 'digits-few' serves yet: version 1 does not, since it is not"):
+        find_model.fn("digits-few", Project(copy))
+    assert not promote(useless).is_new
+
+    better = promote(trained_run(copy))
+    assert better.serves and better.reason.startswith("the first model of digits-few: accuracy 0.")
+    assert aliases(copy) == {"champion": 2, "challenger": 1}
+
+
+def test_a_useless_first_model_serves_if_somebody_says_why(copy, prefect_server):
+    from flows.promote import promote
+
+    start_again(copy)
+    decision = promote(log_run(copy, scale=0.0), override="a demo")
+    assert decision.serves and decision.reason.startswith("a demo (by hand; the comparison: it is not shown")
+
+
+def test_a_champion_that_knows_some_of_the_classes_is_compared_on_these(copy, prefect_server):
+    from flows.promote import promote
+
+    start_again(copy)
+    promote(log_run(copy, scale=1.0, classes=("0", "1", "two")), override="as it was")
+    decision = promote(trained_run(copy))
+    assert decision.serves
+    assert decision.reason.startswith(
+        "compared on the 2 classes of version 1 that there are still (it does not know 2; two is no class any "
+        "more): accuracy "
+    )
+    numbers = ledger.find_decision(ledger.read_ledger(Project(copy)), "digits-few", 2)["numbers"]
+    assert numbers["shared_accuracy"] == numbers["compared_shared_accuracy"] > 0.5
+    assert numbers["compared_calibration_error"] == numbers["calibration_error"]
+    assert numbers["num_test"] > numbers["shared_accuracy"] and "baseline_accuracy" in numbers
+
+
+def test_a_champion_that_knows_none_of_the_classes_sets_no_standard(copy, prefect_server):
+    from flows.promote import promote
+
+    start_again(copy)
+    promote(log_run(copy, scale=1.0, classes=("zero", "one", "two")), override="as it was")
+    useless = promote(log_run(copy, scale=0.0))
+    assert not useless.serves
+    decision = promote(trained_run(copy))
+    assert decision.serves
+    assert decision.reason.startswith(
+        "version 1 cannot be compared (it does not know 0, 1, 2; one, two, zero are no classes any more), so "
+        "this one is judged like a first model; accuracy "
+    )
+    assert "calibration" not in decision.gate_table
+
+
 def test_an_equally_good_newcomer_does_not_take_over(copy, prefect_server):
     from flows.promote import promote
 
-    assert not promote(log_run(copy, scale=1.0)).serves
+    decision = promote(log_run(copy, scale=1.0))
+    assert not decision.serves
     assert aliases(copy)["champion"] == 1
+    # The pictures of the validation split, which no weights were fitted to, count for a veto.
+    note = decision.reason.partition("which shows in 100 pictures: 3 classes (")[2].partition(")")[0]
+    num_judged = sum(int(name.split()[-1]) for name in note.split(", "))
+    store = ImageStore.open(copy / "data/normalized")
+    assert num_judged == store.counts["test"] + store.counts["val"]
 
 
 def test_the_champion_promoted_again_says_so_and_changes_nothing(copy, prefect_server):
@@ -157,7 +229,6 @@ def test_what_was_learnt_from_makes_the_comparison_void(copy, prefect_server):
     import pyarrow.parquet as pq
 
     from flows.promote import promote
-    from imageset.store.reader import ImageStore
     from lightning_modules.tracking.tags import TRAINING_IMAGES_ARTIFACT
 
     start_again(copy)
@@ -216,7 +287,7 @@ def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
 
     start_again(copy)
     worse, better = log_run(copy, scale=0.0), trained_run(copy)
-    promote(worse)
+    promote(worse, override="to begin with")
     promote(better)
     done = rollback(Project(copy), "digits-few", "it names everything 0")
     assert (done.serves.number, done.instead_of) == (1, 2)

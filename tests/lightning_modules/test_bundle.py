@@ -37,12 +37,13 @@ def test_a_manifest_that_was_changed_is_refused(bundle_folder):
 def test_a_bundle_written_before_there_were_all_these_fields_still_loads(bundle_folder):
     path = bundle_folder / "bundle.json"
     manifest = json.loads(path.read_text())
-    later = ("temperature", "abstain_below", "git_commit", "lock_sha256")
+    later = ("temperature", "abstain_below", "git_commit", "lock_sha256", "fitted_splits")
     info = {name: value for name, value in manifest["info"].items() if name not in later}
     path.write_text(json.dumps({"format": 1, "weights_sha256": manifest["weights_sha256"], "info": info}))
     (bundle_folder / "reference.safetensors").unlink()
     old = Bundle.load(bundle_folder).info
     assert (old.temperature, old.abstain_below, old.git_commit) == (1.0, None, None)
+    assert old.fitted_splits is None
 
 
 def test_a_field_that_only_a_later_convoy_knows_is_named(bundle_folder):

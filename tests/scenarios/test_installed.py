@@ -86,7 +86,7 @@ def repository(shell, work) -> Path:
 
 def shorten_training(project: Path) -> None:
     path = project / "params.yaml"
-    changes = {"max_epochs: 15": "max_epochs: 4", "resamples: 1000": "resamples: 200", "steps: 48": "steps: 4"}
+    changes = {"max_epochs: 15": "max_epochs: 12", "resamples: 1000": "resamples: 200", "steps: 48": "steps: 4"}
     text = path.read_text()
     for before, after in changes.items():
         text = text.replace(before, after)
@@ -133,7 +133,7 @@ def test_what_was_moved_and_what_was_copied_works_on_its_own(shell, repository, 
         shell.convoy(moved / "even", "predict", str(work / "even"), "--out", "t.parquet")
         assert read_models(moved / "even" / "t.parquet") == {"even"}
         params = moved / "even" / "params.yaml"
-        params.write_text(params.read_text().replace("max_epochs: 4", "max_epochs: 5"))
+        params.write_text(params.read_text().replace("max_epochs: 12", "max_epochs: 13"))
         shell.convoy(moved / "even", "run")
         assert shell.convoy(moved / "even", "status").rstrip().endswith("problems  none")
         assert not repository.exists()

@@ -85,9 +85,12 @@ def own(tmp_path_factory, prefect_server, empty_mlflow_db) -> ServedProject:
     run_git(folder, "add", ".")
     run_git(folder, "-c", "user.name=Test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "all")
     pictures = write_digit_images(tmp_path_factory.mktemp("source") / "digits-few")
-    done = run(folder, "-m", "flows", "run", str(pictures), PREFECT_API_URL=prefect_server)
-    assert done.returncode == 0, done.stdout
-    return ServedProject(folder, pictures, done.stdout)
+    output = ""
+    for command in (["run", str(pictures)], ["promote", "--override", "its code is tested, not its accuracy"]):
+        done = run(folder, "-m", "flows", *command, PREFECT_API_URL=prefect_server)
+        assert done.returncode == 0, done.stdout
+        output += done.stdout
+    return ServedProject(folder, pictures, output)
 
 
 @pytest.fixture

@@ -11,11 +11,18 @@ if TYPE_CHECKING:
 
 
 def evaluate_calibration(predictions: PairedPredictions, params: dict[str, Any]) -> Gate:
-    """Check that the expected calibration error does not rise by more than `max_ece_rise`, beyond chance."""
+    """Check that the expected calibration error does not rise by more than `max_ece_rise`, beyond chance.
+
+    Only images that both models could read count: for others there are no probabilities, so no error of them.
+    """
     from lightning_modules.comparison import paired
+    from lightning_modules.comparison.subsets import select_read_images
 
     max_rise = params["max_ece_rise"]
-    estimate = paired.compare_paired(predictions, "calibration_error", params["confidence"], params["resamples"])
+    read = select_read_images(predictions)
+    if read is None:
+        return Gate("calibration", True, "not compared: no test picture could be read by both models")
+    estimate = paired.compare_paired(read, "calibration_error", params["confidence"], params["resamples"])
     message = f"calibration error {estimate.candidate:.4f} against {estimate.champion:.4f}"
     numbers = {"calibration_error": estimate.candidate, "compared_calibration_error": estimate.champion}
     if max_rise is None or -estimate.gain <= max_rise:

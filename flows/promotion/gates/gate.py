@@ -17,12 +17,14 @@ class Gate:
         passes: whether the condition holds.
         message: the outcome in words.
         numbers: the outcome in numbers, by name; they become tags of the model version.
+        note: the part of the message that belongs to the reason of a promotion even if the condition holds.
     """
 
     name: str
     passes: bool
     message: str
     numbers: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,13 @@ def load_training_images(
         return None
 
 
-def find_leaked_images(store: ImageStore, training_images: pa.Table) -> list[str]:
-    """Return the image_ids of test images that are a training image, share its group, or look exactly like it.
+def find_leaked_images(store: ImageStore, training_images: pa.Table, split_name: str = "test") -> list[str]:
+    """Return the image_ids of a split that are a training image, share its group, or look exactly like it.
 
     A near duplicate that is still in the store is in the group of the test image. An image that has left the store
     is known by its perceptual hash alone, so only an equal hash counts.
     """
-    rows = store.split("test").rows
+    rows = store.split(split_name).rows
     in_store = {bytes.fromhex(image_id) for image_id in store.index["image_id"].to_pylist()}
     ids = set(training_images["image_id"].to_pylist())
     groups = {group for group in training_images["group"].to_pylist() if group is not None}

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from lightning_modules.bundle import BundleInfo
@@ -16,7 +17,7 @@ HISTORY_FILE = "history.csv"  # written by the training, in the bundle's folder
 
 
 def describe_training(
-    page: ExplainPage, info: BundleInfo, history_path: Path, params_path: Path
+    page: ExplainPage, info: BundleInfo, history_path: Path, params_path: Path, val_labels: np.ndarray
 ) -> dict[str, Any] | None:
     """Return the curve of the training and how it ended; None without a history.
 
@@ -26,6 +27,7 @@ def describe_training(
         history_path: the CSV that the training wrote, one row an epoch.
         params_path: params.yaml, for the options that end a training. A change of them trains again, so they are
             those of this training.
+        val_labels: of the validation images, int (n,); multi-label: 0 and 1 (n, K).
     """
     rows = read_history(history_path)
     if not rows:
@@ -36,11 +38,17 @@ def describe_training(
     section = {
         "is_probe": is_probe, "metrics": dict(info.metrics), "num_epochs": len(rows), "best": best,
         "reason": describe_stop(rows, options), "desired": options["stop_at_error"],
-        "rows": rows, "figure": None,
+        "rows": rows, "figure": None, "baseline": compute_most_frequent_share(val_labels),
     }  # fmt: skip
     if not is_probe:
         section["figure"] = plot_training(page, rows, best, options["stop_at_error"])
     return section
+
+
+def compute_most_frequent_share(labels: np.ndarray) -> float:
+    """Return the accuracy of always giving the most frequent answer: a class, or a set of labels."""
+    counts = np.unique(labels, axis=0, return_counts=True)[1]
+    return float(counts.max() / len(labels)) if len(labels) else 0.0
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

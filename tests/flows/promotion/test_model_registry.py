@@ -25,6 +25,14 @@ def aliases(client, name: str = "digits") -> dict[str, int]:
     return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
 
 
+def test_a_challenger_that_does_not_serve_is_named_with_its_reason(client, digits):
+    model_registry.set_alias(client, "digits", model_registry.CHALLENGER, 2)
+    model_registry.set_version_tags(client, "digits", 2, {model_registry.DECISION_TAG: "it is no better; do that"})
+    said = "^no model 'digits' serves yet: version 2 does not, since it is no better; do that$"
+    with pytest.raises(NoChampion, match=said):
+        model_registry.require_champion(client, "digits")
+
+
 def run(client, status: str = "FINISHED", **metrics: float) -> str:
     run_id = client.create_run(client.create_experiment(f"e{status}{len(metrics)}")).info.run_id
     for name, value in metrics.items():

@@ -11,7 +11,7 @@ from flows.notifications import webhooks
 from flows.orchestration.prefect_server import find_free_port
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry
-from flows.reports.status import report_status
+from flows.reports.status import read_status, report_status
 from lightning_modules.tracking.offline_run import OfflineRun
 
 
@@ -58,6 +58,52 @@ def test_the_network_of_the_last_training_is_named(tmp_path):
     path.write_text("{}")
     assert "trained" not in lines_of(tmp_path)
     assert any("bundle.json: broken" in line for line in report_status(Project(tmp_path)).splitlines())
+
+
+def test_the_test_accuracy_stands_beside_its_baseline(tmp_path):
+    path = tmp_path / "data/models/classifier/bundle.json"
+    path.parent.mkdir(parents=True)
+    network = {"class_path": "lightning_modules.networks.ConvNet", "init_args": {}}
+    info = {"network": network, "dataset": {"name": "digits"}, "metrics": {"val_accuracy": 0.5}}
+    path.write_text(json.dumps({"info": info}))
+    test = {"accuracy": 0.75, "baseline_accuracy": 0.25}
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": test}))
+    trained = "ConvNet on digits; val_accuracy 0.5000; test accuracy 0.7500 (baseline 0.2500)"
+    assert lines_of(tmp_path)["trained"] == trained
+    assert read_status(Project(tmp_path)).to_dict()["trained"]["test"] == test
+    test |= {"map": 0.8, "baseline_map": 0.7}
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": test}))
+    assert "; test mAP 0.8000 (baseline 0.7000); test acc" in lines_of(tmp_path)["trained"]
+
+
+def test_a_first_model_that_does_not_serve_is_named_with_its_reason(project):
+    client = model_registry.connect_registry(Project(project))
+    client.create_registered_model("digits")
+    client.create_model_version("digits", "/nowhere", "a")
+    entry = {"event": ledger.DECISION, "model": "digits", "version": 1, "serves": False, "reason": "no better"}
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.update_aliases(client, Project(project), entry, {}, lambda before: {"challenger": 1})
+    assert lines_of(project)["serving"] == "nothing; digits version 1 is a challenger: no better"
+
+
+@pytest.mark.parametrize("classes", [["0", "one"], ["1", "0"]])
+def test_a_champion_whose_classes_are_not_those_of_the_dataset_is_a_problem(project, classes):
+    path = project / "data/normalized/dataset.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"name": "digits", "classes": classes}))
+    client = model_registry.connect_registry(Project(project))
+    client.create_registered_model("digits")
+    client.create_model_version("digits", "/nowhere", "a")
+    entry = {"event": ledger.DECISION, "model": "digits", "version": 1, "serves": True, "reason": "the first",
+             "classes": ["0", "1"]}  # fmt: skip
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.update_aliases(client, Project(project), entry, {}, lambda before: {"champion": 1})
+    changed = [line for line in read_status(Project(project)).problems if "has other classes" in line]
+    expected = (
+        "digits version 1 has other classes than data/normalized: it does not know one; 1 is no class any more; "
+        "`convoy run` trains on the classes of today and promotes"
+    )
+    assert changed == ([expected] if "one" in classes else [])
 
 
 def test_a_params_yaml_that_cannot_be_read_is_a_problem_and_the_rest_is_reported(serving):

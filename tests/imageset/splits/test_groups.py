@@ -323,6 +323,6 @@ def test_a_class_without_any_test_picture_is_warned_about(tmp_path: Path) -> Non
     rows += [{"path": f"{n}.png", "label": "rare", "patient": f"R{n}", "split": "train"} for n in range(500, 504)]
     table = make_table(tmp_path / "set", [{key: row[key] for key in ("path", "label", "split")} for row in rows])
     summary, _ = run(tmp_path, table, min_test_per_class=1)
-    assert summary.warnings == ["fewer than 1 test picture in 1 class: rare 0; their accuracy says little"]
+    assert summary.warnings == ["1 class has no test pictures, so nothing measures them: rare"]
     report = check_source(str(table), rule=HASH, min_test_per_class=1, workers=1)
     assert report.warnings == summary.warnings

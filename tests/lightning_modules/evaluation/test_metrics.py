@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import average_precision_score, log_loss, precision_recall_fscore_support, roc_auc_score
 
 from lightning_modules.evaluation.metrics import (
     auroc,
     average_precision,
+    compute_baselines,
     compute_class_rates,
     compute_per_class,
     confusion_matrix,
     is_top_k_correct,
     macro_average,
+    weighted_average_precision,
     weighted_mean_ap,
 )
 
@@ -81,3 +84,31 @@ def test_the_true_class_may_be_among_the_first_k():
     scores = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
     assert is_top_k_correct(np.array([1, 2]), scores, 1).tolist() == [False, False]
     assert is_top_k_correct(np.array([1, 2]), scores, 2).tolist() == [True, False]
+
+
+def test_a_label_that_no_picture_lacks_has_no_average_precision_and_is_left_out_of_the_mean():
+    labels = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    scores = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.3], [0.4, 0.2]])
+    assert average_precision(labels[:, 0], scores[:, 0]) is None
+    alone = weighted_mean_ap(labels[:, 1:], scores[:, 1:])(np.ones((1, 4)))[0]
+    assert weighted_mean_ap(labels, scores)(np.ones((1, 4)))[0] == alone == pytest.approx((1 + 2 / 3) / 2)
+    only_positives = np.array([[1, 0, 1, 0]])
+    assert np.isnan(weighted_average_precision(labels[:, 1], scores[:, 1])(only_positives)[0])
+
+
+def test_the_baselines_are_those_of_scikit_learns_dummy_classifier():
+    labels = np.repeat([0, 1, 2], [5, 3, 2])
+    constant, prior = (DummyClassifier(strategy=name).fit(labels[:, None], labels)
+                       for name in ("most_frequent", "prior"))  # fmt: skip
+    found = compute_baselines(labels, 4)
+    assert found["baseline_accuracy"] == constant.score(labels[:, None], labels) == 0.5
+    assert found["baseline_loss"] == pytest.approx(log_loss(labels, prior.predict_proba(labels[:, None])))
+
+
+def test_the_baselines_of_several_labels_leave_out_what_is_the_same_on_all_pictures():
+    labels = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]])
+    found = compute_baselines(labels, 3)
+    assert found["baseline_accuracy"] == 0.6  # the set of the first label alone
+    assert found["baseline_map"] == 0.4
+    assert found["baseline_loss"] == pytest.approx(-(0.4 * np.log(0.4) + 0.6 * np.log(0.6)) / 3)
+    assert "baseline_map" not in compute_baselines(labels[:, ::2], 2)

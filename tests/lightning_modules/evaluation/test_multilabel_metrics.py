@@ -8,7 +8,6 @@ from lightning_modules.comparison.paired import (
     PairedPredictions,
     check_metric,
     compare_paired,
-    compute_class_changes,
     iter_resamples,
 )
 
@@ -63,18 +62,6 @@ def test_a_better_newcomer_gains_by_every_metric_and_an_equal_one_by_none(name):
         one.labels, one.candidate, one.candidate, one.classes, one.groups, *[one.candidate_predicted] * 2
     )
     assert compare_paired(same, name, 0.95, 400).gain == compare_paired(same, name, 0.95, 400).low == 0
-
-
-def test_a_label_that_is_no_longer_said_falls():
-    one = trial(4, 3.0, 3.0)
-    said = one.candidate_predicted.copy()
-    said[:, 1] = False
-    worse = PairedPredictions(
-        one.labels, one.candidate, one.champion, one.classes, one.groups, said, one.champion_predicted
-    )
-    change = {one.name: one for one in compute_class_changes(worse)}["b"]
-    assert change.candidate == 0 and change.champion > 0.8 and change.p_value < 1e-6
-    assert change.num_test == one.labels[:, 1].sum()
 
 
 def test_a_metric_for_several_labels_is_not_for_one():

@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from imageset.raw.ingestion import ingest_source
 from imageset.sources.factory import open_source
 from imageset.store.reader import ImageStore
 from lightning_modules.evaluation.params import EvaluationParams
-from lightning_modules.evaluation.report import ScoredSplit, evaluate_split
+from lightning_modules.evaluation.report import ScoredSplit, evaluate_split, warn_unmeasured
 from tests.helpers.project import run_stage
 
 
@@ -45,3 +46,28 @@ def test_pictures_with_several_labels_are_judged_label_by_label(digits_project, 
         assert interval["low"] <= numbers[name] <= interval["high"]
     assert 0.5 < numbers["macro_f1"] < 1 and set(verdict.metrics["average_precision"]) == {"curved", "even", "odd"}
     assert all(content.startswith(b"\x89PNG") for name, content in verdict.files.items() if name.endswith("png"))
+
+
+def make_scored(test_labels: list, train_labels: list, classes: tuple[str, ...]) -> ScoredSplit:
+    """A test split of these labels; its pictures are not needed."""
+    train = SimpleNamespace(labels=np.array(train_labels))
+    is_multi_label = train.labels.ndim == 2
+    store = SimpleNamespace(classes=classes, multi_label=is_multi_label, split=lambda name: train)
+    split = SimpleNamespace(labels=np.array(test_labels), store=store)
+    return ScoredSplit(split, np.zeros((len(test_labels), len(classes))), 1.0)
+
+
+def test_classes_without_training_or_test_pictures_are_named():
+    assert warn_unmeasured(make_scored([0, 2], [0, 1], ("ant", "bee", "cow"))) == [
+        "classes without training pictures, which cannot be learned: cow",
+        "classes without test pictures, which are not measured: bee",
+    ]
+    assert warn_unmeasured(make_scored([0, 1], [0, 1], ("ant", "bee"))) == []
+
+
+def test_a_label_of_every_test_picture_is_named_since_the_map_leaves_it_out():
+    scored = make_scored([[1, 1, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]], ("ant", "bee", "cow"))
+    assert warn_unmeasured(scored) == [
+        "labels without test pictures, which are not measured: cow",
+        "labels of every test picture, which are left out of the mAP: ant",
+    ]

@@ -109,6 +109,7 @@ def test_the_bundle_says_which_data_code_and_environment_it_is_from(trained):
     store = ImageStore.open(trained / "data/normalized")
     assert info.dataset["fingerprint"] == store.fingerprint and len(info.dataset["digest"]) == 32
     assert set(info.metrics) == {"val_loss", "val_accuracy"}
+    assert info.fitted_splits == ("train",)
     client, run = run_of(trained)
     seen = client.download_artifacts(run.info.run_id, "training/pictures.parquet")
     assert pq.read_table(seen)["image_id"].to_pylist() == [
@@ -149,3 +150,38 @@ def test_an_unknown_key_of_evaluate_is_named(trained, tmp_path):
     code, output = run_stage(project, "test")
     assert code == 2
     assert "evaluate: unknown key 'data.batchsize'; did you mean 'data.batch_size'?" in output
+
+
+def test_the_baselines_and_the_risk_coverage_curve_are_measured_and_logged(trained):
+    numbers = metrics(trained)
+    labels = ImageStore.open(trained / "data/normalized").split("test").labels
+    assert numbers["test"]["baseline_accuracy"] == np.bincount(labels).max() / len(labels)
+    assert numbers["test"]["baseline_loss"] == pytest.approx(np.log(10), abs=0.1)
+    assert numbers["abstention"]["accuracy_of_best_50_percent"] >= numbers["test"]["accuracy"]
+    assert "coverage" not in numbers["abstention"]
+    logged = run_of(trained)[1].data.metrics
+    assert logged["test_baseline_accuracy"] == numbers["test"]["baseline_accuracy"]
+    assert logged["abstention_area_under_risk"] == numbers["abstention"]["area_under_risk"]
+    with (trained / "data/models/report/risk_coverage.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["coverage"]) == 1
+    assert float(last["accuracy"]) == pytest.approx(numbers["test"]["accuracy"], abs=1e-6)
+
+
+def test_a_threshold_for_abstaining_changes_no_accuracy_and_says_what_it_answers(trained, tmp_path):
+    project = shutil.copytree(trained, tmp_path / "project")
+    manifest = project / "data/models/classifier/bundle.json"
+    content = json.loads(manifest.read_text())
+    content["info"]["abstain_below"] = 0.9
+    content["sha256"] = hash_manifest(content)
+    manifest.write_text(json.dumps(content))
+    code, output = run_stage(project, "test")
+    assert code == 0, output
+    before, after = metrics(trained), metrics(project)
+    assert after["test"]["accuracy"] == before["test"]["accuracy"]
+    with (project / "data/models/report/predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if float(row["probability"]) >= 0.9]
+    assert after["abstention"]["coverage"] == pytest.approx(len(rows) / after["num_test"])
+    right = np.mean([row["actual"] == row["predicted"] for row in rows])
+    assert after["abstention"]["selective_accuracy"] == pytest.approx(right)
+    assert f"; with abstain_below 0.9 it answers {len(rows) / after['num_test']:.0%}, of those " in output

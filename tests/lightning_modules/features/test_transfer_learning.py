@@ -44,6 +44,7 @@ def test_a_budget_that_is_too_small_leaves_the_frozen_network_with_the_probes_he
     assert "train: the weights are from pictures of 224 px, the network gets 32 px; " in output
     bundle = Bundle.load(project / "data/models/classifier")
     assert bundle.info.metrics["val_accuracy"] > 0.8
+    assert bundle.info.fitted_splits == ("train", "val")  # the registered head has learned from both
     backbone = {name: value for name, value in read_installed_weights().items() if name.startswith("blocks")}
     loaded = bundle.network.network.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in backbone.items())

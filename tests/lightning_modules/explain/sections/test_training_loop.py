@@ -1,10 +1,11 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
 from lightning_modules.explain.sections.page import ExplainPage
-from lightning_modules.explain.sections.training_loop import describe_training
+from lightning_modules.explain.sections.training_loop import compute_most_frequent_share, describe_training
 
 COLUMNS = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_error,learning_rate"
 EPOCHS = ["0,1.5,0.4,1.2,0.6,0.4,0.01", "1,0.5,0.8,0.3,0.9,0.1,0.01", "2,0.2,0.9,0.4,0.96,0.04,0.001"]
@@ -15,7 +16,8 @@ def describe(folder, rows, metrics, **options):
     train = {"stop_at_error": None, "patience": None, "trainer": {"max_epochs": 15}, **options}
     (folder / "params.yaml").write_text(yaml.safe_dump({"train": train}))
     info = SimpleNamespace(metrics=metrics)
-    return describe_training(ExplainPage(), info, folder / "history.csv", folder / "params.yaml")
+    labels = np.array([0, 0, 0, 1])
+    return describe_training(ExplainPage(), info, folder / "history.csv", folder / "params.yaml", labels)
 
 
 @pytest.mark.parametrize(
@@ -47,4 +49,11 @@ def test_a_linear_probe_has_no_curve(tmp_path):
 
 
 def test_without_a_history_there_is_no_section(tmp_path):
-    assert describe_training(ExplainPage(), SimpleNamespace(metrics={}), tmp_path / "no.csv", tmp_path) is None
+    missing = tmp_path / "no.csv"
+    assert describe_training(ExplainPage(), SimpleNamespace(metrics={}), missing, tmp_path, np.zeros(1)) is None
+
+
+def test_the_accuracy_stands_beside_that_of_one_answer_for_all():
+    assert compute_most_frequent_share(np.array([0, 0, 0, 1])) == 0.75
+    assert compute_most_frequent_share(np.array([[1, 0], [1, 1], [1, 1]])) == pytest.approx(2 / 3)
+    assert compute_most_frequent_share(np.empty(0, int)) == 0
