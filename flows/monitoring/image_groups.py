@@ -1,0 +1,126 @@
+"""The groups that the images of a batch come in: scenes, days, folders.
+
+The source's own group column comes first. Else params.yaml: monitor.group decides: a regular expression over the
+uri, as normalize.split.group; null: every image stands alone; or `auto`, which goes by the names:
+- several folders: the images of a folder are a group, and within it the sequences FOLDER/TRACK_FRAME;
+- one folder: each sequence TRACK_FRAME is a group, if there are several. One folder with one sequence, such as an
+  inbox with IMG_0001.jpg ..., says nothing: its images stand alone.
+Folders that are named like a class of the model sort images by content and are no scenes. Images that look alike
+(near duplicates) belong to one group, whatever their names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from imageset.splits.near_duplicates import are_alike, group_near_duplicates
+from imageset.splits.split_rule import match_uris
+from lightning_modules.features.reference_sample import number_groups
+
+AUTO = "auto"
+FRAME = re.compile(r"(.*?)[-_. ]*\d+")  # TRACK_FRAME: the last number of a name counts frames
+# That cameras and programs write before a number that counts all pictures, not those of a scene.
+COUNTER_NAMES = frozenset({"", "img", "dsc", "dscn", "dscf", "pxl", "p", "pict", "image", "photo", "picture"})
+
+
+def name_groups(uris: Sequence[str], rule: str | None, classes: Collection[str]) -> list[str | None]:
+    """Return the name of each image's group, or None where an image stands alone.
+
+    Args:
+        uris: of the images.
+        rule: `auto`, a regular expression, or None.
+        classes: names of the model's classes.
+    """
+    if rule is None:
+        return [None] * len(uris)
+    if rule != AUTO:
+        return match_uris(rule, uris)
+    folders = [_read_folder(uri, classes) for uri in uris]
+    sequences = [(folder, _read_sequence(uri)) for folder, uri in zip(folders, uris, strict=True)]
+    counts = Counter(sequence for sequence in sequences if sequence[1] is not None)
+    shared = {sequence for sequence, num in counts.items() if num > 1}
+    if len(set(folders)) > 1:
+        return [f"{folder}/{name}" if (folder, name) in shared else folder for folder, name in sequences]
+    if len(shared) > 1:
+        return [f"{folder}/{name}" if (folder, name) in shared else None for folder, name in sequences]
+    return [None] * len(uris)
+
+
+def _read_folder(uri: str, classes: Collection[str]) -> str:
+    parts = uri.replace("\\", "/").split("/")[:-1]
+    return "/".join(part for part in parts if part not in classes)
+
+
+def _read_sequence(uri: str) -> str | None:
+    stem = os.path.splitext(uri.replace("\\", "/").rpartition("/")[2])[0]
+    match = FRAME.fullmatch(stem)
+    return None if match is None or match[1].casefold() in COUNTER_NAMES else match[1]
+
+
+def merge_near_duplicates(
+    names: Sequence[str | None], images: Sequence[np.ndarray], max_bits: int | None
+) -> np.ndarray:
+    """Return int64 (n,): equal numbers for images of a group, and for near duplicates and all that share a group.
+
+    Args:
+        names: of the groups; None where an image stands alone.
+        images: uint8 (H, W, C) each; none if the images are not at hand.
+        max_bits: the hashes of near duplicates differ in at most so many bits; None: they are not looked for.
+    """
+    numbers = number_groups(names)
+    if max_bits is None or not len(images):
+        return numbers
+    from imageset.decoding.phash import compute_phashes
+
+    phashes = np.concatenate([compute_phashes(image[None].astype(np.float32)) for image in images])
+
+    def confirm(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return are_alike(np.stack([images[i] for i in left]), np.stack([images[i] for i in right]))
+
+    return group_near_duplicates(phashes, max_bits, confirm, numbers.astype(np.int32)).astype(np.int64)
+
+
+def count_rejected(
+    readable: Sequence[str | None], unreadable: Sequence[str | None], num_readable: int, num_unreadable: int
+) -> np.ndarray:
+    """Return int (2,): groups whose images cannot be read, and all groups; an image that stands alone is a group.
+
+    A group counts by the share of its images that cannot be read; the sum is rounded down.
+
+    Args:
+        readable: names of the groups of a sample of the images that can be read.
+        unreadable: likewise of those that cannot be read.
+        num_readable: images that can be read.
+        num_unreadable: images that cannot be read.
+    """
+    weights = [num / max(len(names), 1) for num, names in ((num_readable, readable), (num_unreadable, unreadable))]
+    totals: dict[str, list[float]] = {}
+    for position, (names, weight) in enumerate(zip((readable, unreadable), weights, strict=True)):
+        for name in names:
+            if name is not None:
+                totals.setdefault(name, [0.0, 0.0])[position] += weight
+    alone = [
+        weight * list(names).count(None) for names, weight in zip((readable, unreadable), weights, strict=True)
+    ]
+    affected = alone[1] + sum(bad / (good + bad) for good, bad in totals.values())
+    return np.array([int(affected + 1e-9), round(sum(alone)) + len(totals)])
+
+
+def pick_named(
+    groups: Mapping[str, str | None], uris: Sequence[str], names: Sequence[str | None]
+) -> list[str | None]:
+    """Return the groups that a source names, else those that are given.
+
+    Args:
+        groups: of the source, by uri.
+        uris: of the images.
+        names: of the images, if the source names none.
+    """
+    if not any(groups.get(uri) for uri in uris):
+        return list(names)
+    return [groups.get(uri) for uri in uris]
