@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.monitoring import batch_log
+from flows.monitoring import batch_log, image_groups
 from flows.monitoring.batch_sample import BatchSample, Row, sample_new_images
+from flows.monitoring.reference import load_reference, read_trained_ids
 from flows.monitoring.retrain_policy import (
     CLEAN,
     DRIFTED,
@@ -172,7 +173,7 @@ def check_batch(
             "num_trained": sample.num_trained,
         }  # fmt: skip
         if len(ids) >= params["min_pictures"]:
-            groups = read_groups(sample, images, params["group"], bundle)
+            groups = image_groups.read_groups(sample, images, params["group"], bundle)
             entry |= compare_with_reference(
                 entry, reference, sample, groups, images, bundle, project, params["shown"]
             )
@@ -187,85 +188,6 @@ def check_batch(
             entry["ledger"] = record_retrain(entry, project)
         batch_log.record_batch(project, entry, ids)
     return MonitorResult(source, entry, retrain_entry=entry["ledger"])
-
-
-def load_reference(bundle: Bundle, version: Version, project: Project) -> ImageSample:
-    """Load the sample of a model's validation images.
-
-    Bundles of an older Convoy do not keep the groups of these images. They are read from data/normalized while
-    that holds the model's data; else each image stands alone.
-
-    Raises:
-        UserError: the model was trained before references existed, or without validation images.
-    """
-    from lightning_modules.features.reference_sample import ImageSample
-
-    reference = ImageSample.from_bytes(bundle.reference) if bundle.reference is not None else None
-    if reference is None or not len(reference):
-        raise UserError(
-            f"{version} has no reference to compare pictures with; train a new one: `dvc repro -f train`, then "
-            "`convoy promote`"
-        )
-    if reference.groups is not None or reference.image_id is None:
-        return reference
-    return replace(reference, groups=find_reference_groups(reference.image_id, bundle, project))
-
-
-def find_reference_groups(image_ids: np.ndarray, bundle: Bundle, project: Project) -> np.ndarray | None:
-    """Return the groups of validation images from data/normalized; None if that holds other data by now.
-
-    Args:
-        image_ids: uint8 (n, 32).
-        bundle: the model.
-        project: the project folder.
-    """
-    from flows.prediction.predictor import open_validation_split
-    from lightning_modules.features.reference_sample import number_groups
-
-    split = open_validation_split(bundle, project)
-    if split is None:
-        return None
-    name_of = dict(zip(split.image_ids, split.rows["group"].to_pylist(), strict=True))
-    return number_groups([name_of.get(image_id.tobytes().hex()) for image_id in image_ids])
-
-
-def read_trained_ids(bundle: Bundle, reference: ImageSample, project: Project) -> np.ndarray:
-    """Return the short ids of images that the model learned from or was tuned by: uint64 (N,), sorted.
-
-    A model is surer of them than of others. They are those of the training and the validation split, if
-    data/normalized still holds the model's data, else those of the reference.
-    """
-    from flows.prediction.predictor import open_training_store
-    from imageset.utils.arrow import to_id_words
-
-    words = [np.empty(0, np.uint64)]
-    if reference.image_id is not None:
-        words.append(np.ascontiguousarray(reference.image_id[:, :8]).view(">u8").ravel().astype(np.uint64))
-    if (store := open_training_store(bundle, project)) is not None:
-        words += [to_id_words(store.split(name).rows["image_id"]) for name in ("train", "val")]
-    return np.unique(np.concatenate(words))
-
-
-def read_groups(
-    sample: BatchSample, images: ImageStream | None, rule: str | None, bundle: Bundle
-) -> tuple[list[str | None], np.ndarray]:
-    """Return the names of the groups of a sample's rows, and int (2,): unreadable groups and all groups.
-
-    Args:
-        sample: the sample.
-        images: the images of the source; None if they are not at hand.
-        rule: params.yaml: monitor.group.
-        bundle: the model.
-    """
-    from flows.monitoring.image_groups import count_rejected, name_groups, pick_named
-
-    readable = [row["uri"] for row in sample.rows]
-    uris = readable + sample.error_uris
-    named = images.read_groups(set(uris)) if images is not None else {}
-    names = pick_named(named, uris, name_groups(uris, rule, bundle.info.classes))
-    of_readable, of_errors = names[: len(readable)], names[len(readable) :]
-    num_readable = len(sample.ids) - sample.num_errors
-    return of_readable, count_rejected(of_readable, of_errors, num_readable, sample.num_errors)
 
 
 def compare_with_reference(

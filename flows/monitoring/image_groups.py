@@ -15,6 +15,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +23,35 @@ from imageset.splits.near_duplicates import are_alike, group_near_duplicates
 from imageset.splits.split_rule import match_uris
 from lightning_modules.features.reference_sample import number_groups
 
+if TYPE_CHECKING:
+    from flows.monitoring.batch_sample import BatchSample
+    from flows.prediction.image_stream import ImageStream
+    from lightning_modules.bundle import Bundle
+
 AUTO = "auto"
 FRAME = re.compile(r"(.*?)[-_. ]*\d+")  # TRACK_FRAME: the last number of a name counts frames
 # That cameras and programs write before a number that counts all pictures, not those of a scene.
 COUNTER_NAMES = frozenset({"", "img", "dsc", "dscn", "dscf", "pxl", "p", "pict", "image", "photo", "picture"})
+
+
+def read_groups(
+    sample: BatchSample, images: ImageStream | None, rule: str | None, bundle: Bundle
+) -> tuple[list[str | None], np.ndarray]:
+    """Return the names of the groups of a sample's rows, and int (2,): unreadable groups and all groups.
+
+    Args:
+        sample: the sample.
+        images: the images of the source; None if they are not at hand.
+        rule: params.yaml: monitor.group.
+        bundle: the model.
+    """
+    readable = [row["uri"] for row in sample.rows]
+    uris = readable + sample.error_uris
+    named = images.read_groups(set(uris)) if images is not None else {}
+    names = pick_named(named, uris, name_groups(uris, rule, bundle.info.classes))
+    of_readable, of_errors = names[: len(readable)], names[len(readable) :]
+    num_readable = len(sample.ids) - sample.num_errors
+    return of_readable, count_rejected(of_readable, of_errors, num_readable, sample.num_errors)
 
 
 def name_groups(uris: Sequence[str], rule: str | None, classes: Collection[str]) -> list[str | None]:

@@ -2,8 +2,8 @@
 
 A retrain without any would compute the same model again. `find_training_news` compares, before anything is spent:
 the label log with that of the data that was trained on last, the names and labels of the source with the records
-of data/raw, and the dependencies of the stages with dvc.lock. Only a picture whose bytes changed under its old name
-escapes it until the next ingest.
+of data/raw, and the dependencies of the stages with dvc.lock. Only a picture whose bytes changed under its old
+name escapes it until the next ingest.
 """
 
 from __future__ import annotations

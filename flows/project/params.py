@@ -116,8 +116,8 @@ class MonitorParams(ParamsModel):
     min_pictures: int = Field(ge=10, description="A batch with fewer images waits for more.")
     group: str | None = Field(
         default="auto",  # an older params.yaml does not have the key
-        description="The images of a scene: auto: folders and sequences of file names; a regular expression over the "
-        "uri, whose first group names the scene; null: each image stands alone.",
+        description="The images of a scene: auto: folders and sequences of file names; a regular expression over "
+        "the uri, whose first group names the scene; null: each image stands alone.",
     )
     alpha: Annotated[float, RangeMessage(" is {value}; give a chance above 0, at most 0.1")] = Field(
         gt=0,

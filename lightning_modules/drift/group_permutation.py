@@ -1,17 +1,17 @@
 """A permutation test of two samples whose images come in groups, such as scenes, days or folders.
 
 Images of a group resemble each other, so 100 images of 5 scenes say little more than 5 images. The unit of the
-test is therefore the group: each is represented by the mean of its images, and the groups of both samples are dealt
-out anew. If the groups of the batch come from where those of the reference come from, p is exact. The statistic is
-divided by its variance, as estimated within each sample: that keeps p right, for more than a few groups, if the
-groups of the samples have other sizes, so that their means scatter differently. Images that stand alone are groups
-of one.
+test is therefore the group: each is represented by the mean of its images, and the groups of both samples are
+dealt out anew. If the groups of the batch come from where those of the reference come from, p is exact. The
+statistic is divided by its variance, as estimated within each sample: that keeps p right, for more than a few
+groups, if the groups of the samples have other sizes, so that their means scatter differently. Images that stand
+alone are groups of one.
 
 Sources: M. Anderson, C. ter Braak, "Permutation tests for multi-factorial analysis of variance", 2003 (the groups
 are the exchangeable units of nested data); A. Winkler et al., "Multi-level block permutation", 2015; E. Chung, J.
-Romano, "Exact and asymptotically robust permutation tests", 2013 (studentized statistics); E. Brunner, H. Dette, A.
-Munk, "Box-type approximations in nonparametric factorial designs", 1997 (a quadratic form divided by the trace of
-its covariance); B. Phipson, G. Smyth, "Permutation P-values Should Never Be Zero", 2010; J. Besag, P. Clifford,
+Romano, "Exact and asymptotically robust permutation tests", 2013 (studentized statistics); E. Brunner, H. Dette,
+A. Munk, "Box-type approximations in nonparametric factorial designs", 1997 (a quadratic form divided by the trace
+of its covariance); B. Phipson, G. Smyth, "Permutation P-values Should Never Be Zero", 2010; J. Besag, P. Clifford,
 "Sequential Monte Carlo p-values", 1991.
 """
 
