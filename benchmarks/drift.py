@@ -12,8 +12,8 @@ of the same source that is called drifted is a false alarm; blur, less light, an
 classes are shifts, which count as caught if at least one of two batches drifts. The method "groups" is the
 project's; "pictures" permutes the pictures as if each stood alone.
 
-Prints Markdown tables and writes benchmarks/results/drift.json. Ten minutes on a quiet processor; the features take
-two of them, once (.cache/benchmarks).
+Prints Markdown tables and writes benchmarks/results/drift.json. Ten minutes on a quiet processor; the features
+take two of them, once (.cache/benchmarks).
 """
 
 from __future__ import annotations
