@@ -10,7 +10,8 @@ of clothing that it was not fitted to:
 The reference is of other scenes (days, tracks), or of single photographs, as in a data set without groups. A batch
 of the same source that is called drifted is a false alarm; blur, less light, another camera and another mix of
 classes are shifts, which count as caught if at least one of two batches drifts. The method "groups" is the
-project's; "pictures" permutes the pictures as if each stood alone.
+project's where names or folders tell the groups, "neighbours" where the names only count the pictures; "pictures"
+permutes them as if each stood alone.
 
 Prints Markdown tables and writes benchmarks/results/drift.json. Ten minutes on a quiet processor; the features
 take two of them, once (.cache/benchmarks).
@@ -31,13 +32,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import DATASETS, ROOT
+from flows.monitoring.image_groups import merge_neighbours
 from lightning_modules.drift.detector import DriftParams, detect_drift
 from lightning_modules.features.reference_sample import ImageSample
 
 RESULTS = ROOT / "benchmarks" / "results" / "drift.json"
 FEATURES = ROOT / ".cache" / "benchmarks" / "drift.npz"
 PARAMS = DriftParams(alpha=0.05, permutations=999, seed=0)
-METHODS = ("groups", "pictures")
+METHODS = ("groups", "neighbours", "pictures")
 SIDE_PX = 96
 NUM_DIRECTIONS = 96  # of the features that are kept, so that thousands of batches are compared in minutes
 GROUP_SIZE = 20  # pictures of a scene or day
@@ -88,9 +90,10 @@ def main() -> None:
     for case in iter_cases():
         num = options.power_trials if case["shift"] else options.trials
         # A method that raises false alarms has no power: it is not compared there.
-        methods = METHODS[:1] if case["shift"] else METHODS
+        methods = METHODS[:2] if case["shift"] else METHODS
         rows += [{**case, "method": method, **measure(kinds, case, method, num)} for method in methods]
-        print(f"drift: {rows[-1]}", file=sys.stderr, flush=True)
+        rates = {row["method"]: row["rate"] for row in rows[-len(methods) :]}
+        print(f"drift: {case}: {rates}", file=sys.stderr, flush=True)
         options.out.write_text(json.dumps({"alpha": PARAMS.alpha, "rows": rows}, indent=1) + "\n")
     print(format_tables(rows))
 
@@ -123,6 +126,10 @@ def is_drifted(kinds: dict[str, Pictures], case: dict[str, Any], method: str, rn
     reference, batch = draw_samples(kinds, case, rng)
     if method == "pictures":
         reference, batch = replace(reference, groups=None), replace(batch, groups=None)
+    if method == "neighbours":
+        uris, alone = [f"IMG_{number}.jpg" for number in range(len(batch))], [None] * len(batch)
+        numbers = merge_neighbours(np.arange(len(batch)), alone, uris, batch.features, reference)
+        batch = replace(batch, groups=numbers)
     classes = [str(number) for number in range(int(kinds["single"].sample.classes.max()) + 1)]
     return detect_drift(reference, batch, PARAMS, classes).drifted
 
@@ -164,15 +171,19 @@ def select_mix(pictures: Pictures) -> tuple[np.ndarray, Pictures]:
 
 def format_tables(rows: Sequence[dict[str, Any]]) -> str:
     """Return the results as two Markdown tables: false alarms, and shifts that were caught."""
-    lines = ["| pictures | reference | groups | false alarms, by groups | by pictures |", "| --- " * 5 + "|"]
-    clean = [row for row in rows if not row["shift"]]
-    for groups, pictures in zip(clean[::2], clean[1::2], strict=True):
-        cells = (groups["kind"], groups["reference"], groups["groups"])
-        lines.append(f"| {' | '.join(map(str, cells))} | {groups['rate']:.1%} | {pictures['rate']:.1%} |")
-    lines += ["", "| pictures | reference | groups | shift | caught in two batches |", "| --- " * 5 + "|"]
-    for row in (row for row in rows if row["shift"]):
-        cells = (row["kind"], row["reference"], row["groups"], row["shift"])
-        lines.append(f"| {' | '.join(map(str, cells))} | {row['rate']:.0%} |")
+    lines = []
+    for title, methods, is_shown in (
+        ("false alarms", METHODS, lambda row: not row["shift"]),
+        ("caught in two batches", METHODS[:2], lambda row: row["shift"]),
+    ):
+        lines += ["", f"| pictures | reference | scenes | shift | {title}: {' | '.join(methods)} |"]
+        lines.append("| --- " * (4 + len(methods)) + "|")
+        chosen = [row for row in rows if is_shown(row)]
+        for start in range(0, len(chosen), len(methods)):
+            row = chosen[start]
+            cells = [row["kind"], row["reference"], row["groups"], row["shift"] or "none"]
+            cells += [f"{other['rate']:.1%}" for other in chosen[start : start + len(methods)]]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

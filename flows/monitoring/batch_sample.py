@@ -152,6 +152,7 @@ def build_image_sample(
     groups: tuple[list[str | None], np.ndarray],
     bundle: Bundle,
     near_duplicate_bits: int | None,
+    reference: ImageSample,
 ) -> tuple[ImageSample, BatchImages]:
     """Build a sample from the images of some rows, which are read again.
 
@@ -163,11 +164,12 @@ def build_image_sample(
         groups: the names of the rows' groups; int (2,): unreadable groups, all groups.
         bundle: the model that observes the images.
         near_duplicate_bits: near duplicates share a group, see params.yaml; None: they are not looked for.
+        reference: the model's validation images.
 
     Returns:
         The sample and its images.
     """
-    from flows.monitoring.image_groups import merge_near_duplicates
+    from flows.monitoring.image_groups import merge_near_duplicates, merge_neighbours
     from lightning_modules.features.reference_sample import OBSERVE_BATCH_SIZE, ImageSample, observe_images
 
     names, rejected = dict(zip((row["uri"] for row in rows), groups[0], strict=True)), groups[1]
@@ -191,9 +193,10 @@ def build_image_sample(
     if undecodable:  # images of the sample; scaled up to all images, because only the share counts
         rejected = np.array([rejected[0] + round(len(undecodable) / len(rows) * (rejected[1] - rejected[0])),
                              rejected[1]])  # fmt: skip
-    numbers = merge_near_duplicates(
-        [names[row["uri"]] for row in batch_images.rows], batch_images.images, near_duplicate_bits
-    )
+    uris = [row["uri"] for row in batch_images.rows]
+    of_images = [names[uri] for uri in uris]
+    numbers = merge_near_duplicates(of_images, batch_images.images, near_duplicate_bits)
+    numbers = merge_neighbours(numbers, of_images, uris, columns["features"], reference)
     sample = ImageSample(rejected=rejected, short_side_px=np.array(sides, np.int64), groups=numbers, **columns)
     return sample, batch_images
 

@@ -221,7 +221,7 @@ def compare_with_reference(
         batch, batch_images = build_prediction_sample(sample.rows, groups, bundle), None
     else:
         bits = read_normalize_params(project / PARAMS)["near_duplicate_bits"]
-        batch, batch_images = build_image_sample(images, sample.rows, groups, bundle, bits)
+        batch, batch_images = build_image_sample(images, sample.rows, groups, bundle, bits, reference)
     result = detector.detect_drift(
         reference, batch, make_drift_params(params), bundle.info.classes, bundle.info.abstain_below
     )

@@ -5,8 +5,11 @@ uri, as normalize.split.group; null: every image stands alone; or `auto`, which 
 - several folders: the images of a folder are a group, and within it the sequences FOLDER/TRACK_FRAME;
 - one folder: each sequence TRACK_FRAME is a group, if there are several. One folder with one sequence, such as an
   inbox with IMG_0001.jpg ..., says nothing: its images stand alone.
-Folders that are named like a class of the model sort images by content and are no scenes. Images that look alike
-(near duplicates) belong to one group, whatever their names.
+Folders and sequences that are named like a class of the model sort images by content and are no scenes.
+
+Images that look alike (near duplicates) belong to one group, whatever their names. Of images that stand alone by
+their names, neighbours in the order of the names belong to one if the network sees them as closer to each other
+than all but SCENE_QUANTILE of the pairs of the reference: names that only count put shots of one scene side by side.
 """
 
 from __future__ import annotations
@@ -27,9 +30,12 @@ if TYPE_CHECKING:
     from flows.monitoring.batch_sample import BatchSample
     from flows.prediction.image_stream import ImageStream
     from lightning_modules.bundle import Bundle
+    from lightning_modules.features.reference_sample import ImageSample
 
 AUTO = "auto"
 FRAME = re.compile(r"(.*?)[-_. ]*\d+")  # TRACK_FRAME: the last number of a name counts frames
+SCENE_QUANTILE = 0.01  # of unrelated neighbours so many are taken for one scene, which costs little power
+NUM_NEIGHBOURS = 3  # behind each image
 # That cameras and programs write before a number that counts all pictures, not those of a scene.
 COUNTER_NAMES = frozenset({"", "img", "dsc", "dscn", "dscf", "pxl", "p", "pict", "image", "photo", "picture"})
 
@@ -67,7 +73,7 @@ def name_groups(uris: Sequence[str], rule: str | None, classes: Collection[str])
     if rule != AUTO:
         return match_uris(rule, uris)
     folders = [_read_folder(uri, classes) for uri in uris]
-    sequences = [(folder, _read_sequence(uri)) for folder, uri in zip(folders, uris, strict=True)]
+    sequences = [(folder, _read_sequence(uri, classes)) for folder, uri in zip(folders, uris, strict=True)]
     counts = Counter(sequence for sequence in sequences if sequence[1] is not None)
     shared = {sequence for sequence, num in counts.items() if num > 1}
     if len(set(folders)) > 1:
@@ -82,10 +88,61 @@ def _read_folder(uri: str, classes: Collection[str]) -> str:
     return "/".join(part for part in parts if part not in classes)
 
 
-def _read_sequence(uri: str) -> str | None:
+def _read_sequence(uri: str, classes: Collection[str]) -> str | None:
     stem = os.path.splitext(uri.replace("\\", "/").rpartition("/")[2])[0]
     match = FRAME.fullmatch(stem)
-    return None if match is None or match[1].casefold() in COUNTER_NAMES else match[1]
+    if match is None or match[1].casefold() in COUNTER_NAMES or match[1] in classes:
+        return None
+    return match[1]
+
+
+def merge_neighbours(
+    numbers: np.ndarray,
+    names: Sequence[str | None],
+    uris: Sequence[str],
+    features: np.ndarray,
+    reference: ImageSample,
+) -> np.ndarray:
+    """Return the numbers of groups after images that stand alone by their names joined the scenes of neighbours.
+
+    Args:
+        numbers: int64 (n,): equal for images of a group.
+        names: of the groups, as `name_groups` returns them.
+        uris: of the images.
+        features: float (n, d).
+        reference: the model's validation images.
+    """
+    alone = [position for position, name in enumerate(names) if name is None]
+    if reference.features is None or len(alone) < 2:
+        return numbers
+    limit = _find_scene_distance(reference)
+    merged = numbers.copy()
+    points = _scale_to_unit(features)
+    ordered = sorted(alone, key=lambda position: _split_numbers(uris[position]))
+    for gap in range(1, NUM_NEIGHBOURS + 1):
+        for first, second in zip(ordered, ordered[gap:], strict=False):
+            in_one_folder = uris[first].rpartition("/")[0] == uris[second].rpartition("/")[0]
+            if in_one_folder and 1 - points[first] @ points[second] < limit:
+                merged[merged == merged[second]] = merged[first]
+    return merged
+
+
+def _find_scene_distance(reference: ImageSample) -> float:
+    """Return the cosine distance that SCENE_QUANTILE of the reference's pairs of different groups stay below."""
+    assert reference.features is not None
+    points, groups = _scale_to_unit(reference.features), reference.list_groups()
+    is_pair = np.triu(groups[:, None] != groups, 1)
+    return float(np.quantile(1 - (points @ points.T)[is_pair], SCENE_QUANTILE)) if is_pair.any() else 0.0
+
+
+def _scale_to_unit(features: np.ndarray) -> np.ndarray:
+    points = features.astype(np.float64)
+    return np.asarray(points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12))
+
+
+def _split_numbers(uri: str) -> list[tuple[str, int]]:
+    """Return a key that sorts "a10" behind "a9"."""
+    return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", uri)]
 
 
 def merge_near_duplicates(

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from flows.monitoring.image_groups import count_rejected, merge_near_duplicates, name_groups, pick_named
+from flows.monitoring.image_groups import (
+    count_rejected,
+    merge_near_duplicates,
+    merge_neighbours,
+    name_groups,
+    pick_named,
+)
+from tests.helpers.models import make_reference_sample
 
 
 @pytest.mark.parametrize(
@@ -15,6 +22,7 @@ from flows.monitoring.image_groups import count_rejected, merge_near_duplicates,
         (["monday-000.png", "monday-001.png", "monday-002.png"], [None] * 3),  # one sequence says nothing
         (["a1b2.png", "c3d4.png", "77ff.png"], [None] * 3),  # names without a system
         (["cat/1.png", "dog/1.png"], [None] * 2),  # folders of classes
+        (["cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png"], [None] * 4),  # and their names
         (["day1/cat/1.png", "day2/dog/1.png", "day1/dog/2.png"], ["day1", "day2", "day1"]),
     ],
 )  # fmt: skip
@@ -48,3 +56,22 @@ def test_a_folder_that_cannot_be_read_counts_as_one_group():
     assert count_rejected(readable, unreadable, 20, 30).tolist() == [1, 3]  # c, and half of b
     assert count_rejected([None] * 10, [None] * 5, 20, 5).tolist() == [5, 25]  # a sample of those that can be read
     assert count_rejected([], [None] * 60, 0, 60).tolist() == [60, 60]
+
+
+def test_neighbours_that_the_network_hardly_tells_apart_are_of_one_scene():
+    draws, reference = np.random.default_rng(0), make_reference_sample(300, seed=1)
+    scenes = np.repeat(draws.normal(0, 1, (3, 16)), 8, axis=0) + draws.normal(0, 0.2, (24, 16))
+    uris = [f"in/IMG_{number}.jpg" for number in range(90, 114)]  # IMG_100 follows IMG_99
+    found = merge_neighbours(np.arange(24), [None] * 24, uris, scenes, reference)
+    assert found.tolist() == [0] * 8 + [8] * 8 + [16] * 8
+    named = merge_neighbours(np.arange(24), ["a"] * 24, uris, scenes, reference)
+    assert named.tolist() == list(range(24))  # names come first
+    apart = merge_neighbours(np.arange(24), [None] * 24, [f"{uri[-6]}/{uri}" for uri in uris], scenes, reference)
+    assert len(set(apart)) > 3  # in other folders
+
+
+def test_pictures_of_their_own_stay_alone():
+    draws, reference = np.random.default_rng(0), make_reference_sample(300, seed=1)
+    uris = [f"in/IMG_{number}.jpg" for number in range(200)]
+    found = merge_neighbours(np.arange(200), [None] * 200, uris, draws.normal(0, 1, (200, 16)), reference)
+    assert len(set(found.tolist())) > 180
