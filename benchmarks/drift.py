@@ -7,7 +7,8 @@ of clothing that it was not fitted to:
 - scenes: 20 crops of one photograph, as a camera that moves a little sees them;
 - days: 20 photographs in the light of one day (brightness, contrast and colour);
 - tracks: 10 frames of one traffic sign, of GTSRB.
-The reference is of other scenes (days, tracks), or of single photographs, as in a data set without groups. A batch
+The reference is of other scenes (days, tracks), of single photographs, as in a data set without groups, or of days
+whose groups are not known ("alone"), as in a bundle of an older version. A batch
 of the same source that is called drifted is a false alarm; blur, less light, another camera and another mix of
 classes are shifts, which count as caught if at least one of two batches drifts. The method "groups" is the
 project's where names or folders tell the groups, "neighbours" where the names only count the pictures; "pictures"
@@ -100,12 +101,12 @@ def main() -> None:
 
 def iter_cases() -> Iterator[dict[str, Any]]:
     """Yield the cases: kind of pictures, reference, groups of a batch, and shift or None."""
-    for kind, reference in (("scenes", "scenes"), ("scenes", "single"), ("days", "single")):
+    for kind, reference in (("scenes", "scenes"), ("scenes", "single"), ("days", "days"), ("days", "alone")):
         for groups in (1, 5, 20, "unequal"):
             yield {"kind": kind, "reference": reference, "groups": groups, "shift": None}
     for groups in (1, 5, 20):
         yield {"kind": "tracks", "reference": "tracks", "groups": groups, "shift": None}
-    for kind, reference in (("scenes", "scenes"), ("days", "single")):
+    for kind, reference in (("scenes", "scenes"), ("days", "days"), ("days", "alone")):
         for groups in (5, 20):
             for shift in SHIFTS:
                 yield {"kind": kind, "reference": reference, "groups": groups, "shift": shift}
@@ -154,7 +155,8 @@ def draw_samples(
     others = rng.permutation(np.setdiff1d(source.sample.groups, chosen))
     each = 1 if case["reference"] == "single" else max(2, NUM_REFERENCE // len(others))
     rows = np.concatenate([draw_group(source, group, each, rng) for group in others[: NUM_REFERENCE // each + 1]])
-    return source.take(rng.permutation(rows)[:NUM_REFERENCE]), shifted.take(batch)
+    reference = source.take(rng.permutation(rows)[:NUM_REFERENCE])
+    return replace(reference, groups=None) if case["reference"] == "alone" else reference, shifted.take(batch)
 
 
 def draw_group(pictures: Pictures, group: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -107,18 +107,8 @@ def check_monitor(source: str, image_source: str | None) -> None:
 def describe_batch(entry: batch_log.BatchEntry) -> str:
     """Return the result of a batch as one line of text."""
     num = format_count(entry["num_pictures"], "picture")
-    if entry["state"] == TOO_SMALL and entry.get("min_groups", 0) > entry.get("num_groups", 0):
-        scenes, pictures = (
-            format_count(entry["num_groups"], "scene"),
-            format_count(entry["num_compared"], "picture"),
-        )
-        return (
-            f"{scenes} of {pictures}: at least {entry['min_groups']} scenes are needed to tell drift from another "
-            "scene; the pictures wait for more (params.yaml: monitor.group says what a scene is)"
-        )
     if entry["state"] == TOO_SMALL:
-        too_few = format_count(entry["num_pictures"], "picture is", "pictures are")
-        return f"{too_few} too few to judge, {entry['min_pictures']} are needed (monitor.min_pictures)"
+        return batch_log.describe_waiting(entry)
     if entry["state"] == CLEAN:
         return f"{num} look like those that {entry['model']} version {entry['version']} was trained on"
     moved = [check for check in entry["checks"] if check["moved"]]

@@ -9,7 +9,7 @@ Folders and sequences that are named like a class of the model sort images by co
 
 Images that look alike (near duplicates) belong to one group, whatever their names. Of images that stand alone by
 their names, neighbours in the order of the names belong to one if the network sees them as closer to each other
-than all but SCENE_QUANTILE of the pairs of the reference: names that only count put shots of one scene side by side.
+than all but SCENE_QUANTILE of the pairs of the reference: names that only count put shots of a scene side by side.
 """
 
 from __future__ import annotations

@@ -275,6 +275,10 @@ def report_drift(project: Project, problems: list[str]) -> Iterator[StatusLine]:
                 f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; "
                 f"{_describe_next_step(batch, project)}"
             )
+    for model, batch in {batch["model"]: batch for batch in batches}.items():
+        if batch["state"] == TOO_SMALL and batch["num_pictures"] >= batch["min_pictures"]:
+            waiting = f"{model} version {batch['version']}, {format_local_time(batch['time'])}"
+            yield StatusLine("drift", f"{waiting}: {batch_log.describe_waiting(batch)}")
     problems += _find_unfinished_retrains(entries)
 
 

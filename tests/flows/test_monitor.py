@@ -268,7 +268,8 @@ def test_scenes_are_judged_when_there_are_enough_and_wait_until_then(watched, pr
         if scene == 3:
             few = monitor(str(tmp_path / "inbox"))
     assert (few.batch["state"], few.batch["num_groups"], few.drifted) == (TOO_SMALL, 4, False)
-    assert "4 scenes of 80 pictures: at least 5 scenes are needed to tell drift from another scene" in str(few)
+    waiting = "4 scenes of 80 pictures: at least 5 scenes are needed to tell drift from another scene"
+    assert waiting in str(few) and waiting in report_status(Project(project))
     enough = monitor(str(tmp_path / "inbox"))
     assert (enough.batch["num_pictures"], enough.batch["num_groups"]) == (120, 6)
     assert enough.batch["state"] in (CLEAN, DRIFTED)
