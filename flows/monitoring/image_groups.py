@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 FRAME = re.compile(r"(.*?)[-_. ]*\d+")  # TRACK_FRAME: the last number of a name counts frames
-SCENE_QUANTILE = 0.01  # of unrelated neighbours so many are taken for one scene, which costs little power
+SCENE_QUANTILE = 0.05  # of unrelated neighbours so many are taken for one scene, which costs a little power
 NUM_NEIGHBOURS = 3  # behind each image
 # That cameras and programs write before a number that counts all pictures, not those of a scene.
 COUNTER_NAMES = frozenset({"", "img", "dsc", "dscn", "dscf", "pxl", "p", "pict", "image", "photo", "picture"})

@@ -36,7 +36,7 @@ STATISTICS = ("confidence", "brightness", "contrast", "short_side_px")
 # Changes that matter: of the mean confidence, which is the accuracy that the model expects of itself; of
 # brightness and contrast, 5 and 2.5 of 255 grey levels; of the short side, as a fraction of its median.
 MIN_CHANGES = {"confidence": 0.02, "brightness": 0.02, "contrast": 0.01, "short_side_px": 0.05}
-NUM_DIRECTIONS = 40  # of the features, those of the largest variance
+NUM_DIRECTIONS = 20  # of the features, those of the largest variance
 SHRINKAGE = 0.1  # of their variances: this part of the mean variance is added to each
 NUM_QUANTILES = 64  # points at which two distribution functions are compared
 
@@ -183,39 +183,43 @@ def compare_features(
     Returns:
         The check, and the witness function at each image of the batch (n,).
     """
-    kernel = gaussian_kernel(scale_directions(np.concatenate([reference, batch])))
+    weights = groups.weigh_images()
+    kernel = gaussian_kernel(
+        scale_directions(np.concatenate([reference, batch]), 1 / groups.sizes[groups.numbers])
+    )
     result = run_kernel_test(kernel, groups, params.permutations, np.random.default_rng([params.seed, 0]))
-    witness = kernel @ groups.weigh_images()
+    witness = kernel @ weights
     description = f"{result.times:.1f} times as far from training (MMD²) as by chance"
     check = DriftCheck("features", float(np.sqrt(max(result.distance, 0.0))), result.p, description)
     return check, witness[len(reference) :]
 
 
-def scale_directions(points: np.ndarray) -> np.ndarray:
+def scale_directions(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the coordinates of points in their directions of largest variance, each scaled to about variance 1.
 
     A shift that is small beside the differences between classes, such as blur, is then as visible as these. The
-    directions are those of both samples together, so that permuted samples have the same.
+    directions are those of both samples together, with the same weight for every group, so that groups that are
+    dealt out anew have the same.
 
     Args:
         points: float (N, d).
+        weights: float (N,), positive.
 
     Returns:
         float64 (N, k) with k of at most NUM_DIRECTIONS.
     """
-    x = points.astype(np.float64)
-    x -= x.mean(axis=0)
+    shares = weights / weights.sum()
+    x = points - shares @ points.astype(np.float64)
+    scaled = x * np.sqrt(shares)[:, None]
     if len(x) <= x.shape[1]:
-        variances, vectors = np.linalg.eigh(x @ x.T / len(x))
-        coordinates = vectors * np.sqrt(np.maximum(variances, 0) * len(x))
+        _, vectors = np.linalg.eigh(scaled @ scaled.T)
+        directions = scaled.T @ vectors[:, ::-1][:, :NUM_DIRECTIONS]
+        directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
     else:
-        variances, vectors = np.linalg.eigh(x.T @ x / len(x))
-        coordinates = x @ vectors
-    variances, coordinates = np.maximum(variances[::-1][:NUM_DIRECTIONS], 0), coordinates[:, ::-1]
-    if not variances.any():
-        return np.zeros((len(x), 1))
-    scales = np.sqrt(variances + SHRINKAGE * variances.mean())
-    return np.asarray(coordinates[:, :NUM_DIRECTIONS] / scales)
+        directions = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1][:, :NUM_DIRECTIONS]
+    coordinates = x @ directions
+    variances = shares @ coordinates**2
+    return np.asarray(coordinates / np.sqrt(np.maximum(variances + SHRINKAGE * variances.mean(), 1e-12)))
 
 
 def gaussian_kernel(points: np.ndarray) -> np.ndarray:

@@ -2,17 +2,21 @@
 
 Images of a group resemble each other, so 100 images of 5 scenes say little more than 5 images. The unit of the
 test is therefore the group: each is represented by the mean of its images, and the groups of both samples are
-dealt out anew. If the groups of the batch come from where those of the reference come from, p is exact. The
-statistic is divided by its variance, as estimated within each sample: that keeps p right, for more than a few
-groups, if the groups of the samples have other sizes, so that their means scatter differently. Images that stand
-alone are groups of one.
+dealt out anew. If the groups of the batch come from where those of the reference come from, and are as large, p is
+exact. Images that stand alone are groups of one.
+
+Groups of other sizes scatter differently, and the statistic is therefore divided by its variance, as estimated
+within each sample. Means of large groups also scatter in fewer directions than single images, so that large values
+are less rare than permutations say. The larger of two p-values counts: that of the permutations, and that of an F
+distribution whose degrees of freedom are those of the batch's own groups.
 
 Sources: M. Anderson, C. ter Braak, "Permutation tests for multi-factorial analysis of variance", 2003 (the groups
 are the exchangeable units of nested data); A. Winkler et al., "Multi-level block permutation", 2015; E. Chung, J.
 Romano, "Exact and asymptotically robust permutation tests", 2013 (studentized statistics); E. Brunner, H. Dette,
-A. Munk, "Box-type approximations in nonparametric factorial designs", 1997 (a quadratic form divided by the trace
-of its covariance); B. Phipson, G. Smyth, "Permutation P-values Should Never Be Zero", 2010; J. Besag, P. Clifford,
-"Sequential Monte Carlo p-values", 1991.
+A. Munk, "Box-type approximations in nonparametric factorial designs", 1997 (the F distribution of a quadratic form
+divided by the trace of its covariance); M. Srivastava, "Some tests concerning the covariance matrix in high
+dimensional data", 2005 (the unbiased estimate of tr V²); B. Phipson, G. Smyth, "Permutation P-values Should Never
+Be Zero", 2010; J. Besag, P. Clifford, "Sequential Monte Carlo p-values", 1991.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ MAX_EXCEEDANCES = 50  # with so many permutations of at least the observed value
 # a batch waits for further images. benchmarks.drift measures the power.
 MIN_GROUPS = 5
 TINY = 1e-12
+MAX_DIRECTIONS_PER_GROUP = 5  # a batch of few groups shows no more directions than these
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def run_vector_test(
     def sum_products(members: np.ndarray) -> np.ndarray:
         return np.asarray(((members @ means) ** 2).sum(axis=1))
 
-    return _run_test(sum_products, (means**2).sum(axis=1), groups, num, rng)
+    of_batch = means[groups.num_reference :]
+    return _run_test(sum_products, (means**2).sum(axis=1), of_batch @ of_batch.T, groups, num, rng)
 
 
 def run_kernel_test(
@@ -139,12 +145,14 @@ def run_kernel_test(
     def sum_products(members: np.ndarray) -> np.ndarray:
         return np.asarray(((members @ products) * members).sum(axis=1, dtype=np.float64))
 
-    return _run_test(sum_products, np.diag(between), groups, num, rng)
+    of_batch = between[groups.num_reference :, groups.num_reference :]
+    return _run_test(sum_products, np.diag(between), of_batch, groups, num, rng)
 
 
 def _run_test(
     sum_products: Callable[[np.ndarray], np.ndarray],
     squares: np.ndarray,
+    of_batch: np.ndarray,
     groups: ImageGroups,
     num: int,
     rng: np.random.Generator,
@@ -155,6 +163,7 @@ def _run_test(
         sum_products: returns, for each row of a float32 (B, G), the sum of the products of all pairs of groups
             that are 1 in it; the groups are centred, so the sum over all other groups is the same.
         squares: float (G,), the product of each group with itself.
+        of_batch: float (n, n), the products of the batch's groups.
         groups: of the images.
         num: the largest number of permutations.
         rng: draws them.
@@ -176,7 +185,27 @@ def _run_test(
 
     distance, expected = (float(values[0]) for values in measure(is_batch[None]))
     times = distance / expected
-    return PermutationResult(permutation_test(times, draw, num), distance, times)
+    p = max(permutation_test(times, draw, num), _compute_f_probability(times, of_batch))
+    return PermutationResult(p, distance, times)
+
+
+def _compute_f_probability(times: float, products: np.ndarray) -> float:
+    """Return the probability of at least `times` under the F distribution of a batch's groups.
+
+    Args:
+        times: the squared distance as a multiple of that expected by chance.
+        products: float (n, n), of the batch's groups.
+    """
+    from scipy.stats import f
+
+    n = len(products)
+    centred = products - products.mean(axis=0)
+    centred = (centred - centred.mean(axis=1, keepdims=True)) / max(n - 1, 1)
+    trace = float(np.trace(centred))
+    squared = (n - 1) ** 2 / max((n - 2) * (n + 1), 1) * (float((centred**2).sum()) - trace**2 / max(n - 1, 1))
+    num_directions = trace**2 / max(squared, TINY)
+    num_directions = min(max(num_directions, 1.0), MAX_DIRECTIONS_PER_GROUP * max(n - 1, 1))
+    return float(f.sf(times, num_directions, num_directions * max(n - 1, 1)))
 
 
 def permutation_test(
