@@ -139,10 +139,10 @@ def count_alarms(num_scenes: int, use_groups: bool, num: int = 30, shift: float 
     return found
 
 
-@pytest.mark.parametrize("num_scenes", [5, 20])
-def test_batches_of_scenes_raise_no_more_false_alarms_than_alpha(num_scenes):
-    assert count_alarms(num_scenes, use_groups=True) <= 4  # of 30; 1.5 are to be expected
-    assert count_alarms(num_scenes, use_groups=False, num=10) >= 3  # pictures as if each stood alone
+@pytest.mark.parametrize(("num_scenes", "num"), [(5, 30), (20, 10)])
+def test_batches_of_scenes_raise_no_more_false_alarms_than_alpha(num_scenes, num):
+    assert count_alarms(num_scenes, use_groups=True, num=num) <= (4 if num == 30 else 2)  # 5% are to be expected
+    assert count_alarms(num_scenes, use_groups=False, num=5) >= 3  # pictures as if each stood alone
 
 
 def test_a_shift_of_five_scenes_is_caught_within_two_batches():
@@ -207,7 +207,7 @@ def test_shares_agree_with_exact_tests():
     before, now = np.repeat([0, 1, 2], [200, 150, 50]), np.repeat([0, 1, 2], [35, 45, 20])
     table = [[200, 150, 50], [35, 45, 20]]
     p = compare_classes(before, now, stand_alone(400, 100), DriftParams(0.001, 9_999, 0), CLASSES).p
-    assert p == pytest.approx(chi2_contingency(table).pvalue, abs=0.01)
+    assert p == pytest.approx(chi2_contingency(table).pvalue, abs=0.02)
 
 
 def test_fewer_rejected_pictures_are_no_drift():
