@@ -31,7 +31,7 @@ from imageset.utils.progress import Progress
 from imageset.utils.transient_errors import is_transient
 from tests.helpers.datasets import pack_folder, write_idx
 from tests.helpers.images import encode_noise, make_image_folder
-from tests.helpers.real_data import read_first_of_each_folder
+from tests.helpers.photographs import crop_photographs
 from tests.helpers.servers import Site, serve_http, serve_s3, write_certificate
 
 
@@ -56,10 +56,10 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 6 real pictures in 2 classes."""
+    """A folder of 6 parts of photographs in 2 classes."""
     folder = tmp_path_factory.mktemp("cars")
-    for name, data in read_first_of_each_folder("cifar10.tar.gz", 3, 2).items():
-        file = folder / name.removeprefix("train/")
+    for name, data in crop_photographs(("airplane", "automobile"), 3).items():
+        file = folder / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
     return folder
