@@ -16,14 +16,13 @@ pytest.register_assert_rewrite("tests.helpers")  # before the first of them is i
 from tests.helpers.images import write_digit_images, write_multilabel_images  # noqa: E402
 from tests.helpers.project import ServedProject, make_project, run_convoy  # noqa: E402
 from tests.helpers.servers import DASK_SETTINGS  # noqa: E402
-from tests.helpers.skips import SkipReporter  # noqa: E402
+from tests.helpers.skips import register_skip_reporter  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start MLflow's servers without their workers for jobs of generative AI: eight processes each."""
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # the process that the workers report to does it
-        config.pluginmanager.register(SkipReporter())
+    register_skip_reporter(config)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,7 @@ class SkipReporter:
         if session.exitstatus == pytest.ExitCode.OK and self.find_forbidden():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.skips:
             terminalreporter.section(f"{len(self.skips)} skipped")
@@ -99,3 +100,9 @@ class SkipReporter:
             terminalreporter.write_line(
                 f"ERROR {test} is skipped ({reason}); tests/allowed_skips.txt does not allow it"
             )
+
+
+def register_skip_reporter(config: pytest.Config) -> None:
+    """Report skips in the process that pytest-xdist's workers report to, or in the only one."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(SkipReporter())
