@@ -511,8 +511,9 @@ def test_reading_ahead_ends_when_nobody_reads_on(tmp_path: Path) -> None:
 
     pictures = remote_source.read_ahead(iter(open_source(make_image_folder(tmp_path / "set", num_each=60))))
     next(pictures)
+    assert any(one.name.startswith("read-ahead") for one in threading.enumerate())
     pictures.close()
-    assert not [one for one in threading.enumerate() if one.name.startswith("read-ahead")]
+    assert not any(one.name.startswith("read-ahead") for one in threading.enumerate())
 
 
 @pytest.mark.parametrize(
