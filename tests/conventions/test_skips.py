@@ -26,7 +26,7 @@ def test_every_test_that_may_be_skipped_exists():
     assert len(allowed) > 10 and gone == []
 
 
-def test_no_test_may_be_skipped_for_two_lines_or_for_any_reason(tmp_path):
+def test_each_line_names_another_test_and_a_reason(tmp_path):
     allowed = read_allowed_skips()
     assert len({one.test for one in allowed}) == len(allowed)
     (tmp_path / "list.txt").write_text("tests/test_a.py::test_b\n")
