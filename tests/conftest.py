@@ -15,23 +15,14 @@ pytest.register_assert_rewrite("tests.helpers")  # before the first of them is i
 
 from tests.helpers.images import write_digit_images, write_multilabel_images  # noqa: E402
 from tests.helpers.project import ServedProject, make_project, run_convoy  # noqa: E402
-from tests.helpers.real_data import MISSING_DATA  # noqa: E402
 from tests.helpers.servers import DASK_SETTINGS  # noqa: E402
+from tests.helpers.skips import register_skip_reporter  # noqa: E402
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Start MLflow's servers without their workers for jobs of generative AI: eight processes each."""
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Append each test that is skipped for want of real data to the file that CONVOY_LIST_SKIPPED names."""
-    path = os.environ.get("CONVOY_LIST_SKIPPED")
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # the process that the workers report to does it
-    if path and report.skipped and MISSING_DATA in str(report.longrepr):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(f"{report.nodeid}\n")
+    register_skip_reporter(config)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
-"""Several labels a picture, on 364 blood smears with three labels (bccd.tar.gz)."""
+"""Several labels a picture, on parts of photographs that bear one to three labels."""
 
 from __future__ import annotations
 
 import json
 import re
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,23 @@ from imageset.sources.factory import open_source
 from imageset.store.reader import ImageStore
 from tests.helpers.datasets import NORMALIZE_PARAMS, drop_digests
 from tests.helpers.images import encode_noise, make_image_folder
-from tests.helpers.real_data import find_real_file
+from tests.helpers.photographs import crop_photographs
 
 CELLS = ("Platelets", "RBC", "WBC")
+NUM_SMEARS = 100
 
 
 @pytest.fixture(scope="module")
 def smears(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, set[str]]]:
-    """A folder of the pictures, and the labels of each as the annotations name them."""
-    bccd = find_real_file("bccd.tar.gz")
-    folder, labels = tmp_path_factory.mktemp("bccd"), {}
-    with tarfile.open(bccd) as archive:
-        for member in archive:
-            file = Path(member.name)
-            if file.parent.name == "Annotations" and file.suffix == ".xml":
-                text = archive.extractfile(member).read().decode()  # type: ignore[union-attr]
-                labels[f"{file.stem}.jpg"] = set(re.findall("<name>(.*?)</name>", text))
-            elif file.parent.name == "JPEGImages" and file.suffix == ".jpg":
-                (folder / file.name).write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
-    return folder, {name: labels[name] for name in sorted(labels) if (folder / name).is_file()}
+    """A folder of pictures, and the labels of each: nearly all bear RBC, few Platelets, as blood smears do."""
+    folder, draws = tmp_path_factory.mktemp("smears"), np.random.default_rng(0)
+    labels = {}
+    for data in crop_photographs(("smear",), NUM_SMEARS).values():
+        name = f"{len(labels):05d}.jpg"
+        (folder / name).write_bytes(data)
+        shown = draws.random(3) < (0.3, 0.9, 0.6)
+        labels[name] = {cell for cell, is_shown in zip(CELLS, shown, strict=True) if is_shown} or {"RBC"}
+    return folder, labels
 
 
 def in_one_cell(folder: Path, labels: dict[str, set[str]], separator: str) -> Path:
@@ -76,7 +73,7 @@ def test_every_way_to_say_several_labels_is_understood_alike(smears: Any, how: s
     counts = Counter(cell for one in labels.values() for cell in one)
     assert source.multi_label and source.classes == counts
     numbers = ", ".join(f"{cell} {counts[cell]}" for cell in CELLS)
-    assert f"364 pictures in 3 labels ({numbers})" in source.describe()
+    assert f"{NUM_SMEARS} pictures in 3 labels ({numbers})" in source.describe()
     assert "multi-label" in source.describe()
     assert ("guessed" in source.describe()) == (how != "lists")
 
@@ -84,12 +81,12 @@ def test_every_way_to_say_several_labels_is_understood_alike(smears: Any, how: s
 def test_a_store_of_several_labels_gives_them_as_columns_of_0_and_1(smears: Any, tmp_path: Path) -> None:
     folder, labels = smears
     summary = ingest_source(in_columns(folder, labels), tmp_path / "raw")
-    assert "364 pictures in 3 labels" in summary.describe()
+    assert f"{NUM_SMEARS} pictures in 3 labels" in summary.describe()
     identity = {"first_shards": [0], "kind": "table", "multi_label": True, "name": "columns"}
     assert json.loads((tmp_path / "raw" / "source.json").read_text()).items() >= identity.items()
     done = normalize(tmp_path / "raw", tmp_path / "out", NORMALIZE_PARAMS | {"min_test_per_class": 50}, workers=2)
     store = ImageStore.open(tmp_path / "out")
-    assert store.multi_label and store.classes == CELLS and sum(store.counts.values()) == 364
+    assert store.multi_label and store.classes == CELLS and sum(store.counts.values()) == NUM_SMEARS
     assert store.manifest["task"] == "multi-label" and store.manifest["num_pictures"] == store.counts
     for name in ("train", "val", "test"):
         split = store.split(name)

@@ -297,7 +297,7 @@ def test_the_registered_pyfunc_model_predicts_with_the_code_that_it_carries(old,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     places, rows = map(json.loads, done.stdout.splitlines()[-2:])
-    assert all("/code/" in place and not place.startswith(str(ROOT)) for place in places)
+    assert places and all("/code/" in place and not place.startswith(str(ROOT)) for place in places)
     assert [row["status"] for row in rows] == ["ok"] * 3
     assert close_to([[row["label"], row["probability"]] for row in rows], EXPECTED["registry"]["champion_says"])
 

@@ -204,7 +204,7 @@ def test_without_any_server_a_temporary_one_is_started_and_leaves_nothing(served
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
     assert lines[0].startswith("starting Prefect's temporary server")
-    assert all(line.startswith("ingest: ") for line in lines[1:]), done.stdout
+    assert len(lines) > 1 and all(line.startswith("ingest: ") for line in lines[1:]), done.stdout
 
 
 def runs(name: str) -> list:

@@ -41,7 +41,7 @@ def test_the_shell_reads_the_script_without_an_error(script, shell):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
+COMPLETIONS = pytest.mark.parametrize(
     ("words", "completed"),
     [
         (["st"], ["status"]),
@@ -50,12 +50,20 @@ def test_the_shell_reads_the_script_without_an_error(script, shell):
         (["check", "pic"], ["pictures"]),
     ],
 )
-def test_bash_and_fish_complete_commands_options_values_and_paths(script, tmp_path, words, completed):
+
+
+@COMPLETIONS
+def test_bash_completes_commands_options_values_and_paths(script, tmp_path, words, completed):
     (tmp_path / "pictures").mkdir()
     quoted = " ".join(f'"{word}"' for word in ["convoy", *words])
     bash = BASH.format(script=script("bash"), words=quoted)
     done = subprocess.run(["bash", "-c", bash], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == completed
+
+
+@COMPLETIONS
+def test_fish_completes_commands_options_values_and_paths(script, tmp_path, words, completed):
+    (tmp_path / "pictures").mkdir()
     typed = " ".join(["convoy", *words])
     fish = f"source {script('fish')}; complete -C '{typed}'"
     done = subprocess.run(["fish", "-c", fish], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -1,6 +1,5 @@
 """`convoy init`, and the folder that commands work in."""
 
-import os
 import shutil
 import stat
 import subprocess
@@ -18,6 +17,7 @@ from flows.versioning import git_repo, shared_cache
 from flows.versioning.git_repo import run_git
 from imageset.distribution import get_version
 from imageset.exceptions import UserError
+from tests.helpers.permissions import obey_permissions
 from tests.helpers.project import ROOT
 
 
@@ -209,10 +209,10 @@ def test_a_disk_that_cannot_be_written_leaves_nothing_half_made(tmp_path, monkey
     assert read_tree(tmp_path) == {}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write_is_named(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert "not writable" in error_of(tmp_path / "x")
+    with obey_permissions():
+        assert "not writable; choose another folder: convoy init DIR" in error_of(tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "Blümchen"])

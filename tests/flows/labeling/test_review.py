@@ -106,7 +106,7 @@ def test_of_near_duplicates_the_least_sure_is_picked_and_the_pool_grows_until_th
     from_series = [float(row["margin"]) for row in chosen if row["uri"].startswith("burst")]
     assert from_series == [pytest.approx(0.04)]
     review(pictures, bundle, tmp_path / "all", 3, rows, near_duplicate_bits=None)
-    assert all(row["uri"].startswith("burst") for row in read_table(tmp_path / "all"))
+    assert [row["uri"].partition("/")[0] for row in read_table(tmp_path / "all")] == ["burst"] * 3
 
 
 def test_pictures_with_a_label_and_errors_are_not_proposed(pictures, bundle, tmp_path):
@@ -123,7 +123,7 @@ def test_pictures_with_a_label_and_errors_are_not_proposed(pictures, bundle, tmp
     broken = next(row for row in rows if row["uri"].startswith("new"))
     broken |= {"status": "error", "label": None, "probability": None, "top_k": None, "error": "truncated: x"}
     assert review(pictures, bundle, tmp_path / "review", 5, rows, labeled=labeled).num_images == 2
-    assert all(row["uri"].startswith("new") for row in read_table(tmp_path / "review"))
+    assert [row["uri"].partition("-")[0] for row in read_table(tmp_path / "review")] == ["new"] * 2
 
 
 def test_a_picture_that_a_person_labelled_is_not_proposed_again(pictures, bundle, tmp_path):

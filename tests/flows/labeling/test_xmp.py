@@ -1,5 +1,7 @@
 import io
+import tarfile
 import zlib
+from collections.abc import Iterable
 from xml.etree import ElementTree
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from flows.labeling import xmp, xmp_packet
 from flows.labeling.xmp_packet import Tags
+from tests.helpers.malformed import make_malformed_files
 from tests.helpers.real_data import find_hostile_file
 from tests.helpers.xmp_samples import LIGHTROOM, REFUSED
 
@@ -156,18 +159,23 @@ def test_other_formats_and_tags_that_are_too_long_are_refused():
         xmp.embed_tags(FILES["jpeg"], Tags(["x" * 70_000]))
 
 
-def test_nothing_but_a_refusal_comes_of_hostile_files():
-    import tarfile
-
+def count_tagged(files: Iterable[bytes]) -> int:
     num_tagged = 0
+    for data in files:
+        try:
+            tagged = xmp.embed_tags(data, DAISY)
+        except xmp.TaggingError:
+            continue
+        num_tagged += 1
+        assert b"<convoy:tags>" in tagged and len(tagged) > len(data)
+    return num_tagged
+
+
+def test_nothing_but_a_refusal_comes_of_malformed_files():
+    assert 10 < count_tagged(make_malformed_files().values()) < len(make_malformed_files())
+
+
+def test_nothing_but_a_refusal_comes_of_hostile_files():
     with tarfile.open(find_hostile_file("corpus.tar.gz")) as archive:
-        for member in archive:
-            stream = archive.extractfile(member) if member.isreg() else None
-            data = stream.read(1 << 20) if stream else b""
-            try:
-                tagged = xmp.embed_tags(data, DAISY)
-            except xmp.TaggingError:
-                continue
-            num_tagged += 1
-            assert b"<convoy:tags>" in tagged and len(tagged) > len(data)
-    assert num_tagged > 10
+        streams = (archive.extractfile(member) for member in archive if member.isreg())
+        assert count_tagged(stream.read(1 << 20) for stream in streams if stream) > 10

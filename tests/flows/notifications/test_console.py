@@ -32,7 +32,10 @@ def test_bars_are_for_terminals_and_not_for_quiet_commands(verbosity, is_termina
     )
 
 
-def test_a_flow_without_a_console_shows_no_bars():
+def test_a_flow_without_a_console_shows_no_bars(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", terminal)
     assert not console.shows_bars()
 
 

@@ -152,9 +152,9 @@ def test_pictures_are_named_by_file_by_pattern_or_by_folder(inbox, monkeypatch, 
 )
 def test_files_that_are_no_pictures_are_refused_with_their_kind(inbox, monkeypatch, source, message):
     monkeypatch.chdir(inbox.parent)
-    with pytest.raises(UserError, match=re.escape(message)):
-        check_images(source)
-        open_images(source)
+    for find in (check_images, open_images):
+        with pytest.raises(UserError, match=re.escape(message)):
+            find(source)
 
 
 def test_pictures_beside_the_splits_of_an_archive_are_predicted_as_those_of_its_folder(tmp_path):

@@ -14,8 +14,8 @@ from flows.prediction.cache import PREDICTION_SCHEMA
 from flows.project.exceptions import NoChampion
 from flows.project.project import Project
 from flows.promotion import model_registry
+from tests.helpers.photographs import read_recognizable_photographs
 from tests.helpers.project import ROOT, copy_params, run_convoy
-from tests.helpers.real_data import read_photographs
 
 NOBODY = "http://127.0.0.1:9"  # no server answers there
 VERSION = int("57934424", 16)  # the file of the weights is called efficientnet-lite0-57934424.pth
@@ -23,12 +23,12 @@ VERSION = int("57934424", 16)  # the file of the weights is called efficientnet-
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
-    """A folder with eight photographs and a file that is no picture."""
+    """A folder with eight photographs, or large parts of them, and a file that is no picture."""
     (tmp_path / "home").mkdir()
     folder = tmp_path / "empty" / "photos"
     folder.mkdir(parents=True)
-    for synset, data in read_photographs(8).items():
-        (folder / f"{synset}.jpg").write_bytes(data)
+    for name, (data, _) in read_recognizable_photographs().items():
+        (folder / f"{name}.jpg").write_bytes(data)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
     return folder
 
@@ -53,14 +53,16 @@ def test_photographs_are_tagged_in_an_empty_folder_without_any_server(photograph
     table = pq.read_table(folder / "predictions.parquet")
     rows = {row["uri"]: row for row in table.to_pylist()}
     assert table.schema.names == PREDICTION_SCHEMA.names
-    tench, broken = rows["n01440764.jpg"], rows["broken.jpg"]
-    assert (tench["label"], tench["status"], tench["error"]) == ("tench", "ok", None)
-    assert (tench["model_name"], tench["model_version"]) == ("imagenet", VERSION)
-    assert tench["dataset_fingerprint"] is None  # none of ours
-    assert tench["top_k"][0]["label"] == "tench" and len(tench["top_k"]) == 3
+    for name, (_, label) in read_recognizable_photographs().items():
+        row = rows[f"{name}.jpg"]
+        assert (row["label"], row["status"], row["error"]) == (label, "ok", None)
+    palace, broken = rows["palace.jpg"], rows["broken.jpg"]
+    assert (palace["model_name"], palace["model_version"]) == ("imagenet", VERSION)
+    assert palace["dataset_fingerprint"] is None  # none of ours
+    assert palace["top_k"][0]["label"] == "palace" and len(palace["top_k"]) == 3
     assert (broken["label"], broken["status"]) == (None, "error") and broken["error"].startswith("truncated")
-    with Image.open(io.BytesIO((folder / "predictions.tagged" / "n01440764.jpg").read_bytes())) as picture:
-        assert b"<rdf:li>tench</rdf:li>" in picture.info["xmp"]
+    with Image.open(io.BytesIO((folder / "predictions.tagged" / "palace.jpg").read_bytes())) as picture:
+        assert b"<rdf:li>palace</rdf:li>" in picture.info["xmp"]
     assert sorted(os.listdir(folder)) == [
         "photos",
         "predictions.parquet",
@@ -83,7 +85,7 @@ def test_photographs_are_tagged_in_a_project_that_has_trained_nothing(
     shutil.copy(empty_mlflow_db, folder / "mlflow.db")
     done = predict(folder, PREFECT_API_URL=prefect_server, MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db")
     assert done.returncode == 0, done.stdout
-    assert pq.read_table(folder / "predictions.parquet")["label"].to_pylist()[1] == "tench"
+    assert pq.read_table(folder / "predictions.parquet")["label"].to_pylist()[1] == "daisy"
     assert (folder / ".cache" / "predictions").is_dir()
     assert not (folder.parent / "cache" / "convoy").exists() and "monitor" not in done.stdout
 

@@ -113,10 +113,7 @@ def test_every_preset_is_a_configuration_that_lightning_takes(project, name):
 
     apply_preset(name, Project(project))
     spec = complete_network_spec(read_params(project)["train"]["model"]["network"], "train")
-    assert spec["class_path"].startswith("lightning_modules.networks.") or (name, spec["class_path"]) == (
-        "default",
-        "auto",
-    )
+    assert spec["class_path"].startswith("auto" if name == "default" else "lightning_modules.networks.")
 
 
 def test_an_unknown_preset_or_key_is_one_line_and_changes_nothing(project):

@@ -175,7 +175,7 @@ def test_an_mlflow_server_is_asked_and_one_that_is_away_is_named(project, monkey
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     assert lines_of(project)["serving"].startswith("digits version 7")
     server.shutdown()

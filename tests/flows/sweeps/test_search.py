@@ -110,6 +110,7 @@ def test_a_killed_sweep_goes_on_in_the_same_runs(done, client):
 def test_what_promises_little_is_ended_and_says_so(done, client):
     study = open_study(done.swept.folder, SWEEP, 10)
     pruned = [one for one in study.trials if one.state.name == "PRUNED"]
+    assert pruned
     for one in pruned:
         run = client.get_run(one.user_attrs["run"])
         assert run.info.status == "KILLED" and run.data.tags["convoy.pruned"].startswith("after epoch")

@@ -47,6 +47,7 @@ def find_cached(project: Project, name: str) -> Path:
 def test_each_damaged_file_is_restored_from_dvcs_cache(project, caplog):
     raw = project / "data/raw"
     before = snapshot(raw)
+    assert {"shard-00000.tar", "records.parquet", "source.json"} <= before.keys()
     for name in before:
         flip_bit(raw / name, keep_time=True)  # `dvc checkout --force` would take it for whole
         assert restore_raw(project) == []

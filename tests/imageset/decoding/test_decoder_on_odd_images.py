@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,35 +15,11 @@ from PIL import Image, ImageCms
 from imageset.decoding.decoder import decode, decode_with_size
 from imageset.decoding.spec import DecodeSpec
 from imageset.rejections import Rejected
+from tests.helpers.odd_images import encode_heic, make_odd_files
+from tests.helpers.photographs import open_photograph
 from tests.helpers.real_data import find_hostile_file
 
 SPEC = DecodeSpec(size=32, channels=3, fit="crop", interpolation="bilinear", max_pixels=50_000_000)
-NAMES = {
-    *(f"synth/exif/orient_{number}.{kind}" for number in range(1, 9) for kind in ("jpg", "webp")),
-    *("synth/exif/orient_9.jpg", "synth/exif/orient_255.jpg", "synth/exif/orient_65535.jpg"),
-    *("synth/modes/CMYK.jpg", "synth/modes/cmyk_inverted_adobe.jpg", "synth/modes/grey16.png"),
-    *("synth/modes/grey16.tif", "synth/modes/LA.png", "sharp/test/fixtures/rotating-squares.gif"),
-    *("sharp/test/fixtures/rotating-squares.webp", "pillow/Tests/images/g4-multi.tiff"),
-    *("imagers/tests/images/jpg/progressive/cat.jpg", "pillow/Tests/images/avif/rot3mir0.avif"),
-    *("pillow/Tests/images/avif/hopper.avif", "pillow/Tests/images/avif/hopper.heif", "smallest/heif.heif"),
-    *("sharp/test/fixtures/relax_tileparts.jp2", "imagemagick/PerlMagick/t/openjp2/input.j2k"),
-    *("heif/tests/images/heif/L_12__128x128.heif", "heif/tests/images/heif/RGBA_8__128x128.heif"),
-}
-
-
-@pytest.fixture(scope="module")
-def real() -> dict[str, bytes]:
-    """Real files of the corpus by name."""
-    found = {}
-    with tarfile.open(find_hostile_file("corpus.tar.gz")) as archive:
-        for member in archive:
-            name = member.name.removeprefix("./").partition("/")[2]
-            if name in NAMES:
-                stream = archive.extractfile(member)
-                assert stream is not None
-                found[name] = stream.read()
-    assert set(found) == NAMES
-    return found
 
 
 def saved(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -55,10 +33,13 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
-@pytest.mark.parametrize("kind", ["jpg", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_every_orientation_is_turned_upright(real: dict[str, bytes], kind: str, orientation: int) -> None:
-    data = real[f"synth/exif/orient_{orientation}.{kind}"]
+def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> None:
+    check_orientation(make_odd_files()[f"orientation_{orientation}.{kind}"], orientation)
+
+
+def check_orientation(data: bytes, orientation: int) -> None:
     stored = Image.open(io.BytesIO(data))
     assert stored.getexif()[0x0112] == orientation
     pixels, *sides = decode_with_size(data, SPEC)
@@ -79,28 +60,35 @@ def turned_of(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("number", ["9", "255", "65535"])
-def test_an_orientation_that_does_not_exist_turns_nothing(real: dict[str, bytes], number: str) -> None:
-    data = real[f"synth/exif/orient_{number}.jpg"]
+def test_an_orientation_that_does_not_exist_turns_nothing(number: str) -> None:
+    check_unturned(make_odd_files()[f"orientation_{number}.jpeg"])
+
+
+def check_unturned(data: bytes) -> None:
     assert far(decode(data, SPEC), np.asarray(decode_as_stored(Image.open(io.BytesIO(data))))) < 3
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "synth/modes/CMYK.jpg",
-        "synth/modes/cmyk_inverted_adobe.jpg",
-        "synth/modes/LA.png",
-        "imagers/tests/images/jpg/progressive/cat.jpg",
-        "sharp/test/fixtures/relax_tileparts.jp2",
-        "imagemagick/PerlMagick/t/openjp2/input.j2k",
-        "pillow/Tests/images/avif/hopper.avif",
+        "cmyk.jpeg",
+        "cmyk_without_adobe.jpeg",
+        "la.png",
+        "progressive.jpeg",
+        "tiled.jp2",
+        "codestream.j2k",
+        "photo.avif",
     ],
 )
-def test_a_real_odd_picture_is_what_pillow_shows(real: dict[str, bytes], name: str) -> None:
-    picture = Image.open(io.BytesIO(real[name]))
+def test_an_odd_picture_is_what_pillow_shows(name: str) -> None:
+    check_as_pillow(make_odd_files()[name])
+
+
+def check_as_pillow(data: bytes) -> None:
+    picture = Image.open(io.BytesIO(data))
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture.convert("RGBA")) if picture.mode == "LA" else picture
-    assert far(decode(real[name], SPEC), np.asarray(decode_as_stored(picture))) < 1
+    assert far(decode(data, SPEC), np.asarray(decode_as_stored(picture))) < 1
 
 
 def test_ycck_becomes_rgb() -> None:
@@ -114,8 +102,11 @@ def test_ycck_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("name", ["grey16.png", "grey16.tif"])
-def test_sixteen_bits_keep_their_shades(real: dict[str, bytes], name: str) -> None:
-    data = real[f"synth/modes/{name}"]
+def test_sixteen_bits_keep_their_shades(name: str) -> None:
+    check_shades(make_odd_files()[name])
+
+
+def check_shades(data: bytes) -> None:
     values = np.asarray(Image.open(io.BytesIO(data))).astype(float) / 257
     pixels = decode(data, SPEC)
     assert abs(pixels.mean() - values.mean()) < 4 and len(np.unique(pixels)) > 8
@@ -136,8 +127,11 @@ def test_sixteen_bit_colour_keeps_its_colours() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_of_an_animation_the_first_frame_is_taken(real: dict[str, bytes], kind: str) -> None:
-    data = real[f"sharp/test/fixtures/rotating-squares.{kind}"]
+def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+    check_animation(make_odd_files()[f"frames.{kind}"])
+
+
+def check_animation(data: bytes) -> None:
     animation = Image.open(io.BytesIO(data))
     frames = []
     for number in (0, animation.n_frames // 2):  # type: ignore[attr-defined]
@@ -148,10 +142,14 @@ def test_of_an_animation_the_first_frame_is_taken(real: dict[str, bytes], kind: 
     assert far(pixels, frames[0]) < 2 < far(pixels, frames[1])
 
 
-def test_of_many_pages_the_first_is_taken(real: dict[str, bytes]) -> None:
-    pages = Image.open(io.BytesIO(real["pillow/Tests/images/g4-multi.tiff"]))
+def check_pages(data: bytes) -> None:
+    pages = Image.open(io.BytesIO(data))
     assert pages.n_frames == 3  # type: ignore[attr-defined]
-    assert decode_with_size(real["pillow/Tests/images/g4-multi.tiff"], SPEC)[1:] == pages.size
+    assert decode_with_size(data, SPEC)[1:] == pages.size
+
+
+def test_of_many_pages_the_first_is_taken() -> None:
+    check_pages(make_odd_files()["pages.tif"])
     colours = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     data = saved(colours[0], "TIFF", save_all=True, append_images=colours[1:])
     assert tuple(decode(data, SPEC)[16, 16]) == (255, 0, 0)
@@ -172,43 +170,78 @@ def test_a_colour_profile_changes_no_pixel() -> None:
         np.testing.assert_array_equal(decode(saved(picture, kind, icc_profile=profile), SPEC), plain)
 
 
-def test_avif_with_a_turn_of_its_own_stands_upright(real: dict[str, bytes]) -> None:
-    data = real["pillow/Tests/images/avif/rot3mir0.avif"]
-    stored = Image.open(io.BytesIO(data))
-    pixels, *sides = decode_with_size(data, SPEC)
-    assert tuple(sides) == stored.size[::-1]
-    assert far(pixels, np.asarray(turned_of(decode_as_stored(stored), 7))) < 2
-
-
-@pytest.mark.parametrize(
-    "name", ["heif/tests/images/heif/L_12__128x128.heif", "heif/tests/images/heif/RGBA_8__128x128.heif"]
-)
-def test_heic_is_decoded_where_its_decoder_is_installed(real: dict[str, bytes], name: str) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_heic_looks_like_the_picture_that_was_encoded(mode: str) -> None:
     pytest.importorskip("pillow_heif")
-    pixels = decode(real[name], SPEC)
-    assert pixels.shape == (32, 32, 3) and pixels.std() > 5
+    picture = open_photograph("china.jpg").resize((160, 106)).convert(mode)
+    assert far(decode(encode_heic(picture), SPEC), np.asarray(decode_as_stored(picture))) < 3
 
 
-def test_heic_looks_like_the_same_picture_in_avif(real: dict[str, bytes]) -> None:
+def test_heic_is_unsupported_with_a_hint_where_its_decoder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pillow_heif")
-    heif, avif = (decode(real[f"pillow/Tests/images/avif/hopper.{kind}"], SPEC) for kind in ("heif", "avif"))
-    assert far(heif, avif) < 6
-
-
-def test_heic_is_unsupported_with_a_hint_where_its_decoder_is_missing(
-    real: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    data = encode_heic(open_photograph("china.jpg").resize((64, 64)))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # an import of it fails
     monkeypatch.setattr(Image, "OPEN", {name: how for name, how in Image.OPEN.items() if name != "HEIF"})
     with pytest.raises(Rejected) as caught:
-        decode(real["smallest/heif.heif"], SPEC)
+        decode(data, SPEC)
     assert caught.value.reason == "unsupported" and "pip install pillow-heif" in caught.value.detail
 
 
-def test_avif_is_unsupported_where_pillow_was_built_without_it(
-    real: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_avif_is_unsupported_where_pillow_was_built_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imageset.decoding.decoder.features.check", lambda feature: False)
     with pytest.raises(Rejected) as caught:
-        decode(real["pillow/Tests/images/avif/hopper.avif"], SPEC)
+        decode(make_odd_files()["photo.avif"], SPEC)
     assert caught.value.reason == "unsupported" and "Pillow" in caught.value.detail
+
+
+# ---- files of other programs -----------------------------------------------------------------------------------
+
+
+def check_heic(data: bytes) -> None:
+    pytest.importorskip("pillow_heif")
+    pixels = decode(data, SPEC)
+    assert pixels.shape == (32, 32, 3) and pixels.std() > 5
+
+
+CHECKS: dict[str, Callable[[bytes], None]] = {
+    **{
+        f"synth/exif/orient_{number}.{kind}": partial(check_orientation, orientation=number)
+        for number in range(2, 9)
+        for kind in ("jpg", "webp")
+    },
+    "pillow/Tests/images/avif/rot3mir0.avif": partial(check_orientation, orientation=7),
+    **{f"synth/exif/orient_{number}.jpg": check_unturned for number in (9, 255, 65535)},
+    "synth/modes/CMYK.jpg": check_as_pillow,
+    "synth/modes/cmyk_inverted_adobe.jpg": check_as_pillow,
+    "synth/modes/LA.png": check_as_pillow,
+    "imagers/tests/images/jpg/progressive/cat.jpg": check_as_pillow,
+    "sharp/test/fixtures/relax_tileparts.jp2": check_as_pillow,
+    "imagemagick/PerlMagick/t/openjp2/input.j2k": check_as_pillow,
+    "pillow/Tests/images/avif/hopper.avif": check_as_pillow,
+    "synth/modes/grey16.png": check_shades,
+    "synth/modes/grey16.tif": check_shades,
+    "sharp/test/fixtures/rotating-squares.gif": check_animation,
+    "sharp/test/fixtures/rotating-squares.webp": check_animation,
+    "pillow/Tests/images/g4-multi.tiff": check_pages,
+    "pillow/Tests/images/avif/hopper.heif": check_heic,
+    "heif/tests/images/heif/L_12__128x128.heif": check_heic,
+    "heif/tests/images/heif/RGBA_8__128x128.heif": check_heic,
+}
+
+
+def test_the_same_holds_for_files_of_other_programs() -> None:
+    found = {}
+    with tarfile.open(find_hostile_file("corpus.tar.gz")) as archive:
+        for member in archive:
+            name = member.name.removeprefix("./").partition("/")[2]
+            if name in CHECKS:
+                found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
+    assert set(found) == set(CHECKS)
+    for name, data in found.items():
+        try:
+            CHECKS[name](data)
+        except (AssertionError, Rejected) as error:
+            error.add_note(name)
+            raise
+    heif, avif = (decode(found[f"pillow/Tests/images/avif/hopper.{kind}"], SPEC) for kind in ("heif", "avif"))
+    assert far(heif, avif) < 6

@@ -111,11 +111,14 @@ def test_an_interrupted_ingest_leaves_nothing_that_counts(tmp_path: Path) -> Non
         "ingestion.ingest_source(sys.argv[1], sys.argv[2])\n"
     )
     ingest_source(make_image_folder(tmp_path / "start" / "set", num_each=1), tmp_path / "grown")
+    statuses = []
     for steps in (1, 3, 5):
         for target in ("fresh", "grown"):
             arguments = [str(source), str(tmp_path / target), str(steps)]
             done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
             assert done.returncode in (0, 9), done.stderr
+            statuses.append(done.returncode)
+    assert 9 in statuses[0::2] and 9 in statuses[1::2]  # of both
     ingest_source(source, tmp_path / "fresh")
     ingest_source(source, tmp_path / "grown")
     assert snapshot(tmp_path / "fresh") == snapshot(tmp_path / "undisturbed")

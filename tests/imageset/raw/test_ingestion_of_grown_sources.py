@@ -1,4 +1,4 @@
-"""An ingest adds: the same story told to every kind of source, on real pictures."""
+"""An ingest adds: the same story told to every kind of source, on parts of photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from imageset.raw.ingestion import ingest_source
 from imageset.raw.records import read_records
 from tests.helpers.datasets import pack_members
-from tests.helpers.real_data import read_first_of_each_folder
+from tests.helpers.photographs import crop_photographs
 from tests.helpers.servers import serve_http
 
 Pictures = dict[str, tuple[str, bytes]]  # name -> (class, bytes)
@@ -22,7 +22,7 @@ Pictures = dict[str, tuple[str, bytes]]  # name -> (class, bytes)
 
 @pytest.fixture(scope="module")
 def flowers() -> Pictures:
-    found = read_first_of_each_folder("flowers.tar.gz", 4, 2)
+    found = crop_photographs(("daisy", "dandelion"), 4)
     return {f"{number}.jpg": (Path(name).parent.name, data) for number, (name, data) in enumerate(found.items())}
 
 

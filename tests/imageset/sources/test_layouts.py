@@ -1,4 +1,4 @@
-"""ImageNet's and Tiny ImageNet's folders, made of ImageNet's own sample photographs."""
+"""ImageNet's and Tiny ImageNet's folders, made of parts of photographs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from imageset.sources.layouts.detection import detect_layout
 from imageset.sources.layouts.split_names import guess_split_from_name
 from tests.helpers.datasets import pack_folder
 from tests.helpers.images import encode_noise, make_image_folder
-from tests.helpers.real_data import read_photographs
+from tests.helpers.photographs import crop_photographs
 
+SYNSETS = ("n01440764", "n01498041", "n01532829", "n02012849", "n03126707")
 NAMES = ("tench, Tinca tinca", "stingray", "house finch, linnet, Carpodacus mexicanus", "crane", "crane")
 
 
 @pytest.fixture(scope="module")
 def photos() -> dict[str, bytes]:
-    return read_photographs(5)
+    return dict(zip(SYNSETS, crop_photographs(SYNSETS, 1).values(), strict=True))
 
 
 def write(path: Path, data: bytes) -> None:

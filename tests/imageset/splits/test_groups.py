@@ -26,7 +26,7 @@ from imageset.splits.split_rule import SplitRule
 from imageset.store.reader import ImageStore
 from tests.helpers.datasets import NORMALIZE_PARAMS
 from tests.helpers.images import encode_noise, make_image_folder
-from tests.helpers.real_data import extract_archive, find_real_file
+from tests.helpers.photographs import write_tracks
 
 HASH = SplitRule(0, 0.3, 0.3)
 MONTHS = [f"{year}-{month:02d}-01" for year in (2023, 2024) for month in range(1, 13)][6:18]
@@ -184,12 +184,7 @@ def test_the_visits_of_a_patient_stay_together(tmp_path: Path) -> None:
 
 
 def test_the_frames_of_a_track_stay_together_where_a_pattern_names_the_track(tmp_path: Path) -> None:
-    import tarfile
-
-    with tarfile.open(find_real_file("gtsrb_tracks.tar.gz")) as archive:
-        wanted = [one for one in archive if one.isfile() and one.name.endswith(("5.ppm", "0.ppm", "9.ppm"))]
-        extract_archive(archive, tmp_path / "set", wanted)
-    (images,) = (tmp_path / "set").rglob("Images")
+    images = write_tracks(tmp_path / "set")
     split = NORMALIZE_PARAMS["split"]
     _, store = run(tmp_path, images, split=split)
     tracks: dict[str, set[str]] = {}

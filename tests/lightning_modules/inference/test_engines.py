@@ -7,8 +7,8 @@ import torch
 from imageset.exceptions import UserError
 from imageset.sources.benchmark_sets.digits import load_digit_images
 from lightning_modules.bundle import Bundle, BundleInfo
-from lightning_modules.inference import engine_selection, engines
-from lightning_modules.inference.availability import describe_unavailability, has_bf16, is_lasting_failure
+from lightning_modules.inference import availability, engine_selection, engines
+from lightning_modules.inference.availability import describe_unavailability, is_lasting_failure
 from lightning_modules.inference.engine_selection import AgreementLimits, select_engine
 from lightning_modules.inference.engines import make_engine
 from lightning_modules.networks.factory import make_network
@@ -109,9 +109,8 @@ def test_a_decision_is_made_once(bundle, validation, folder, monkeypatch):
     assert select_engine(bundle, "auto", "fp32", validation, EASY, folder)[1] == first
 
 
-def test_a_precision_that_the_processor_does_not_have_is_refused(bundle, validation, folder):
-    if has_bf16():
-        pytest.skip("this machine has bf16")
+def test_a_precision_that_the_processor_does_not_have_is_refused(bundle, validation, folder, monkeypatch):
+    monkeypatch.setattr(availability, "has_bf16", lambda: False)
     with pytest.raises(UserError, match="this processor has no bf16 arithmetic"):
         select_engine(bundle, "auto", "bf16", validation, EASY, folder)
 

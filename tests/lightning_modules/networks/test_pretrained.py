@@ -290,8 +290,22 @@ def test_pictures_are_normalized_as_the_weights_expect_unless_told_otherwise(fil
     assert model.normalize(images).shape == (16, 1, 8, 8)
 
 
-def test_the_published_weights_of_squeezenet_fit():
+def check_squeezenet(file):
     spec = {**SPEC, "init_args": {"name": "squeezenet1_0", "stem": "standard"}}
-    weights = read_unregistered(str(find_real_file("squeezenet1_0.pth")), spec)
-    said = load_pretrained(make_network(spec, 3, 5), weights, tuple("abcde")).summary
+    here, source = make_network(spec, 3, 5), read_unregistered(str(file), spec)
+    said = load_pretrained(here, source, tuple("abcde")).summary
     assert "for 1000 classes was replaced by a new one for 5" in said
+    ours = here.network.state_dict()
+    backbone = {name for name in source.state if not name.startswith("classifier")}
+    assert len(backbone) > 40 and all(torch.equal(ours[name], source.state[name]) for name in backbone)
+
+
+def test_weights_of_torchvisions_own_network_fit_one_with_its_own_stem(tmp_path):
+    from torchvision.models import squeezenet1_0
+
+    torch.save(squeezenet1_0().state_dict(), tmp_path / "squeezenet1_0.pth")
+    check_squeezenet(tmp_path / "squeezenet1_0.pth")
+
+
+def test_the_published_weights_of_squeezenet_fit():
+    check_squeezenet(find_real_file("squeezenet1_0.pth"))

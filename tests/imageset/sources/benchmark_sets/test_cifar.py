@@ -1,4 +1,4 @@
-"""CIFAR's own files, written here from CIFAR's own pictures in the formats of its author."""
+"""CIFAR's own files, written here from parts of photographs in the formats of its author."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from imageset.sources.benchmark_sets.torchvision_sets import TORCHVISION_SETS
 from imageset.sources.factory import check_url, open_source
 from imageset.utils import transient_errors
 from tests.helpers.datasets import pack_folder, write_cifar10, write_idx
-from tests.helpers.real_data import read_first_of_each_folder
+from tests.helpers.photographs import crop_photographs
 from tests.helpers.servers import Site, serve_http
 
 
@@ -151,7 +151,7 @@ def test_a_set_of_files_gives_the_bytes_of_its_files(
     from scipy.io import savemat
     from torchvision.datasets import Flowers102
 
-    flowers = list(read_first_of_each_folder("flowers.tar.gz", 3, 2).values())
+    flowers = list(crop_photographs(("rose", "orchid"), 3).values())
     archive, served = io.BytesIO(), {}
     with tarfile.open(fileobj=archive, mode="w:gz") as target:
         for number, data in enumerate(flowers, 1):

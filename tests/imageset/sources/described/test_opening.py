@@ -198,7 +198,8 @@ def test_pictures_are_read_through_what_describes_them(
     make(tmp_path / "set")
     source = open_source(PLACES[place](tmp_path / "set"))
     assert (source.classes, source.splits, source.problem) == (classes, splits, None)
-    assert said in source.describe().replace("some/where/", "") or place == "tar"
+    if place != "tar":
+        assert said in source.describe().replace("some/where/", "")
     uris = set()
     for image in source:
         name = image.uri.removeprefix("some/where/")

@@ -42,19 +42,19 @@ def folder(tmp_path: Path) -> Path:
         ("path,label\na.png,cat\n,\n\n , \nb.png,Käfer\n,\n".encode(), "passed over: 3 empty rows"),
         (",path,label\n0,a.png,cat\n1,b.png,Käfer\n2,,\n".encode(), "passed over: 1 empty row"),
         ('path,label,note\na.png,cat,"two\nlines"\nb.png,Käfer,x,\n'.encode(), "1 row with empty cells"),
-        (LINES.encode() + b"\xe4.png,K\xe4fer\n" * 20_000, "read as Windows-1252"),
+        (LINES.encode("cp1252") + b"\xe4.png,K\xe4fer\n" * 20_000, "read as Windows-1252"),
     ],
 )
 def test_a_table_as_other_programs_write_it_is_read_and_said(folder: Path, content: bytes, said: str) -> None:
-    content = content.replace("Käfer".encode(), b"Kaefer") if len(content) > 20_000 else content
     (folder / "t.csv").write_bytes(content)
     source = open_source(folder / "t.csv")
     images = [image for image in source if not image.uri.startswith("ä")]
     assert [image.uri for image in images] == ["a.png", "b.png"]
     assert images[0].read() == encode_noise(0) and images[0].label == "cat"
-    assert images[1].label in ("Käfer", "Kaefer")
+    assert images[1].label == "Käfer"
     assert said in source.describe()
-    assert said or source.describe().endswith("columns path: path, label: label")
+    if not said:
+        assert source.describe().endswith("columns path: path, label: label")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from lightning_modules.networks.pretrained import load_pretrained, read_weights
 from lightning_modules.networks.registry import parse_network_spec
 from lightning_modules.networks.weights import installed
 from lightning_modules.networks.weights.installed import INSTALLED_NETWORK, read_installed_weights
-from tests.helpers.real_data import extract_archive, find_real_file
+from tests.helpers.photographs import read_recognizable_photographs
+from tests.helpers.real_data import read_photographs
 
 SPEC = parse_network_spec("efficientnet_lite0")
 SPEC["init_args"]["stem"] = "standard"
@@ -46,20 +49,30 @@ def test_a_damaged_or_missing_file_is_named_with_the_command_that_mends_it(tmp_p
         read_installed_weights()
 
 
-def test_photographs_are_recognized(tmp_path):
-    """A test of the mapping of names, not of the accuracy: the photographs may stem from the training set."""
-    import tarfile
-
-    with tarfile.open(find_real_file("photos.tar.gz")) as archive:
-        extract_archive(archive, tmp_path)
+def recognize(photographs: Iterable[bytes]) -> list[str]:
+    """The class of each by timm's network and preprocessing, none of ours."""
     network = timm.create_model(INSTALLED_NETWORK, pretrained=False).eval()
     network.load_state_dict(read_installed_weights(), strict=True)
-    names, correct = ImageNetInfo().label_names(), []
-    for path in sorted(tmp_path.rglob("*.JPEG"))[:40]:
-        pixels = torch.from_numpy(_crop(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
+    info = ImageNetInfo()
+    names = [info.index_to_description(number).partition(",")[0] for number in range(info.num_classes())]
+    found = []
+    for data in photographs:
+        pixels = torch.from_numpy(_crop(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1).float()
         with torch.no_grad():
-            best = int(network((pixels[None] / 255 - 0.5) / 0.5).argmax())
-        correct.append(names[best] == path.name.partition("_")[0])
+            found.append(names[int(network((pixels[None] / 255 - 0.5) / 0.5).argmax())])
+    return found
+
+
+def test_photographs_are_recognized():
+    photographs = read_recognizable_photographs().values()
+    assert recognize(data for data, _ in photographs) == [label for _, label in photographs]
+
+
+def test_a_photograph_of_each_of_40_classes_is_recognized():
+    """A test of the mapping of names, not of the accuracy: the photographs may stem from the training set."""
+    photographs, info = read_photographs(40), ImageNetInfo()
+    expected = [info.label_name_to_description(synset).partition(",")[0] for synset in photographs]
+    correct = [one == other for one, other in zip(recognize(photographs.values()), expected, strict=True)]
     assert len(correct) == 40 and sum(correct) >= 34
 
 
