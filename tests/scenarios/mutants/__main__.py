@@ -1,0 +1,138 @@
+"""Mutation testing: small changes to what decides, each of which a test must notice.
+
+    make mutants        (python -m tests.scenarios.mutants [--only alias_updates,ledger] ...)
+
+`modules.toml` names the modules and the tests of each. A mutant is the module with one change (operators.py): it
+is written into a copy of the tree, never into the tree itself, and its tests run in a fork of a process that has
+imported all other packages. `survivors.toml` lists the mutants that no test can notice, each with its reason.
+
+Results go to --out: another run tests only what changed since, and goes on where one stopped. Exit status 1 if
+of some module fewer than 95% of the mutants, without those listed, are killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.helpers.project import ROOT
+from tests.scenarios.mutants.mutations import Mutant, list_mutants
+from tests.scenarios.mutants.results import Counts, Results, digest_tests, format_table
+from tests.scenarios.mutants.runs import POLL_S, SURVIVED, Baseline, Slot, measure_tests
+
+FOLDER = Path(__file__).resolve().parent
+MIN_KILLED = 0.95
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module and its tests.
+
+    Attributes:
+        module: path from the root of the repository.
+        tests: files of tests, likewise, or tests in them.
+        only: names at the top level of the module; nothing else of it is changed.
+        deselected: tests in them that take too long for what they add.
+        listed: (before, after) of the survivors that are listed with a reason.
+    """
+
+    module: str
+    tests: list[str]
+    only: list[str] = field(default_factory=list)
+    deselected: list[str] = field(default_factory=list)
+    listed: set[tuple[str, str]] = field(default_factory=set)
+
+
+def read_config() -> tuple[list[Target], list[str]]:
+    """Return the modules, and the kinds of code that are left alone."""
+    found = tomllib.loads((FOLDER / "modules.toml").read_text(encoding="utf-8"))
+    survivors = tomllib.loads((FOLDER / "survivors.toml").read_text(encoding="utf-8"))
+    targets = [
+        Target(
+            module,
+            table["tests"],
+            table.get("only", []),
+            table.get("deselected", []),
+            {(each["before"], each["after"]) for each in survivors.get(module, [])},
+        )
+        for module, table in found["modules"].items()
+    ]
+    return targets, list(found["excluded"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Test the mutants that are due, then print the table."""
+    options = _parse(arguments)
+    os.environ.update(ENVIRONMENT)
+    targets, excluded = read_config()
+    targets = [target for target in targets if any(text in target.module for text in options.only.split(","))]
+    results, counts = Results(options.out), {}
+    slots = [Slot(options.work.resolve() / str(number)) for number in range(options.processes)]
+    os.environ["CONVOY_EMPTY_MLFLOW_DB"] = str(slots[0].folder / "mlflow.db")
+    for target in targets:
+        source = (ROOT / target.module).read_text(encoding="utf-8")
+        mutants, tests = list_mutants(source, excluded, target.only), digest_tests(target.tests)
+        due = [mutant for mutant in mutants if results.find(target.module, mutant, tests) is None]
+        begin = time.monotonic()
+        if due and not options.table:
+            baseline = measure_tests(slots, target.tests, target.deselected)
+            if baseline is None:
+                print(f"{target.module}: its tests fail without a mutant:\n{slots[0].log.read_text()[-3000:]}")
+                return 2
+            _test_mutants(slots, target, due, baseline, results, tests)
+        counts[target.module] = Counts.of(target.listed, mutants, results, target.module, tests)
+        seconds = time.monotonic() - begin
+        print(f"{target.module}: {counts[target.module]} ({seconds:.0f} s)", flush=True)
+    print(format_table(counts))
+    return int(any(count.share_killed < MIN_KILLED for count in counts.values()))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.scenarios.mutants", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--only", default="", metavar="A,B", help="modules with one of these in their path")
+    add("--processes", type=int, default=2, metavar="N", help="default %(default)s")
+    add("--out", type=Path, default=Path(".cache/mutants.json"), metavar="FILE", help="default %(default)s")
+    add("--work", type=Path, default=Path(".cache/mutants"), metavar="DIR", help="of the copies; %(default)s")
+    add("--table", action="store_true", help="only print the table of the results")
+    return parser.parse_args(arguments)
+
+
+def _test_mutants(
+    slots: list[Slot], target: Target, due: list[Mutant], baseline: Baseline, results: Results, tests: str
+) -> None:
+    """Test mutants, one in each slot at a time."""
+    limit_s = 20 + 8 * baseline.took_s
+    waiting, running = list(reversed(due)), {}
+    try:
+        while waiting or running:
+            for slot in slots:
+                if slot not in running and waiting:
+                    running[slot] = waiting.pop()
+                    slot.write(target.module, running[slot].source)
+                    slot.start(baseline.tests, limit_s)
+            for slot in [slot for slot in slots if slot in running]:
+                if (result := slot.poll()) is not None:
+                    mutant = running.pop(slot)
+                    results.add(target.module, mutant, tests, result)
+                    if result == SURVIVED and (mutant.before, mutant.after) not in target.listed:
+                        print(f"  {target.module}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
+            time.sleep(POLL_S)
+    finally:
+        for slot in running:
+            slot.kill()
+        for slot in slots:
+            slot.restore()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
