@@ -39,3 +39,9 @@ def test_a_set_is_as_sure_as_the_least_sure_of_its_decisions():
     assert which.tolist() == [[True, True, False], [False, False, False]]
     assert compute_confidence(probabilities, which) == pytest.approx([0.3, 0.8])
     assert [join_labels(("c", "a", "b"), row) for row in which] == ["a|c", ""]
+
+
+def test_a_label_whose_probabilities_are_all_zero_is_predicted_for_no_picture():
+    threshold = fit_threshold(np.zeros(3), np.array([0, 1, 0]))
+    assert 0 < threshold < 1e-3
+    assert not apply_thresholds(np.zeros((3, 1)), [threshold]).any()

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.helpers.project import ROOT
 from tests.scenarios.mutants.mutations import Mutant, list_mutants
 from tests.scenarios.mutants.results import Counts, Results, digest_tests, format_table
-from tests.scenarios.mutants.runs import POLL_S, SURVIVED, Baseline, Slot, measure_tests
+from tests.scenarios.mutants.runs import KILLED, POLL_S, SURVIVED, TIMED_OUT, Baseline, Slot, measure_tests
 
 FOLDER = Path(__file__).resolve().parent
 MIN_KILLED = 0.95
@@ -39,14 +39,23 @@ class Target:
         tests: files of tests, likewise, or tests in them.
         only: names at the top level of the module; nothing else of it is changed.
         deselected: tests in them that take too long for what they add.
-        listed: (before, after) of the survivors that are listed with a reason.
+        listed: survivors that are listed with a reason: of a line (before) and either a change (after) or an
+            operator.
     """
 
     module: str
     tests: list[str]
     only: list[str] = field(default_factory=list)
     deselected: list[str] = field(default_factory=list)
-    listed: set[tuple[str, str]] = field(default_factory=set)
+    listed: list[dict[str, str]] = field(default_factory=list)
+
+    def lists(self, mutant: Mutant) -> bool:
+        """Whether a mutant is among those that may survive."""
+        return any(
+            each["before"] == mutant.before and mutant.after == each.get("after", mutant.after)
+            and mutant.operator == each.get("operator", mutant.operator)
+            for each in self.listed
+        )  # fmt: skip
 
 
 def read_config() -> tuple[list[Target], list[str]]:
@@ -59,7 +68,7 @@ def read_config() -> tuple[list[Target], list[str]]:
             table["tests"],
             table.get("only", []),
             table.get("deselected", []),
-            {(each["before"], each["after"]) for each in survivors.get(module, [])},
+            survivors.get(module, []),
         )
         for module, table in found["modules"].items()
     ]
@@ -73,20 +82,23 @@ def main(arguments: list[str] | None = None) -> int:
     targets, excluded = read_config()
     targets = [target for target in targets if any(text in target.module for text in options.only.split(","))]
     results, counts = Results(options.out), {}
-    slots = [Slot(options.work.resolve() / str(number)) for number in range(options.processes)]
-    os.environ["CONVOY_EMPTY_MLFLOW_DB"] = str(slots[0].folder / "mlflow.db")
+    places = [] if options.table else [options.work.resolve() / str(number) for number in range(options.processes)]
+    slots = [Slot(place) for place in places]
+    root = slots[0].tree if slots else ROOT  # the tree may be edited meanwhile
+    os.environ["CONVOY_EMPTY_MLFLOW_DB"] = str(options.work.resolve() / "mlflow.db")
     for target in targets:
-        source = (ROOT / target.module).read_text(encoding="utf-8")
-        mutants, tests = list_mutants(source, excluded, target.only), digest_tests(target.tests)
+        source = (root / target.module).read_text(encoding="utf-8")
+        every, tests = list_mutants(source, excluded, target.only), digest_tests(root, target.tests)
+        mutants = [mutant for mutant in every if options.listed or not target.lists(mutant)]
         due = [mutant for mutant in mutants if results.find(target.module, mutant, tests) is None]
         begin = time.monotonic()
-        if due and not options.table:
+        if due and slots:
             baseline = measure_tests(slots, target.tests, target.deselected)
             if baseline is None:
                 print(f"{target.module}: its tests fail without a mutant:\n{slots[0].log.read_text()[-3000:]}")
                 return 2
             _test_mutants(slots, target, due, baseline, results, tests)
-        counts[target.module] = Counts.of(target.listed, mutants, results, target.module, tests)
+        counts[target.module] = _count(target, every, results, tests)
         seconds = time.monotonic() - begin
         print(f"{target.module}: {counts[target.module]} ({seconds:.0f} s)", flush=True)
     print(format_table(counts))
@@ -103,6 +115,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--processes", type=int, default=2, metavar="N", help="default %(default)s")
     add("--out", type=Path, default=Path(".cache/mutants.json"), metavar="FILE", help="default %(default)s")
     add("--work", type=Path, default=Path(".cache/mutants"), metavar="DIR", help="of the copies; %(default)s")
+    add("--listed", action="store_true", help="test the listed survivors, too: which of them are killed by now?")
     add("--table", action="store_true", help="only print the table of the results")
     return parser.parse_args(arguments)
 
@@ -124,14 +137,25 @@ def _test_mutants(
                 if (result := slot.poll()) is not None:
                     mutant = running.pop(slot)
                     results.add(target.module, mutant, tests, result)
-                    if result == SURVIVED and (mutant.before, mutant.after) not in target.listed:
-                        print(f"  {target.module}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
+                    if result == SURVIVED and not target.lists(mutant):
+                        print(f"  {target.module}:{mutant}", flush=True)
             time.sleep(POLL_S)
     finally:
         for slot in running:
             slot.kill()
         for slot in slots:
             slot.restore()
+
+
+def _count(target: Target, mutants: list[Mutant], results: Results, tests: str) -> Counts:
+    ended = [(mutant, results.find(target.module, mutant, tests)) for mutant in mutants]
+    survived = [mutant for mutant, result in ended if result == SURVIVED]
+    return Counts(
+        sum(result == KILLED for _, result in ended),
+        sum(result == TIMED_OUT for _, result in ended),
+        sum(target.lists(mutant) and result not in (KILLED, TIMED_OUT) for mutant, result in ended),
+        [str(mutant) for mutant in survived if not target.lists(mutant)],
+    )
 
 
 if __name__ == "__main__":

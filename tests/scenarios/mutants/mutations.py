@@ -22,13 +22,18 @@ class Mutant:
         line: the number of the first line that differs.
         before: the lines that differ, as they are in the module, joined without their indentation.
         after: the same lines in the mutant.
+        operator: that changed it, a key of OPERATORS.
         source: the mutant's text.
     """
 
     line: int
     before: str
     after: str
+    operator: str
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.before}  ->  {self.after}  ({self.operator})"
 
 
 def list_mutants(source: str, excluded: list[str], only: list[str] | None = None) -> list[Mutant]:
@@ -50,7 +55,7 @@ def list_mutants(source: str, excluded: list[str], only: list[str] | None = None
                 continue
             text = mutate_code(source, OPERATORS[name], occurrence)
             if text is not None and text not in mutants and _differs(original, text):
-                mutants[text] = _describe_mutant(source, text)
+                mutants[text] = _describe_mutant(source, text, name)
     return sorted(mutants.values(), key=lambda mutant: (mutant.line, mutant.after))
 
 
@@ -70,12 +75,12 @@ def _differs(original: str, text: str) -> bool:
         return False
 
 
-def _describe_mutant(source: str, text: str) -> Mutant:
+def _describe_mutant(source: str, text: str, operator: str) -> Mutant:
     before, after = source.splitlines(), text.splitlines()
     changes = [code for code in SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
                if code[0] != "equal"]  # fmt: skip
     first, last, new_first, new_last = changes[0][1], changes[-1][2], changes[0][3], changes[-1][4]
-    return Mutant(first + 1, _join(before[first:last]), _join(after[new_first:new_last]), text)
+    return Mutant(first + 1, _join(before[first:last]), _join(after[new_first:new_last]), operator, text)
 
 
 def _join(lines: list[str]) -> str:

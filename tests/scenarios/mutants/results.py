@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageset.utils.atomic_write import write_text
-from tests.helpers.project import ROOT
 from tests.scenarios.mutants.mutations import Mutant
-from tests.scenarios.mutants.runs import KILLED, SURVIVED, TIMED_OUT
 
 
-def digest_tests(tests: list[str]) -> str:
+def digest_tests(root: Path, tests: list[str]) -> str:
     """Return a digest of files of tests and of the fixtures that they share."""
     total = hashlib.sha256()
-    files = {ROOT / name.split("::")[0] for name in tests}
-    for path in sorted({*files, *(ROOT / "tests").rglob("conftest.py"), *(ROOT / "tests/helpers").glob("*.py")}):
+    files = {root / name.split("::")[0] for name in tests}
+    for path in sorted({*files, *(root / "tests").rglob("conftest.py"), *(root / "tests/helpers").glob("*.py")}):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
@@ -58,28 +56,13 @@ class Counts:
         killed: noticed by a test.
         timed_out: likewise, because a test did not end.
         listed: survived, and listed with a reason.
-        survived: (line, before, after) of the others.
+        survived: the others, described.
     """
 
     killed: int
     timed_out: int
     listed: int
-    survived: list[tuple[int, str, str]]
-
-    @classmethod
-    def of(
-        cls, listed: set[tuple[str, str]], mutants: list[Mutant], results: Results, module: str, tests: str
-    ) -> Counts:
-        """Count the mutants of a module whose result is known."""
-        ended = [(mutant, results.find(module, mutant, tests)) for mutant in mutants]
-        survived = [mutant for mutant, result in ended if result == SURVIVED]
-        unlisted = [each for each in survived if (each.before, each.after) not in listed]
-        return cls(
-            sum(result == KILLED for _, result in ended),
-            sum(result == TIMED_OUT for _, result in ended),
-            len(survived) - len(unlisted),
-            [(each.line, each.before, each.after) for each in unlisted],
-        )
+    survived: list[str]
 
     @property
     def share_killed(self) -> float:
@@ -98,6 +81,5 @@ def format_table(counts: dict[str, Counts]) -> str:
     for module, count in counts.items():
         numbers = [count.killed, count.timed_out, count.listed, len(count.survived)]
         rows.append([module, *map(str, [sum(numbers), *numbers]), f"{count.share_killed:.1%}"])
-    survivors = [f"{module}:{line}: {before}  ->  {after}"
-                 for module, count in counts.items() for line, before, after in count.survived]  # fmt: skip
+    survivors = [f"{module}:{mutant}" for module, count in counts.items() for mutant in count.survived]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *survivors])

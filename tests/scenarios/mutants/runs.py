@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ from tests.helpers.project import ROOT
 OURS = ("convoy", "imageset", "lightning_modules", "flows", "tests", "benchmarks", "conftest")
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 POLL_S = 0.02
+# unraisableexception collects the garbage of all that was imported, twice at the end
+WITHOUT_PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "hypothesispytest")]
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,25 @@ class Slot:
         self.tmp = folder / "tmp"
         self.pid = 0
         self.deadline = 0.0
-        self.changed: Path | None = None
+        self.original: tuple[Path, bytes, os.stat_result] | None = None
         self.num_written = 0
 
     def write(self, module: str, source: str) -> None:
         """Write a mutant with a modification time of its own: no bytecode of another one fits to it."""
+        self.restore()
         path = self.tree / module
+        self.original = path, path.read_bytes(), path.stat()
         self.num_written += 1
-        path.unlink()
         path.write_text(source, encoding="utf-8")
         os.utime(path, (self.num_written, self.num_written))
-        self.changed = Path(module)
 
     def restore(self) -> None:
-        """Put the module back."""
-        if self.changed is not None:
-            shutil.copy2(ROOT / self.changed, self.tree / self.changed)
-            self.changed = None
+        """Put the module back, with its time: its bytecode fits again."""
+        if self.original is not None:
+            path, data, found = self.original
+            path.write_bytes(data)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+            self.original = None
 
     def start(self, arguments: list[str], limit_s: float, report: Path | None = None) -> None:
         """Start pytest in a fork.
@@ -101,7 +106,7 @@ class Slot:
         import pytest
 
         recorder = _Recorder()
-        code = int(pytest.main([*arguments, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+        code = int(pytest.main([*arguments, "-x", "-q", "--durations=0", *WITHOUT_PLUGINS,
                                 f"--basetemp={self.tmp / 'pytest'}"], plugins=[recorder]))  # fmt: skip
         if report is not None:
             modules = [name for name in sys.modules if name.split(".")[0] not in OURS]
@@ -153,22 +158,26 @@ def _get_other_paths() -> Iterator[str]:
 
 
 def measure_tests(slots: list[Slot], tests: list[str], deselected: list[str]) -> Baseline | None:
-    """Run tests in each slot without a mutant, so that their bytecode is there; None if one fails.
+    """Run tests without a mutant; None if one fails.
 
-    The packages that they import are imported here afterwards, so that forks find them.
+    The packages that they import are imported here afterwards, so that forks find them, and all slots get the
+    bytecode.
     """
+    report = slots[0].tmp / "report.json"
     arguments = [*tests, *(f"--deselect={name}" for name in deselected)]
-    baseline = None
-    for slot in slots:
-        report = slot.tmp / "report.json"
-        begin = time.monotonic()
-        slot.start(arguments, limit_s=900, report=report)
-        if slot.wait() != SURVIVED:
-            return None
-        found = json.loads(report.read_text())
-        baseline = Baseline(sorted(found["durations"], key=found["durations"].get), time.monotonic() - begin)
-        _import_all(found["modules"])
-    return baseline
+    begin = time.monotonic()
+    slots[0].start(arguments, limit_s=900, report=report)
+    if slots[0].wait() != SURVIVED:
+        return None
+    found = json.loads(report.read_text())
+    took_s = time.monotonic() - begin
+    _import_all(found["modules"])
+    gc.collect()
+    gc.freeze()  # forks collect what is new to them only
+    for slot in slots[1:]:
+        for folder in slots[0].tree.rglob("__pycache__"):
+            shutil.copytree(folder, slot.tree / folder.relative_to(slots[0].tree), dirs_exist_ok=True)
+    return Baseline(sorted(found["durations"], key=found["durations"].get), took_s)
 
 
 def _import_all(names: list[str]) -> None:
