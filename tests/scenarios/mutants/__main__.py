@@ -58,30 +58,37 @@ class Target:
         )  # fmt: skip
 
 
-def read_config() -> tuple[list[Target], list[str]]:
-    """Return the modules, and the kinds of code that are left alone."""
-    found = tomllib.loads((FOLDER / "modules.toml").read_text(encoding="utf-8"))
+def read_config(root: Path) -> tuple[list[Target], list[str]]:
+    """Return the modules of a tree, and the kinds of code that are left alone.
+
+    A name with `*` stands for the modules of a folder that are not named themselves. The tests of each are in the
+    file that mirrors it, or, without one, in those that the table names.
+    """
+    config = tomllib.loads((FOLDER / "modules.toml").read_text(encoding="utf-8"))
     survivors = tomllib.loads((FOLDER / "survivors.toml").read_text(encoding="utf-8"))
-    targets = [
-        Target(
-            module,
-            table["tests"],
-            table.get("only", []),
-            table.get("deselected", []),
-            survivors.get(module, []),
-        )
-        for module, table in found["modules"].items()
-    ]
-    return targets, list(found["excluded"])
+    targets = []
+    for name, table in config["modules"].items():
+        for module in [name] if "*" not in name else _list_others(root, name, list(config["modules"])):
+            mirror = Path("tests", module).with_name(f"test_{Path(module).name}")
+            is_mirrored = "*" in name and (root / mirror).is_file()
+            tests = [mirror.as_posix()] if is_mirrored else table["tests"]
+            only, deselected = table.get("only", []), table.get("deselected", [])
+            targets.append(Target(module, tests, only, deselected, survivors.get(module, [])))
+    return targets, list(config["excluded"])
+
+
+def _list_others(root: Path, pattern: str, named: list[str]) -> list[str]:
+    found = [path for path in sorted(root.glob(pattern)) if path.name != "__init__.py"]
+    return [name for name in (path.relative_to(root).as_posix() for path in found) if name not in named]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Test the mutants that are due, then print the table."""
     options = _parse(arguments)
     os.environ.update(ENVIRONMENT)
-    targets, excluded = read_config()
+    targets, excluded = read_config(ROOT)
     targets = [target for target in targets if any(text in target.module for text in options.only.split(","))]
-    results, counts = Results(options.out), {}
+    results, counts, broken = Results(options.out), {}, []
     places = [] if options.table else [options.work.resolve() / str(number) for number in range(options.processes)]
     slots = [Slot(place) for place in places]
     root = slots[0].tree if slots else ROOT  # the tree may be edited meanwhile
@@ -96,12 +103,16 @@ def main(arguments: list[str] | None = None) -> int:
             baseline = measure_tests(slots, target.tests, target.deselected)
             if baseline is None:
                 print(f"{target.module}: its tests fail without a mutant:\n{slots[0].log.read_text()[-3000:]}")
-                return 2
+                broken.append(target.module)
+                continue
             _test_mutants(slots, target, due, baseline, results, tests)
         counts[target.module] = _count(target, every, results, tests)
         seconds = time.monotonic() - begin
         print(f"{target.module}: {counts[target.module]} ({seconds:.0f} s)", flush=True)
     print(format_table(counts))
+    if broken:
+        print(f"tests that fail without a mutant: those of {', '.join(broken)}")
+        return 2
     return int(any(count.share_killed < MIN_KILLED for count in counts.values()))
 
 
