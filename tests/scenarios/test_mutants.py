@@ -1,22 +1,23 @@
 """`make mutants` in a reduced form: its changes, its lists, and one module of a few lines."""
 
+import gc
 import json
 import re
 import subprocess
+import tomllib
 from fnmatch import fnmatch
 
 import pytest
-import tomllib
 
 from tests.helpers.project import ROOT
 
 pytest.importorskip("cosmic_ray")
 
-from cosmic_ray.mutating import mutate_code  # noqa: E402
+from cosmic_ray.mutating import mutate_code
 
-from tests.scenarios.mutants import __main__ as command  # noqa: E402
-from tests.scenarios.mutants.mutations import EXCLUDED, list_mutants  # noqa: E402
-from tests.scenarios.mutants.operators import OWN  # noqa: E402
+from tests.scenarios.mutants import __main__ as command
+from tests.scenarios.mutants.mutations import EXCLUDED, join_lines, list_mutants
+from tests.scenarios.mutants.operators import OWN
 
 TARGETS, EXCLUDED_KINDS = command.read_config(ROOT)
 
@@ -32,7 +33,9 @@ def change(source: str, *excluded: str) -> set[str]:
 
 
 def test_known_faults_are_among_the_mutants():
-    assert "gain = abs(a - b)" not in change("gain = abs(a - b)") and "gain = (a - b)" in change("gain = abs(a - b)")
+    assert "gain = abs(a - b)" not in change("gain = abs(a - b)") and "gain = (a - b)" in change(
+        "gain = abs(a - b)"
+    )
     assert "pass" in change("os.fsync(file)\n")
     assert "x = any(gates)" in change("x = all(gates)")
     assert "ALIASES = (CHAMPION, PREVIOUS)" in change("ALIASES = (PREVIOUS, CHAMPION)")
@@ -83,33 +86,42 @@ def test_every_module_and_every_test_that_is_named_is_there_and_stands_once():
             assert (ROOT / path).is_file() and f"def {name.partition('[')[0]}" in (ROOT / path).read_text(), test
 
 
-def test_every_listed_survivor_is_a_mutant_of_today_and_has_a_reason():
+def test_every_listed_survivor_is_of_a_line_of_today_and_has_a_reason():
     survivors = tomllib.loads((command.FOLDER / "survivors.toml").read_text())
-    targets = {target.module: target for target in TARGETS}
-    assert set(survivors) <= set(targets)
+    assert set(survivors) <= {target.module for target in TARGETS}
     for module, listed in survivors.items():
-        target = targets[module]
-        mutants = list_mutants((ROOT / module).read_text(), EXCLUDED_KINDS, target.only)
+        source = join_lines((ROOT / module).read_text().splitlines())
         for each in listed:
-            assert set(each) - {"after", "operator"} == {"before", "reason"} and len(each) == 3, each
-            found = command.Target(module, [], listed=[each])
-            assert any(found.lists(mutant) for mutant in mutants), each
+            assert {*each} in ({"before", "after", "reason"}, {"before", "operator", "reason"}), each
+            assert each["before"] in source and each["reason"], each
+            assert each.get("operator", "AddNot") in OPERATORS, each
+
+
+MODULE = "def is_hot(x):\n    return x > 30\n\n\ndef is_cold(x):\n    return x < 0\n"
+TESTS = (
+    "from limits import is_hot\n\n\ndef test_hot():\n    assert [is_hot(x) for x in (29, 30, 31)] == [0, 0, 1]\n"
+)
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A repository of one module with two functions, one of them tested."""
     (tmp_path / "tests").mkdir()
-    (tmp_path / "limits.py").write_text("def is_hot(x):\n    return x > 30\n\n\ndef is_cold(x):\n    return x < 0\n")
+    (tmp_path / "limits.py").write_text(
+        "def is_hot(x):\n    return x > 30\n\n\ndef is_cold(x):\n    return x < 0\n"
+    )
     (tmp_path / "tests/test_limits.py").write_text(
         "from limits import is_hot\n\n\ndef test_hot():\n    assert [is_hot(x) for x in (29, 30, 31)] == [0, 0, 1]\n"
     )
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     monkeypatch.setattr("tests.scenarios.mutants.runs.ROOT", tmp_path)
     monkeypatch.setattr(command, "ROOT", tmp_path)
+    for name in (*command.ENVIRONMENT, "CONVOY_EMPTY_MLFLOW_DB"):
+        monkeypatch.setenv(name, "")  # so that they are as before when the test ends
     target = command.Target("limits.py", ["tests/test_limits.py"])
     monkeypatch.setattr(command, "read_config", lambda root: ([target], EXCLUDED_KINDS))
-    return tmp_path
+    yield tmp_path
+    gc.unfreeze()
 
 
 def run(folder, *more: str) -> int:
@@ -128,7 +140,7 @@ def test_survivors_are_named_and_fail_and_results_are_kept_until_the_tests_chang
         file.write("\n\ndef test_cold():\n    from limits import is_cold\n\n"
                    "    assert [is_cold(x) for x in (-1, 0, 1)] == [1, 0, 0]\n")  # fmt: skip
     assert run(tiny) == 0
-    assert "| limits.py | 8 | 8 | 0 | 0 | 0 | 100.0% |" in capsys.readouterr().out
+    assert "| limits.py | 8 | 8 | 0 | 0 | 0 | 0 | 100.0% |" in capsys.readouterr().out
 
 
 def test_tests_that_fail_without_a_mutant_are_an_error(tiny, capsys):

@@ -8,7 +8,6 @@ from flows.prediction.cache import CacheIndex, CacheShard, ImageRef, PredictionC
 from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
-
 LENGTHS, NAME = [139, 147, 67, 327, 117, 151, 52], "8ac317a77b027c6d36856f8b3b966253"  # of 1000 images
 
 

@@ -95,8 +95,8 @@ def test_a_rollback_says_who_serves_and_writes_why_into_the_ledger_and_the_versi
     assert (result.serves.number, result.instead_of) == (4, 5) and 0 <= result.duration_s < 600
     assert str(result).startswith("digits version 4 serves again, instead of version 5 (")
     line, done = ledger.read_ledger(Project(project))[-2:]
-    expected = {"event": "rollback", "model": "digits", "version": 5, "serves": False, "run": "run4", "champion": 5,
-                "reason": "too slow", "before": {"champion": 5, "previous": 4, "challenger": 1},
+    expected = {"event": "rollback", "model": "digits", "version": 5, "serves": False, "run": "run4",
+                "champion": 5, "reason": "too slow", "before": {"champion": 5, "previous": 4, "challenger": 1},
                 "after": {"champion": 4, "previous": 3, "challenger": 1}}  # fmt: skip
     assert {name: line[name] for name in expected} == expected
     assert (done["event"], done["of"]) == ("done", line["number"])

@@ -16,7 +16,9 @@ SPEC = DecodeSpec(size=8, channels=3, fit="stretch", interpolation="nearest", ma
 
 def make_exif(orientation: int | str, tag: int = 0x0112) -> bytes:
     """EXIF data of one field: a number, or text, which is no orientation."""
-    kind, value = (3, struct.pack("<H", orientation)) if isinstance(orientation, int) else (2, orientation.encode())
+    kind, value = (
+        (3, struct.pack("<H", orientation)) if isinstance(orientation, int) else (2, orientation.encode())
+    )
     header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1)
     return header + struct.pack("<HHI4sI", tag, kind, 1 if kind == 3 else 2, value, 0)
 

@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     if broken:
         print(f"tests that fail without a mutant: those of {', '.join(broken)}")
         return 2
-    return int(any(count.share_killed < MIN_KILLED for count in counts.values()))
+    return int(any(count.share_killed < MIN_KILLED or count.untested for count in counts.values()))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -166,6 +166,7 @@ def _count(target: Target, mutants: list[Mutant], results: Results, tests: str) 
         sum(result == TIMED_OUT for _, result in ended),
         sum(target.lists(mutant) and result not in (KILLED, TIMED_OUT) for mutant, result in ended),
         [str(mutant) for mutant in survived if not target.lists(mutant)],
+        sum(result is None and not target.lists(mutant) for mutant, result in ended),
     )
 
 

@@ -80,10 +80,10 @@ def _describe_mutant(source: str, text: str, operator: str) -> Mutant:
     changes = [code for code in SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
                if code[0] != "equal"]  # fmt: skip
     first, last, new_first, new_last = changes[0][1], changes[-1][2], changes[0][3], changes[-1][4]
-    return Mutant(first + 1, _join(before[first:last]), _join(after[new_first:new_last]), operator, text)
+    return Mutant(first + 1, join_lines(before[first:last]), join_lines(after[new_first:new_last]), operator, text)
 
 
-def _join(lines: list[str]) -> str:
+def join_lines(lines: list[str]) -> str:
     """Join lines without indentation, comments, and the spaces that Cosmic Ray puts before numbers."""
     text = " ".join(re.sub(r"(^|  )# .*$", "", line).strip() for line in lines)
     return re.sub(r"(?<=[(\[ ]) +", "", text)

@@ -57,12 +57,14 @@ class Counts:
         timed_out: likewise, because a test did not end.
         listed: survived, and listed with a reason.
         survived: the others, described.
+        untested: of which no result is known.
     """
 
     killed: int
     timed_out: int
     listed: int
     survived: list[str]
+    untested: int
 
     @property
     def share_killed(self) -> float:
@@ -77,9 +79,12 @@ class Counts:
 
 def format_table(counts: dict[str, Counts]) -> str:
     """Return the table as Markdown, and below it the survivors that are not listed."""
-    rows = [["module", "mutants", "killed", "timed out", "listed", "survived", "share killed"], ["---"] * 7]
+    rows = [
+        ["module", "mutants", "killed", "timed out", "listed", "survived", "untested", "share killed"],
+        ["---"] * 8,
+    ]
     for module, count in counts.items():
-        numbers = [count.killed, count.timed_out, count.listed, len(count.survived)]
+        numbers = [count.killed, count.timed_out, count.listed, len(count.survived), count.untested]
         rows.append([module, *map(str, [sum(numbers), *numbers]), f"{count.share_killed:.1%}"])
     survivors = [f"{module}:{mutant}" for module, count in counts.items() for mutant in count.survived]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *survivors])

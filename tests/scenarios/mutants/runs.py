@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ OURS = ("convoy", "imageset", "lightning_modules", "flows", "tests", "benchmarks
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 POLL_S = 0.02
 # unraisableexception collects the garbage of all that was imported, twice at the end
-WITHOUT_PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "hypothesispytest")]
+WITHOUT_PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception")]
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,8 @@ class Slot:
         os.waitpid(self.pid, 0)
 
     def _end_group(self) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 class _Recorder:
