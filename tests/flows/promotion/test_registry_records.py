@@ -182,7 +182,8 @@ def test_a_long_record_fits_into_a_tag_of_mlflow(shared, one):
 
 
 LINE = {"number": 3, "event": ledger.DECISION, "model": "digits", "version": 2, "reason": "für alle",
-        "time": "2026-02", "before": {"champion": 1}, "after": {"champion": 2}, "recorded": True, "follows": "0"}  # fmt: skip
+        "time": "2026-02", "before": {"champion": 1}, "after": {"champion": 2}, "recorded": True,
+        "follows": "0"}  # fmt: skip
 
 
 def format_tag(**changes) -> str:

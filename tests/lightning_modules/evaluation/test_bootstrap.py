@@ -83,6 +83,7 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_a_time():
     np.testing.assert_array_equal(np.concatenate(few), many[0])
     assert [len(weights) for weights in resample_weights(units, 2, 3, 4)] == [1, 1]
     assert (many[0][:, 0] == many[0][:, 1]).all()  # of one unit
+    assert (many[0].max(axis=0) > 0).all()
 
 
 def test_weights_of_no_picture_are_sums_of_zero():
@@ -92,7 +93,8 @@ def test_weights_of_no_picture_are_sums_of_zero():
 def test_an_interval_of_a_share_stays_within_zero_and_one():
     assert compute_wilson_interval(0, 5, 0.95)[0] == pytest.approx(0, abs=1e-9)
     assert 0.4 < compute_wilson_interval(0, 5, 0.95)[1] < 0.5
-    assert compute_wilson_interval(5, 5, 0.95)[1] <= 1
+    assert all(compute_wilson_interval(0, num, 0.95)[0] >= 0 for num in range(1, 500))
+    assert all(compute_wilson_interval(num, num, 0.95)[1] <= 1 for num in range(1, 500))
     assert 0.5 < compute_wilson_interval(5, 5, 0.95)[0] < 0.6
 
 
