@@ -88,6 +88,14 @@ def test_the_name_of_a_shard_follows_the_key_and_all_that_is_known_of_its_images
     assert len(set(names)) == 5 and all(len(name) == 32 for name in names)
 
 
+def test_the_columns_of_a_shard_stand_in_the_order_in_which_tables_show_them(cache):
+    write(cache, "a", make_row(ImageRef("0", make_id(0))))
+    table = cache.load_shard("a")
+    assert table.column_names == ["uri", "image_id", "label", "probability", "top_k", "model_name", "model_version",
+                                  "dataset_fingerprint", "status", "error"]  # fmt: skip
+    assert [field.name for field in table.schema.field("top_k").type.value_type] == ["label", "probability"]
+
+
 def test_what_is_written_is_read_back_and_found_by_its_bytes(cache):
     rows = [make_row(ImageRef(f"{number}", make_id(number))) for number in range(4)]
     write(cache, "b", *rows[:2])

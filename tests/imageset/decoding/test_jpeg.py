@@ -53,20 +53,14 @@ def test_without_an_orientation_or_a_jpeg_nothing_is_turned():
     assert read_orientation(b"no JPEG") == 1
 
 
-def test_damaged_exif_data_of_any_format_turns_nothing():
-    for kind in ("JPEG", "PNG"):
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8), (9, 9, 9)).save(buffer, kind, exif=b"Exif\0\0garbage")
-        assert decode(buffer.getvalue(), SPEC).shape == (8, 8, 3)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, "6"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, "6", None, b"Exif\0\0garbage"])
 def test_a_photograph_of_every_orientation_is_decoded_upright(kind, orientation):
     quarters = np.zeros((32, 32, 3), np.uint8)
     quarters[:16, :16], quarters[:16, 16:], quarters[16:, :16] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     picture, buffer = Image.fromarray(quarters), io.BytesIO()
-    picture.save(buffer, kind, exif=make_exif(orientation), quality=95)
+    exif = orientation if isinstance(orientation, bytes) else orientation and make_exif(orientation)
+    picture.save(buffer, kind, exif=exif or b"", quality=95)
     if isinstance(orientation, int):
         picture.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(picture).resize((8, 8), Image.Resampling.NEAREST), np.int16)

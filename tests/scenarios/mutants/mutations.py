@@ -49,9 +49,14 @@ def list_mutants(source: str, excluded: list[str], only: list[str] | None = None
     ranges += [_get_range(node) for node in tree.body if only and not find_names(node) & set(only)]
     original, mutants = ast.dump(tree), {}
     for name, operator in OPERATORS.items():
-        positions = (place for node in ast_nodes(get_ast(source)) for place in operator.mutation_positions(node))
-        for occurrence, (start, _) in enumerate(positions):
-            if any(first <= start < last for first, last in ranges):
+        places = (
+            (node, *place) for node in ast_nodes(get_ast(source)) for place in operator.mutation_positions(node)
+        )
+        for occurrence, (node, start, _) in enumerate(places):
+            is_separator = (
+                node.type == "operator" and node.parent.type == "parameters"
+            )  # `/` and `*` of a signature
+            if is_separator or any(first <= start < last for first, last in ranges):
                 continue
             text = mutate_code(source, OPERATORS[name], occurrence)
             if text is not None and text not in mutants and _differs(original, text):
