@@ -9,6 +9,7 @@ from imageset.exceptions import UserError
 from imageset.utils.file_lock import file_lock
 
 LENGTHS, NAME = [139, 147, 67, 327, 117, 151, 52], "8ac317a77b027c6d36856f8b3b966253"  # of 1000 images
+TORN = b"PAR1" + b"\xff" * 20 + b"\x0a\0\0\0PAR1"  # a Parquet file whose footer is damaged
 
 
 def make_images(num: int) -> list[tuple[ImageRef, bytes]]:
@@ -67,6 +68,8 @@ def test_a_shard_that_never_ends_by_a_hash_ends_when_it_is_full(monkeypatch):
     assert [len(shard.images) for shard in cut(make_images(10))] == [4, 4, 2]
     monkeypatch.setattr(module, "MAX_SHARD_BYTES", 20)
     assert [len(shard.images) for shard in cut(make_images(10))] == [4, 4, 2]
+    monkeypatch.setattr(module, "MAX_SHARD_BYTES", 21)
+    assert [len(shard.images) for shard in cut(make_images(10))] == [5, 5]
 
 
 def test_a_shard_may_end_at_every_image_after_the_smallest_number(monkeypatch):
@@ -91,8 +94,8 @@ def test_the_name_of_a_shard_follows_the_key_and_all_that_is_known_of_its_images
 def test_the_columns_of_a_shard_stand_in_the_order_in_which_tables_show_them(cache):
     write(cache, "a", make_row(ImageRef("0", make_id(0))))
     table = cache.load_shard("a")
-    assert table.column_names == ["uri", "image_id", "label", "probability", "top_k", "model_name", "model_version",
-                                  "dataset_fingerprint", "status", "error"]  # fmt: skip
+    assert table.column_names == ["uri", "image_id", "label", "probability", "top_k", "model_name",
+                                  "model_version", "dataset_fingerprint", "status", "error"]  # fmt: skip
     assert [field.name for field in table.schema.field("top_k").type.value_type] == ["label", "probability"]
 
 
@@ -112,6 +115,12 @@ def test_what_is_written_is_read_back_and_found_by_its_bytes(cache):
     assert (cache.has_shard("a"), cache.has_shard("c"), cache.load_shard("c")) == (True, False, None)
 
 
+def test_an_image_of_any_id_is_found(cache):
+    ids = ["f" * 64, "0" * 63 + "f", *(hashlib.sha256(bytes([number])).hexdigest() for number in range(20))]
+    write(cache, "a", *(make_row(ImageRef(image_id[-3:], image_id)) for image_id in ids))
+    assert [cache.find_answer(image_id)["label"] for image_id in ids] == [f"label of {each[-3:]}" for each in ids]
+
+
 def test_images_whose_ids_begin_alike_are_told_apart(cache):
     rows = [make_row(ImageRef(f"{end}", make_id(7, end))) for end in range(3)]
     write(cache, "a", make_row(ImageRef("x", make_id(9))), *rows)
@@ -120,21 +129,26 @@ def test_images_whose_ids_begin_alike_are_told_apart(cache):
 
 
 def test_failures_that_may_pass_and_images_that_could_not_be_read_are_no_answers(cache):
-    errors = ["timeout: slow", "crashed: x", "empty: ", None]
+    errors = ["timeout: slow: very", "crashed: x", "empty: ", None]
     rows = [make_row(ImageRef(f"{number}", make_id(number)), error=error) for number, error in enumerate(errors)]
     write(cache, "a", *rows, make_row(ImageRef("unread", None)))
     assert [cache.find_answer(make_id(number)) is not None for number in range(4)] == [False, False, True, True]
-    assert len(CacheIndex.from_shards(cache, ["a", "missing"])) == 2
+    assert len(CacheIndex.from_shards(cache, ["missing", "a"])) == 2
     assert [is_transient(error) for error in errors] == [True, True, False, False]
 
 
 def test_shards_with_a_failure_that_may_pass_are_computed_again_and_can_be_read_until_then(cache):
-    write(cache, "a", make_row(ImageRef("0", make_id(0)), error="timeout: slow"))
+    write(
+        cache, "a", make_row(ImageRef("0", make_id(0)), error="timeout: slow"), make_row(ImageRef("3", make_id(3)))
+    )
     write(cache, "b", make_row(ImageRef("1", make_id(1)), error="empty: "), make_row(ImageRef("2", make_id(2))))
     cache.read_shard("a")
     cache.mark_failures(["a", "b"])
     assert cache.list_shards() == ["a-retried", "b"] and not cache.has_shard("a")
-    assert cache.read_shard("a")["uri"].to_pylist() == ["0"]
+    assert cache.read_shard("a")["uri"].to_pylist() == ["0", "3"]
+    write(cache, "b", make_row(ImageRef("4", make_id(4))))
+    cache.mark_failures([])
+    assert cache.read_shard("b")["uri"].to_pylist() == ["4"]
 
 
 def test_a_damaged_shard_is_removed_and_one_that_is_gone_ends_the_run(cache):
@@ -146,7 +160,9 @@ def test_a_damaged_shard_is_removed_and_one_that_is_gone_ends_the_run(cache):
         cache.read_shard("a")
 
 
-@pytest.mark.parametrize(("text", "is_read"), [(None, True), (b"PAR1 and nothing else", False), (b"PK", False)])
+@pytest.mark.parametrize(
+    ("text", "is_read"), [(None, True), (b"PAR1 and nothing else", False), (b"PK", False), (TORN, False)]
+)
 def test_a_shard_of_an_earlier_version_has_no_digest_and_is_read_if_it_can_be(cache, text, is_read):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -164,6 +180,7 @@ def test_the_lock_removes_what_killed_runs_left_and_forgets_what_was_read(cache)
     assert cache.find_answer(make_id(1)) is None
     write(cache, "b", make_row(ImageRef("1", make_id(1))))
     assert cache.find_answer(make_id(1)) is None
+    assert cache.read_shard("a")["uri"].to_pylist() == ["0"]
     (cache.folder / ".b.parquet.123.partial").touch()
     os.replace(cache.shard_path("b"), cache.shard_path("a"))
     busy: list[int] = []
@@ -175,6 +192,11 @@ def test_the_lock_removes_what_killed_runs_left_and_forgets_what_was_read(cache)
         with pytest.raises(BlockingIOError), file_lock(cache.lock_path, wait=False):
             pass
     assert busy == []
+
+
+def test_a_cache_is_of_one_label_an_image_unless_it_is_of_several(tmp_path):
+    one, several = PredictionCache(tmp_path, "k"), PredictionCache(tmp_path, "k", True)
+    assert (one.key, one.multi_label, several.multi_label) == ("k", False, True)
 
 
 def test_the_lock_makes_the_folder_and_its_parents(tmp_path):

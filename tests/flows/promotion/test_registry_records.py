@@ -246,4 +246,5 @@ def test_a_record_holds_what_other_clones_need_and_fits_into_a_tag_of_mlflow():
     assert write(tags={"a": "y" * 4500})["tags"] == {"a": "y" * 4500}
     assert write(tags={"a": "y" * 5000})["tags"] == {}
     assert write(reason=None)["reason"] == "" and write(reason="x" * 3000)["reason"] == "x" * 1000
-    assert "für" in registry_records._format_record(LINE, "abc", True)
+    for tags in ({}, {"a": "y" * 5000}):
+        assert "für" in registry_records._format_record({**LINE, "tags": tags}, "abc", True)
