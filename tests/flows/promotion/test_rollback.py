@@ -128,6 +128,33 @@ def test_files_that_cannot_be_loaded_stop_a_rollback(project):
     assert model_registry.read_aliases(client, "digits") == {"champion": 2, "previous": 1}
 
 
+def test_the_files_that_are_checked_are_those_of_the_version(project, monkeypatch):
+    (project / "model/artifacts/bundle").mkdir(parents=True)
+    (project / "model/artifacts/bundle/weights").touch()
+    client = model_registry.connect_registry(Project(project))
+    client.create_registered_model("digits")
+    client.create_model_version("digits", str(project / "model"), "run1")
+    checked: list[list[str]] = []
+    monkeypatch.setattr("lightning_modules.bundle.check_bundle", lambda folder: checked.append(os.listdir(folder)))
+    version = model_registry.find_version(client, "digits", 1)
+    module._check_version_files(client, version)
+    assert checked == [["weights"]]
+
+    def fail(**_):
+        raise OSError("the disk fails\nat line 2")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fail)
+    with pytest.raises(
+        UserError, match=r"MLflow cannot load digits version 1 \(the disk fails\); nothing was changed"
+    ):
+        module._check_version_files(client, version)
+
+
+def test_a_rollback_says_in_one_line_what_serves_and_how_long_it_took():
+    result = module.RollbackResult(model_registry.Version("digits", 4, "run"), 5, 1.23)
+    assert str(result) == "digits version 4 serves again, instead of version 5 (1.2 s)"
+
+
 def make_move(event, before, after):
     return {"event": event, "model": "digits", "version": after, "before": {"champion": before} if before else {},
             "after": {"champion": after}}  # fmt: skip
