@@ -217,6 +217,14 @@ def test_another_champion_is_told_to_the_webhook_after_the_lock_is_released(clie
                            "numbers": {}, "run_id": None}]  # fmt: skip
 
 
+def test_several_decisions_are_told_in_their_order(tmp_path, monkeypatch):
+    told: list[int] = []
+    monkeypatch.setattr(alias_updates, "notify_promotion", lambda project, entry: told.append(entry["number"]))
+    with alias_updates.alias_lock(Project(tmp_path)):
+        alias_updates._applied_entries.extend({"number": number} for number in (1, 2, 3))
+    assert told == [1, 2, 3] and alias_updates._applied_entries == []
+
+
 def test_a_decision_that_leaves_the_champion_is_told_to_nobody(client, project, posted):
     with alias_updates.alias_lock(Project(project)):
         alias_updates.update_aliases(
