@@ -32,6 +32,7 @@ def decided(monkeypatch):
     champions = [Version("digits", 2, "other", "because")]
 
     def decide(candidate, champion, gate_result, project):
+        assert gate_result == "judged" and isinstance(project, Project)
         done.append(f"decide {champion.number if champion else None}")
         if len(champions) > 1:
             champions.pop(0)
@@ -39,10 +40,12 @@ def decided(monkeypatch):
         return f"decided against {champion.number}"
 
     def evaluate(candidate, champion, project, override):
+        assert override in (None, "I say so") and isinstance(project, Project)
         done.append(f"evaluate {champion.number}")
+        return "judged"
 
-    monkeypatch.setattr(module, "find_champion", lambda name, project: champions[0])
-    monkeypatch.setattr(module, "find_candidate", lambda run_id, project: CANDIDATE)
+    monkeypatch.setattr(module, "find_champion", lambda name, project: {"digits": champions[0]}[name])
+    monkeypatch.setattr(module, "find_candidate", lambda run_id, project: {"run": CANDIDATE}[run_id])
     monkeypatch.setattr(module, "evaluate", evaluate)
     monkeypatch.setattr(module, "decide", decide)
     monkeypatch.setattr(module, "_build_question", lambda champion, project: f"against {champion.number}")

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.project.exceptions import ChampionChanged, ProjectBusy
@@ -199,6 +201,8 @@ def test_other_errors_of_mlflow_are_passed_on_but_not_at_a_release(monkeypatch, 
     with pytest.raises(MlflowException, match="away"):
         call(Away(), "digits.moving", *(["a 1 1"] if call is registry_lock._create_lock else []))
     registry_lock._release_lock(Away(), "digits.moving", "a 1 1")
+    monkeypatch.setattr(Away, "__getattr__", lambda self, name: os.stat("/nonexistent"))
+    registry_lock._release_lock(Away(), "digits.moving", "a 1 1")
 
 
 def test_only_a_process_of_this_machine_that_has_ended_is_gone():
@@ -216,3 +220,20 @@ def test_only_a_process_of_this_machine_that_has_ended_is_gone():
         "": False,
     }
     assert {holder: registry_lock._is_holder_gone(holder) for holder in gone} == gone
+
+
+def test_a_process_that_may_not_be_looked_at_is_not_gone(monkeypatch):
+    def refuse(pid):
+        raise psutil.AccessDenied(pid)
+
+    holder = registry_lock._describe_process()
+    monkeypatch.setattr(registry_lock, "_describe_machine", lambda: holder.split()[0])
+    monkeypatch.setattr(psutil, "Process", refuse)
+    assert not registry_lock._is_holder_gone(holder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="no process-id namespaces")
+def test_machines_of_one_name_are_told_apart_by_their_start_and_their_processes():
+    name, boot_id, namespace = registry_lock._describe_machine().split("/")
+    assert (name, namespace) == (socket.gethostname(), str(Path("/proc/self/ns/pid").stat().st_ino))
+    assert boot_id and Path("/proc/sys/kernel/random/boot_id").read_text().startswith(boot_id)
