@@ -8,13 +8,9 @@ import tomllib
 from fnmatch import fnmatch
 
 import pytest
-
-from tests.helpers.project import ROOT
-
-pytest.importorskip("cosmic_ray")
-
 from cosmic_ray.mutating import mutate_code
 
+from tests.helpers.project import ROOT
 from tests.scenarios.mutants import __main__ as command
 from tests.scenarios.mutants.mutations import EXCLUDED, join_lines, list_mutants
 from tests.scenarios.mutants.operators import OPERATORS, OWN
