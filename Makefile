@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench bench-accuracy bench-active-learning families faults kill long nights projects schema servers up
+.PHONY: demo test lint bench bench-accuracy bench-active-learning families faults kill long mutants nights projects schema servers up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -42,6 +42,9 @@ faults: .venv/ready  ## every command under kills, signals, failing disks and fl
 	for part in 1 2; do python -m tests.scenarios.faults --part $$part/2 --work .cache/faults/$$part \
 	    --out .cache/faults.json $(FAULTS) > .cache/faults-$$part.log & done; wait
 	python -m tests.scenarios.faults --out .cache/faults.json --table
+
+mutants: .venv/ready  ## small changes to what decides, each of which a test must notice (hours; MUTANTS="--only ledger" for some)
+	python -m tests.scenarios.mutants $(MUTANTS)
 
 nights: .venv/ready  ## fourteen nights of one project, then all its records compared; KEEP=FOLDER keeps the project there
 	python -m tests.scenarios.nights $(KEEP)

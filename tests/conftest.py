@@ -27,13 +27,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def empty_mlflow_db(tmp_path_factory) -> Path:
-    """A fresh MLflow database; its tables take seconds to make, so tests copy it."""
+    """A fresh MLflow database; its tables take seconds to make, so tests copy it, and `make mutants` keeps it."""
     from lightning_modules.tracking.client import connect_to_mlflow
 
+    kept = Path(os.environ.get("CONVOY_EMPTY_MLFLOW_DB", os.devnull))
+    if kept.is_file():
+        return kept
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         connect_to_mlflow(folder)
+    if kept.name != Path(os.devnull).name:
+        shutil.copy(folder / "mlflow.db", kept)
     return folder / "mlflow.db"
 
 

@@ -124,8 +124,10 @@ def load_version_bundle(version: Version) -> Bundle:
 
 def find_version_by_run(client: MlflowClient, name: str, run_id: str) -> Version | None:
     """Return the newest version that was registered from a run, or None."""
-    entries = client.search_model_versions(f"name = '{_escape_quotes(name)}' and run_id = '{run_id}'")
-    return max((_to_version(entry) for entry in entries), key=lambda version: version.number, default=None)
+    # MLflow's filters cannot express every name: a quote in it has no escape
+    entries = client.search_model_versions(f"run_id = '{run_id}'")
+    versions = (_to_version(entry) for entry in entries if entry.name == name)
+    return max(versions, key=lambda version: version.number, default=None)
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
@@ -377,7 +379,3 @@ def _find_by_alias(client: MlflowClient, name: str, alias: str) -> Version | Non
 def _to_version(entry: ModelVersion) -> Version:
     tags = dict(entry.tags or {})
     return Version(entry.name, int(entry.version), entry.run_id or "", tags.get(DECISION_TAG), tags)
-
-
-def _escape_quotes(name: str) -> str:
-    return name.replace("'", "''")

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,3 +113,87 @@ def test_a_line_that_was_cut_off_is_written_again(caches, tmp_path):
 def test_images_whose_ids_begin_alike_are_told_apart():
     delivered = DeliveredImages("".join(format_line(f"{'1' * 16}{end * 48}") for end in "ab").encode())
     assert [f"{'1' * 16}{end * 48}" in delivered for end in "abc"] == [True, True, False]
+
+
+def test_a_table_and_its_record_are_on_the_disk_when_it_is_delivered(caches, tmp_path, monkeypatch):
+    synced: list[tuple[int, int]] = []
+
+    def record(descriptor):
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size))
+
+    monkeypatch.setattr(os, "fsync", record)
+    deliver(caches[0], tmp_path / "out.csv", ONE)
+    path = DeliveryRecord(caches[0]).path
+    for written in (tmp_path / "out.csv", path):
+        assert (written.stat().st_ino, written.stat().st_size) in synced
+    assert synced[-1][0] == path.parent.stat().st_ino
+
+
+def die_before_recording(cache: PredictionCache, out: Path, *names: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeliveryRecord, "finish_commit", lambda self: (None, []))
+        deliver(cache, out, *names)
+
+
+def test_a_table_that_a_killed_run_has_moved_is_recorded_and_named(caches, tmp_path):
+    out = tmp_path / "out.csv"
+    die_before_recording(caches[0], out, ONE)
+    assert DeliveryRecord(caches[0]).finish_commit() == (out, [ONE])
+    assert DeliveryRecord(caches[0]).finish_commit() == (None, [])
+    assert find_delivered(caches[0]) == [1, 2]
+    assert sorted(path.name for path in caches[1].folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [None, "another table"])
+def test_a_table_that_a_killed_run_has_not_moved_does_not_count(caches, tmp_path, text):
+    out = tmp_path / "out.csv"
+    die_before_recording(caches[0], out, ONE)
+    out.unlink()
+    if text is not None:
+        out.write_text(text)
+    assert DeliveryRecord(caches[0]).finish_commit() == (None, [])
+    assert find_delivered(caches[0]) == [] and not list(caches[0].folder.glob("*.json"))
+
+
+def test_a_cache_at_work_does_not_keep_others_from_being_recorded(caches, tmp_path):
+    write_shard(caches[1], TWO, (4, None))
+    for cache, name in zip(caches, (ONE, TWO), strict=False):
+        die_before_recording(cache, tmp_path / f"{name}.csv", name)
+    later = PredictionCache(caches[0].folder.with_name(f"digits-1-{'c' * 8}"), "c")
+    later.folder.mkdir()
+    with caches[0].cache_lock(on_busy=lambda: None):
+        assert DeliveryRecord(later).finish_commit() == (None, [])
+    assert find_delivered(later) == [4]
+
+
+def test_other_folders_and_other_versions_are_left_alone(caches):
+    caches[0].folder.with_name("other").mkdir()
+    write_shard(caches[2], TWO, (4, None))
+    (caches[2].folder / "delivered.txt").write_text(f"{TWO}\n")
+    assert [find_delivered(cache) for cache in caches] == [[], [], [4]]
+
+
+def test_a_list_of_an_earlier_convoy_is_read_again_only_after_it_has_changed(caches):
+    path, record = caches[0].folder / "delivered.txt", DeliveryRecord(caches[0]).path
+    path.write_text(f"{ONE}\n")
+    assert find_delivered(caches[0]) == [1, 2]
+    record.unlink()
+    assert find_delivered(caches[0]) == []
+    os.utime(path, (1, 1))
+    assert find_delivered(caches[0]) == [1, 2]
+
+
+def test_a_shard_that_is_computed_again_still_counts_as_delivered(caches, tmp_path):
+    os.replace(caches[0].shard_path(ONE), caches[0].shard_path(f"{ONE}-retried"))
+    write_shard(caches[0], TWO, (4, None))
+    deliver(caches[0], tmp_path / "out.csv", ONE, TWO)
+    assert find_delivered(caches[0]) == [1, 2, 4]
+
+
+def test_only_whole_lines_of_the_record_that_are_none_are_damaged():
+    good = format_line(make_id(1)) + format_line(make_id(2))
+    assert (DeliveredImages(good.encode()).num_damaged, len(DeliveredImages(good.encode()))) == (0, 2)
+    assert DeliveredImages(f"{good}torn".encode()).num_damaged == 0
+    assert DeliveredImages(f"x\n{good}".encode()).num_damaged == 1
+    assert len(DeliveredImages(b"")) == 0 and make_id(1) not in DeliveredImages(b"")

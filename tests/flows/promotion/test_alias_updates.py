@@ -2,16 +2,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from flows.project.exceptions import ChampionChanged
+from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.project import Project
-from flows.promotion import alias_updates, ledger, model_registry
+from flows.promotion import alias_updates, ledger, model_registry, registry_records
 from imageset.exceptions import UserError
+from imageset.utils.file_lock import file_lock
 
 NEW = {"event": ledger.DECISION, "model": "digits", "version": 2, "reason": "better",
        "tags": {model_registry.DECISION_TAG: "better", "convoy.num_test": "9"}}  # fmt: skip
@@ -143,7 +145,7 @@ def test_two_processes_that_promote_at_once_cannot_both_win(client, project):
     code = """
 import sys
 from pathlib import Path
-from flows.project.exceptions import ChampionChanged
+from flows.project.exceptions import ChampionChanged, ProjectBusy
 from flows.project.project import Project
 from flows.promotion import alias_updates, model_registry
 project, version = Project(Path(sys.argv[1])), int(sys.argv[2])
@@ -170,3 +172,134 @@ except ChampionChanged:
     winner = 2 if both[0].returncode == 0 else 3
     assert model_registry.read_aliases(client, "digits") == {"champion": winner, "previous": 1}
     assert events(project) == ["decision", "done"]
+
+
+def test_between_two_steps_previous_and_champion_both_name_the_old_champion(client, project, monkeypatch):
+    set_alias, seen = model_registry.set_alias, []
+
+    def observe(*arguments):
+        set_alias(*arguments)
+        seen.append(model_registry.read_aliases(client, "digits"))
+
+    monkeypatch.setattr(model_registry, "set_alias", observe)
+    move(client, project)
+    between = {"champion": 1, "previous": 1, "challenger": 2}
+    assert seen == [between, {**between, "champion": 2}, AFTER]
+
+
+@pytest.fixture
+def posted(monkeypatch) -> list[dict]:
+    """What would be posted to webhooks, and whether the lock was free by then."""
+    bodies: list[dict] = []
+
+    def post(project, name, body):
+        assert name == "on_promotion"
+        with file_lock(project / ".cache" / "registry.lock", wait=False):
+            bodies.append(body)
+
+    monkeypatch.setattr(alias_updates, "post_webhook", post)
+    return bodies
+
+
+def test_another_champion_is_told_to_the_webhook_after_the_lock_is_released(client, project, posted):
+    with alias_updates.alias_lock(Project(project)):
+        line = alias_updates.update_aliases(
+            client, Project(project), {**NEW, "run": "b", "numbers": {"gain": 1}}, {"champion": 1}, lambda _: AFTER
+        )
+        assert posted == [] and line["recorded"] is True
+    assert posted == [{"event": "promotion", "model": "digits", "version": 2, "instead_of": 1, "reason": "better",
+                       "numbers": {"gain": 1}, "run_id": "b"}]  # fmt: skip
+    back = {"champion": 1}
+    with alias_updates.alias_lock(Project(project)):
+        entry = {"event": ledger.ROLLBACK, "model": "digits", "version": 2}
+        alias_updates.update_aliases(client, Project(project), entry, {"champion": 2}, lambda _: back)
+    assert posted[1:] == [{"event": "rollback", "model": "digits", "version": 1, "instead_of": 2, "reason": None,
+                           "numbers": {}, "run_id": None}]  # fmt: skip
+
+
+def test_several_decisions_are_told_in_their_order(tmp_path, monkeypatch):
+    told: list[int] = []
+    monkeypatch.setattr(alias_updates, "notify_promotion", lambda project, entry: told.append(entry["number"]))
+    with alias_updates.alias_lock(Project(tmp_path)):
+        alias_updates._applied_entries.extend({"number": number} for number in (1, 2, 3))
+    assert told == [1, 2, 3] and alias_updates._applied_entries == []
+
+
+def test_a_decision_that_leaves_the_champion_is_told_to_nobody(client, project, posted):
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.update_aliases(
+            client, Project(project), NEW, {"champion": 1}, lambda before: {**before, "challenger": 3}
+        )
+    assert posted == [] and model_registry.read_aliases(client, "digits") == {"champion": 1, "challenger": 3}
+
+
+def test_a_lock_that_is_released_soon_is_waited_for(tmp_path):
+    path = tmp_path / ".cache" / "registry.lock"
+    path.parent.mkdir()
+    with file_lock(path):
+        waiter = threading.Thread(target=lambda: alias_updates.alias_lock(Project(tmp_path)).__enter__())
+        waiter.start()
+        waiter.join(0.3)
+        assert waiter.is_alive()
+    waiter.join(30)
+    assert not waiter.is_alive()
+
+
+def append(project, **changes):
+    """Append a decision as a process that dies right after it does."""
+    before = {"champion": 1, "challenger": 2}
+    line = {**NEW, "before": before, "after": AFTER, "recorded": True, **changes}
+    return ledger.append_entry(Project(project), line)
+
+
+def test_a_decision_whose_record_says_that_it_was_carried_out_is_not_carried_out_again(client, project):
+    registry_records.write_record(client, [], append(project), done=True)
+    alias_updates.replay_if_needed(client, Project(project))
+    assert model_registry.read_aliases(client, "digits") == {"champion": 1, "challenger": 2}
+    assert events(project) == ["decision", "done"]
+
+
+def test_a_decision_that_cannot_be_carried_out_any_more_loses_its_record(client, project):
+    registry_records.write_record(client, [], append(project), done=False)
+    client.set_registered_model_alias("digits", "champion", "3")
+    alias_updates.replay_if_needed(client, Project(project))
+    dropped = ledger.read_ledger(Project(project))[-1]
+    assert (dropped["event"], dropped["of"]) == ("dropped", 1)
+    assert dropped["reason"] == "somebody else has moved champion in the meantime"
+    assert registry_records.read_records(client, "digits") == []
+
+
+def test_a_copy_whose_record_is_gone_was_dropped_by_the_clone_that_made_it(client, project):
+    append(project, copy_of="abc")
+    alias_updates.replay_if_needed(client, Project(project))
+    assert ledger.read_ledger(Project(project))[-1]["reason"] == "somebody else has moved aliases in the meantime"
+    assert model_registry.read_aliases(client, "digits") == {"champion": 1, "challenger": 2}
+
+
+def test_earlier_decisions_do_not_overtake_one_that_was_not_recorded_yet(client, project):
+    move(client, project)
+    append(project, version=3, before=AFTER, after={"champion": 3, "previous": 2})
+    alias_updates.replay_if_needed(client, Project(project))
+    assert model_registry.read_aliases(client, "digits") == {"champion": 3, "previous": 2}
+    assert events(project) == ["decision", "done"] * 2
+
+
+def test_decisions_of_other_models_are_completed_for_each(client, project):
+    client.create_registered_model("flowers")
+    client.create_model_version("flowers", "/nowhere", "d")
+    append(project)
+    append(project, model="flowers", version=1, before={}, after={"champion": 1})
+    with alias_updates.alias_lock(Project(project)):
+        alias_updates.replay_unfinished(client, Project(project), "digits")
+    assert model_registry.read_aliases(client, "digits") == AFTER
+    assert model_registry.read_aliases(client, "flowers") == {"champion": 1}
+
+
+def test_the_lock_is_taken_only_where_something_is_unfinished(client, project, monkeypatch):
+    monkeypatch.setattr(alias_updates, "TIMEOUT_S", 0.1)
+    move(client, project)
+    with file_lock(project / ".cache" / "registry.lock"):
+        alias_updates.replay_if_needed(client, Project(project), "digits", "flowers")
+        append(project)
+        with pytest.raises(ProjectBusy):
+            alias_updates.replay_if_needed(client, Project(project))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -178,3 +179,72 @@ def test_a_long_record_fits_into_a_tag_of_mlflow(shared, one):
     entry = {**DECISION, "version": 2, "reason": "x" * 3000, "tags": {"a": "y" * 4000}, "before": {}, "after": {}}
     record = registry_records.write_record(shared, [], {**entry, "time": "2026-01-01"}, done=False)
     assert record["tags"] == {} and len(record["reason"]) == 1000
+
+
+LINE = {"number": 3, "event": ledger.DECISION, "model": "digits", "version": 2, "reason": "für alle",
+        "time": "2026-02", "before": {"champion": 1}, "after": {"champion": 2}, "recorded": True,
+        "follows": "0"}  # fmt: skip
+
+
+def format_tag(**changes) -> str:
+    record = {"id": "i", "done": True, "model": "digits", "before": {}, "after": {}, "time": "2026"} | changes
+    return json.dumps({name: value for name, value in record.items() if value != "missing"})
+
+
+def test_the_id_of_a_decision_is_the_digest_of_its_line():
+    text = json.dumps(LINE, ensure_ascii=False)
+    assert registry_records.compute_id(LINE) == hashlib.sha256(text.encode()).hexdigest()
+    assert registry_records.compute_id({**LINE, "copy_of": "abc"}) == "abc"
+
+
+def test_records_are_read_in_order_without_other_tags_and_damaged_ones():
+    names = ["id", "done", "model", "before", "after", "time"]
+    damaged = {
+        f"convoy.ledger.00000{number}": format_tag(**{name: "missing"}) for number, name in enumerate(names, 2)
+    }
+    tags = {"convoy.ledger.000010": format_tag(), "other": format_tag(), "convoy.ledger.000001": format_tag(),
+            "convoy.ledger.000008": "{", "convoy.ledger.000009": "[1]", **damaged}  # fmt: skip
+    keys = [record["key"] for record in registry_records.parse_records(tags)]
+    assert keys == ["convoy.ledger.000001", "convoy.ledger.000010"]
+
+
+def test_a_copy_of_a_decision_is_known_by_the_id_of_the_original():
+    record = {"id": registry_records.compute_id(LINE), "done": True, "key": "k", "model": "digits", "who": "a@b",
+              "event": ledger.DECISION, "version": 2, "before": {}, "after": {}, "time": "2026"}  # fmt: skip
+    copy = registry_records.to_entry(record)
+    kept = {name: value for name, value in record.items() if name not in ("id", "done", "key")}
+    assert copy == {**kept, "recorded": True, "copy_of": record["id"]}
+    other = {**record, "id": "another"}
+    retrain = {**LINE, "event": ledger.RETRAIN, "copy_of": "another"}
+    assert registry_records.find_missing([LINE, retrain], [record, other]) == [other]
+    assert registry_records.find_missing([copy], [record]) == []
+
+
+def test_a_line_that_mlflow_should_have_recorded_and_has_not_is_found():
+    def move(number, time, **changes):
+        entry = {**LINE, "number": number, "time": time, **changes}
+        return [entry, {"number": number + 1, "event": ledger.DONE, "of": number, "time": time}]
+
+    known = move(1, "2026-02")
+    entries = [*known, *move(3, "2026-02", version=7), *move(5, "2026-01", version=8),
+               *move(7, "2026-03", version=9, recorded=False), *move(9, "2026-03", model="other")]  # fmt: skip
+    record = {"id": registry_records.compute_id(known[0]), "time": "2026-02"}
+    newer = {"id": "another", "time": "2026-03"}
+    found = registry_records.find_unrecorded(entries, [record, newer], "digits")
+    assert [entry["version"] for entry in found] == [7]
+    assert registry_records.find_unrecorded(entries, [], "digits") == []
+
+
+def test_a_record_holds_what_other_clones_need_and_fits_into_a_tag_of_mlflow():
+    def write(**changes):
+        text = registry_records._format_record({**LINE, **changes}, "abc", True)
+        assert len(text) <= 5000
+        return json.loads(text)
+
+    fields = {name: LINE[name] for name in ("event", "model", "version", "reason", "time", "before", "after")}
+    assert write(tags={"a": "b"}) == {"id": "abc", "done": True, "tags": {"a": "b"}, **fields}
+    assert write(tags={"a": "y" * 4500})["tags"] == {"a": "y" * 4500}
+    assert write(tags={"a": "y" * 5000})["tags"] == {}
+    assert write(reason=None)["reason"] == "" and write(reason="x" * 3000)["reason"] == "x" * 1000
+    for tags in ({}, {"a": "y" * 5000}):
+        assert "für" in registry_records._format_record({**LINE, "tags": tags}, "abc", True)

@@ -39,3 +39,22 @@ def test_a_set_is_as_sure_as_the_least_sure_of_its_decisions():
     assert which.tolist() == [[True, True, False], [False, False, False]]
     assert compute_confidence(probabilities, which) == pytest.approx([0.3, 0.8])
     assert [join_labels(("c", "a", "b"), row) for row in which] == ["a|c", ""]
+
+
+def test_a_label_whose_probabilities_are_all_zero_is_predicted_for_no_picture():
+    threshold = fit_threshold(np.zeros(3), np.array([0, 1, 0]))
+    assert 0 < threshold < 1e-3
+    assert not apply_thresholds(np.zeros((3, 1)), [threshold]).any()
+
+
+def test_a_threshold_lies_between_two_probabilities_never_on_one():
+    assert fit_threshold(np.array([0.4, 0.4, 0.0]), np.array([0, 0, 1])) == pytest.approx(0.2)
+
+
+def test_one_half_counts_as_predicted_and_far_from_it_the_nearest_of_equally_good_thresholds_is_taken():
+    assert fit_threshold(np.array([0.5, 0.1]), np.array([1, 0])) == 0.5
+    assert fit_threshold(np.array([0.4, 0.3, 0.2, 0.1]), np.array([1, 0, 0, 1])) == pytest.approx(0.35)
+
+
+def test_the_confidence_of_a_single_image_is_a_number():
+    assert compute_confidence(np.array([0.9, 0.3]), np.array([True, False])) == pytest.approx(0.7)

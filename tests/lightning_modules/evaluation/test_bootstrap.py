@@ -5,6 +5,7 @@ from lightning_modules.evaluation.bootstrap import (
     Bootstrap,
     assign_resampling_units,
     compute_wilson_interval,
+    resample_weights,
     sum_by_key,
 )
 
@@ -68,3 +69,37 @@ def test_wilsons_interval_of_the_textbook():
     low, high = compute_wilson_interval(8, 10, 0.95)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert compute_wilson_interval(5, 5, 0.95)[1] == pytest.approx(1.0)
+
+
+def test_groups_are_told_apart_and_no_group_is_a_single_picture():
+    units = assign_resampling_units(["a", None, "b", "a", None, "1"])
+    assert units[0] == units[3] and sorted(set(units.tolist())) == [0, 1, 2, 3, 4]
+
+
+def test_resamples_do_not_depend_on_how_many_are_held_at_a_time():
+    units = np.array([0, 0, 1, 2, 3])
+    few, many = (list(resample_weights(units, 7, 3, limit)) for limit in (10, 1000))
+    assert [len(weights) for weights in few] == [2, 2, 2, 1] and [len(weights) for weights in many] == [7]
+    np.testing.assert_array_equal(np.concatenate(few), many[0])
+    assert [len(weights) for weights in resample_weights(units, 2, 3, 4)] == [1, 1]
+    assert (many[0][:, 0] == many[0][:, 1]).all()  # of one unit
+    assert (many[0].max(axis=0) > 0).all()
+
+
+def test_weights_of_no_picture_are_sums_of_zero():
+    assert sum_by_key(np.zeros((2, 0), int), np.zeros(0, int), 3).tolist() == [[0, 0, 0]] * 2
+
+
+def test_an_interval_of_a_share_stays_within_zero_and_one():
+    assert compute_wilson_interval(0, 5, 0.95)[0] == pytest.approx(0, abs=1e-9)
+    assert 0.4 < compute_wilson_interval(0, 5, 0.95)[1] < 0.5
+    assert all(compute_wilson_interval(0, num, 0.95)[0] >= 0 for num in range(1, 500))
+    assert all(compute_wilson_interval(num, num, 0.95)[1] <= 1 for num in range(1, 500))
+    assert 0.5 < compute_wilson_interval(5, 5, 0.95)[0] < 0.6
+
+
+def test_an_interval_leaves_out_the_same_share_on_both_sides():
+    (low, high) = Bootstrap(1000, 0.9, 0).compute_intervals(
+        np.arange(3), lambda weights: {"number": np.arange(len(weights))}
+    )["number"]
+    assert (low, high) == (pytest.approx(49.95), pytest.approx(949.05))

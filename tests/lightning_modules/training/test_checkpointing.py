@@ -1,7 +1,9 @@
 import hashlib
+import os
 import pickle
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -13,6 +15,7 @@ from imageset import termination
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import hash_file
 from lightning_modules.datamodule import BatchLoader, BatchSampler
+from lightning_modules.training import checkpointing
 from lightning_modules.training.callbacks import FiniteLossCheck, MetricHistory
 from lightning_modules.training.checkpointing import (
     DigestCheckpointIO,
@@ -335,3 +338,102 @@ def test_a_signal_within_the_loop_is_recorded_and_reported(number):
     stop.listen()
     signal.raise_signal(number)
     assert (stop.is_requested, reported) == (True, [number])
+
+
+def test_a_checkpoint_is_on_the_disk_under_its_digest_and_replaces_the_one_of_its_name(tmp_path, monkeypatch):
+    synced: list[tuple[int, int]] = []
+
+    def record(descriptor):
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size))
+
+    folder = tmp_path / "new" / "work"
+    DigestCheckpointIO().save_checkpoint({"step": 1}, folder / "last-00000001")
+    other = folder / f"last-00000002-{'0' * 64}.ckpt"
+    other.touch()
+    monkeypatch.setattr(os, "fsync", record)
+    DigestCheckpointIO().save_checkpoint({"step": torch.tensor(2)}, folder / "last-00000001")
+    newer, path = list_checkpoints(folder, "last")
+    assert newer == other and path.name == f"last-00000001-{hash_file(path)}.ckpt"
+    assert synced == [(path.stat().st_ino, path.stat().st_size), (folder.stat().st_ino, folder.stat().st_size)]
+    assert sorted(folder.iterdir()) == sorted([newer, path])
+    assert DigestCheckpointIO().load_checkpoint(path, map_location="meta") == {"step": torch.tensor(2)}
+
+
+def test_a_checkpoint_that_cannot_be_read_for_another_reason_is_not_called_an_object(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("the disk fails")
+
+    DigestCheckpointIO().save_checkpoint({}, tmp_path / "last-00000001")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(OSError, match="the disk fails"):
+        DigestCheckpointIO().load_checkpoint(list_checkpoints(tmp_path, "last")[0])
+
+
+def test_the_newest_intact_checkpoint_is_found_behind_damaged_ones(tmp_path):
+    for number in (1, 2, 3):
+        DigestCheckpointIO().save_checkpoint({"step": number}, tmp_path / f"last-{number:08d}")
+    three, two, one = list_checkpoints(tmp_path, "last")
+    assert find_newest_intact(tmp_path, "last") == (three, [])
+    for path in (three, two):
+        path.write_bytes(b"damaged")
+    assert find_newest_intact(tmp_path, "last") == (one, [three, two])
+    one.write_bytes(b"damaged")
+    assert find_newest_intact(tmp_path, "last") == (None, [three, two, one])
+    assert find_newest_intact(tmp_path, "best") == (None, [])
+
+
+def make_trainer(**changes) -> SimpleNamespace:
+    """The parts of a Trainer that decide where a training can resume."""
+    state = {"last": False, "should_stop": False, "can_stop": False, "every": 4, "accumulate": 1, "world_size": 1,
+             "batch_idx": 0} | changes  # fmt: skip
+    progress = SimpleNamespace(is_last_batch=state["last"])
+    loop = SimpleNamespace(
+        _can_stop_early=state["can_stop"],
+        epoch_loop=SimpleNamespace(batch_progress=progress),
+        batch_idx=state["batch_idx"],
+    )
+    return SimpleNamespace(
+        fit_loop=loop, should_stop=state["should_stop"], val_check_batch=state["every"],
+        accumulate_grad_batches=state["accumulate"], world_size=state["world_size"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_done", "expected"),
+    [
+        ({}, 3, True),
+        ({}, 4, False),  # a validation is due
+        ({"every": float("inf")}, 4, True),
+        ({"last": True}, 3, False),
+        ({"should_stop": True, "can_stop": True}, 3, False),
+        ({"should_stop": True}, 3, True),
+        ({"can_stop": True}, 3, True),
+        ({"accumulate": 2}, 3, False),
+        ({"accumulate": 2}, 2, True),
+        ({"accumulate": 2, "every": 3}, 2, True),
+    ],
+)
+def test_a_training_resumes_where_no_gradient_waits_and_nothing_is_due(changes, num_done, expected):
+    assert checkpointing._is_resumable_point(make_trainer(**changes), num_done) is expected
+
+
+def test_one_rank_decides_alone_and_several_exchange_only_every_ten_batches():
+    for answer in ((True, False), (False, True)):
+        assert checkpointing._reduce_over_ranks(make_trainer(batch_idx=3), *answer) == answer
+        assert checkpointing._reduce_over_ranks(make_trainer(world_size=2, batch_idx=3), *answer) == (False, False)
+    for due in ({"batch_idx": 10}, {"batch_idx": 3, "last": True}):
+        with pytest.raises(AttributeError, match="strategy"):  # which exchanges
+            checkpointing._reduce_over_ranks(make_trainer(world_size=2, **due), True, True)
+
+
+def test_the_status_after_sigterm_is_the_one_of_shells():
+    assert checkpointing.SIGTERM_EXIT_STATUS == 143
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    assert (stop.is_requested, stop.immediate) == (False, True)
+    stop.listen()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) is stop
