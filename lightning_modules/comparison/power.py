@@ -101,7 +101,7 @@ class PowerAnalysis:
 
     @property
     def _deviation(self) -> float:
-        """Where nothing was compared yet: two models disagree as often as the champion is wrong."""
+        """That of the last comparison; without one, two models disagree as often as the champion is wrong."""
         return math.sqrt(max(self.room, 0.0)) if self.deviation is None else self.deviation
 
     def _find_gain_by_metric(self, num: int, tail: float) -> float:
