@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint bench bench-accuracy bench-active-learning families faults kill long mutants nights projects schema servers up
+.PHONY: demo test lint bench bench-accuracy bench-active-learning families faults kill long mutants nights projects schema servers simulate up
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits: ingest, train, register, predict
@@ -28,6 +28,9 @@ bench-accuracy: .venv/ready  ## the default model beside other recipes on six se
 
 bench-active-learning: .venv/ready  ## labels that `predict --review` needs, beside chance and other selections (ten minutes)
 	python -m benchmarks.active_learning
+
+simulate: .venv/ready  ## false promotions and power of the gate `better`, simulated: the tables of the docs (a quarter of an hour)
+	python -m benchmarks.promotion
 
 families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
 	python -m benchmarks.networks

@@ -146,7 +146,7 @@ def compare_and_decide(candidate: Candidate, project: Project, override: str | N
 
 
 def dry_run_promotion(run_id: str | None) -> DryRunResult:
-    """Make the comparison of `promote` without writing anything.
+    """Make the comparison of `promote`, which counts as a look at the test pictures, and decide nothing.
 
     Raises:
         UserError: as `promote`.
@@ -201,7 +201,7 @@ def evaluate(candidate: Candidate, champion: Version | None, project: Project, o
     model_registry.connect_registry(project)
     if champion is None:
         check_model_predicts(candidate.model_uri)
-    gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project)
+    gate_result = evaluate_gates(candidate.model_uri, candidate.run_id, champion, project, bool(override))
     if override:
         return replace(
             gate_result, passes=True, reason=f"{override} (by hand; the comparison: {gate_result.reason})"

@@ -85,6 +85,7 @@ class CheckReport:
         run_splits: number of images of each split after a first `convoy run`.
         split_problem: why `convoy run` could not split the images, or None.
         project_problem: why `convoy run` would not take this source in this project, or None.
+        test_power: the gains that the test pictures could show, or None.
         size_px: the side that `size_px: auto` stands for; None if no image is sound.
         channels: the number that `channels: auto` stands for; None if no image is sound.
         networks: the networks that `convoy run` would try.
@@ -107,6 +108,7 @@ class CheckReport:
     run_splits: dict[str, int] = field(default_factory=dict)
     split_problem: str | None = None
     project_problem: str | None = None
+    test_power: str | None = None
     size_px: int | None = None
     channels: int | None = None
     networks: list[str] = field(default_factory=list)
@@ -185,6 +187,8 @@ class CheckReport:
             yield from self._iter_choices()
 
     def _iter_choices(self) -> Iterator[str]:
+        if self.test_power:
+            yield self.test_power
         if self.size_px and self.channels:
             colours = "grey" if self.channels == 1 else "colour"
             yield f"pictures would be {self.size_px} x {self.size_px} px, {colours}"

@@ -230,6 +230,11 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 
 def _run_promote(arguments: argparse.Namespace) -> None:
+    if arguments.power:
+        from flows.promotion.power import report_power
+
+        _print_text(report_power(arguments.project))
+        return
     if arguments.dry_run:
         from flows.promote import dry_run_promotion
 

@@ -70,7 +70,14 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
 def add_promote_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `convoy promote`."""
     parser.add_argument("run_id", nargs="?", metavar="RUN", help=f"{RUN_HELP}; without it, the last training")
-    parser.add_argument("--dry-run", action="store_true", help="only compare, and report what would be done")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only compare, and report what would be done; it counts as a use of the test pictures",
+    )
+    parser.add_argument(
+        "--power", action="store_true", help="only print the gains that so many test pictures could show"
+    )
     parser.add_argument(
         "--override",
         metavar="REASON",

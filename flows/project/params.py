@@ -35,15 +35,24 @@ class PromoteParams(ParamsModel):
     """The rules by which a candidate becomes champion."""
 
     metric: PromotionMetric = Field(
-        description="Metric on the test split that decides; map and micro_f1 are for multi-label datasets."
+        description="Metric on the test split that decides; map and micro_f1 are for multi-label datasets. A gain "
+        "of accuracy may also be shown by the log loss of both models at equal confidence."
     )
     min_gain: float = Field(
         description="The whole confidence interval of the candidate's gain must lie above this value."
     )
     confidence: Annotated[float, RangeMessage(" is {value}; give 0.5 to 0.999")] = Field(
-        ge=0.5, lt=1, description="Confidence level of the interval."
+        ge=0.5,
+        lt=1,
+        description="Confidence that no decision on the same test images promotes a model that is not better.",
     )
-    resamples: int = Field(ge=100, description="How many times the test images are drawn again for the interval.")
+    max_accuracy_drop: float | None = Field(
+        default=0.02,
+        description="Loss of accuracy that must be ruled out where the log loss shows the gain; null: any.",
+    )
+    resamples: int = Field(
+        ge=100, description="How many times the test images are drawn again for the interval of the calibration."
+    )
     max_class_drop: float | None = Field(
         description="Recall that a class may lose; a larger loss that is not chance prevents promotion; null: any."
     )

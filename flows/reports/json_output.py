@@ -17,7 +17,7 @@ KEYS = {
     "check": (
         "source", "problem", "num_pictures", "num_sound", "classes", "splits", "refused", "passed_over",
         "short_sides_px", "max_reject_fraction", "near_duplicates", "warnings", "run_splits", "split_problem",
-        "project_problem", "size_px", "channels", "networks", "reasons", "stops", "ranges",
+        "project_problem", "test_power", "size_px", "channels", "networks", "reasons", "stops", "ranges",
         "sequences",
     ),
     "compare": ("runs", "gained", "lost", "num_shared"),
@@ -26,7 +26,7 @@ KEYS = {
         "out", "num_rows", "num_errors", "num_abstained", "passed_over", "model", "version", "run_id", "drift",
     ),
     "status": (
-        "project", "serving", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
+        "project", "serving", "tested", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
         "unfinished_training", "full_check", "servers", "problems",
     ),
 }  # fmt: skip

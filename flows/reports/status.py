@@ -33,7 +33,7 @@ from flows.orchestration.prefect_api import (
 )
 from flows.project.paths import CACHE, CLASSIFIER, FULL_CHECK_FILE, METRICS, NORMALIZED, PARAMS, RAW
 from flows.project.project import PIPELINE, Project
-from flows.promotion import class_overlap, ledger
+from flows.promotion import class_overlap, ledger, power
 from flows.promotion.model_registry import CHALLENGER, CHAMPION
 from flows.reports.history import find_last_change
 from flows.reports.registry_agreement import find_disagreements
@@ -58,6 +58,7 @@ EXPLAINED_STATES = (*FAILED_STATES, "CANCELLED")  # whose message says why
 
 LABEL_BY_KEY = {  # the keys of `convoy status --json`, and the labels of the lines that they come from
     "serving": "serving",
+    "tested": "tested",
     "drift": "drift",
     "data": "data",
     "trained": "trained",
@@ -68,7 +69,7 @@ LABEL_BY_KEY = {  # the keys of `convoy status --json`, and the labels of the li
     "full_check": "checked",
     "servers": "servers",
 }
-LIST_KEYS = ("serving", "drift")  # with one entry for each model
+LIST_KEYS = ("serving", "tested", "drift")  # with one entry for each model
 
 
 class StatusLine(NamedTuple):
@@ -99,6 +100,9 @@ class StatusResult:
 
         project: its folder. problems: lines of text.
         serving: for each model {model, version, since, reason}.
+        tested: for each model {model, version, metric, value, num_test, num_decisions, smallest_gain, target_gain,
+            num_needed}: the champion's test result, the decisions that used its test pictures, the smallest gain
+            that they show in 80% of cases (null: none), and how many show the target.
         drift: for each model the last checked batch {model, version, time, source, num_pictures, moved,
             drifted_in_a_row, retrain, reason}.
         data: {name, raw_version, source, num_pictures, fingerprint, labels: {corrected, added, disputed}}.
@@ -126,6 +130,7 @@ def read_status(project: Project) -> StatusResult:
     name = find_name(project)
     lines = [
         *report_serving(project, name, problems),
+        *report_test_results(project),
         *report_drift(project, problems),
         *report_data(project, problems),
         *report_training(project, problems),
@@ -228,6 +233,19 @@ def find_changed_classes(
             line := class_overlap.describe_changed_classes(project, model, number, classes)
         ):
             yield line
+
+
+def report_test_results(project: Project) -> Iterator[StatusLine]:
+    """Yield the test result of each champion, and the gain that its test pictures could show."""
+    try:
+        entries = ledger.read_ledger(project)
+    except UserError:  # it is reported with what serves
+        return
+    for model in ledger.find_serving(entries):
+        scored = power.find_scored_model(project, entries, model)
+        if scored is not None:
+            text = f"{model}: {scored.describe_value()}; {power.describe_power(scored.analysis)}"
+            yield StatusLine("tested", text, scored.to_dict())
 
 
 def _find_lost_champions(entries: list[ledger.LedgerEntry], champions: dict[str, int]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.notifications import console
 from flows.project.paths import PARAMS
 from flows.project.project import Project
+from flows.promotion.power import describe_planned_power
 from flows.versioning import dvc_repo
 from flows.versioning.data_folder_check import check_data_folder
 from flows.versioning.label_tables import (
@@ -183,6 +184,7 @@ def report_source(
         report = inspect_source(source, project)
         report.networks = list_network_candidates(load_section(project / PARAMS, "train"))
         report.project_problem = problem
+        report.test_power = describe_planned_power(project, report.run_splits.get("test", 0))
     if report_file is not None:
         write_text(report_file, json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
     return report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.project.exceptions import BrokenManifest
@@ -12,27 +13,40 @@ from flows.promotion.class_overlap import ClassOverlap, compare_classes, find_re
 from flows.promotion.gates.calibration import evaluate_calibration
 from flows.promotion.gates.classes import evaluate_class_recall, evaluate_shared_classes
 from flows.promotion.gates.first_model import evaluate_baseline, evaluate_first_model
-from flows.promotion.gates.gain import evaluate_gain
+from flows.promotion.gates.gain import BETTER, describe_looks, evaluate_gain
 from flows.promotion.gates.gate import Gate, GateResult
 from flows.promotion.gates.leakage import evaluate_leakage
-from flows.promotion.gates.scoring import score_both_models, score_validation_split
+from flows.promotion.gates.scoring import number_groups, score_both_models, score_validation_split
 from flows.promotion.gates.speed import evaluate_speed
-from flows.promotion.model_registry import Version
+from flows.promotion.model_registry import Version, connect_registry
+from flows.promotion.power import analyze_numbers, describe_power
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
+    from flows.promotion.holdout_reuse import HoldoutLook
     from imageset.store.reader import ImageStore
     from lightning_modules.bundle import Bundle
     from lightning_modules.comparison.paired import PairedPredictions
 
 
-def evaluate_gates(model_uri: str, run_id: str, champion: Version | None, project: Project) -> GateResult:
+def evaluate_gates(
+    model_uri: str, run_id: str, champion: Version | None, project: Project, by_hand: bool = False
+) -> GateResult:
     """Evaluate all gates of a candidate on the test split of data/normalized.
 
     Where the champion's classes are not those of the dataset, both are compared on the classes that both know;
     without a champion, or without classes that could be compared, the candidate is judged like a first model. See
     docs/decisions/0025.
+
+    The look at the test pictures is counted before it is made.
+
+    Args:
+        model_uri: of the candidate.
+        run_id: of the candidate's training.
+        champion: the model to compare it with.
+        project: the project's folder.
+        by_hand: whether a person has decided already, so that the look spends no error probability.
 
     Raises:
         UserError: the candidate was trained on other data, or a model does not load or returns probabilities that
@@ -49,10 +63,15 @@ def evaluate_gates(model_uri: str, run_id: str, champion: Version | None, projec
         return evaluate_first_model(candidate, store, run_id, params, project)
     champion_bundle = load_bundle(champion.uri)
     overlap = find_class_overlap(champion_bundle, store, project)
-    if overlap.is_comparable(store.multi_label) and _has_test_images(overlap, store):
-        return evaluate_comparison(candidate, champion, champion_bundle, overlap, store, params, project)
-    note = f"version {champion.number} cannot be compared ({overlap.describe()})"
-    return evaluate_first_model(candidate, store, run_id, params, project, note)
+    if not (overlap.is_comparable(store.multi_label) and _has_test_images(overlap, store)):
+        note = f"version {champion.number} cannot be compared ({overlap.describe()})"
+        return evaluate_first_model(candidate, store, run_id, params, project, note)
+    unseen = evaluate_leakage(champion, champion_bundle, store, project)
+    if not unseen.passes:
+        return GateResult(False, f"the comparison is void: {unseen.message}", (unseen,))
+    look = count_look(run_id, champion, store, project, by_hand)
+    gates = evaluate_comparison(candidate, champion, champion_bundle, overlap, store, project, look)
+    return combine_gates([*gates, unseen], champion, params["metric"])
 
 
 def evaluate_comparison(
@@ -61,33 +80,44 @@ def evaluate_comparison(
     champion_bundle: Bundle,
     overlap: ClassOverlap,
     store: ImageStore,
-    params: dict[str, Any],
     project: Project,
-) -> GateResult:
+    look: HoldoutLook,
+) -> list[Gate]:
     """Evaluate the gates that compare a candidate with the champion, on the classes that both know."""
-    unseen = evaluate_leakage(champion, champion_bundle, store, project)
-    if not unseen.passes:
-        return GateResult(False, f"the comparison is void: {unseen.message}", (unseen,))
+    params = project.load_params("promote")
     every = score_both_models(candidate, champion_bundle, store, project, overlap.renamed)
     paired = select_shared_classes(every, overlap)
     if overlap.is_same:
-        num_images = format_count(len(paired.labels), "picture")
-        gain = evaluate_gain(paired, params)
-        decisive = [replace(gain, message=f"{gain.message} (version {champion.number}, the same {num_images})")]
+        decisive = [evaluate_gain(paired, params, look)]
     else:
         baseline = evaluate_baseline(every.labels, every.candidate, every.classes, every.groups, params)
         decisive = [evaluate_shared_classes(paired, params, champion, overlap), baseline]
     validation = score_validation_split(candidate, champion, champion_bundle, store, project, overlap)
-    gates = (
+    return [
         *decisive,
         evaluate_class_recall(paired, params, validation),
         evaluate_champion_calibration(paired, champion_bundle, store, params),
         evaluate_speed(candidate, champion_bundle, store, params, project),
-        unseen,
-    )
-    details = [gate.note if gate.passes else gate.message for gate in gates[1:]]
-    reason = "; ".join([gates[0].message, *filter(None, details)])
-    return GateResult(all(gate.passes for gate in gates), reason, gates)
+    ]
+
+
+def combine_gates(gates: Sequence[Gate], champion: Version, metric: str) -> GateResult:
+    """Combine the gates: all must hold. The reason is the first one's message, and what the others object.
+
+    Args:
+        gates: the one that decides first.
+        champion: the model that the candidate was compared with.
+        metric: that decides.
+    """
+    first, *others = gates
+    reasons = [first.message, *(gate.note if gate.passes else gate.message for gate in others)]
+    if first.name == BETTER:
+        num_images = format_count(first.numbers["num_test"], "picture")
+        reasons[0] += f" (version {champion.number}, the same {num_images}{describe_looks(first.numbers, metric)})"
+        analysis = analyze_numbers(first.numbers, "compared_")
+        if not first.passes and analysis is not None:
+            reasons.append(describe_power(analysis))
+    return GateResult(all(gate.passes for gate in gates), "; ".join(filter(None, reasons)), tuple(gates))
 
 
 def find_class_overlap(champion: Bundle, store: ImageStore, project: Project) -> ClassOverlap:
@@ -126,6 +156,18 @@ def evaluate_champion_calibration(
     kinds = ("one label", "several labels")
     kind = kinds[champion.info.multi_label]
     return Gate("calibration", True, f"not compared: the champion was trained for {kind} a picture")
+
+
+def count_look(run_id: str, champion: Version, store: ImageStore, project: Project, by_hand: bool) -> HoldoutLook:
+    """Count this decision's look at the test pictures in MLflow's registry, unless it was made before."""
+    from flows.promotion.holdout_reuse import HoldoutPictures, record_look
+
+    params = project.load_params("promote")
+    split = store.split("test")
+    question = json.dumps([run_id, champion.number, store.fingerprint, params], sort_keys=True)
+    pictures = HoldoutPictures(split.image_ids, number_groups(split))
+    client = connect_registry(project)
+    return record_look(client, project, champion.name, question, pictures, 1 - params["confidence"], by_hand)
 
 
 def _check_same_dataset(bundle: Bundle, store: ImageStore, run_id: str) -> None:

@@ -14,14 +14,14 @@ from tests.helpers.images import write_digit_images
 # Scripts rely on these: a key is added, never renamed.
 KEYS = {
     "status": {
-        "project", "serving", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
+        "project", "serving", "tested", "drift", "data", "trained", "last_run", "last_failed_run", "next_run",
         "unfinished_training", "full_check", "servers", "problems",
     },
     "history": {"at", "decisions", "served"},
     "check": {
         "source", "problem", "num_pictures", "num_sound", "classes", "splits", "refused", "passed_over",
         "short_sides_px", "max_reject_fraction", "near_duplicates", "warnings", "run_splits", "split_problem",
-        "project_problem", "size_px", "channels", "networks", "reasons", "stops", "ranges",
+        "project_problem", "test_power", "size_px", "channels", "networks", "reasons", "stops", "ranges",
     },
     "compare": {"runs", "gained", "lost", "num_shared"},
     "predict": {
