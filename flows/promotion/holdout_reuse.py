@@ -131,11 +131,17 @@ def record_look(
         counts = read_counts(client, project, model, pictures)
         look = measure_look(counts, pictures, total)
         if key in counts.questions:
-            return replace(look, num_earlier=max(0, look.num_earlier - 1), tail=counts.questions[key])
+            return _exclude_itself(look, counts.questions[key], by_hand)
         questions = [*counts.questions.items(), (key, look.tail)][-NUM_QUESTIONS:]
         counted = _count_look(replace(counts, questions=dict(questions)), pictures, by_hand)
         _write_counts(client, model, counted)
     return look
+
+
+def _exclude_itself(look: HoldoutLook, tail: float, by_hand: bool) -> HoldoutLook:
+    """Return the look of a question that was counted before, as it was then."""
+    num_spending = max(0, look.num_spending - (not by_hand))
+    return replace(look, num_earlier=max(0, look.num_earlier - 1), num_spending=num_spending, tail=tail)
 
 
 def read_counts(client: MlflowClient, project: Project, model: str, pictures: HoldoutPictures) -> PictureCounts:

@@ -32,21 +32,23 @@ def evaluate_gain(predictions: PairedPredictions, params: dict[str, Any], look: 
     max_drop, drop_tail = params["max_accuracy_drop"], 1 - params["confidence"]
     test = run_gain_test(predictions, metric, min_gain, look.tail, max_drop, drop_tail)
     gain, log_loss_gain = test.metric_gain, test.log_loss_gain
-    parts = [_format_gain(metric.replace("_", " "), gain)]
+    parts = [_format_gain(metric.replace("_", " "), gain, test.can_decide)]
     numbers = {"num_test": len(predictions.labels), "num_groups": test.num_groups, "num_looks": look.num_earlier,
                "num_spending": look.num_spending, "error_probability": look.tail,
                "confidence": params["confidence"], "max_accuracy_drop": max_drop,
                **_list_numbers(metric, "gain", gain)}  # fmt: skip
     if log_loss_gain is not None:
-        parts.append(_format_gain("log loss at equal confidence", log_loss_gain))
+        parts.append(_format_gain("log loss at equal confidence", log_loss_gain, test.can_decide))
         numbers |= _list_numbers(LOG_LOSS, "log_loss_gain", log_loss_gain)
     conclusion = _describe_conclusion(test, params)
-    message = f"{'; '.join(parts)}, {conclusion}" if test.can_decide else conclusion
+    message = f"{'; '.join(parts)}{', ' if test.can_decide else '; '}{conclusion}"
     return Gate(BETTER, test.passes, message, numbers | measure_unseen(predictions, metric, look))
 
 
-def _format_gain(name: str, gain: MetricGain) -> str:
+def _format_gain(name: str, gain: MetricGain, has_interval: bool) -> str:
     text = f"{name} {gain.candidate:.4f} against {gain.champion:.4f}: gain {gain.gain:+.4f}"
+    if not has_interval:
+        return text
     return f"{text}, {100 * (1 - 2 * gain.tail):.6g}% interval {gain.low:+.4f} to {gain.high:+.4f}"
 
 
