@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from flows import monitor as monitor_flow
 from flows import predict as predict_flow
 from flows.monitoring.drift_check import MonitorResult, check_monitor
-from flows.predict import collect_precision_tags
+from flows.predict import collect_precision_tags, warn_changed_classes
 from flows.prediction.table_writer import check_prediction
 from flows.project.project import Project
 from flows.promotion import model_registry
@@ -38,6 +39,20 @@ def test_the_version_carries_what_was_seen_of_a_faster_precision_and_says_it_onc
     assert collect_precision_tags(Version("digits", 1, "", None, tags), found) == {}
     plain = {"engine": "onnxruntime", "precision": "fp32", "seen": "differs by 6e-08", "refused": {}}
     assert collect_precision_tags(Version("digits", 1, ""), plain) == {}
+
+
+def test_a_model_whose_classes_are_not_the_datasets_any_more_is_warned_of_in_one_line(tmp_path, caplog):
+    bundle = make_untrained_bundle(tmp_path)
+    path = tmp_path / "data/normalized/dataset.json"
+    path.parent.mkdir(parents=True)
+    for classes in (list("0123456789"), [*"012345678", "nine"]):
+        path.write_text(json.dumps({"name": "digits", "classes": classes}))
+        warn_changed_classes(Version("digits", 3, "a"), bundle, Project(tmp_path))
+    assert caplog.messages == [
+        "predict: digits version 3 has other classes than data/normalized: it does not know nine; 9 is no class "
+        "any more; `convoy run` trains on the classes of today and promotes; until then it predicts the classes "
+        "that it knows"
+    ]
 
 
 def test_the_name_of_the_model_is_that_of_the_dataset(tmp_path):

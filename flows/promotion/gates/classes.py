@@ -89,7 +89,7 @@ def evaluate_shared_classes(
     numbers = {
         "shared_accuracy": estimate.candidate, "compared_shared_accuracy": estimate.champion,
         "gain": estimate.gain, "gain_low": estimate.low, "gain_high": estimate.high,
-        "num_test": len(shared.labels), "classes_added": list(overlap.added),
+        "num_shared": len(shared.labels), "classes_added": list(overlap.added),
         "classes_removed": list(overlap.removed),
     }  # fmt: skip
     return Gate("shared classes", passes, message, numbers)
