@@ -139,7 +139,7 @@ def warn_divided_images(
             )
     for family, limit in sequences.alike_limits.items():
         num = _count_divided_neighbours(rows, phashes, splits, limit, rows["family"].to_numpy() == family)
-        if num >= MIN_FRACTION_DIVIDED * num_test:
+        if num and num >= MIN_FRACTION_DIVIDED * num_test:
             yield (
                 f"{_say_neighbours(num, num_test)}, as frames of a video do, but the names show no sequences: if "
                 "they are frames, give each video a folder or a name of its own (clip-01/0001.png, "

@@ -7,6 +7,7 @@ Guarantees for an image in a dataset, whichever images are added to or removed f
   can move only when the anchor leaves the source, or when a new image resembles two groups and so merges them.
 - By time, a group of the source has the split of its anchor: of the images of the earliest ingest, the one taken
   first, even if it has left the source since. A group of near duplicates likewise, among the images in the source.
+- With `group: auto`, by hash, a group of the source or a sequence has the split of imageset.splits.stratification.
 """
 
 from __future__ import annotations

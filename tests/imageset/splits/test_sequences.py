@@ -99,6 +99,13 @@ def test_the_decision_is_made_by_the_images_that_came_first_and_stays() -> None:
     assert not found.is_member[:48].any()  # the first ones stay single whatever comes
 
 
+def test_fewer_than_twice_the_images_are_no_reason_to_decide_again() -> None:
+    uris, unlike = list_tracks(), RNG.integers(0, 2**63, 48, dtype=np.uint64)
+    more = [uri.replace("/000", "/001") for uri in uris[:42]]
+    found = find(uris + more, np.concatenate([unlike, draw_scenes(7, 6)]), [0] * 48 + [1] * 42)
+    assert not found.is_member.any()
+
+
 def test_images_that_double_the_number_are_a_reason_to_decide_again() -> None:
     few, uris = ["ant/00000_00000.ppm", "ant/00000_00001.ppm"], list_tracks(8)
     phashes = draw_scenes(16, 6)

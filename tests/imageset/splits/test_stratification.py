@@ -137,6 +137,14 @@ def test_renamed_folders_move_no_track_while_the_old_names_are_absent() -> None:
     assert found == rows
 
 
+def test_tracks_that_are_in_another_class_now_are_divided_among_its_splits() -> None:
+    frames = make_frames({"ant": 30})
+    wasps = [("new/wasp", *frame[1:]) for frame in frames if frame[1] % 10 == 7]
+    old = [(*frame[:4], frame[1] % 10 == 7) for frame in frames]
+    ids = {(label, *frame[1:3]): identify(*frame[:3]) for frame in frames for label in ("ant", "wasp")}
+    assert set(_split_named(old, wasps, ids).values()) == ALL
+
+
 def _split_named(old: list[Frame], new: list[Frame], ids: dict[tuple[str, int, int], str]) -> dict[str, int]:
     frames = [*old, *new]
     rows = pa.table(
