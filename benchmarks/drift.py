@@ -1,6 +1,6 @@
 """False alarms and power of the drift checks, for batches whose pictures come in scenes, days or tracks.
 
-    python -m benchmarks.drift [--trials 100] [--power-trials 20]
+    python -m benchmarks.drift [--trials 60] [--power-trials 15]
 
 Features, classes and confidences are those of the installed EfficientNet-Lite0 with a linear probe, of photographs
 of clothing that it was not fitted to:
@@ -85,8 +85,8 @@ def take_rows(sample: ImageSample, positions: np.ndarray) -> ImageSample:
 def main() -> None:
     """Measure; write and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100, help="batches for a rate of false alarms")
-    parser.add_argument("--power-trials", type=int, default=20, help="pairs of batches for a power")
+    parser.add_argument("--trials", type=int, default=60, help="batches for a rate of false alarms")
+    parser.add_argument("--power-trials", type=int, default=15, help="pairs of batches for a power")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     load_pictures()  # computed once, before the processes start

@@ -35,7 +35,7 @@ def test_the_kernel_and_its_vectors_give_the_same_test():
     assert (first.p, first.times) == pytest.approx((second.p, second.times), rel=1e-4)
     means = groups.average(vectors)
     difference = means[20:].mean(axis=0) - means[:20].mean(axis=0)
-    assert first.distance == second.distance == pytest.approx(difference @ difference)
+    assert (first.distance, second.distance) == pytest.approx((difference @ difference,) * 2)
     chance = sum(part.var(axis=0, ddof=1).sum() / len(part) for part in (means[:20], means[20:]))
     assert first.times == pytest.approx(first.distance / chance)
 
