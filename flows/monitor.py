@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from flows.monitoring.drift_check import MonitorResult, Row, check_batch, check_monitor
+from flows.monitoring.retrain_policy import FAILED_PREFIX
 from flows.notifications import console
 from flows.orchestration.flow_options import FLOW_OPTIONS, cancel_if_busy
 from flows.orchestration.retries import TASK_RETRY_OPTIONS
 from flows.prediction.table_reader import is_prediction_table, read_model_version, read_prediction_rows
 from flows.project.exceptions import ProjectBusy
+from flows.project.paths import CLASSIFIER
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
@@ -91,25 +93,38 @@ def _iter_pending_rows(images: ImageStream) -> Iterator[Row]:
 def retrain_if_needed(result: MonitorResult, project: Project) -> None:
     """Run the whole pipeline on the last ingested source if a retrain was decided, and record the outcome.
 
-    The outcome goes into the ledger. A failure is that of the pipeline's own run, not of this one.
+    The outcome goes into the ledger, with the run it trained: only such a retrain uses up the cooldown and the
+    budget. A failure is that of the pipeline's own run, not of this one.
     """
     from flows.pipeline import pipeline
 
     if result.retrain_entry is None or result.batch is None:
         return
-    logger.info("monitor: training again: %s", result.batch["why"])
-    begun = True
+    news = result.batch["news"]
+    logger.info("monitor: training again: %s; to train on: %s", result.batch["why"], news)
+    begun, run_before = True, _read_trained_run(project)
     try:
         with project.lock():  # before Prefect has a run that would not begin
             outcome = str(pipeline(None))
     except ProjectBusy as error:  # another run trains already; the next drifted batch starts a retrain
         outcome, begun = str(error), False
     except (UserError, ConnectionError) as error:
-        outcome = f"failed: {error}"
-    if not begun or outcome.startswith("failed: "):
+        outcome = f"{FAILED_PREFIX}{error}"
+    trained = begun and _read_trained_run(project) != run_before
+    if begun and not outcome.startswith(FAILED_PREFIX):
+        outcome = f"retrained on {news}: {outcome}" if trained else f"nothing was trained: {outcome}"
+    else:
         logger.warning("monitor: the retrain %s", outcome if begun else f"did not start: {outcome}")
     entry = {
         "event": ledger.RETRAINED, "of": result.retrain_entry, "model": result.batch["model"],
-        "version": result.batch["version"], "begun": begun, "reason": outcome,
+        "version": result.batch["version"], "begun": begun, "trained": trained, "reason": outcome,
     }  # fmt: skip
     ledger.append_entry(project, entry)
+
+
+def _read_trained_run(project: Project) -> str | None:
+    """Return the file about the last training, which names its MLflow run; None if there is none."""
+    try:
+        return (project / CLASSIFIER / "run.json").read_text(encoding="utf-8")
+    except OSError:
+        return None

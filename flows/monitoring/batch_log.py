@@ -23,6 +23,7 @@ from flows.project.project import Project
 from imageset.exceptions import UserError
 from imageset.utils.atomic_write import write_bytes, write_text
 from imageset.utils.file_lock import file_lock
+from imageset.utils.text import format_count
 
 if TYPE_CHECKING:  # `convoy status` reads only the entries and starts faster without NumPy
     import numpy as np
@@ -72,6 +73,18 @@ def record_batch(project: Project, entry: BatchEntry, ids: np.ndarray) -> None:
     kept = [earlier for earlier in read_batches(project) if earlier["batch"] != entry["batch"]]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, entry])
     write_text(project / BATCHES_FILE, text)
+
+
+def describe_waiting(entry: BatchEntry) -> str:
+    """Return why a batch is not judged: too few pictures, or too few scenes."""
+    if entry["num_pictures"] < entry["min_pictures"]:
+        too_few = format_count(entry["num_pictures"], "picture is", "pictures are")
+        return f"{too_few} too few to judge, {entry['min_pictures']} are needed (monitor.min_pictures)"
+    scenes, pictures = format_count(entry["num_groups"], "scene"), format_count(entry["num_compared"], "picture")
+    return (
+        f"{scenes} of {pictures}: at least {entry['min_groups']} scenes are needed to tell drift from another "
+        "scene; the pictures wait for more (params.yaml: monitor.group says what a scene is)"
+    )
 
 
 def read_judged_ids(project: Project, model: str, version: int) -> np.ndarray:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import uuid
-from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.monitoring import batch_log
+from flows.monitoring import batch_log, image_groups
+from flows.monitoring.batch_sample import BatchSample, Row, sample_new_images
+from flows.monitoring.reference import load_reference, read_trained_ids
 from flows.monitoring.retrain_policy import (
     CLEAN,
     DRIFTED,
@@ -21,10 +20,12 @@ from flows.monitoring.retrain_policy import (
     RetrainDecision,
     RetrainPolicy,
     decide_retrain,
+    read_retrain_history,
 )
 from flows.notifications import console
 from flows.orchestration.artifacts import publish_markdown
 from flows.prediction.table_reader import is_prediction_table
+from flows.project.paths import PARAMS
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.promotion.model_registry import Version
@@ -45,9 +46,15 @@ if TYPE_CHECKING:
 logger = console.get_logger(__name__)
 
 DRIFT_EVENT = "convoy.drift.detected"
-JUDGED_PARAMS = ("pictures", "min_pictures", "alpha", "permutations", "seed")  # that the result depends on
+JUDGED_PARAMS = (
+    "pictures",
+    "min_pictures",
+    "group",
+    "alpha",
+    "permutations",
+    "seed",
+)  # that the result depends on
 NUM_VALIDATION_SHOWN = 6  # validation images on the page, for comparison
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,14 @@ class MonitorResult:
         batch: its entry in data/monitor/batches.jsonl; None if all of its images were compared before.
         is_new: False if that entry existed before.
         retrain_entry: number of the ledger entry with the decision to retrain, if that is to happen now.
+        num_trained: images that were left out since the model learned from them.
     """
 
     source: str
     batch: batch_log.BatchEntry | None
     is_new: bool = True
     retrain_entry: int | None = None
+    num_trained: int = 0
 
     @property
     def drifted(self) -> bool:
@@ -72,6 +81,11 @@ class MonitorResult:
         return self.batch is not None and self.batch["state"] == DRIFTED
 
     def __str__(self) -> str:
+        if self.batch is None and self.num_trained:
+            pictures = format_count(self.num_trained, "picture")
+            return (
+                f"{self.source}: the model learned from {pictures} of it, others are not new: nothing to compare"
+            )
         if self.batch is None:
             return f"{self.source}: all pictures were compared before; --all compares them again"
         return f"{self.source}: {describe_batch(self.batch)}" + ("" if self.is_new else " (compared before)")
@@ -94,8 +108,7 @@ def describe_batch(entry: batch_log.BatchEntry) -> str:
     """Return the result of a batch as one line of text."""
     num = format_count(entry["num_pictures"], "picture")
     if entry["state"] == TOO_SMALL:
-        too_few = format_count(entry["num_pictures"], "picture is", "pictures are")
-        return f"{too_few} too few to judge, {entry['min_pictures']} are needed (monitor.min_pictures)"
+        return batch_log.describe_waiting(entry)
     if entry["state"] == CLEAN:
         return f"{num} look like those that {entry['model']} version {entry['version']} was trained on"
     moved = [check for check in entry["checks"] if check["moved"]]
@@ -129,14 +142,15 @@ def check_batch(
         UserError: the model has no reference.
     """
     params = project.load_params("monitor")
-    reference = load_reference(bundle, version)
+    reference = load_reference(bundle, version, project)
     with batch_log.batch_log_lock(project):
         judged = np.empty(0, np.uint64)
         if not include_judged:
             judged = batch_log.read_judged_ids(project, version.name, version.number)
-        ids, chosen, num_errors = sample_new_images(rows, judged, params)
+        sample = sample_new_images(rows, judged, read_trained_ids(bundle, reference, project), params)
+        ids = sample.ids
         if not len(ids):
-            return MonitorResult(source, None, is_new=False)
+            return MonitorResult(source, None, is_new=False, num_trained=sample.num_trained)
         batch = batch_log.compute_batch_id(version.name, version.number, ids)
         earlier = next((entry for entry in batch_log.read_batches(project) if entry["batch"] == batch), None)
         rules = {name: params[name] for name in JUDGED_PARAMS}
@@ -146,14 +160,18 @@ def check_batch(
             "batch": batch, "time": timestamps.format_utc_now(), "source": source, "model": version.name,
             "version": version.number, "num_pictures": len(ids), "state": TOO_SMALL,
             "min_pictures": params["min_pictures"], "params": rules, "checks": [], "page": None,
+            "num_trained": sample.num_trained,
         }  # fmt: skip
         if len(ids) >= params["min_pictures"]:
-            rejected = np.array([num_errors, len(ids)])
+            groups = image_groups.read_groups(sample, images, params["group"], bundle)
             entry |= compare_with_reference(
-                entry, reference, chosen, rejected, images, bundle, project, params["shown"]
+                entry, reference, sample, groups, images, bundle, project, params["shown"]
             )
         decision = decide_after_batch(entry, project, params)
-        entry |= {"retrain": decision.retrain, "why": decision.reason, "ledger": None}
+        news = None
+        if decision.retrain:
+            decision, news = require_news(decision, entry, project)
+        entry |= {"retrain": decision.retrain, "why": decision.reason, "news": news, "ledger": None}
         # Before the entry is recorded: a run that is killed here announces the batch again, as the same event.
         announce_batch(entry, version, project)
         if decision.retrain:
@@ -162,103 +180,49 @@ def check_batch(
     return MonitorResult(source, entry, retrain_entry=entry["ledger"])
 
 
-def load_reference(bundle: Bundle, version: Version) -> ImageSample:
-    """Load the sample of a model's training data.
-
-    Raises:
-        UserError: the model was trained before references existed, or without validation images.
-    """
-    from lightning_modules.features.reference_sample import ImageSample
-
-    reference = ImageSample.from_bytes(bundle.reference) if bundle.reference is not None else None
-    if reference is None or not len(reference):
-        raise UserError(
-            f"{version} has no reference to compare pictures with; train a new one: `dvc repro -f train`, then "
-            "`convoy promote`"
-        )
-    return reference
-
-
-def sample_new_images(
-    rows: Iterable[Row], judged: np.ndarray, params: dict[str, Any]
-) -> tuple[np.ndarray, list[Row], int]:
-    """Draw a sample of the images that were not judged before. A hash of the seed and the image decides.
-
-    Args:
-        rows: rows of images; equal images count once.
-        judged: uint64 (N,), sorted: short ids of the images that were judged before.
-        params: the section `monitor` of params.yaml.
-
-    Returns:
-        The short ids of all new images, uint64 (M,), sorted; the rows of a sample of those that can be read; and
-        the number of those that cannot.
-    """
-    readable, unreadable = array("Q"), array("Q")  # short ids, 8 bytes each
-    heap: list[tuple[int, int]] = []  # (minus the number drawn, short id) of the sample, the largest number first
-    sample: dict[int, Row] = {}
-    for row in rows:
-        short_id = batch_log.to_short_id(row["image_id"], row["uri"])
-        if _contains(judged, short_id):
-            continue
-        if row["status"] == "error":
-            unreadable.append(short_id)
-            continue
-        readable.append(short_id)
-        if short_id not in sample:
-            number = _draw_number(params["seed"], short_id)
-            _keep_in_sample(heap, sample, (number, short_id), row, params["pictures"])
-    errors = np.unique(np.array(unreadable, np.uint64))
-    return np.union1d(np.array(readable, np.uint64), errors), list(sample.values()), len(errors)
-
-
-def _keep_in_sample(
-    heap: list[tuple[int, int]], sample: dict[int, Row], drawn: tuple[int, int], row: Row, num: int
-) -> None:
-    number, short_id = drawn
-    if len(heap) == num and -heap[0][0] <= number:
-        return
-    sample[short_id] = row
-    heapq.heappush(heap, (-number, short_id))
-    if len(heap) > num:
-        del sample[heapq.heappop(heap)[1]]
-
-
-def _draw_number(seed: int, short_id: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {short_id}".encode()).digest()[:8], "big")
-
-
-def _contains(sorted_ids: np.ndarray, short_id: int) -> bool:
-    at = int(np.searchsorted(sorted_ids, np.uint64(short_id)))
-    return at < len(sorted_ids) and int(sorted_ids[at]) == short_id
-
-
 def compare_with_reference(
     entry: batch_log.BatchEntry,
     reference: ImageSample,
-    rows: list[Row],
-    rejected: np.ndarray,
+    sample: BatchSample,
+    groups: tuple[list[str | None], np.ndarray],
     images: ImageStream | None,
     bundle: Bundle,
     project: Project,
     num_shown: int,
 ) -> dict[str, Any]:
-    """Compare a batch with the reference and write its page; return the result as fields of the entry."""
+    """Compare a batch with the reference and write its page; return the result as fields of the entry.
+
+    Args:
+        entry: the batch.
+        reference: the sample of validation images.
+        sample: the sample of the batch.
+        groups: of the sample, as `read_groups` returns them.
+        images: the images of the source; None to compare only the predictions.
+        bundle: the model.
+        project: the project folder.
+        num_shown: images on the page.
+    """
     from flows.monitoring.batch_sample import build_image_sample, build_prediction_sample
+    from imageset.normalize.params import read_normalize_params
     from lightning_modules.drift import detector
 
     params = entry["params"]
     if images is None:
-        batch, batch_images = build_prediction_sample(rows, rejected, bundle), None
+        batch, batch_images = build_prediction_sample(sample.rows, groups, bundle), None
     else:
-        batch, batch_images = build_image_sample(images, rows, rejected, bundle)
+        bits = read_normalize_params(project / PARAMS)["near_duplicate_bits"]
+        batch, batch_images = build_image_sample(images, sample.rows, groups, bundle, bits, reference)
     result = detector.detect_drift(
         reference, batch, make_drift_params(params), bundle.info.classes, bundle.info.abstain_below
     )
     fields: dict[str, Any] = {
         "state": DRIFTED if result.drifted else CLEAN,
-        "num_compared": len(batch), "num_reference": len(reference), "num_rejected": int(batch.rejected[0]),
+        "num_compared": len(batch), "num_reference": len(reference), "num_rejected": sample.num_errors,
+        "num_groups": result.num_groups, "min_groups": result.min_groups,
         "checks": [asdict(check) for check in result.checks],
     }  # fmt: skip
+    if not result.is_decided:
+        return fields | {"state": TOO_SMALL}
     page = write_drift_page(entry | fields, reference, batch, result, batch_images, bundle, project, num_shown)
     return fields | {"page": page}
 
@@ -317,17 +281,28 @@ def make_drift_params(params: dict[str, Any]) -> DriftParams:
 def decide_after_batch(entry: batch_log.BatchEntry, project: Project, params: dict[str, Any]) -> RetrainDecision:
     """Decide whether to retrain after this batch."""
     if entry["state"] == TOO_SMALL:
-        return RetrainDecision(False, "too few pictures to judge")
+        return RetrainDecision(False, "too few pictures or scenes to judge")
     batches = batch_log.read_batches(project, entry["model"], entry["version"])
     earlier = [batch for batch in batches if batch["batch"] != entry["batch"]]
-    decisions = [line for line in ledger.read_ledger(project) if line.get("model") == entry["model"]]
-    not_started = {line["of"] for line in decisions if line["event"] == ledger.RETRAINED and not line["begun"]}
-    starts = [
-        datetime.fromisoformat(line["time"])
-        for line in decisions
-        if line["event"] == ledger.RETRAIN and line["number"] not in not_started
-    ]
-    return decide_retrain(RetrainPolicy(**params["retrain"]), [*earlier, entry], starts, datetime.now(UTC))
+    of_model = [line for line in ledger.read_ledger(project) if line.get("model") == entry["model"]]
+    policy, history = RetrainPolicy(**params["retrain"]), read_retrain_history(of_model)
+    return decide_retrain(policy, [*earlier, entry], history, datetime.now(UTC))
+
+
+def require_news(
+    decision: RetrainDecision, entry: batch_log.BatchEntry, project: Project
+) -> tuple[RetrainDecision, str | None]:
+    """Return the decision to retrain with what is new for a training, or another decision if nothing is."""
+    from flows.monitoring.training_news import NOTHING_NEW, describe_labeling, find_training_news
+
+    try:
+        news = find_training_news(project)
+    except (UserError, OSError) as error:
+        return RetrainDecision(False, f"it cannot be told what is new to train on: {error}"), None
+    if not news:
+        steps = describe_labeling(entry["source"], entry["batch"], entry["num_pictures"])
+        return RetrainDecision(False, f"{NOTHING_NEW}; {steps}"), None
+    return decision, news.describe()
 
 
 def record_retrain(entry: batch_log.BatchEntry, project: Project) -> int:
@@ -338,7 +313,7 @@ def record_retrain(entry: batch_log.BatchEntry, project: Project) -> int:
     """
     decision = {
         "event": ledger.RETRAIN, "model": entry["model"], "version": entry["version"], "batch": entry["batch"],
-        "reason": entry["why"],
+        "reason": entry["why"], "news": entry["news"],
     }  # fmt: skip
     return int(ledger.append_entry(project, decision)["number"])
 

@@ -47,6 +47,7 @@ class ImageStream:
         walk: starts again at the first image and yields (uri, function that reads the bytes).
         folder: the folder that holds the files; None if the source is anything but files of a folder.
         passed_over: number of files that are not images, by cause.
+        list_groups: yields (uri, the group that the source names or None) of each image; None: it names none.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class ImageStream:
         walk: Callable[[], Iterator[NamedReader]],
         folder: Path | None,
         passed_over: Mapping[str, int] | None = None,
+        list_groups: Callable[[], Iterator[tuple[str, str | None]]] | None = None,
     ) -> None:
-        self._num, self._walk, self.folder = num, walk, folder
+        self._num, self._walk, self.folder, self._list_groups = num, walk, folder, list_groups
         self.passed_over = dict(sorted((passed_over or {}).items()))
 
     def __len__(self) -> int:
@@ -71,6 +73,12 @@ class ImageStream:
         """Return the path of an image; only for a source that is a folder."""
         assert self.folder is not None
         return _to_path(self.folder, uri)
+
+    def read_groups(self, uris: set[str]) -> dict[str, str | None]:
+        """Return the groups that the source names for the images of these uris; empty if it names none."""
+        if self._list_groups is None:
+            return {}
+        return {uri: group for uri, group in self._list_groups() if uri in uris}
 
     def iter_selected(self, uris: set[str]) -> Iterator[tuple[ImageRef, bytes]]:
         """Yield the images of these uris, each once, in the source's order; no others are read."""
@@ -134,7 +142,11 @@ def open_images(source: str | Sequence[str]) -> ImageStream:
         contents = f": {text}" if folder.is_dir() and (text := _describe_contents(folder)) else ""
         raise UserError(f"{source}: holds no pictures (sub-folders included){contents}; name a source that does")
     return ImageStream(
-        len(opened), lambda: ((image.uri, image.read) for image in opened), None, opened.passed_over
+        len(opened),
+        lambda: ((image.uri, image.read) for image in opened),
+        None,
+        opened.passed_over,
+        lambda: ((image.uri, image.group) for image in opened),
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from imageset.executors.dask_cluster import DaskExecutor
-    from imageset.store.reader import StoreSplit
+    from imageset.store.reader import ImageStore, StoreSplit
     from imageset.utils.progress import Progress
     from lightning_modules.bundle import Bundle
     from lightning_modules.scoring import Engine
@@ -185,12 +185,18 @@ class Predictor:
 
 def open_validation_split(bundle: Bundle, project: Project) -> StoreSplit | None:
     """Return the validation split of a bundle's training data; None if data/normalized holds other data by now."""
+    store = open_training_store(bundle, project)
+    split = store.split("val") if store is not None else None
+    return split if split is not None and len(split) else None
+
+
+def open_training_store(bundle: Bundle, project: Project) -> ImageStore | None:
+    """Return the dataset that a bundle was trained on; None if data/normalized holds other data by now."""
     from imageset.store.reader import ImageStore
 
     try:
         store = ImageStore.open(project / NORMALIZED)
     except UserError:
         return None
-    split = store.split("val")
     same = store.fingerprint == bundle.info.dataset.get("fingerprint") and store.classes == bundle.info.classes
-    return split if same and len(split) else None
+    return store if same else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from imageset.params import ParamsModel, RangeMessage, has_section, load_params
 
@@ -113,6 +114,11 @@ class MonitorParams(ParamsModel):
     )
     pictures: int = Field(description="Images of a batch that are compared, at most; at least min_pictures.")
     min_pictures: int = Field(ge=10, description="A batch with fewer images waits for more.")
+    group: str | None = Field(
+        default="auto",  # an older params.yaml does not have the key
+        description="The images of a scene: auto: folders and sequences of file names; a regular expression over "
+        "the uri, whose first group names the scene; null: each image stands alone.",
+    )
     alpha: Annotated[float, RangeMessage(" is {value}; give a chance above 0, at most 0.1")] = Field(
         gt=0,
         le=0.1,
@@ -122,6 +128,17 @@ class MonitorParams(ParamsModel):
     seed: int = Field(ge=0, description="Seed of the sample and of the permutations.")
     shown: int = Field(ge=0, description="Number of images on the page.")
     retrain: RetrainParams = Field(description="When drift starts the whole pipeline.")
+
+    @field_validator("group")
+    @classmethod
+    def check_group(cls, group: str | None) -> str | None:
+        """Return the rule; ValueError if it is a regular expression without a group in parentheses, or none."""
+        try:
+            if group not in (None, "auto") and not re.compile(group).groups:
+                raise ValueError(f" is {group!r}; put parentheses around the part that names the scene")
+        except re.error as error:
+            raise ValueError(f" is {group!r}, not a regular expression: {error}") from None
+        return group
 
     @model_validator(mode="after")
     def check_test_power(self) -> MonitorParams:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from flows.monitoring import batch_log
 from flows.monitoring.retrain_policy import TOO_SMALL, count_drifted_in_a_row
+from flows.monitoring.training_news import NOTHING_NEW, describe_labeling, list_new_labels
 from flows.notifications import problems as open_problems
 from flows.orchestration import crash_recovery, local_databases
 from flows.orchestration.local_databases import FlowRunRow, RegisteredModel
@@ -266,14 +267,29 @@ def report_drift(project: Project, problems: list[str]) -> Iterator[StatusLine]:
             continue
         in_a_row = "1 drifted batch" if num_in_a_row == 1 else f"{num_in_a_row} drifted batches in a row"
         retrain = "yes" if batch["retrain"] else "no"
-        text = f"{checked} drifted ({moved}), {in_a_row}; retrain: {retrain}, {batch['why']}"
+        why = NOTHING_NEW if batch["why"].startswith(NOTHING_NEW) else batch["why"]
+        text = f"{checked} drifted ({moved}), {in_a_row}; retrain: {retrain}, {why}"
         yield StatusLine("drift", text, values)
         if is_champion:
             problems.append(
-                f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; label "
-                "some: fill in the review.csv of `convoy predict SOURCE --review N`, and `convoy run` that table"
+                f"new pictures differ from the training data of {model} ({moved}): see {batch['page']}; "
+                f"{_describe_next_step(batch, project)}"
             )
+    for model, batch in {batch["model"]: batch for batch in batches}.items():
+        if batch["state"] == TOO_SMALL and batch["num_pictures"] >= batch["min_pictures"]:
+            waiting = f"{model} version {batch['version']}, {format_local_time(batch['time'])}"
+            yield StatusLine("drift", f"{waiting}: {batch_log.describe_waiting(batch)}")
     problems += _find_unfinished_retrains(entries)
+
+
+def _describe_next_step(batch: batch_log.BatchEntry, project: Project) -> str:
+    """Return what helps a model whose pictures have drifted: labels, or a training on those that came since."""
+    with suppress(UserError):  # a damaged label log is reported with the data
+        if labels := list_new_labels(project):
+            return (
+                f"{format_count(len(labels), 'new label waits', 'new labels wait')}: `convoy run` trains on them"
+            )
+    return describe_labeling(batch["source"], batch["batch"], batch["num_pictures"])
 
 
 def _find_unfinished_retrains(entries: list[ledger.LedgerEntry]) -> Iterator[str]:

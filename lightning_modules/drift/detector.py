@@ -1,30 +1,44 @@
 """Drift detection: compare a batch of images with a sample from the training. All functions are pure.
 
 Each check tests whether two samples may come from one source, and computes the probability (p) of a difference at
-least as large as the observed one if they do. With many checks one is large by chance; Holm's correction keeps the
-probability that a batch from the same source is called drifted at `alpha`, whatever the dependence between the
-checks.
+least as large as the observed one if they do. Images come in groups, so whole groups are permuted
+(lightning_modules.drift.group_permutation); a batch of too few groups is not decided. With many checks one is
+large by chance; Holm's correction keeps the probability that a batch from the same source is called drifted at
+`alpha`, whatever the dependence between the checks. A difference that is certain but too small to matter is no
+drift.
 
 Sources: A. Gretton, K. Borgwardt, M. Rasch, B. Schoelkopf, A. Smola, "A Kernel Two-Sample Test", 2012 (MMD, its
-witness function, the median heuristic); S. Rabanser, S. Guennemann, Z. Lipton, "Failing Loudly", 2019 (tests on a
-network's features); B. Phipson, G. Smyth, "Permutation P-values Should Never Be Zero", 2010; J. Besag, P.
-Clifford, "Sequential Monte Carlo p-values", 1991; S. Holm, "A Simple Sequentially Rejective Multiple Test
-Procedure", 1979.
+witness function, the median heuristic); Z. Harchaoui, F. Bach, E. Moulines, "Testing for homogeneity with kernel
+Fisher discriminant analysis", 2007 (directions scaled by their variance, with shrinkage); S. Rabanser, S.
+Guennemann, Z. Lipton, "Failing Loudly", 2019 (tests on a network's features); T. Anderson, "On the distribution of
+the two-sample Cramer-von Mises criterion", 1962; D. Guillory et al., "Predicting with confidence on unseen
+distributions", 2021 (the change of the mean confidence predicts that of the accuracy); S. Holm, "A Simple
+Sequentially Rejective Multiple Test Procedure", 1979.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lightning_modules.drift.group_permutation import (
+    ImageGroups,
+    find_min_groups,
+    run_kernel_test,
+    run_vector_test,
+)
 from lightning_modules.features.reference_sample import ImageSample
 
-PERMUTATIONS_PER_BATCH = 500
-MAX_EXCEEDANCES = 50  # with so many permutations of at least the observed difference p is not small: stop drawing
 MAX_CHECKS = 8
 STATISTICS = ("confidence", "brightness", "contrast", "short_side_px")
+# Changes that matter: of the mean confidence, which is the accuracy that the model expects of itself; of
+# brightness and contrast, 5 and 2.5 of 255 grey levels; of the short side, as a fraction of its median.
+MIN_CHANGES = {"confidence": 0.02, "brightness": 0.02, "contrast": 0.01, "short_side_px": 0.05}
+NUM_DIRECTIONS = 20  # of the features, those of the largest variance
+SHRINKAGE = 0.1  # of their variances: this part of the mean variance is added to each
+NUM_QUANTILES = 64  # points at which two distribution functions are compared
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ class DriftCheck:
         p: the probability of at least this distance between samples of one source.
         said: the comparison in words.
         adjusted: p after Holm's correction for all checks of the batch.
-        moved: whether `adjusted` is at or below alpha.
+        moved: whether `adjusted` is at or below alpha, and the difference matters.
+        matters: whether a difference of this size is worth a word.
     """
 
     name: str
@@ -62,6 +77,7 @@ class DriftCheck:
     said: str
     adjusted: float = 1.0
     moved: bool = False
+    matters: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,10 +88,19 @@ class DriftResult:
         checks: the smallest p first.
         witness: float (n,), of each image of the batch: above 0 the image resembles the batch more than the
             reference; None without features.
+        num_groups: groups that the images of the batch come in.
+        min_groups: groups that the batch needs; with fewer there are no checks and nothing is decided.
     """
 
     checks: tuple[DriftCheck, ...]
     witness: np.ndarray | None
+    num_groups: int = 0
+    min_groups: int = 0
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the batch holds enough groups to be judged."""
+        return self.num_groups >= self.min_groups
 
     @property
     def drifted(self) -> bool:
@@ -106,26 +131,28 @@ def detect_drift(
         classes: names, as in the bundle.
         abstain_below: confidence below which the model predicts no label.
     """
-    checks = [compare_shares("rejected", reference.rejected, batch.rejected)]
+    rejected = compare_shares("rejected", reference.rejected, batch.rejected)
     if not len(batch):
-        return DriftResult(tuple(apply_holm_correction(checks, params.alpha)), None)
-    witness = None
+        return DriftResult(tuple(apply_holm_correction([rejected], params.alpha)), None)
+    groups = ImageGroups.join(reference.list_groups(), batch.list_groups())
+    min_groups = find_min_groups(groups.num_reference, params.alpha / MAX_CHECKS)
+    if groups.num_batch < min_groups:
+        return DriftResult((), None, groups.num_batch, min_groups)
+    checks, witness = [rejected], None
     if reference.features is not None and batch.features is not None:
-        check, witness = compare_features(reference.features, batch.features, params)
+        check, witness = compare_features(reference.features, batch.features, groups, params)
         checks.append(check)
-    checks.append(compare_classes(reference.classes, batch.classes, params, classes))
+    checks.append(compare_classes(reference.classes, batch.classes, groups, params, classes))
     for name in STATISTICS:
         before, now = getattr(reference, name), getattr(batch, name)
         if before is not None and now is not None:
-            checks.append(compare_numbers(name, before, now))
+            checks.append(compare_numbers(name, before, now, groups, params))
     if abstain_below is not None:
-        counts = [
-            np.array([(confidence < abstain_below).sum(), len(confidence)])
-            for confidence in (reference.confidence, batch.confidence)
-        ]
-        checks.append(compare_shares("abstained", *counts))
+        is_unsure = np.concatenate([reference.confidence, batch.confidence]) < abstain_below
+        checks.append(compare_shares("abstained", *count_groups(is_unsure, groups)))
     assert len(checks) <= MAX_CHECKS
-    return DriftResult(tuple(apply_holm_correction(checks, params.alpha)), witness)
+    corrected = tuple(apply_holm_correction(checks, params.alpha))
+    return DriftResult(corrected, witness, groups.num_batch, min_groups)
 
 
 def apply_holm_correction(checks: Sequence[DriftCheck], alpha: float) -> list[DriftCheck]:
@@ -134,7 +161,7 @@ def apply_holm_correction(checks: Sequence[DriftCheck], alpha: float) -> list[Dr
     corrected, highest = [], 0.0
     for rank, check in enumerate(ordered):
         highest = max(highest, min(1.0, (len(ordered) - rank) * check.p))
-        corrected.append(DriftCheck(check.name, check.distance, check.p, check.said, highest, highest <= alpha))
+        corrected.append(replace(check, adjusted=highest, moved=check.matters and highest <= alpha))
     return corrected
 
 
@@ -143,33 +170,56 @@ def apply_holm_correction(checks: Sequence[DriftCheck], alpha: float) -> list[Dr
 
 
 def compare_features(
-    reference: np.ndarray, batch: np.ndarray, params: DriftParams
+    reference: np.ndarray, batch: np.ndarray, groups: ImageGroups, params: DriftParams
 ) -> tuple[DriftCheck, np.ndarray]:
-    """Test features with the maximum mean discrepancy (MMD) and a Gaussian kernel; p is from permutations.
+    """Test features with the maximum mean discrepancy (MMD) and a Gaussian kernel on scaled directions.
 
     Args:
         reference: float (m, d).
         batch: float (n, d).
+        groups: of the images.
         params: of the tests.
 
     Returns:
         The check, and the witness function at each image of the batch (n,).
     """
-    kernel = gaussian_kernel(np.concatenate([reference, batch]))
-    m, n = len(reference), len(batch)
-    weights = np.concatenate([np.full(m, -1 / m), np.full(n, 1 / n)]).astype(np.float32)
-    rng = np.random.default_rng([params.seed, 0])
-
-    def draw_distances(num: int) -> np.ndarray:
-        shuffled = rng.permuted(np.tile(weights, (num, 1)), axis=1)  # (num, m + n)
-        return np.asarray(((shuffled @ kernel) * shuffled).sum(axis=1))
-
+    weights = groups.weigh_images()
+    kernel = gaussian_kernel(
+        scale_directions(np.concatenate([reference, batch]), 1 / groups.sizes[groups.numbers])
+    )
+    result = run_kernel_test(kernel, groups, params.permutations, np.random.default_rng([params.seed, 0]))
     witness = kernel @ weights
-    squared = float(weights @ witness)
-    p, by_chance = permutation_test(squared, draw_distances, params.permutations)
-    times = squared / by_chance if by_chance > 0 else 1.0
-    description = f"{times:.1f} times as far from training (MMD²) as by chance"
-    return DriftCheck("features", float(np.sqrt(max(squared, 0.0))), p, description), witness[m:]
+    description = f"{result.times:.1f} times as far from training (MMD²) as by chance"
+    check = DriftCheck("features", float(np.sqrt(max(result.distance, 0.0))), result.p, description)
+    return check, witness[len(reference) :]
+
+
+def scale_directions(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the coordinates of points in their directions of largest variance, each scaled to about variance 1.
+
+    A shift that is small beside the differences between classes, such as blur, is then as visible as these. The
+    directions are those of both samples together, with the same weight for every group, so that groups that are
+    dealt out anew have the same.
+
+    Args:
+        points: float (N, d).
+        weights: float (N,), positive.
+
+    Returns:
+        float64 (N, k) with k of at most NUM_DIRECTIONS.
+    """
+    shares = weights / weights.sum()
+    x = points - shares @ points.astype(np.float64)
+    scaled = x * np.sqrt(shares)[:, None]
+    if len(x) <= x.shape[1]:
+        _, vectors = np.linalg.eigh(scaled @ scaled.T)
+        directions = scaled.T @ vectors[:, ::-1][:, :NUM_DIRECTIONS]
+        directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
+    else:
+        directions = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1][:, :NUM_DIRECTIONS]
+    coordinates = x @ directions
+    variances = shares @ coordinates**2
+    return np.asarray(coordinates / np.sqrt(np.maximum(variances + SHRINKAGE * variances.mean(), 1e-12)))
 
 
 def gaussian_kernel(points: np.ndarray) -> np.ndarray:
@@ -184,85 +234,76 @@ def gaussian_kernel(points: np.ndarray) -> np.ndarray:
     return np.exp(distances / (-2 * scale)).astype(np.float32)
 
 
-def permutation_test(
-    observed: float, draw: Callable[[int], np.ndarray], num: int, batch_size: int = PERMUTATIONS_PER_BATCH
-) -> tuple[float, float]:
-    """Return the p-value of an observed distance, and the mean distance over permutations.
-
-    Drawing stops early once p cannot be small any more. p is at least 1 / (num + 1).
-
-    Args:
-        observed: the observed distance.
-        draw: returns the distances of as many permutations as asked for.
-        num: the largest number of permutations.
-        batch_size: permutations that are drawn at a time.
-    """
-    as_large, done, total = 0, 0, 0.0
-    tolerance = 1e-6 * abs(observed) + 1e-7  # float32 sums in another order
-    while done < num and as_large < MAX_EXCEEDANCES:
-        drawn = draw(min(batch_size, num - done))
-        as_large += int((drawn >= observed - tolerance).sum())
-        total += float(drawn.sum(dtype=np.float64))
-        done += len(drawn)
-    return (as_large + 1) / (done + 1), total / max(done, 1)
-
-
 # ---- predictions and image statistics
 # ----------------------------------------------------------------------------
 
 
 def compare_classes(
-    reference: np.ndarray, batch: np.ndarray, params: DriftParams, classes: Sequence[str]
+    reference: np.ndarray, batch: np.ndarray, groups: ImageGroups, params: DriftParams, classes: Sequence[str]
 ) -> DriftCheck:
-    """Test the shares of the predicted classes with the chi-square statistic of homogeneity.
+    """Test the shares of the predicted classes with the chi-square statistic of homogeneity, over groups.
 
-    p is from random tables with the same margins, so that rare classes do no harm. The distance is the total
-    variation, 0 to 1.
+    p is from permutations, so that rare classes do no harm. The distance is the total variation, 0 to 1.
 
     Args:
         reference: int (m,), predicted classes.
         batch: int (n,), predicted classes.
+        groups: of the images.
         params: of the tests.
         classes: names, as in the bundle.
     """
-    before = np.bincount(reference, minlength=len(classes))
-    now = np.bincount(batch, minlength=len(classes))
-    both, m, n = before + now, len(reference), len(batch)
-    occurs = both > 0
-    both = both[occurs]
-    expected = both * n / (m + n)
-    spread = both * (m * n / (m + n) ** 2)  # (now - expected)² / spread sums to chi-square
+    predicted = np.concatenate([reference, batch])
+    is_class = predicted[:, None] == np.arange(len(classes))  # (m + n, K)
+    scales = np.sqrt(np.maximum(groups.average(is_class).mean(axis=0), 1e-12))
     rng = np.random.default_rng([params.seed, 1])
-
-    def compute_chi_square(counts: np.ndarray) -> np.ndarray:
-        return np.asarray(((counts - expected) ** 2 / spread).sum(axis=-1))
-
-    def draw_chi_squares(num: int) -> np.ndarray:
-        return compute_chi_square(rng.multivariate_hypergeometric(both, n, num, method="marginals"))
-
-    p, _ = permutation_test(float(compute_chi_square(now[occurs])), draw_chi_squares, params.permutations)
-    change = now / n - before / m
+    result = run_vector_test(is_class / scales, groups, params.permutations, rng)
+    before, now = (np.bincount(labels, minlength=len(classes)) / len(labels) for labels in (reference, batch))
+    change = now - before
     top = int(np.abs(change).argmax())
-    description = f"{classes[top]}: {100 * now[top] / n:.1f}% here, {100 * before[top] / m:.1f}% in training"
-    return DriftCheck("classes", float(np.abs(change).sum() / 2), p, description)
+    description = f"{classes[top]}: {100 * now[top]:.1f}% here, {100 * before[top]:.1f}% in training"
+    return DriftCheck("classes", float(np.abs(change).sum() / 2), result.p, description)
 
 
-def compare_numbers(name: str, reference: np.ndarray, batch: np.ndarray) -> DriftCheck:
-    """Compare a statistic of images with the Kolmogorov-Smirnov test.
+def compare_numbers(
+    name: str, reference: np.ndarray, batch: np.ndarray, groups: ImageGroups, params: DriftParams
+) -> DriftCheck:
+    """Compare a statistic of images with the criterion of Cramer and von Mises, over groups.
 
-    The distance is the largest gap between the two distribution functions, 0 to 1.
+    The distance is the mean by which numbers moved, in their own unit (the Wasserstein distance).
 
     Args:
-        name: of the check.
+        name: of the check, one of STATISTICS.
         reference: (m,).
         batch: (n,).
+        groups: of the images.
+        params: of the tests.
     """
-    from scipy.stats import ks_2samp
+    from scipy.stats import wasserstein_distance
 
-    result = ks_2samp(reference, batch, method="asymp")
-    medians = _format_number(np.median(batch)), _format_number(np.median(reference))
-    description = f"median {medians[0]} here, {medians[1]} in training"
-    return DriftCheck(name, float(result.statistic), float(result.pvalue), description)
+    numbers = np.concatenate([reference, batch])
+    points = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_QUANTILES), method="lower"))
+    rng = np.random.default_rng([params.seed, 2 + STATISTICS.index(name)])
+    result = run_vector_test(numbers[:, None] <= points, groups, params.permutations, rng)
+    distance = float(wasserstein_distance(reference, batch))
+    unit = float(np.median(reference)) if name == "short_side_px" else 1.0
+    matters = distance >= MIN_CHANGES[name] * unit
+    before, now = (_format_number(name, values) for values in (reference, batch))
+    return DriftCheck(name, distance, result.p, f"{now} here, {before} in training", matters=matters)
+
+
+def count_groups(is_affected: np.ndarray, groups: ImageGroups) -> tuple[np.ndarray, np.ndarray]:
+    """Return for the reference and the batch int (2,): affected groups and all groups.
+
+    A group counts by its share of affected images; the sum is rounded down.
+
+    Args:
+        is_affected: bool (m + n,), of the images.
+        groups: of the images.
+    """
+    shares = groups.average(is_affected)
+    samples = shares[: groups.num_reference], shares[groups.num_reference :]
+    first, second = (np.array([int(sample.sum() + 1e-9), len(sample)]) for sample in samples)
+    return first, second
 
 
 def compare_shares(name: str, reference: np.ndarray, batch: np.ndarray) -> DriftCheck:
@@ -270,7 +311,7 @@ def compare_shares(name: str, reference: np.ndarray, batch: np.ndarray) -> Drift
 
     Args:
         name: of the check.
-        reference: int (2,), the number of affected images and of all images.
+        reference: int (2,), the number of affected images, or groups, and of all.
         batch: likewise.
     """
     from scipy.stats import hypergeom
@@ -281,5 +322,8 @@ def compare_shares(name: str, reference: np.ndarray, batch: np.ndarray) -> Drift
     return DriftCheck(name, max(now - before, 0.0), p, f"{100 * now:.1f}% here, {100 * before:.1f}% in training")
 
 
-def _format_number(number: float) -> str:
-    return f"{number:.0f}" if number >= 10 else f"{number:.3f}"
+def _format_number(name: str, numbers: np.ndarray) -> str:
+    """Return the mean of a statistic on a scale of 0 to 1, else the median."""
+    if name == "short_side_px":
+        return f"median {np.median(numbers):.0f}"
+    return f"mean {numbers.mean():.3f}"

@@ -1,13 +1,13 @@
 """The reference sample of a bundle: statistics of images at training time, for comparison with later images.
 
 The bundle's `reference.safetensors` holds a sample of the validation images: of each the features, the predicted
-class and the confidence, brightness, contrast and size; and the number of the dataset's images that were rejected.
-Validation images are used because a network is more confident about images that it was trained on.
+class and the confidence, brightness, contrast, size and group; and the number of the dataset's images that were
+rejected. Validation images are used because a network is more confident about images that it was trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class ImageSample:
         contrast: float32 (n,): standard deviation of all pixels and channels, 0 to 1.
         short_side_px: int64 (n,): of the original image.
         image_id: uint8 (n, 32).
+        groups: int64 (n,): equal numbers for images of a group, such as a scene; None: each image stands alone, or
+            the sample is of a bundle from before groups were kept.
     """
 
     classes: np.ndarray
@@ -51,9 +53,14 @@ class ImageSample:
     contrast: np.ndarray | None = None
     short_side_px: np.ndarray | None = None
     image_id: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def list_groups(self) -> np.ndarray:
+        """Return the group of each image, int64 (n,); without groups a number of its own for each."""
+        return np.arange(len(self)) if self.groups is None else self.groups
 
     def to_bytes(self) -> bytes:
         """Serialize the sample as a safetensors file."""
@@ -98,8 +105,16 @@ def make_reference_sample(bundle: Bundle, store: ImageStore, num_images: int) ->
         rejected=np.array([num_rejected, sum(store.counts.values()) + num_rejected]),
         short_side_px=short_side.astype(np.int64),
         image_id=np.frombuffer(ids, np.uint8).reshape(-1, 32),
+        groups=number_groups(rows["group"].to_pylist()),
         **observed,
     )
+
+
+def number_groups(names: Sequence[str | None]) -> np.ndarray:
+    """Return int64 (n,): the number of the first image with the same group name; its own if it has none."""
+    first: dict[str, int] = {}
+    numbers = [number if name is None else first.setdefault(name, number) for number, name in enumerate(names)]
+    return np.array(numbers, np.int64)
 
 
 def observe_images(bundle: Bundle, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Real pictures arrive at a real model: as before, and not as before."""
 
+import hashlib
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,15 @@ import pytest
 import yaml
 
 from flows.monitoring import batch_log
-from flows.monitoring.retrain_policy import CLEAN, DRIFTED, RetrainPolicy, decide_retrain
+from flows.monitoring.retrain_policy import (
+    CLEAN,
+    DRIFTED,
+    TOO_SMALL,
+    RetrainHistory,
+    RetrainPolicy,
+    decide_retrain,
+)
+from flows.monitoring.training_news import TrainingNews
 from flows.project.project import Project
 from flows.promotion import ledger, model_registry
 from flows.reports.status import report_status
@@ -45,7 +54,7 @@ def project(watched, tmp_path, monkeypatch) -> Path:
 
 def write(folder: Path, files: list[bytes]) -> str:
     """An inbox."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number, data in enumerate(files):
         (folder / f"{folder.name}-{number:03d}.png").write_bytes(data)
     return str(folder)
@@ -91,7 +100,8 @@ def follow(policy: RetrainPolicy, states: list[str]) -> list[int]:
     start, found = datetime(2026, 3, 1, tzinfo=UTC), []
     for hour in range(len(states)):
         now = start + timedelta(hours=hour)
-        if decide_retrain(policy, [{"state": state} for state in states[: hour + 1]], begun, now).retrain:
+        batches = [{"state": state} for state in states[: hour + 1]]
+        if decide_retrain(policy, batches, RetrainHistory(begun), now).retrain:
             begun.append(now)
             found.append(hour)
     return found
@@ -127,18 +137,33 @@ def test_a_shift_is_caught_within_two_batches_and_trains_once(watched, seen, shi
 
 
 @pytest.fixture
-def retrains(monkeypatch) -> list[str | None]:
-    """Replace the pipeline, and return the list of its calls."""
+def retrains(monkeypatch, project) -> list[str | None]:
+    """Replace the pipeline by one that leaves the file of another run, and return the list of its calls."""
     from flows import pipeline
 
     calls: list[str | None] = []
-    monkeypatch.setattr(pipeline, "pipeline", lambda source: calls.append(source) or "version 2 serves")
+
+    def train(source: str | None) -> str:
+        calls.append(source)
+        (project / "data/models/classifier/run.json").write_text(json.dumps({"run_id": f"run {len(calls)}"}))
+        return "version 2 serves"
+
+    monkeypatch.setattr(pipeline, "pipeline", train)
     return calls
 
 
-def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_server, retrains, tmp_path):
+@pytest.fixture
+def news(monkeypatch) -> dict[str, TrainingNews]:
+    """The news that the next training would see; tests of `find_training_news` are beside it."""
+    found = {"now": TrainingNews(14, ("review.csv",))}
+    monkeypatch.setattr("flows.monitoring.training_news.find_training_news", lambda project: found["now"])
+    return found
+
+
+def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_server, retrains, news, tmp_path):
     from flows.monitor import monitor
 
+    run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
     set_params(project, monitor__retrain__enabled=True)
     clean = monitor(write(tmp_path / "monday", watched.known[:80]))
     assert (clean.drifted, clean.retrain_entry) == (False, None)
@@ -159,12 +184,16 @@ def test_drift_is_noted_shown_told_and_answered_once(watched, project, prefect_s
     assert (begun["event"], begun["batch"], begun["reason"]) == (
         "retrain", found[1].batch["batch"], "2 drifted batches in a row",
     )  # fmt: skip
-    assert (done["event"], done["of"], done["reason"]) == ("retrained", begun["number"], "version 2 serves")
+    assert (begun["news"], done["event"], done["of"]) == (
+        "14 new labels (review.csv)",
+        "retrained",
+        begun["number"],
+    )
+    assert (done["trained"], done["reason"]) == (True, "retrained on 14 new labels (review.csv): version 2 serves")
 
     page = (project / lines[1]["page"]).read_text()
     assert page.count("data:image/png;base64,") == 24 + 6 and "tuesday-0" in page
     assert "<script" not in page and "http" not in page
-    run = json.loads((project / "data/models/classifier/run.json").read_text())["run_id"]
     kept = [
         Path(one.path).stem
         for one in model_registry.connect_registry(Project(project)).list_artifacts(run, "drift")
@@ -189,7 +218,82 @@ def test_a_batch_that_cannot_be_read_has_drifted(watched, project, prefect_serve
     assert "rejected (100.0% here, 0.0% in training)" in str(found)
 
 
-def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, project, prefect_server, tmp_path):
+def test_a_retrain_that_can_learn_nothing_spends_nothing_and_asks_for_labels(
+    watched, project, prefect_server, retrains, news, tmp_path
+):
+    from flows.monitor import monitor
+
+    news["now"] = TrainingNews()
+    set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
+    found = monitor(write(tmp_path / "monday", [blur(data) for data in watched.known[:60]]))
+    assert (found.retrain_entry, retrains) == (None, [])
+    name = found.batch["batch"]
+    steps = f"`convoy predict {tmp_path / 'monday'} --out data/monitor/{name}.parquet --review 50`"
+    assert found.batch["why"].startswith(f"nothing new to train on; label 50 of these first: {steps}, fill in")
+    assert [one["event"] for one in ledger.read_ledger(Project(project)) if "retrain" in one["event"]] == []
+    said = report_status(Project(project))
+    assert "retrain: no, nothing new to train on\n" in said and f"label 50 of these first: {steps}" in said
+
+    news["now"] = TrainingNews(14, ("review.csv",))
+    again = monitor(write(tmp_path / "tuesday", [blur(data) for data in watched.known[60:120]]))
+    assert again.retrain_entry is not None and retrains == [None]  # at once: nothing had been spent
+
+
+def test_a_retrain_that_trained_nothing_or_failed_spends_no_cooldown(
+    watched, project, prefect_server, news, monkeypatch, tmp_path
+):
+    from flows import pipeline
+    from flows.monitor import monitor
+
+    def fail(source: str | None) -> str:
+        raise UserError("the source does not answer")
+
+    set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
+    reasons, whys = [], []
+    for day, stub in enumerate((lambda source: "stages up to date", fail, fail)):
+        monkeypatch.setattr(pipeline, "pipeline", stub)
+        files = [blur(data) for data in watched.known[60 * day : 60 * day + 60]]
+        whys.append(monitor(write(tmp_path / f"day{day}", files)).batch["why"])
+        reasons.append(ledger.read_ledger(Project(project))[-1]["reason"])
+    assert reasons[:2] == ["nothing was trained: stages up to date", "failed: the source does not answer"]
+    assert whys[:2] == ["1 drifted batch", "2 drifted batches in a row"]
+    assert whys[2].startswith("the last retrain failed; the next try is from")
+
+
+def test_scenes_are_judged_when_there_are_enough_and_wait_until_then(watched, project, prefect_server, tmp_path):
+    from flows.monitor import monitor
+
+    for scene in range(6):
+        write(tmp_path / "inbox" / f"scene {scene}", [blur(data) for data in watched.known[20 * scene :][:20]])
+        if scene == 3:
+            few = monitor(str(tmp_path / "inbox"))
+    assert (few.batch["state"], few.batch["num_groups"], few.drifted) == (TOO_SMALL, 4, False)
+    waiting = "4 scenes of 80 pictures: at least 5 scenes are needed to tell drift from another scene"
+    assert waiting in str(few) and waiting in report_status(Project(project))
+    enough = monitor(str(tmp_path / "inbox"))
+    assert (enough.batch["num_pictures"], enough.batch["num_groups"]) == (120, 6)
+    assert enough.batch["state"] in (CLEAN, DRIFTED)
+
+
+def test_pictures_that_the_model_learned_from_are_not_compared(watched, project, prefect_server, tmp_path):
+    from flows.monitor import monitor
+
+    files = [path.read_bytes() for path in sorted((watched.project.parent / "source").rglob("*.png"))]
+    found = monitor(write(tmp_path / "training", files[:300]))
+    num_trained = found.num_trained if found.batch is None else found.batch["num_trained"]
+    assert 250 < num_trained < 300  # the others are of the test split
+    reference = ImageSample.from_bytes(Bundle.load(project / "data/models/classifier").reference)
+    ids = {bytes(image_id).hex() for image_id in reference.image_id}
+    own = [data for data in files if hashlib.sha256(data).hexdigest() in ids]
+    shutil.rmtree(project / "data/normalized")  # the bundle alone knows its validation pictures
+    again = monitor(write(tmp_path / "validation", own), model="source")
+    assert len(own) > 50 and again.batch is None and again.num_trained == len(own)
+    assert str(again).endswith(
+        f"the model learned from {len(own)} pictures of it, others are not new: nothing to compare"
+    )
+
+
+def test_a_retrain_that_finds_another_one_at_work_is_tried_again(watched, project, prefect_server, news, tmp_path):
     from flows.monitor import monitor
 
     set_params(project, monitor__retrain__enabled=True, monitor__retrain__batches_in_a_row=1)
@@ -240,12 +344,12 @@ def test_a_prediction_is_compared_as_it_is_made_and_only_by_what_is_new(
     again = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
     assert again.batch is None and not again.drifted
     for number, data in enumerate(watched.known[60:90]):
-        (inbox / f"few-{number}.png").write_bytes(change_camera(data))
+        (inbox / f"inbox-{number + 200}.png").write_bytes(change_camera(data))
     few = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
     assert (few.batch["state"], few.batch["num_pictures"], few.batch["page"]) == ("too small", 30, None)
     assert "30 pictures are too few to judge, 50 are needed" in str(few)
     for number, data in enumerate(watched.known[90:120]):
-        (inbox / f"more-{number}.png").write_bytes(change_camera(data))
+        (inbox / f"inbox-{number + 300}.png").write_bytes(change_camera(data))
     more = predict(str(inbox), str(tmp_path / "out.parquet"), engine="pytorch").monitor_result
     assert (more.batch["state"], more.batch["num_pictures"]) == (DRIFTED, 60)  # the few had waited
 

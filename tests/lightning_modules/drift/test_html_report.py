@@ -4,7 +4,7 @@ from lightning_modules.drift.detector import DriftParams, detect_drift
 from lightning_modules.drift.html_report import render_drift_page
 from lightning_modules.features.reference_sample import ImageSample
 
-PARAMS = DriftParams(alpha=0.01, permutations=200, seed=0)
+PARAMS = DriftParams(alpha=0.01, permutations=999, seed=0)
 CLASSES = ["cat", "<u>dog", "a\nb"]
 
 
