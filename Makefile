@@ -29,8 +29,9 @@ bench-accuracy: .venv/ready  ## the default model beside other recipes on six se
 bench-active-learning: .venv/ready  ## labels that `predict --review` needs, beside chance and other selections (ten minutes)
 	python -m benchmarks.active_learning
 
-simulate: .venv/ready  ## false promotions and power of the gate `better`, simulated: the tables of the docs (a quarter of an hour)
+simulate: .venv/ready  ## false promotions, false alarms of drift checks, and the power of both: the tables of the docs (an hour)
 	python -m benchmarks.promotion
+	python -m benchmarks.drift
 
 families: .venv/ready  ## each family of networks for a minute at most on two sets: the README's table (half an hour)
 	python -m benchmarks.networks

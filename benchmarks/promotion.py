@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.comparison.alpha_spending import compute_tail
-from lightning_modules.comparison.gain_test import run_gain_test
+from lightning_modules.comparison.gain.alpha_spending import compute_tail
+from lightning_modules.comparison.gain.gain_test import run_gain_test
 from lightning_modules.comparison.paired import PairedPredictions
 from lightning_modules.evaluation.bootstrap import resample_weights
 

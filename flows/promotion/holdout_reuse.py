@@ -1,7 +1,7 @@
 """Reuse of the test split: how many decisions have used each test picture, counted in MLflow's registry.
 
 Each decision on the same test pictures is one more chance to promote by luck, so its error probability shrinks
-with the number of earlier ones (lightning_modules.comparison.alpha_spending). The counts belong to the pictures:
+with the number of earlier ones (see comparison/gain/alpha_spending.py). The counts belong to the pictures:
 tags of the registered model, `convoy.looks` and `convoy.looks.GENERATION.PART`, hold a hash of each picture with
 its counts, of the MAX_KEPT pictures with the smallest hashes. With more pictures that is a sample of them, for
 which the counts are exact. A picture counts as used if one of its group was. See docs/decisions/0024.
@@ -25,7 +25,7 @@ import numpy as np
 from flows.project.project import Project
 from flows.promotion import alias_updates, ledger, model_registry, registry_lock
 from imageset.exceptions import UserError
-from lightning_modules.comparison.alpha_spending import compute_tail
+from lightning_modules.comparison.gain.alpha_spending import compute_tail
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,7 +19,7 @@ from flows.promotion import ledger
 from flows.promotion.ledger import LedgerEntry
 from imageset.exceptions import UserError
 from imageset.utils.text import format_count
-from lightning_modules.comparison.power import ASSUMED_ACCURACY, POWER, PowerAnalysis
+from lightning_modules.comparison.gain.power import ASSUMED_ACCURACY, POWER, PowerAnalysis
 
 METRICS = (
     "accuracy",

@@ -11,7 +11,7 @@ from imageset.utils.text import format_count
 
 if TYPE_CHECKING:
     from flows.promotion.holdout_reuse import HoldoutLook
-    from lightning_modules.comparison.gain_test import GainTest, MetricGain
+    from lightning_modules.comparison.gain.gain_test import GainTest, MetricGain
     from lightning_modules.comparison.paired import PairedPredictions
 
 BETTER = "better"  # the name of the gate
@@ -26,7 +26,7 @@ def evaluate_gain(predictions: PairedPredictions, params: dict[str, Any], look: 
         params: the section `promote` of params.yaml.
         look: the error probability that the test pictures still have for this decision.
     """
-    from lightning_modules.comparison.gain_test import run_gain_test
+    from lightning_modules.comparison.gain.gain_test import run_gain_test
 
     metric, min_gain = params["metric"], params["min_gain"]
     max_drop, drop_tail = params["max_accuracy_drop"], 1 - params["confidence"]

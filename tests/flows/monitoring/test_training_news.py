@@ -9,9 +9,9 @@ from flows.monitoring.training_news import TrainingNews, describe_labeling, find
 from flows.project.project import Project
 from flows.versioning import dvc_repo
 from flows.versioning.source_check import check_source_change
-from tests.flows.versioning.test_label_tables import write_review
 from tests.helpers.images import encode_noise, make_image_folder
 from tests.helpers.project import copy_params, set_params
+from tests.helpers.reviews import write_review
 
 STAGES = """stages:
   normalize:

@@ -8,7 +8,7 @@ from flows.project.project import Project
 from flows.promotion import holdout_reuse, ledger, model_registry
 from flows.promotion.holdout_reuse import HoldoutPictures, record_look
 from imageset.exceptions import UserError
-from lightning_modules.comparison.alpha_spending import compute_share
+from lightning_modules.comparison.gain.alpha_spending import compute_share
 
 TOTAL = 0.05
 

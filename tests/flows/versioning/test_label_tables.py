@@ -1,8 +1,6 @@
 """A label table is told from a source on every road, and the project's source stays what it was."""
 
-import csv
 import getpass
-import hashlib
 import json
 import shutil
 import subprocess
@@ -18,11 +16,10 @@ from flows.versioning.source_check import check_source, check_source_change, rep
 from imageset.exceptions import UserError
 from imageset.raw.label_log import read_label_log
 from imageset.raw.records import read_records
-from tests.helpers.images import encode_noise, make_image_folder
+from tests.helpers.images import make_image_folder
 from tests.helpers.project import copy_params
+from tests.helpers.reviews import NEW, write_review
 from tests.helpers.servers import serve_http
-
-NEW = encode_noise(900)
 
 
 @pytest.fixture
@@ -37,22 +34,6 @@ def project(tmp_path, monkeypatch) -> Project:
         "meta: {source: pictures, name: ants}\nouts: [{path: raw, md5: 0123456789ab.dir}]\n"
     )
     return project
-
-
-def id_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_review(folder: Path) -> Path:
-    """A review of a new picture and one of the project's, which both are bees."""
-    (folder / "pictures").mkdir(parents=True)
-    (folder / "pictures" / "0.png").write_bytes(NEW)
-    with (folder / "review.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "label", "guess", "image_id"])
-        table.writerow(["pictures/0.png", "bee", "ant", id_of(NEW)])
-        table.writerow(["pictures/1.png", "bee", "ant", id_of(encode_noise(0))])
-    return folder / "review.csv"
 
 
 def ingest(project: Project, source: str, by: str | None = "Anna", resolve: bool = False) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flows.promotion.gates.gain import describe_looks, evaluate_gain
-from tests.flows.promotion.gates.test_evaluation import BETTER, EQUAL, NUM, PARAMS, make_look
+from tests.helpers.paired_models import BETTER, EQUAL, NUM, PARAMS, make_look
 
 
 def test_the_printed_interval_agrees_with_the_decision():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import Models, Pictures
-from lightning_modules.comparison.gain_test import run_gain_test
-from lightning_modules.comparison.power import PowerAnalysis
+from lightning_modules.comparison.gain.gain_test import run_gain_test
+from lightning_modules.comparison.gain.power import PowerAnalysis
 
 DEMO = PowerAnalysis("accuracy", 250 / 252, 252, 252, deviation=0.1)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_modules.comparison.recalibration import compute_losses_at_equal_confidence
+from lightning_modules.comparison.gain.recalibration import compute_losses_at_equal_confidence
 
 
 def draw(signal: float, seed: int = 0, num: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_modules.comparison.alpha_spending import compute_share, compute_tail
+from lightning_modules.comparison.gain.alpha_spending import compute_share, compute_tail
 
 
 def test_all_decisions_on_the_same_pictures_together_spend_no_more_than_the_total():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import Models, Pictures, divide_into_groups, draw_labels_pair, make_rule
-from lightning_modules.comparison.gain_test import measure_gain, run_gain_test
+from lightning_modules.comparison.gain.gain_test import measure_gain, run_gain_test
 from lightning_modules.comparison.paired import PairedPredictions
 
 FIRST = 0.025  # the error probability of the first decision on a test split
@@ -124,7 +124,7 @@ def test_the_gains_of_groups_are_the_sums_over_their_pictures():
 def test_thousands_of_groups_are_merged_and_show_the_same(monkeypatch):
     pair = next(iter(draw_pairs(Models((0.92, 0.9)), np.arange(1500), 1)))
     apart = measure_gain(pair, "accuracy", FIRST)
-    monkeypatch.setattr("lightning_modules.comparison.gain_test.MAX_JACKKNIFE_GROUPS", 300)
+    monkeypatch.setattr("lightning_modules.comparison.gain.gain_test.MAX_JACKKNIFE_GROUPS", 300)
     merged = measure_gain(pair, "accuracy", FIRST)
     assert len(merged.flips.sums) == 300 and merged.gain == apart.gain
     assert merged.high - merged.low == pytest.approx(apart.high - apart.low, rel=0.2)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from lightning_modules.comparison.alpha_spending import compute_tail
+from lightning_modules.comparison.gain.alpha_spending import compute_tail
 
 POWER = 0.8
 TARGET_GAIN = 0.01  # one point of accuracy

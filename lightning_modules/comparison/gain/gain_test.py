@@ -16,10 +16,10 @@ from functools import cached_property
 
 import numpy as np
 
+from lightning_modules.comparison.gain.power import METRIC_SHARE
+from lightning_modules.comparison.gain.recalibration import compute_losses_at_equal_confidence
+from lightning_modules.comparison.gain.sign_flips import SignFlips, count_needed_groups
 from lightning_modules.comparison.paired import PairedPredictions
-from lightning_modules.comparison.power import METRIC_SHARE
-from lightning_modules.comparison.recalibration import compute_losses_at_equal_confidence
-from lightning_modules.comparison.sign_flips import SignFlips, count_needed_groups
 from lightning_modules.evaluation.metrics import WeightedMetric
 
 MAX_JACKKNIFE_GROUPS = 2000  # more are merged at random: the time grows with groups times images
