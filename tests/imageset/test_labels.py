@@ -95,8 +95,10 @@ def test_a_store_of_several_labels_gives_them_as_columns_of_0_and_1(smears: Any,
             labels[uri] for uri in split.uris
         ]
         assert dict(zip(CELLS, split.labels.sum(0).tolist(), strict=True)) == store.manifest["counts"][name]
-    platelets = store.manifest["counts"]["test"]["Platelets"]
-    assert platelets < 50 and f"Platelets {platelets}" in done.warnings[0]
+    assert store.manifest["counts"]["test"]["Platelets"] == 0
+    assert "no test pictures, so nothing measures them: Platelets" in done.warnings[0]
+    white = store.manifest["counts"]["test"]["WBC"]
+    assert 0 < white < 50 and f"WBC {white}" in done.warnings[1]
     assert "in 3 labels" in done.describe()
     page = (store.path / "dataset.html").read_text()
     assert "<h3>Platelets</h3>" in page and "a picture counts for each of its labels" in page
