@@ -22,6 +22,7 @@ KEYS = {
         "source", "problem", "num_pictures", "num_sound", "classes", "splits", "refused", "passed_over",
         "short_sides_px", "max_reject_fraction", "near_duplicates", "warnings", "run_splits", "split_problem",
         "project_problem", "test_power", "size_px", "channels", "networks", "reasons", "stops", "ranges",
+        "sequences",
     },
     "compare": {"runs", "gained", "lost", "num_shared"},
     "predict": {
