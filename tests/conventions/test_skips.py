@@ -76,10 +76,12 @@ def test_a_skip_that_is_not_allowed_is_said_and_fails_the_run_in_ci_only(tmp_pat
         "CONVOY_CHECK_SKIPS": "1" if where == "CI" else "",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # they take seconds
     }
+    # Without those of the process that runs this test, which may be a worker.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "xdist.plugin", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        env=os.environ | changes,
+        env=inherited | changes,
         capture_output=True,
         text=True,
         check=False,
