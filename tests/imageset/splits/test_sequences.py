@@ -8,7 +8,6 @@ import pytest
 
 from imageset.splits.sequence_names import add_sequence_names
 from imageset.splits.sequences import Sequences, find_sequences
-from tests.helpers.real_data import find_real_file
 
 RNG = np.random.default_rng(0)
 
@@ -116,9 +115,11 @@ def test_images_that_double_the_number_are_a_reason_to_decide_again() -> None:
     assert later.is_member.tolist() == [False, False] + [True] * 97
 
 
-def test_real_photographs_with_ids_for_names_are_no_sequences() -> None:
-    import tarfile
-
-    with tarfile.open(find_real_file("flowers.tar.gz")) as archive:
-        uris = [name.partition("/")[2] for name in archive.getnames() if name.endswith(".jpg")]
+def test_photographs_whose_names_are_ids_are_no_sequences() -> None:
+    draws = np.random.default_rng(0)
+    uris = sorted(
+        f"{label}/{draws.integers(10**8, 5 * 10**10)}_{draws.bytes(5).hex()}{draws.choice(['', '_n', '_m'])}.jpg"
+        for label in ("daisy", "rose", "tulip")
+        for _ in range(300)
+    )
     assert not find(uris, draw_scenes(len(uris), 1)).is_member.any()
