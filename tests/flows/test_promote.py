@@ -10,6 +10,7 @@ from flows.promotion import ledger, model_registry, registry_records
 from imageset.exceptions import UserError
 from imageset.store.reader import ImageStore
 from tests.helpers.datasets import drop_digests
+from tests.helpers.project import run_convoy
 
 
 @pytest.fixture
@@ -278,6 +279,14 @@ def test_a_rehearsal_says_what_would_be_done_and_writes_nothing(copy):
     assert (copy / ledger.LEDGER).read_bytes() == before
     assert aliases(copy) == {"champion": 1}
     assert model_registry.find_version(model_registry.connect_registry(Project(copy)), "digits-few", 2) is None
+
+
+def test_power_is_a_table_of_gains_that_scores_nothing(copy):
+    before = (copy / "data/ledger.jsonl").read_bytes()
+    done = run_convoy(copy, "promote", "--power")
+    assert done.returncode == 0, done.stdout
+    assert "test pictures   smallest gain in accuracy seen in 80% of cases" in done.stdout
+    assert (copy / "data/ledger.jsonl").read_bytes() == before
 
 
 def test_what_was_rolled_back_comes_back_only_by_hand(copy, prefect_server):
