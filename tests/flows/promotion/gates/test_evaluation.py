@@ -67,18 +67,3 @@ def test_each_further_gate_prevents_promotion(name):
     result = decide(BETTER, others)
     assert failing(result) == [name] and not result.passes
     assert result.reason.endswith("the same 600 pictures); it fails")
-
-
-def test_a_slow_model_fails_the_gate_speed(monkeypatch):
-    from imageset.raw import shards
-    from lightning_modules.inference import latency
-
-    monkeypatch.setattr(shards, "read_image_bytes", lambda folder, ids: iter([("id", b"bytes")]))
-    store = type("Store", (), {"split": lambda self, name: type("Split", (), {"image_ids": ["id"]})()})()
-    from flows.project.project import Project
-    from flows.promotion.gates.speed import evaluate_speed
-
-    for candidate_ms, passes in ((2.9, True), (3.1, False)):
-        monkeypatch.setattr(latency, "measure_latency_ms", lambda bundles, images, ms=candidate_ms: (ms, 1.0))
-        assert evaluate_speed(None, None, store, PARAMS, Project(".")).passes is passes
-    assert evaluate_speed(None, None, store, {**PARAMS, "max_slowdown": None}, Project(".")).passes
