@@ -73,8 +73,15 @@ class Counts:
         total = noticed + len(self.survived)
         return noticed / total if total else 1.0
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether a result is known of any mutant."""
+        return bool(self.killed or self.timed_out or self.survived)
+
     def __str__(self) -> str:
-        return f"{self.share_killed:.1%} killed, {len(self.survived)} survived, {self.listed} listed"
+        share = f"{self.share_killed:.1%} killed" if self.is_measured else "not tested"
+        untested = f", {self.untested} not tested" if self.is_measured and self.untested else ""
+        return f"{share}, {len(self.survived)} survived, {self.listed} listed{untested}"
 
 
 def format_table(counts: dict[str, Counts]) -> str:
@@ -85,6 +92,7 @@ def format_table(counts: dict[str, Counts]) -> str:
     ]
     for module, count in counts.items():
         numbers = [count.killed, count.timed_out, count.listed, len(count.survived), count.untested]
-        rows.append([module, *map(str, [sum(numbers), *numbers]), f"{count.share_killed:.1%}"])
+        share = f"{count.share_killed:.1%}" if count.is_measured else "not tested"
+        rows.append([module, *map(str, [sum(numbers), *numbers]), share])
     survivors = [f"{module}:{mutant}" for module, count in counts.items() for mutant in count.survived]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *survivors])
