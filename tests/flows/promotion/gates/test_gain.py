@@ -61,8 +61,8 @@ def test_the_numbers_are_those_of_the_test():
     for metric, name, gain in (
         ("accuracy", "gain", test.metric_gain), ("recalibrated_log_loss", "log_loss_gain", test.log_loss_gain)
     ):  # fmt: skip
-        expected |= {metric: gain.candidate, f"compared_{metric}": gain.champion, name: gain.gain,
-                     f"{name}_low": gain.low, f"{name}_high": gain.high, f"{name}_deviation": gain.deviation}  # fmt: skip
+        expected |= {metric: gain.candidate, f"compared_{metric}": gain.champion, name: gain.gain}
+        expected |= {f"{name}_low": gain.low, f"{name}_high": gain.high, f"{name}_deviation": gain.deviation}
     assert numbers == expected
 
 
