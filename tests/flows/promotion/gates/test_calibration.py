@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from flows.promotion.gates.calibration import evaluate_calibration
+from flows.promotion.gates.gate import Gate
 from lightning_modules.comparison.paired import PairedPredictions
 
 PARAMS = {"max_ece_rise": 0.05, "confidence": 0.95, "resamples": 300}
@@ -39,4 +41,25 @@ def test_pictures_that_the_champion_could_not_read_say_nothing_about_its_probabi
     gate = evaluate_calibration(make_predictions(0.6, 0.6, num_unread=180), PARAMS)
     assert gate.passes and gate.numbers["compared_calibration_error"] > 0.2
     none = evaluate_calibration(make_predictions(0.6, 0.6, num_unread=200), PARAMS)
-    assert none.passes and none.numbers == {} and none.message.startswith("not compared")
+    assert none == Gate("calibration", True, "not compared: no test picture could be read by both models")
+
+
+def test_the_message_names_both_errors_and_what_is_refused():
+    refused = evaluate_calibration(make_predictions(0.6, 0.8), PARAMS)
+    numbers = {"calibration_error": pytest.approx(0.3), "compared_calibration_error": pytest.approx(0.1)}
+    message = "calibration error 0.3000 against 0.1000"
+    assert refused == Gate("calibration", False, f"{message}: more than 0.05 worse", numbers)
+    allowed = evaluate_calibration(make_predictions(0.6, 0.8), {**PARAMS, "max_ece_rise": 0.25})
+    assert allowed == Gate("calibration", True, message, numbers)
+
+
+def test_a_rise_that_may_be_chance_is_no_reason():
+    gate = evaluate_calibration(make_predictions(0.99, 0.9, num=10), PARAMS)
+    message = "calibration error 0.0900 against 0.0000, which may be chance"
+    numbers = {"calibration_error": pytest.approx(0.09), "compared_calibration_error": pytest.approx(0, abs=1e-9)}
+    assert gate == Gate("calibration", True, message, numbers)
+
+
+def test_without_any_rise_nothing_is_said_about_chance():
+    gate = evaluate_calibration(make_predictions(0.8, 0.8), {**PARAMS, "max_ece_rise": 0.0})
+    assert gate.passes and gate.message == "calibration error 0.1000 against 0.1000"

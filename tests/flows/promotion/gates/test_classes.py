@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flows.promotion.class_overlap import compare_classes
 from flows.promotion.gates.classes import evaluate_class_recall, evaluate_shared_classes
+from flows.promotion.gates.gate import Gate
 from flows.promotion.model_registry import Version
 from lightning_modules.comparison.paired import PairedPredictions
 
@@ -68,7 +71,47 @@ def test_pictures_of_groups_are_counted_as_groups():
 
 def test_with_max_class_drop_null_any_class_may_fall():
     gate = evaluate_class_recall(make_predictions((9, 9, 0), (9, 9, 9)), {**PARAMS, "max_class_drop": None})
+    assert gate == Gate("classes", True, "may fall (max_class_drop: null)")
+
+
+def make_many_classes(num: int) -> PairedPredictions:
+    """Each class has one picture, which both models know."""
+    return PairedPredictions(np.arange(num), np.eye(num), np.eye(num), tuple("abcdefghijkl"[:num]), np.arange(num))
+
+
+def test_ten_classes_without_enough_pictures_are_named_and_the_others_counted():
+    named = "a 1, b 1, c 1, d 1, e 1, f 1, g 1, h 1, i 1, j 1"
+    gate = evaluate_class_recall(make_many_classes(12), PARAMS)
+    assert gate.note.endswith(f"in 100 pictures: 12 classes ({named} and 2 more)")
+    assert gate.message == f"no class falls by more than 0.05; {gate.note}"
+    assert evaluate_class_recall(make_many_classes(10), PARAMS).note.endswith(f"10 classes ({named})")
+
+
+def test_a_fall_on_the_test_pictures_that_validation_pictures_do_not_show_is_named_all_the_same():
+    test, validation = make_predictions((60, 60, 60), (6, 6, 5)), make_predictions((60, 60, 60), (94, 94, 94))
+    gate = evaluate_class_recall(test, PARAMS, validation)
     assert gate.passes
+    assert gate.note == "falls by more than 0.05 may be chance: bee 1.000 to 0.833 of 6 pictures"
+
+
+def test_two_pictures_of_one_group_make_the_pictures_groups():
+    predictions = make_predictions((10, 10, 10), (10, 10, 10))
+    groups = np.maximum(np.arange(20), 1)  # the first two pictures belong together
+    gate = evaluate_class_recall(replace(predictions, groups=groups), PARAMS)
+    assert gate.note.endswith("in 100 groups of pictures: 2 classes (ant 9, bee 10)")
+
+
+def make_labels(num: int) -> PairedPredictions:
+    """Pictures that bear both of two labels, of which both models know the first."""
+    right, known = np.ones((num, 2), bool), np.array([[True, False]] * num)
+    scores = known.astype(float)
+    return PairedPredictions(right.astype(int), scores, scores, ("ant", "bee"), np.arange(num), known, known)
+
+
+def test_of_several_labels_a_picture_the_messages_speak_of_labels():
+    assert "100 pictures: 2 labels (ant 9, bee 9)" in evaluate_class_recall(make_labels(9), PARAMS).note
+    gate = evaluate_shared_classes(make_labels(9), PARAMS, CHAMPION, OVERLAP)
+    assert gate.message.startswith("compared on the 2 labels of version 3 ")
 
 
 CHAMPION, OVERLAP = Version("pets", 3, "a"), compare_classes(["ant", "bee", "dog"], ["ant", "bee", "cat"])
@@ -92,6 +135,22 @@ def test_where_classes_were_added_the_candidate_must_not_be_worse_on_the_others(
         "cat is no class any more): accuracy "
     )
     assert (gate.numbers["classes_added"], gate.numbers["classes_removed"]) == (["dog"], ["cat"])
+    numbers = gate.numbers
+    accuracy = (num_right + num) / (2 * num)
+    assert (numbers["shared_accuracy"], numbers["compared_shared_accuracy"]) == (pytest.approx(accuracy), 1.0)
+    assert numbers["gain"] == pytest.approx(accuracy - 1) and numbers["num_shared"] == 2 * num
+    assert numbers["gain_low"] <= numbers["gain"] <= numbers["gain_high"]
+    assert (numbers["gain_low"] < numbers["gain_high"]) is (num_right < num)
+    assert gate.message.endswith(
+        f": accuracy {accuracy:.4f} against 1.0000 on {2 * num} pictures, gain {accuracy - 1:+.4f}, 95% interval "
+        f"{numbers['gain_low']:+.4f} to {numbers['gain_high']:+.4f}, {'above' if passes else 'not above'} -0.05"
+    )
+
+
+def test_where_nothing_may_be_lost_an_equal_model_is_not_shown_to_lose_nothing():
+    shared = make_predictions((40, 40, 40), (40, 40, 40))
+    gate = evaluate_shared_classes(shared, {**PARAMS, "max_class_drop": 0}, CHAMPION, OVERLAP)
+    assert not gate.passes and gate.message.endswith(", not above 0")
 
 
 def test_without_max_class_drop_the_shared_classes_may_fall():
