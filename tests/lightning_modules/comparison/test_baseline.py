@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from lightning_modules.comparison.baseline import compare_with_baseline, shuffle_labels
+from lightning_modules.comparison.baseline import BaselineComparison, compare_with_baseline, shuffle_labels
 from lightning_modules.evaluation.metrics import weighted_mean_ap
 
 
@@ -25,7 +25,7 @@ def test_a_model_that_names_one_class_only_is_not_better():
     labels = [0] * 40 + [1] * 40 + [2] * 40
     found = compare_accuracy(labels, [label == 0 for label in labels])
     assert found.value == found.baseline == pytest.approx(1 / 3)
-    assert not found.is_better and found.can_be_shown
+    assert not found.is_better and found.can_be_shown and found.p_value == 1
 
 
 def test_five_pictures_of_other_classes_are_too_few_and_six_are_enough():
@@ -88,7 +88,7 @@ def test_scores_that_follow_the_labels_are_better_and_the_baseline_is_the_share_
 def test_labels_that_all_pictures_have_or_lack_leave_nothing_to_measure():
     labels = np.array([[1, 0]] * 8)
     found = compare_with_baseline(labels, np.full((8, 2), 0.5), ("a", "b"), np.arange(8), 0.95, 99)
-    assert (found.value, found.is_better, found.can_be_shown) == (None, False, False)
+    assert found == BaselineComparison("map", None, 0.0, None, 1.0, is_better=False, can_be_shown=False)
 
 
 def test_the_labels_of_a_group_are_shuffled_together():
@@ -105,3 +105,59 @@ def test_equal_scores_are_taken_together():
     labels, scores = draws.random((50, 2)) < 0.4, draws.integers(0, 5, (50, 2)).astype(float)
     value, _ = shuffle_labels(labels, scores, np.arange(50), 9)
     assert value == pytest.approx(weighted_mean_ap(labels, scores)(np.ones((1, 50)))[0])
+
+
+# ---- the edges --------------------------------------------------------------------------------------
+
+
+def test_a_probability_of_exactly_the_upper_tail_is_enough():
+    """Five wins of five have a probability of 1/32, the tail of an interval of 15/16."""
+    labels = np.array([0] * 5 + [1] * 3 + [2] * 2)
+    found = compare_with_baseline(labels, np.eye(3)[labels], ("ant", "bee", "cow"), np.arange(10), 0.9375, 200)
+    assert found.p_value == 1 / 32 and found.is_better and found.can_be_shown
+
+
+def test_a_group_that_is_lost_by_one_picture_counts_as_lost():
+    found = compare_accuracy([0] * 8 + [1] * 3 + [2] * 3, [False] + [True] * 13)
+    assert found.p_value == pytest.approx(8 / 128) and not found.is_better
+
+
+def test_a_picture_that_was_not_read_wins_nothing():
+    labels = np.array([1] * 5 + [0] * 4)
+    probabilities = np.eye(2)[labels]
+    probabilities[5] = 0  # its best class would be the first, which is right
+    found = compare_with_baseline(labels, probabilities, ("ant", "bee"), np.arange(9), 0.95, 50)
+    assert found.p_value == 1 / 8
+
+
+def test_an_interval_that_begins_at_nothing_is_no_proof():
+    """Eight groups are won by a picture and one is lost by two: in many resamples nothing is gained."""
+    labels = np.array([0, 0, *range(1, 9)])
+    predicted = np.array([1, 1, *range(1, 9)])
+    found = compare_with_baseline(labels, np.eye(9)[predicted], tuple("abcdefghi"), np.maximum(labels, 0), 0.95, 999)
+    assert found.p_value == pytest.approx(10 / 512) and found.p_value < 0.025 and not found.is_better
+
+
+def test_of_several_labels_too_a_probability_of_exactly_the_upper_tail_is_enough():
+    """With 31 shuffles of which none is as good the probability is 1/32."""
+    labels = np.repeat([[1], [0]], 20, axis=0)
+    names, groups = ("a",), np.arange(40)
+    for confidence, expected in ((0.9375, True), (0.95, False)):
+        found = compare_with_baseline(labels, labels.astype(float), names, groups, confidence, 31)
+        assert found.p_value == 1 / 32 and (found.is_better, found.can_be_shown) == (expected, expected)
+
+
+def test_the_labels_are_shuffled_as_often_as_asked_however_they_are_cut(monkeypatch):
+    draws = np.random.default_rng(3)
+    labels, scores = draws.random((12, 1)) < 0.5, draws.random((12, 1))
+    whole = shuffle_labels(labels, scores, np.arange(12), 25)
+    assert shuffle_labels(labels, scores, np.arange(12), 25, seed=0) == whole
+    for num in (5, 12, 40):  # one, one and three shuffles at a time
+        monkeypatch.setattr("lightning_modules.comparison.baseline._MAX_LABELS_IN_MEMORY", num)
+        assert shuffle_labels(labels, scores, np.arange(12), 25) == whole
+
+
+def test_equal_labels_everywhere_are_as_good_in_every_shuffle():
+    """All pictures belong to one group: each shuffle gives the labels that there are."""
+    labels, scores = np.array([[1], [0], [1]]) > 0, np.array([[0.9], [0.5], [0.1]])
+    assert shuffle_labels(labels, scores, np.zeros(3, int), 9)[1] == 1

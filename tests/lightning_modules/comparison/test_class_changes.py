@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lightning_modules.comparison.class_changes import (
+    ClassChange,
     compute_class_changes,
     count_needed_groups,
     find_fallen_classes,
@@ -99,3 +100,14 @@ def test_a_group_that_was_gained_is_set_against_a_group_that_was_lost():
     (change,) = compute_class_changes(predictions)
     assert change.drop > 0.8 and change.num_lost_groups == 1
     assert find_names(predictions) == []
+
+
+def test_ten_pictures_of_one_group_are_ten_pictures_and_one_group():
+    (change, _) = compute_class_changes(make_predictions((10, 10, 0), (1, 1, 1), groups=[4] * 10 + [5]))
+    assert (change.num_images, change.num_groups) == (10, 1)
+
+
+@pytest.mark.parametrize("p_value", [0.25, 0.25 + 1e-10])
+def test_a_probability_of_exactly_what_is_allowed_is_enough_whatever_its_rounding(p_value):
+    assert ClassChange("a", 10, 10, 0.8, 1.0, 2, p_value).has_fallen(0.05, 0.75)
+    assert not ClassChange("a", 10, 10, 0.8, 1.0, 2, 0.2501).has_fallen(0.05, 0.75)

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from sklearn import metrics as peer
 
-from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS, calibration_error
-from lightning_modules.comparison.paired import (  # fmt: skip
+from imageset.exceptions import UserError
+from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS
+from lightning_modules.comparison.paired import (
     PairedPredictions,
+    check_metric,
     compare_paired,
     iter_resamples,
     sign_test,
@@ -31,47 +32,6 @@ def trial(seed: int, num_test: int, new: float, old: float, shared: float = 0.0)
     return PairedPredictions(
         labels, outputs(rng, labels, mine < new), outputs(rng, labels, luck < old), CLASSES, np.arange(num_test)
     )
-
-
-@pytest.mark.parametrize("name", MULTICLASS_METRICS)
-def test_weights_count_like_copies_of_the_pictures(name):
-    one = trial(0, 200, 0.7, 0.7)
-    make, _ = MULTICLASS_METRICS[name]
-    weights = next(iter_resamples(one, 3, seed=0))
-    for row in weights:
-        copies = np.repeat(np.arange(200), row.astype(int))
-        alone = make(one.labels[copies], one.candidate[copies])(np.ones((1, 200)))
-        assert make(one.labels, one.candidate)(row[None])[0] == pytest.approx(alone[0], abs=1e-12)
-
-
-def test_the_metrics_are_those_of_scikit_learn():
-    one = trial(1, 300, 0.8, 0.7)
-    best, weights = one.candidate.argmax(1), np.ones((1, 300))
-    value = {name: make(one.labels, one.candidate)(weights)[0] for name, (make, _) in MULTICLASS_METRICS.items()}
-    assert value["accuracy"] == pytest.approx(peer.accuracy_score(one.labels, best))
-    assert value["macro_f1"] == pytest.approx(peer.f1_score(one.labels, best, average="macro"))
-    assert value["macro_recall"] == pytest.approx(peer.balanced_accuracy_score(one.labels, best))
-    assert value["log_loss"] == pytest.approx(peer.log_loss(one.labels, one.candidate))
-
-
-def test_a_class_nobody_has_test_pictures_of_changes_no_metric():
-    one = trial(2, 200, 0.8, 0.7)
-    here = one.labels != 2
-    for name in ("macro_f1", "macro_recall"):
-        make, _ = MULTICLASS_METRICS[name]
-        value = make(one.labels[here], one.candidate[here])(np.ones((1, here.sum())))[0]
-        assert 0 < value < 1
-    recall = peer.recall_score(one.labels[here], one.candidate[here].argmax(1), labels=[0, 1], average="macro")
-    assert make(one.labels[here], one.candidate[here])(np.ones((1, here.sum())))[0] == pytest.approx(recall)
-
-
-def test_a_model_that_is_as_sure_as_it_is_right_has_no_calibration_error():
-    rng = np.random.default_rng(0)
-    confidence = np.full(20_000, 0.7)
-    probabilities = np.stack([confidence, 1 - confidence], 1)
-    labels = (rng.random(20_000) > 0.7).astype(int)
-    error = calibration_error(labels, probabilities)(np.ones((1, 20_000)))[0]
-    assert error == pytest.approx(abs((labels == 0).mean() - 0.7), abs=1e-12) and error < 0.02
 
 
 @pytest.mark.parametrize(("level", "shared"), [(0.6, 0.0), (0.9, 0.9), (0.97, 0.9)])
@@ -137,3 +97,39 @@ def test_a_picture_that_a_model_cannot_read_is_wrong_and_not_of_the_first_class(
     found = compare_paired(both, "accuracy", 0.95, 50)
     assert (found.candidate, found.champion) == (0.5, 1.0)
     assert compare_paired(both, "macro_f1", 0.95, 50).candidate == pytest.approx(0.5)
+
+
+def test_the_interval_holds_the_middle_part_of_the_gains_of_the_resamples():
+    one = trial(6, 80, 0.8, 0.7)
+    candidate, champion = ((each.argmax(1) == one.labels).astype(float) for each in (one.candidate, one.champion))
+    weights = np.concatenate(list(iter_resamples(one, 400, seed=0)))
+    gains = weights @ (candidate - champion) / weights.sum(1)
+    found = compare_paired(one, "accuracy", 0.8, 400)
+    assert (found.low, found.high) == pytest.approx((np.quantile(gains, 0.1), np.quantile(gains, 0.9)))
+
+
+def test_a_picture_is_enough_and_none_is_a_mistake_of_the_caller():
+    assert PairedPredictions(np.zeros(1, int), np.eye(2)[:1], np.eye(2)[:1], ("a", "b"), np.zeros(1, int))
+    nothing = np.zeros((0, 2))
+    with pytest.raises(AssertionError):
+        PairedPredictions(np.zeros(0, int), nothing, nothing, ("a", "b"), np.zeros(0, int))
+
+
+def test_of_several_labels_each_model_is_measured_by_its_own_predictions():
+    labels = np.array([[1, 0], [0, 1], [1, 1]])
+    right, wrong = np.where(labels > 0, 0.9, 0.2), np.where(labels > 0, 0.2, 0.9)
+    pair = PairedPredictions(labels, right, wrong, ("a", "b"), np.arange(3), labels > 0, np.ones((3, 2), bool))
+    accuracy, loss = (compare_paired(pair, name, 0.95, 20) for name in ("accuracy", "log_loss"))
+    assert (accuracy.candidate, accuracy.champion, accuracy.sign) == (1.0, pytest.approx(1 / 3), 1.0)
+    assert loss.candidate == pytest.approx(-(4 * np.log(0.9) + 2 * np.log(0.8)) / 6)
+    assert loss.champion == pytest.approx(-(4 * np.log(0.2) + 2 * np.log(0.1)) / 6) and loss.gain > 0
+
+
+def test_a_metric_for_several_labels_is_not_for_one():
+    check_metric("map", "params.yaml", multi_label=True)
+    check_metric("accuracy", "params.yaml", multi_label=True)
+    check_metric("map", "params.yaml", multi_label=None)
+    with pytest.raises(UserError, match=r"'map' is for multi-label datasets, .* use accuracy"):
+        check_metric("map", "params.yaml", multi_label=False)
+    with pytest.raises(UserError, match=r"no metric 'mpa'; did you mean 'map'\?"):
+        check_metric("mpa", "params.yaml", multi_label=None)

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from imageset.exceptions import UserError
 from lightning_modules.comparison.multilabel_metrics import MULTILABEL_METRICS
 from lightning_modules.comparison.paired import (
     PairedPredictions,
-    check_metric,
     compare_paired,
     iter_resamples,
 )
@@ -64,11 +62,32 @@ def test_a_better_newcomer_gains_by_every_metric_and_an_equal_one_by_none(name):
     assert compare_paired(same, name, 0.95, 400).gain == compare_paired(same, name, 0.95, 400).low == 0
 
 
-def test_a_metric_for_several_labels_is_not_for_one():
-    check_metric("map", "params.yaml", multi_label=True)
-    check_metric("accuracy", "params.yaml", multi_label=True)
-    check_metric("map", "params.yaml", multi_label=None)
-    with pytest.raises(UserError, match=r"'map' is for multi-label datasets, .* use accuracy"):
-        check_metric("map", "params.yaml", multi_label=False)
-    with pytest.raises(UserError, match=r"no metric 'mpa'; did you mean 'map'\?"):
-        check_metric("mpa", "params.yaml", multi_label=None)
+@pytest.mark.parametrize("name", MULTILABEL_METRICS)
+def test_a_loss_counts_as_a_gain_when_it_falls(name):
+    assert MULTILABEL_METRICS[name][1] == (-1.0 if name in ("log_loss", "calibration_error") else 1.0)
+
+
+def test_f1_punishes_a_wrong_label_of_a_rare_class_where_others_are_right():
+    """The labels and the predictions swap places: F1 has to know which labels occur at all."""
+    labels = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 1]])
+    predicted = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
+    value = MULTILABEL_METRICS["macro_f1"][0](labels, predicted.astype(float), predicted)(np.ones((1, 3)))[0]
+    assert value == pytest.approx((1 + 2 / 3) / 2)  # no image has the label in the middle
+
+
+def test_a_sure_mistake_has_a_large_loss_and_not_an_endless_one():
+    labels, probabilities = np.array([[1, 0]]), np.array([[0.0, 0.0]])
+    value = MULTILABEL_METRICS["log_loss"][0](labels, probabilities, probabilities > 0.5)(np.ones((1, 1)))[0]
+    assert value == pytest.approx(-np.log(1e-12) / 2)
+
+
+def test_the_calibration_error_is_the_gap_of_each_of_fifteen_bins_weighted_by_its_size():
+    """The bins at both ends are full and have gaps against those of their neighbours."""
+    rows = [(0.01, 1), (0.05, 0), (0.08, 0), (0.12, 0), (0.5, 1), (0.52, 0), (0.9, 1), (0.92, 1), (0.95, 0), (1.0, 1)]
+    probabilities, labels = (np.array(column).reshape(5, 2) for column in zip(*rows, strict=True))
+    bins = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    gaps = [abs(sum(rows[at][0] - rows[at][1] for at in each)) for each in bins]
+    metric = MULTILABEL_METRICS["calibration_error"][0](labels, probabilities, probabilities > 0.5)
+    assert metric(np.ones((1, 5)))[0] == pytest.approx(sum(gaps) / 10)
+    twice = metric(np.array([[2.0] * 5, [0, 0, 1.0, 0, 0]]))
+    assert twice == pytest.approx([sum(gaps) / 10, gaps[2] / 2])
