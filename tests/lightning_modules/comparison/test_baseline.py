@@ -134,7 +134,9 @@ def test_an_interval_that_begins_at_nothing_is_no_proof():
     """Eight groups are won by a picture and one is lost by two: in many resamples nothing is gained."""
     labels = np.array([0, 0, *range(1, 9)])
     predicted = np.array([1, 1, *range(1, 9)])
-    found = compare_with_baseline(labels, np.eye(9)[predicted], tuple("abcdefghi"), np.maximum(labels, 0), 0.95, 999)
+    found = compare_with_baseline(
+        labels, np.eye(9)[predicted], tuple("abcdefghi"), np.maximum(labels, 0), 0.95, 999
+    )
     assert found.p_value == pytest.approx(10 / 512) and found.p_value < 0.025 and not found.is_better
 
 

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from lightning_modules.comparison.multiclass_metrics import MULTICLASS_METRICS, calibration_error, log_loss, macro_f1
+from lightning_modules.comparison.multiclass_metrics import (
+    MULTICLASS_METRICS,
+    calibration_error,
+    log_loss,
+    macro_f1,
+)
 
 ONES = np.ones((1, 200))
 
@@ -78,7 +83,18 @@ def test_a_model_that_is_as_sure_as_it_is_right_has_no_calibration_error():
 
 def test_the_calibration_error_is_the_gap_of_each_of_fifteen_bins_weighted_by_its_size():
     """The bins at both ends are full and have gaps against those of their neighbours."""
-    rows = [(0.055, 1), (0.06, 0), (0.08, 0), (0.12, 0), (0.5, 1), (0.52, 0), (0.9, 1), (0.92, 1), (0.95, 0), (1.0, 1)]
+    rows = [
+        (0.055, 1),
+        (0.06, 0),
+        (0.08, 0),
+        (0.12, 0),
+        (0.5, 1),
+        (0.52, 0),
+        (0.9, 1),
+        (0.92, 1),
+        (0.95, 0),
+        (1.0, 1),
+    ]
     confidence, hit = (np.array(column) for column in zip(*rows, strict=True))
     probabilities = np.repeat((1 - confidence)[:, None] / 29, 30, axis=1)
     probabilities[:, 7] = confidence

@@ -83,7 +83,18 @@ def test_a_sure_mistake_has_a_large_loss_and_not_an_endless_one():
 
 def test_the_calibration_error_is_the_gap_of_each_of_fifteen_bins_weighted_by_its_size():
     """The bins at both ends are full and have gaps against those of their neighbours."""
-    rows = [(0.01, 1), (0.05, 0), (0.08, 0), (0.12, 0), (0.5, 1), (0.52, 0), (0.9, 1), (0.92, 1), (0.95, 0), (1.0, 1)]
+    rows = [
+        (0.01, 1),
+        (0.05, 0),
+        (0.08, 0),
+        (0.12, 0),
+        (0.5, 1),
+        (0.52, 0),
+        (0.9, 1),
+        (0.92, 1),
+        (0.95, 0),
+        (1.0, 1),
+    ]
     probabilities, labels = (np.array(column).reshape(5, 2) for column in zip(*rows, strict=True))
     bins = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     gaps = [abs(sum(rows[at][0] - rows[at][1] for at in each)) for each in bins]
